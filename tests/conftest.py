@@ -1,0 +1,51 @@
+"""Fixtures every suite shares: the trained checkpoints and texts that travel with the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# The wheel job runs tests/library with the source tree out of the way and points here instead.
+EXAMPLES = Path(os.environ.get("TRITIUM_EXAMPLES", Path(__file__).resolve().parent.parent / "examples"))
+SHARED_MODELS = Path(__file__).resolve().parent.parent.parent / "shared" / "models"
+
+
+@pytest.fixture(scope="session")
+def scripture_llama() -> Path:
+    """A dense Llama checkpoint of 5.8 million parameters, bf16."""
+    return EXAMPLES / "models" / "scripture-llama-6m"
+
+
+@pytest.fixture(scope="session")
+def scripture_bitnet_bitlinear() -> Path:
+    """A native ternary checkpoint whose `weight_scale` divides."""
+    return EXAMPLES / "models" / "scripture-bitnet-6m-bitlinear"
+
+
+@pytest.fixture(scope="session")
+def scripture_bitnet_offline() -> Path:
+    """The same ternary model with a `weight_scale` that multiplies."""
+    return EXAMPLES / "models" / "scripture-bitnet-6m-offline"
+
+
+@pytest.fixture(scope="session")
+def scripture_bitnet_online() -> Path:
+    """The same model as bf16 masters; 11 MB that do not travel with the repository."""
+    path = SHARED_MODELS / "scripture-bitnet-6m-online"
+    if not path.is_dir():
+        pytest.skip("the bf16 masters of the ternary model are not beside this checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def held_out_text() -> str:
+    """Validation text; documents are separated by blank lines."""
+    return (EXAMPLES / "text" / "held_out.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def calibration_text() -> str:
+    """A part of the training text."""
+    return (EXAMPLES / "text" / "calibration.txt").read_text(encoding="utf-8")
