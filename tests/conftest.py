@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,16 @@ import pytest
 # The wheel job runs tests/library with the source tree out of the way and points here instead.
 EXAMPLES = Path(os.environ.get("TRITIUM_EXAMPLES", Path(__file__).resolve().parent.parent / "examples"))
 SHARED_MODELS = Path(__file__).resolve().parent.parent.parent / "shared" / "models"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that needs a service and was skipped in CI: there the services are part of the promise."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and item.get_closest_marker("service"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} needs a service and was skipped in CI: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

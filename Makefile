@@ -1,0 +1,79 @@
+# Everything a newcomer needs is `make demo` and `make test`; both set up what they use.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .stamps
+UV_VERSION := 0.13.9
+CSRC := $(wildcard src/tritium/kernels/csrc/*)
+UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+export UV_LINK_MODE := copy
+
+.PHONY: help demo up test check format bench soak wheel-test lock docs clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
+
+demo: $(STAMPS)/platform ## Quantize, deploy, serve two tenants, bill and audit: the main job end to end
+	$(BIN)/python examples/demo.py
+
+up: $(STAMPS)/platform ## Start the platform on this machine with embedded defaults
+	$(BIN)/tritiumd up
+
+test: $(STAMPS)/dev ## Run all tests
+	$(BIN)/pytest -n 2 --dist loadfile
+
+check: $(STAMPS)/dev ## Format, lint, types, import floors, generated docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+format: $(STAMPS)/dev ## Format the code and mend what lint can mend
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CSRC)
+
+docs: $(STAMPS)/dev ## Write the generated pages again
+	$(BIN)/python docs/generate.py
+
+bench: $(STAMPS)/dev ## Measure kernels, quantization, serving and the gateway on this machine
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+soak: $(STAMPS)/dev ## Kill and restart the platform under load, many times
+	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" --timeout 7200
+
+wheel-test: $(STAMPS)/dev ## Install the bare wheel into a clean environment and run tests/library there
+	PYTHON=$(PYTHON) bash tests/wheel.sh
+
+lock: $(STAMPS)/venv ## Resolve the pinned requirements again
+	for set in "platform --extra serve --extra platform --group build" \
+	  "dev --extra serve --extra platform --extra hub --group build --group dev"; do \
+	  set -- $$set; name=$$1; shift; UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet pyproject.toml \
+	    --universal --generate-hashes --no-annotate --exclude-newer "$$(date -ud '7 days ago' +%F)" "$$@" \
+	    --output-file requirements/$$name.lock || exit 1; done
+
+clean: ## Remove everything that make built
+	rm -rf $(VENV) $(STAMPS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMPS)/venv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tritium needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/platform: $(STAMPS)/venv requirements/platform.lock pyproject.toml CMakeLists.txt $(CSRC)
+	$(UV_INSTALL) --require-hashes -r requirements/platform.lock
+	PATH="$(abspath $(BIN)):$$PATH" $(UV_INSTALL) --no-build-isolation --no-deps --reinstall-package tritium --editable .
+	touch $@
+
+# torch is the oracle of the tests: pip takes the build that this machine's own configuration names.
+$(STAMPS)/dev: $(STAMPS)/platform requirements/dev.lock requirements/oracle.txt
+	$(UV_INSTALL) --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/oracle.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/oracle-no-deps.txt
+	touch $@
