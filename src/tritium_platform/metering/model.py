@@ -1,0 +1,148 @@
+"""What was used: integers only, so that sums are exact and do not depend on the order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from tritium_platform.errors import ValidationError
+from tritium_platform.tenancy.model import TenantTier
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+LARGEST_QUANTITY = 2**63 - 1
+LONGEST_NAME = 200
+
+
+class OperationType(StrEnum):
+    """What a tenant asked for."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    QUANTIZATION = "quantization"
+    DEPLOYMENT = "deployment"
+
+
+class Meter(StrEnum):
+    """What can have a price."""
+
+    INPUT_TOKENS = "input_tokens"
+    OUTPUT_TOKENS = "output_tokens"
+    EMBEDDING_TOKENS = "embedding_tokens"
+    QUANTIZED_PARAMETERS = "quantized_parameters"
+    COMPUTE_MS = "compute_ms"
+
+
+def _require_quantities(of: object) -> None:
+    for each in fields(of):  # type: ignore[arg-type]  # every caller is a dataclass of integers
+        value = getattr(of, each.name)
+        if type(value) is not int or not 0 <= value <= LARGEST_QUANTITY:
+            raise ValidationError(
+                f"The quantity {each.name} must be a whole number from 0 on.", field=each.name
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageQuantities:
+    """What a tenant pays for, counted."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    embedding_tokens: int = 0
+    quantized_parameters: int = 0
+
+    def __post_init__(self) -> None:
+        _require_quantities(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceUsage:
+    """What the machine spent, measured: milliseconds of computing, bytes of memory, disk and wire."""
+
+    compute_time_ms: int = 0
+    memory_peak_bytes: int = 0
+    storage_bytes: int = 0
+    network_bytes_transferred: int = 0
+
+    def __post_init__(self) -> None:
+        _require_quantities(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """One use, counted once for ever under (tenant_id, source, event_id).
+
+    Attributes:
+        source: who counted, for example `gateway` or `quantization`.
+        event_id: derived from the request or the job, so that a second attempt has the same.
+        tier: the tenant's tier at the time, which decides the price.
+        outcome: `success`, `cancelled` or `failed`.
+        occurred_at: when the use ended; part of the body, so a repeated report must repeat it.
+        key_id: the API key, `None` for work that has no caller.
+    """
+
+    id: UUID
+    tenant_id: UUID
+    source: str
+    event_id: str
+    operation: OperationType
+    tier: TenantTier
+    outcome: str
+    occurred_at: datetime
+    quantities: UsageQuantities
+    resources: ResourceUsage
+    model: str = ""
+    key_id: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("source", "event_id", "outcome"):
+            if not 0 < len(getattr(self, name)) <= LONGEST_NAME:
+                raise ValidationError(
+                    f"The {name} of a usage record has 1 to {LONGEST_NAME} characters.", field=name
+                )
+        if self.occurred_at.tzinfo is None:
+            raise ValidationError("The time of a usage record needs a time zone.", field="occurred_at")
+
+    def metered(self) -> dict[Meter, int]:
+        """Return every meter with its quantity."""
+        return {
+            Meter.INPUT_TOKENS: self.quantities.input_tokens,
+            Meter.OUTPUT_TOKENS: self.quantities.output_tokens,
+            Meter.EMBEDDING_TOKENS: self.quantities.embedding_tokens,
+            Meter.QUANTIZED_PARAMETERS: self.quantities.quantized_parameters,
+            Meter.COMPUTE_MS: self.resources.compute_time_ms,
+        }
+
+    def body_sha256(self) -> bytes:
+        """Return the digest of everything but `id`: two reports of one use have the same."""
+        body = {
+            "tenant_id": str(self.tenant_id),
+            "source": self.source,
+            "event_id": self.event_id,
+            "operation": self.operation.value,
+            "tier": self.tier.value,
+            "outcome": self.outcome,
+            "occurred_at": self.occurred_at.astimezone(UTC).isoformat(),
+            "quantities": asdict(self.quantities),
+            "resources": asdict(self.resources),
+            "model": self.model,
+            "key_id": self.key_id,
+        }
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotal:
+    """The sum of one meter at one tier over a period."""
+
+    tier: TenantTier
+    meter: Meter
+    quantity: int

@@ -1,0 +1,210 @@
+"""Time, ids, months and money: the values that everything else is counted in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import TYPE_CHECKING, Protocol, Self
+from uuid import UUID
+
+from tritium_platform.errors import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+MONTHS_IN_YEAR = 12
+
+# ISO 4217: digits after the decimal point. A currency that is not here is refused, never guessed.
+CURRENCY_DIGITS = {
+    "AUD": 2,
+    "BHD": 3,
+    "BRL": 2,
+    "CAD": 2,
+    "CHF": 2,
+    "CNY": 2,
+    "CZK": 2,
+    "DKK": 2,
+    "EUR": 2,
+    "GBP": 2,
+    "INR": 2,
+    "JPY": 0,
+    "KRW": 0,
+    "KWD": 3,
+    "MXN": 2,
+    "NOK": 2,
+    "NZD": 2,
+    "PLN": 2,
+    "SEK": 2,
+    "SGD": 2,
+    "TND": 3,
+    "USD": 2,
+}
+
+
+class Clock(Protocol):
+    """Where time comes from, so that a test can own it."""
+
+    def now(self) -> datetime:
+        """Return the current instant with the UTC time zone."""
+        ...
+
+    def monotonic_nanoseconds(self) -> int:
+        """Return a count of nanoseconds that never goes back; its zero means nothing."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for that many seconds of this clock."""
+        ...
+
+
+class UnitOfWork(Protocol):
+    """Opens a transaction: what the stores write inside commits together or not at all.
+
+    `async with unit_of_work(): ...`; a unit inside a unit joins the outer one. Do not start tasks inside:
+    they would write through the same transaction.
+    """
+
+    def __call__(self) -> AbstractAsyncContextManager[None]:
+        """Return the context of one transaction."""
+        ...
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def now(self) -> datetime:
+        """Return the current instant with the UTC time zone."""
+        return datetime.now(UTC)
+
+    def monotonic_nanoseconds(self) -> int:
+        """Return a count of nanoseconds that never goes back."""
+        return time.monotonic_ns()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for that many seconds."""
+        await asyncio.sleep(seconds)
+
+
+def uuid7(clock: Clock | None = None, *, entropy: Callable[[int], bytes] = os.urandom) -> UUID:
+    """Return a UUID version 7 (RFC 9562): ids made later sort later, to a quarter of a microsecond.
+
+    48 bits of milliseconds, 12 bits of the fraction of the millisecond, 62 random bits.
+    """
+    since_epoch = (clock or SystemClock()).now() - datetime(1970, 1, 1, tzinfo=UTC)
+    microseconds = since_epoch // timedelta(microseconds=1)
+    milliseconds, rest = divmod(microseconds, 1000)
+    fraction = rest * 4096 // 1000
+    random_bits = int.from_bytes(entropy(8), "big") & ((1 << 62) - 1)
+    return UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | random_bits)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CalendarMonth:
+    """A month in UTC: the period of quotas and invoices."""
+
+    year: int
+    month: int
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.month <= MONTHS_IN_YEAR and 1 <= self.year <= 9998):  # noqa: PLR2004 - datetime's range
+            raise ValidationError(f"{self.year}-{self.month} is not a calendar month.")
+
+    @classmethod
+    def of(cls, instant: datetime) -> Self:
+        """Return the month in which an aware instant lies."""
+        utc = instant.astimezone(UTC)
+        return cls(utc.year, utc.month)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the form `2026-11`; ValidationError for anything else."""
+        year, dash, month = text.partition("-")
+        well_formed = dash and len(year) == len("2026") and len(month) == len("11")
+        if not (well_formed and text.isascii() and year.isdigit() and month.isdigit()):
+            raise ValidationError(f"'{text[:20]}' is not a month: write it as 2026-11.", field="period")
+        return cls(int(year), int(month))
+
+    @property
+    def start(self) -> datetime:
+        """The first instant of the month."""
+        return datetime(self.year, self.month, 1, tzinfo=UTC)
+
+    @property
+    def end(self) -> datetime:
+        """The first instant after the month."""
+        return self.next().start
+
+    def next(self) -> CalendarMonth:
+        """Return the following month."""
+        later, month = divmod(self.month, MONTHS_IN_YEAR)
+        return CalendarMonth(self.year + later, month + 1)
+
+    def __str__(self) -> str:
+        return f"{self.year:04d}-{self.month:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An exact amount: an integer count of the currency's minor unit (cents of USD, whole JPY)."""
+
+    minor: int
+    currency: str
+
+    def __post_init__(self) -> None:
+        if self.currency not in CURRENCY_DIGITS:
+            raise ValidationError(f"The currency '{self.currency[:10]}' is not known.", field="currency")
+        if type(self.minor) is not int:
+            raise ValidationError("Money is counted in whole minor units.", field="minor")
+
+    @classmethod
+    def rounded(cls, exact_minor: Fraction, *, currency: str) -> Self:
+        """Round an exact amount of minor units once, half to even."""
+        return cls(round(exact_minor), currency)
+
+    @classmethod
+    def zero(cls, currency: str) -> Self:
+        """Return nothing of that currency."""
+        return cls(0, currency)
+
+    @classmethod
+    def total(cls, amounts: Iterable[Money], *, currency: str) -> Self:
+        """Add amounts of one currency; ValidationError if another one is among them."""
+        result = cls.zero(currency)
+        for amount in amounts:
+            result += amount
+        return result
+
+    def _same(self, other: Money) -> None:
+        if self.currency != other.currency:
+            raise ValidationError(f"{self.currency} and {other.currency} cannot be added or compared.")
+
+    def __add__(self, other: Money) -> Self:
+        self._same(other)
+        return type(self)(self.minor + other.minor, self.currency)
+
+    def __sub__(self, other: Money) -> Self:
+        self._same(other)
+        return type(self)(self.minor - other.minor, self.currency)
+
+    def __neg__(self) -> Self:
+        return type(self)(-self.minor, self.currency)
+
+    def __lt__(self, other: Money) -> bool:
+        self._same(other)
+        return self.minor < other.minor
+
+    def __le__(self, other: Money) -> bool:
+        self._same(other)
+        return self.minor <= other.minor
+
+    def __str__(self) -> str:
+        digits = CURRENCY_DIGITS[self.currency]
+        whole, rest = divmod(abs(self.minor), 10**digits)
+        sign = "-" if self.minor < 0 else ""
+        fraction = f".{rest:0{digits}d}" if digits else ""
+        return f"{sign}{whole}{fraction} {self.currency}"
