@@ -1,0 +1,1 @@
+"""Continuous batching over a paged key-value cache: requests in, tokens out."""

@@ -1,0 +1,256 @@
+"""The engine in a thread of its own, asked from asyncio: a step never blocks the loop that serves the sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+from tritium.engine.request import QueueFullError
+from tritium.errors import BitNetServiceError, PlatformError, ProcessingError, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tritium.engine.batcher import EmbeddingBatcher
+    from tritium.engine.engine import Engine
+    from tritium.engine.monitor import InferenceMetrics
+    from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
+
+logger = logging.getLogger(__name__)
+
+
+class TokenStream:
+    """The outputs of one request; iterate it in the loop that made it, close it to cancel the request.
+
+    Raises:
+        ProcessingError: (from iteration) the generation failed; the engine goes on with the others.
+    """
+
+    def __init__(self, owner: EngineThread, request_id: str) -> None:
+        self.request_id = request_id
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._outputs: asyncio.Queue[TokenOutput] = asyncio.Queue()
+        self._is_finished = False
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> TokenOutput:
+        """Return the next output."""
+        if self._is_finished:
+            raise StopAsyncIteration
+        output = await self._outputs.get()
+        self._is_finished = output.finish_reason is not None
+        if output.finish_reason == "error":
+            raise ProcessingError(output.error or "the generation failed.")
+        return output
+
+    async def aclose(self) -> None:
+        """Cancel the request if it still runs; harmless afterwards."""
+        if not self._is_finished:
+            self._is_finished = True
+            self._owner.abort(self.request_id)
+
+    def put(self, output: TokenOutput) -> None:
+        """Hand an output over; called in the stream's own loop."""
+        self._outputs.put_nowait(output)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop which reads this stream."""
+        return self._loop
+
+
+class EngineThread:
+    """Runs an engine (generation) or a batcher (embeddings) step by step in one thread.
+
+    Every public method may be called from any thread; streams and futures belong to the caller's running loop.
+    """
+
+    def __init__(self, engine: Engine | None = None, *, batcher: EmbeddingBatcher | None = None) -> None:
+        self._engine = engine
+        self._batcher = batcher
+        self._wake = threading.Condition()
+        self._arrived: list[GenerationRequest] = []
+        self._aborted: list[str] = []
+        self._streams: dict[str, TokenStream] = {}
+        self._is_draining = False
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="tritium-engine", daemon=True)
+
+    def start(self) -> Self:
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """Queue a request and return its stream of outputs.
+
+        Raises:
+            ValidationError: it can never run here (too long, not a text generator, its id is in use).
+            QueueFullError: too many requests wait already.
+            PlatformError: the engine is draining or closed.
+        """
+        if self._engine is None:
+            raise ValidationError(
+                "this model turns texts into vectors; it does not write text.", param="model"
+            )
+        self._engine.validate(request)
+        stream = TokenStream(self, request.request_id)
+        with self._wake:
+            self._require_open()
+            limit = self._engine.config.max_waiting
+            waiting = len(self._arrived) + self._engine.num_waiting
+            if waiting >= limit:
+                raise QueueFullError(
+                    "too many requests are waiting: try again soon.",
+                    limit=limit,
+                    current=waiting,
+                    retry_after=1,
+                )
+            if request.request_id in self._streams:
+                raise ValidationError("a request with this id is running already.", param="request_id")
+            self._streams[request.request_id] = stream
+            self._arrived.append(request)
+            self._wake.notify()
+        return stream
+
+    def abort(self, request_id: str) -> None:
+        """Cancel a request in whatever state it is; unknown ids are ignored."""
+        with self._wake:
+            if self._streams.pop(request_id, None) is not None:
+                self._aborted.append(request_id)
+                self._wake.notify()
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> EmbeddingOutput:
+        """Turn token id lists into vectors, batched together with whoever else asks at the same time.
+
+        Raises:
+            ValidationError: the model does not embed, or an input is empty or too long.
+            QueueFullError: too many inputs wait already.
+        """
+        if self._batcher is None:
+            raise ValidationError(
+                "this model writes text; it does not turn texts into vectors.", param="model"
+            )
+        with self._wake:
+            self._require_open()
+            future = self._batcher.add(inputs)
+            self._wake.notify()
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            future.cancel()
+
+    async def drain(self, *, timeout: float) -> bool:  # noqa: ASYNC109 - the caller's patience is a parameter here
+        """Take no new work, wait until the running work is done, then close; False if work had to be cut off."""
+        with self._wake:
+            self._is_draining = True
+        deadline = time.monotonic() + timeout
+        while (is_busy := self._is_busy()) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(self.close)
+        return not is_busy
+
+    def close(self) -> None:
+        """Stop after the current step; what still runs is aborted."""
+        with self._wake:
+            self._is_closed = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs and takes work."""
+        return self._thread.is_alive() and not self._is_draining
+
+    @property
+    def metrics(self) -> InferenceMetrics | None:
+        """The engine's figures; None for a model that only embeds."""
+        return self._engine.metrics() if self._engine else None
+
+    def _require_open(self) -> None:
+        if self._is_draining or self._is_closed or not self._thread.is_alive():
+            raise PlatformError(
+                "the engine is shutting down: try another replica or try again later.", retry_after=5
+            )
+
+    def _is_busy(self) -> bool:
+        with self._wake:
+            is_embedding = self._batcher is not None and self._batcher.has_work
+            return bool(self._streams or self._arrived) or is_embedding
+
+    def _run(self) -> None:
+        while self._wait_for_work():
+            try:
+                self._work()
+            except Exception:
+                logger.exception("a step of the engine failed; its requests fail, the engine goes on")
+                if self._engine is not None:
+                    self._deliver(self._engine.fail_all("the engine failed while it worked on this request."))
+        if self._engine is not None:
+            self._deliver(self._engine.fail_all("the engine was shut down before the text was finished."))
+        if self._batcher is not None:
+            self._batcher.close()
+
+    def _wait_for_work(self) -> bool:
+        """Sleep until there is something to do; False when the thread shall end."""
+        with self._wake:
+            while not self._is_closed:
+                if self._arrived or self._aborted or (self._engine is not None and self._engine.has_work):
+                    return True
+                delay = self._batcher.seconds_until_due() if self._batcher is not None else None
+                if delay is not None and delay <= 0:
+                    return True
+                self._wake.wait(delay)
+        return False
+
+    def _work(self) -> None:
+        if self._engine is not None:
+            with self._wake:
+                arrived, self._arrived = self._arrived, []
+                aborted, self._aborted = self._aborted, []
+            outputs = [failed for request in arrived if (failed := self._add(request)) is not None]
+            for request_id in aborted:
+                self._engine.abort(request_id)
+            if self._engine.has_work:
+                outputs += self._engine.step()
+            self._deliver(outputs)
+        if self._batcher is not None:
+            self._batcher.run_due()
+
+    def _add(self, request: GenerationRequest) -> TokenOutput | None:
+        assert self._engine is not None  # noqa: S101 - only reached with an engine
+        try:
+            self._engine.add_request(request)
+        except BitNetServiceError as error:
+            return self._engine.failed_output(request, str(error))
+        return None
+
+    def _deliver(self, outputs: Sequence[TokenOutput]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[TokenStream, TokenOutput]]] = {}
+        with self._wake:
+            for output in outputs:
+                is_last = output.finish_reason is not None
+                find = self._streams.pop if is_last else self._streams.get
+                stream = find(output.request_id, None)
+                if stream is not None:
+                    by_loop.setdefault(stream.loop, []).append((stream, output))
+        for loop, items in by_loop.items():
+            try:
+                # One wake-up per step and loop, not one per token.
+                loop.call_soon_threadsafe(_put_all, items)
+            except RuntimeError:  # the loop is closed: nobody reads any more
+                for stream, _ in items:
+                    self.abort(stream.request_id)
+
+
+def _put_all(items: Sequence[tuple[TokenStream, TokenOutput]]) -> None:
+    for stream, output in items:
+        stream.put(output)

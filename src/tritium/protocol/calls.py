@@ -1,0 +1,76 @@
+"""What a door asks of whoever runs the models: the in-process server and the platform's gateway alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tritium.errors import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from tritium.engine.prompt import Prompt
+    from tritium.engine.request import EmbeddingOutput, SamplingParams, TokenOutput
+
+
+class ModelNotFoundError(ValidationError):
+    """There is no such model for this caller."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """One model a caller may use; `created` is Unix time in whole seconds."""
+
+    id: str
+    created: int
+    owned_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationCall:
+    """One text to generate; a wire request with several prompts or choices becomes several calls.
+
+    Attributes:
+        request_id: the wire request's id; with a suffix `-1`, `-2` ... from the second call on.
+        prompt: text, token ids, or chat messages (whoever holds the tokenizer turns them into tokens).
+        principal: what `principal_of(request)` returned; opaque here.
+        is_stream: whether the caller reads the answer piece by piece.
+    """
+
+    request_id: str
+    model: str
+    prompt: Prompt
+    sampling: SamplingParams
+    principal: object = None
+    is_stream: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingCall:
+    """Texts (or token ids) to turn into vectors, in order."""
+
+    request_id: str
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    principal: object = None
+
+
+class InferenceBackend(Protocol):
+    """Runs models for the OpenAI routes; every method may raise any `BitNetServiceError`."""
+
+    async def models(self, principal: object) -> Sequence[ModelCard]:
+        """Return the models this caller may use."""
+
+    async def generate(self, call: GenerationCall) -> AsyncIterator[TokenOutput]:
+        """Admit the call and return its outputs; errors before the first output become HTTP statuses.
+
+        The route iterates at once, and closes the iterator (`aclose`) when the client leaves: that must
+        cancel the work.
+        """
+
+    async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
+        """Return the vectors; cancelled when the client leaves."""
+
+    def response_headers(self, principal: object) -> Mapping[str, str]:
+        """Return headers to add to every answer of this caller (rate limits ...); may be empty."""

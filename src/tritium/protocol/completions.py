@@ -1,0 +1,77 @@
+"""Plain completions: the wire form becomes calls, outputs become wire objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from tritium.protocol.calls import GenerationCall
+from tritium.protocol.chat import call_id, sampling_of
+from tritium.protocol.usage import usage_object
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tritium.protocol.schemas import CompletionRequest
+    from tritium.protocol.usage import FinishedChoice
+
+DEFAULT_MAX_TOKENS = 16  # the wire format's own default for this route
+
+
+def prompts_of(wire: str | list[int] | list[str] | list[list[int]]) -> tuple[str | tuple[int, ...], ...]:
+    """Return the prompts of any of the four wire forms: a text, token ids, texts, lists of token ids."""
+    if isinstance(wire, str):
+        return (wire,)
+    if wire and isinstance(wire[0], int):
+        return (tuple(cast("list[int]", wire)),)
+    return tuple(
+        item if isinstance(item, str) else tuple(item) for item in cast("list[str | list[int]]", wire)
+    )
+
+
+def completion_calls(body: CompletionRequest, *, request_id: str, principal: object) -> list[GenerationCall]:
+    """Return one call per prompt and choice, all choices of the first prompt first."""
+    choices = [(prompt, choice) for prompt in prompts_of(body.prompt) for choice in range(body.n or 1)]
+    return [
+        GenerationCall(
+            request_id=call_id(request_id, index),
+            model=body.model,
+            prompt=prompt,
+            sampling=sampling_of(body, max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS, choice=choice),
+            principal=principal,
+            is_stream=bool(body.stream),
+        )
+        for index, (prompt, choice) in enumerate(choices)
+    ]
+
+
+class CompletionAnswer:
+    """Writes the wire objects of one plain completion."""
+
+    def __init__(self, *, request_id: str, model: str, created: int) -> None:
+        self._head = {
+            "id": f"cmpl-{request_id}",
+            "object": "text_completion",
+            "created": created,
+            "model": model,
+        }
+
+    def opening(self, index: int) -> dict[str, object] | None:  # noqa: ARG002 - the form shared with chat
+        """Return nothing: a plain completion has no role to announce."""
+        return None
+
+    def piece(self, index: int, *, text: str, finish_reason: str | None) -> dict[str, object]:
+        """Return a chunk of new text."""
+        return {**self._head, "choices": [_choice(index, text, finish_reason)]}
+
+    def usage_chunk(self, choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, object]:
+        """Return the last chunk of a stream which asked for usage numbers."""
+        return {**self._head, "choices": [], "usage": usage_object(choices, prompt_tokens=prompt_tokens)}
+
+    def whole(self, choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, object]:
+        """Return the answer in one piece."""
+        items = [_choice(index, choice.text, choice.finish_reason) for index, choice in enumerate(choices)]
+        return {**self._head, "choices": items, "usage": usage_object(choices, prompt_tokens=prompt_tokens)}
+
+
+def _choice(index: int, text: str, finish_reason: str | None) -> dict[str, object]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}

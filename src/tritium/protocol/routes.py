@@ -1,0 +1,227 @@
+"""The OpenAI routes: read the wire form, ask the backend, write the wire form."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
+from tritium.errors import BitNetServiceError
+from tritium.protocol.calls import ModelNotFoundError
+from tritium.protocol.chat import ChatAnswer, chat_calls
+from tritium.protocol.completions import CompletionAnswer, completion_calls
+from tritium.protocol.embeddings import embedding_answer, embedding_call
+from tritium.protocol.envelope import error_envelope
+from tritium.protocol.schemas import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    GenerationBody,
+    RequestTooLargeError,
+    WireRequest,
+    parse_body,
+)
+from tritium.protocol.stream import EventStream, Fanout, run_until_client_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from tritium.protocol.calls import GenerationCall, InferenceBackend, ModelCard
+    from tritium.protocol.stream import AnswerForm, Envelope
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 8 * 2**20
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it only appears in an access log
+_Body = TypeVar("_Body", bound=WireRequest)
+
+
+async def no_principal(request: Request) -> object:  # noqa: ARG001 - the signature of a `principal_of`
+    """Let everybody in."""
+    return None
+
+
+def request_id_of(request: Request) -> str:
+    """Return the id of a request; `request.state.request_id` if a layer above has given one."""
+    if not hasattr(request.state, "request_id"):
+        request.state.request_id = uuid.uuid4().hex
+    return str(request.state.request_id)
+
+
+def build_router(
+    backend: InferenceBackend,
+    *,
+    principal_of: Callable[[Request], Awaitable[object]] = no_principal,
+    envelope: Envelope = error_envelope,
+) -> APIRouter:
+    """Return the routes under /v1.
+
+    Args:
+        backend: runs the models.
+        principal_of: says who calls (raises AuthenticationError); its answer goes into every call untouched.
+        envelope: turns an error into (status, body, headers).
+    """
+    return OpenAIRoutes(backend, principal_of=principal_of, envelope=envelope).router
+
+
+class OpenAIRoutes:
+    """The routes over one backend."""
+
+    def __init__(
+        self,
+        backend: InferenceBackend,
+        *,
+        principal_of: Callable[[Request], Awaitable[object]],
+        envelope: Envelope,
+    ) -> None:
+        self._backend = backend
+        self._principal_of = principal_of
+        self._envelope = envelope
+        self.router = APIRouter(prefix="/v1", route_class=_envelope_route(envelope))
+        add = self.router.add_api_route
+        add("/models", self.list_models, methods=["GET"], response_model=None)
+        add("/models/{model_id:path}", self.get_model, methods=["GET"], response_model=None)
+        for path, endpoint, schema in (
+            ("/chat/completions", self.chat_completions, ChatCompletionRequest),
+            ("/completions", self.completions, CompletionRequest),
+            ("/embeddings", self.embeddings, EmbeddingRequest),
+        ):
+            add(path, endpoint, methods=["POST"], response_model=None, openapi_extra=_body_schema(schema))
+
+    async def list_models(self, request: Request) -> Response:
+        """List the models this caller may use."""
+        principal = await self._principal_of(request)
+        cards = await self._backend.models(principal)
+        return self._json(
+            request, {"object": "list", "data": [_card_object(card) for card in cards]}, principal
+        )
+
+    async def get_model(self, request: Request, model_id: str) -> Response:
+        """Show one model."""
+        principal = await self._principal_of(request)
+        for card in await self._backend.models(principal):
+            if card.id == model_id:
+                return self._json(request, _card_object(card), principal)
+        raise ModelNotFoundError(
+            "there is no such model; GET /v1/models lists those you may use.", param="model"
+        )
+
+    async def chat_completions(self, request: Request) -> Response:
+        """Answer a chat."""
+        principal, body = await self._read(request, ChatCompletionRequest)
+        request_id = request_id_of(request)
+        calls = chat_calls(body, request_id=request_id, principal=principal)
+        form = ChatAnswer(request_id=request_id, model=body.model, created=int(time.time()))
+        return await self._answer(request, body, calls, form)
+
+    async def completions(self, request: Request) -> Response:
+        """Continue one or more prompts."""
+        principal, body = await self._read(request, CompletionRequest)
+        request_id = request_id_of(request)
+        calls = completion_calls(body, request_id=request_id, principal=principal)
+        form = CompletionAnswer(request_id=request_id, model=body.model, created=int(time.time()))
+        return await self._answer(request, body, calls, form)
+
+    async def embeddings(self, request: Request) -> Response:
+        """Turn texts into vectors."""
+        principal, body = await self._read(request, EmbeddingRequest)
+        call = embedding_call(body, request_id=request_id_of(request), principal=principal)
+        output = await run_until_client_leaves(
+            asyncio.create_task(self._backend.embed(call)), request.receive
+        )
+        if output is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return self._json(request, embedding_answer(body, output), principal)
+
+    async def _answer(
+        self, request: Request, body: GenerationBody, calls: Sequence[GenerationCall], form: AnswerForm
+    ) -> Response:
+        principal = calls[0].principal
+        fanout = Fanout(self._backend, calls, choices_per_prompt=body.n or 1)
+        is_handed_over = False
+        try:
+            if body.stream:
+                headers = self._headers(request, principal)
+                usage = body.includes_usage
+                stream = EventStream(
+                    fanout, form, includes_usage=usage, headers=headers, envelope=self._envelope
+                )
+                first = asyncio.create_task(stream.wait_for_first_output())
+                is_handed_over = bool(await run_until_client_leaves(first, request.receive))
+                return stream if is_handed_over else Response(status_code=CLIENT_CLOSED_REQUEST)
+            choices = await run_until_client_leaves(asyncio.create_task(fanout.drain()), request.receive)
+            if choices is None:
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            return self._json(request, form.whole(choices, prompt_tokens=fanout.prompt_tokens), principal)
+        finally:
+            if not is_handed_over:
+                await asyncio.shield(fanout.aclose())
+
+    async def _read(self, request: Request, schema: type[_Body]) -> tuple[object, _Body]:
+        # The caller is known before the body is looked at: strangers learn nothing and cost nothing.
+        principal = await self._principal_of(request)
+        return principal, parse_body(schema, await _bounded_body(request))
+
+    def _json(self, request: Request, content: object, principal: object) -> Response:
+        return JSONResponse(content, headers=self._headers(request, principal))
+
+    def _headers(self, request: Request, principal: object) -> dict[str, str]:
+        return {**self._backend.response_headers(principal), "x-request-id": request_id_of(request)}
+
+
+async def _bounded_body(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise RequestTooLargeError(
+                f"the body is larger than {MAX_BODY_BYTES} bytes.", limit=MAX_BODY_BYTES
+            )
+    return bytes(body)
+
+
+def _card_object(card: ModelCard) -> dict[str, object]:
+    return {"id": card.id, "object": "model", "created": card.created, "owned_by": card.owned_by}
+
+
+def _body_schema(schema: type[WireRequest]) -> dict[str, object]:
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema.model_json_schema()}},
+        }
+    }
+
+
+def _envelope_route(envelope: Envelope) -> type[APIRoute]:
+    """Return a route class that turns every error into the wire's envelope."""
+
+    class EnvelopeRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handler = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                try:
+                    return await handler(request)
+                except Exception as error:
+                    if not isinstance(error, BitNetServiceError):
+                        logger.exception("request %s failed", request_id_of(request))
+                    return error_response(request, error, envelope=envelope)
+
+            return answer
+
+    return EnvelopeRoute
+
+
+def error_response(
+    request: Request, error: BaseException, *, envelope: Envelope = error_envelope
+) -> JSONResponse:
+    """Write an error as the envelope, with the request's id."""
+    status, body, headers = envelope(error)
+    return JSONResponse(body, status_code=status, headers={**headers, "x-request-id": request_id_of(request)})

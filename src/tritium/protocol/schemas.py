@@ -1,0 +1,208 @@
+"""The requests of the OpenAI wire format: what is understood, what is harmless, what is refused by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ValidationError as SchemaError
+
+from tritium.errors import ValidationError
+
+MAX_CHOICES = 8
+MAX_PROMPTS = 64
+MAX_EMBEDDING_INPUTS = 2048
+
+# They steer billing, storage or caches of the original service and never the text.
+_HARMLESS = frozenset(
+    {
+        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
+        "prompt_cache_retention", "prompt_cache_options", "parallel_tool_calls",
+    }
+)  # fmt: skip
+# They change the answer and are not done (yet); these values mean the same as leaving them out.
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "audio": (None,),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "logprobs": (None, False),
+    "modalities": (None, ["text"]),
+    "moderation": (None,),
+    "prediction": (None,),
+    "reasoning_effort": (None, "none"),
+    "response_format": (None, {"type": "text"}),
+    "suffix": (None, ""),
+    "tool_choice": (None, "none"),
+    "tools": (None, []),
+    "top_logprobs": (None, 0),
+    "verbosity": (None,),
+    "web_search_options": (None,),
+}
+
+
+class UnsupportedParameterError(ValidationError):
+    """A parameter would change the answer and is not supported; details: param."""
+
+
+class UnknownParameterError(ValidationError):
+    """A parameter nobody knows; details: param."""
+
+
+class InvalidJsonError(ValidationError):
+    """The body is not a JSON document in UTF-8."""
+
+
+class RequestTooLargeError(ValidationError):
+    """The body is larger than any request may be; details: limit (bytes)."""
+
+
+class WireRequest(BaseModel):
+    """What all requests share: strict types, and every unknown field looked at."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+    wire_name: ClassVar[str] = "request"
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+
+    def refuse_unknown(self) -> None:
+        """Raise for every field that is not understood and would change the answer."""
+        for name, value in (self.model_extra or {}).items():
+            if name in _HARMLESS:
+                continue
+            if name not in _UNSUPPORTED:
+                raise UnknownParameterError(f"unknown parameter: {name[:64]!r}.", param=name[:64])
+            # `False == 0`: compare types too, so that 0 never passes for "off" where a boolean belongs.
+            if not any(type(value) is type(neutral) and value == neutral for neutral in _UNSUPPORTED[name]):
+                raise UnsupportedParameterError(
+                    f"the parameter {name!r} is not supported: leave it out.", param=name
+                )
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    include_usage: bool | None = False
+    include_obfuscation: bool | None = None
+
+
+class GenerationBody(WireRequest):
+    """The parameters that chat and plain completions share."""
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    ignore_eos: bool | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = 1
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """The stop texts as a tuple, however they were written."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether the stream ends with a chunk of usage numbers."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ContentPart(BaseModel):
+    """A piece of a message; only text is understood."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One message of a chat; tool calls and results are refused by name."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[ContentPart]
+    name: str | None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+    annotations: list[object] | None = None
+
+    @property
+    def text(self) -> str:
+        """The content in one piece."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatCompletionRequest(GenerationBody):
+    """POST /v1/chat/completions."""
+
+    wire_name: ClassVar[str] = "chat completion"
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+_Request = TypeVar("_Request", bound=WireRequest)
+TokenIds = Annotated[list[int], Field(min_length=1)]
+
+
+class CompletionRequest(GenerationBody):
+    """POST /v1/completions."""
+
+    wire_name: ClassVar[str] = "completion"
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+    )
+
+
+class EmbeddingRequest(WireRequest):
+    """POST /v1/embeddings."""
+
+    wire_name: ClassVar[str] = "embedding"
+    input: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_EMBEDDING_INPUTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_EMBEDDING_INPUTS)]
+    )
+    encoding_format: Literal["float", "base64"] | None = "float"
+    dimensions: int | None = None
+
+
+def parse_body(schema: type[_Request], body: bytes) -> _Request:
+    """Read a JSON body.
+
+    Raises:
+        ValidationError: not JSON, not UTF-8, a wrong type, a refused parameter; details name it as `param`.
+    """
+    try:
+        request = schema.model_validate_json(body)
+    except SchemaError as error:
+        raise _first_problem(error) from None
+    request.refuse_unknown()
+    return request
+
+
+def _first_problem(error: SchemaError) -> ValidationError:
+    # The input itself is not repeated: it may be a prompt.
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if problem["type"] == "json_invalid":
+        return InvalidJsonError(f"the body is not valid JSON in UTF-8: {problem['msg']}.")
+    place = [str(part) for part in problem["loc"]]
+    name = place[0] if place else "body"
+    return ValidationError(f"{'.'.join(place)[:128] or 'body'}: {problem['msg']}.", param=name)

@@ -1,0 +1,206 @@
+"""From the outputs of calls to an answer: in one piece, or piece by piece as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from starlette.responses import StreamingResponse
+
+from tritium.errors import BitNetServiceError, ProcessingError
+from tritium.protocol.envelope import error_envelope
+from tritium.protocol.usage import FinishedChoice
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from starlette.types import Receive, Scope, Send
+
+    from tritium.engine.request import TokenOutput
+    from tritium.protocol.calls import GenerationCall, InferenceBackend
+
+logger = logging.getLogger(__name__)
+
+Envelope = Callable[[BaseException], tuple[int, dict[str, object], dict[str, str]]]
+_Result = TypeVar("_Result")
+
+
+class AnswerForm(Protocol):
+    """Writes the wire objects of one answer (chat or plain completion)."""
+
+    def opening(self, index: int) -> dict[str, object] | None:
+        """Return the chunk that opens a choice, if this form has one."""
+
+    def piece(self, index: int, *, text: str, finish_reason: str | None) -> dict[str, object]:
+        """Return a chunk of new text."""
+
+    def usage_chunk(self, choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, object]:
+        """Return the closing chunk of usage numbers."""
+
+    def whole(self, choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, object]:
+        """Return the answer in one piece."""
+
+
+class Fanout:
+    """Runs the calls of one wire request side by side; closing it cancels what still runs."""
+
+    def __init__(
+        self, backend: InferenceBackend, calls: Sequence[GenerationCall], *, choices_per_prompt: int
+    ) -> None:
+        self._calls = calls
+        self._choices_per_prompt = choices_per_prompt
+        self._outputs: asyncio.Queue[tuple[int, TokenOutput | BaseException]] = asyncio.Queue()
+        self._texts: list[list[str]] = [[] for _ in calls]
+        self._last: list[TokenOutput | None] = [None for _ in calls]
+        self._tasks = [
+            asyncio.create_task(self._pump(backend, index, call)) for index, call in enumerate(calls)
+        ]
+
+    async def _pump(self, backend: InferenceBackend, index: int, call: GenerationCall) -> None:
+        try:
+            stream = await backend.generate(call)
+            try:
+                async for output in stream:
+                    self._outputs.put_nowait((index, output))
+            finally:
+                close = getattr(stream, "aclose", None)
+                if close is not None:
+                    await close()
+        except Exception as error:  # noqa: BLE001 - it travels to the reader of the queue, which raises it
+            self._outputs.put_nowait((index, error))
+
+    async def outputs(self) -> AsyncIterator[tuple[int, TokenOutput]]:
+        """Yield (choice, output) as they come, until every choice has finished."""
+        running = len(self._calls)
+        while running:
+            index, output = await self._outputs.get()
+            if isinstance(output, BaseException):
+                raise output
+            if output.finish_reason in {"error", "abort"}:
+                raise ProcessingError(output.error or "the generation was stopped before its end.")
+            self._texts[index].append(output.text)
+            self._last[index] = output
+            running -= output.finish_reason is not None
+            yield index, output
+
+    async def drain(self) -> list[FinishedChoice]:
+        """Wait for the end of every choice and return them."""
+        async for _ in self.outputs():
+            pass
+        return self.finished()
+
+    def finished(self) -> list[FinishedChoice]:
+        """Return every choice in one piece."""
+        return [
+            FinishedChoice(
+                text="".join(texts),
+                finish_reason=str(last.finish_reason) if last else "stop",
+                completion_tokens=last.completion_tokens if last else 0,
+            )
+            for texts, last in zip(self._texts, self._last, strict=True)
+        ]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts; a prompt with several choices counts once."""
+        return sum(last.prompt_tokens for last in self._last[:: self._choices_per_prompt] if last)
+
+    async def aclose(self) -> None:
+        """Cancel what still runs and wait until the backend has let go of it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def client_left(receive: Receive) -> None:
+    """Return when the client has closed the connection; the body must have been read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def run_until_client_leaves(work: asyncio.Task[_Result], receive: Receive) -> _Result | None:
+    """Await the work; cancel it and return None if the client leaves first."""
+    watch = asyncio.create_task(client_left(receive))
+    try:
+        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        return await work if work.done() else None
+    finally:
+        for task in (work, watch):
+            task.cancel()
+        await asyncio.gather(work, watch, return_exceptions=True)
+
+
+def _event(data: Mapping[str, object]) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+class EventStream(StreamingResponse):
+    """A response that sends chunks as they come; done or left by the client, it closes the fanout."""
+
+    def __init__(
+        self,
+        fanout: Fanout,
+        form: AnswerForm,
+        *,
+        includes_usage: bool,
+        headers: Mapping[str, str],
+        envelope: Envelope = error_envelope,
+    ) -> None:
+        self._fanout = fanout
+        self._form = form
+        self._includes_usage = includes_usage
+        self._envelope = envelope
+        self._outputs = fanout.outputs()
+        self._first: tuple[int, TokenOutput] | None = None
+        headers = {**headers, "cache-control": "no-cache"}
+        super().__init__(self._events(), headers=headers, media_type="text/event-stream")
+
+    async def wait_for_first_output(self) -> bool:
+        """Wait for the first output, so that a refused call still gets its own HTTP status."""
+        self._first = await anext(self._outputs)
+        return True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Send the stream."""
+        work = asyncio.create_task(self._send_all(send))
+        try:
+            await run_until_client_leaves(work, receive)
+        finally:
+            await asyncio.shield(self._fanout.aclose())
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async for event in self._events():
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        except Exception as error:
+            # The status is out already: the error becomes the last event, and the client library raises it.
+            if not isinstance(error, BitNetServiceError):
+                logger.exception("a stream failed")
+            _, body, _ = self._envelope(error)
+            await send({"type": "http.response.body", "body": _event(body), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        opened: set[int] = set()
+        async for index, output in self._all_outputs():
+            if index not in opened:
+                opened.add(index)
+                opening = self._form.opening(index)
+                if opening is not None:
+                    yield _event(opening)
+            if output.text or output.finish_reason:
+                yield _event(self._form.piece(index, text=output.text, finish_reason=output.finish_reason))
+        if self._includes_usage:
+            choices = self._fanout.finished()
+            yield _event(self._form.usage_chunk(choices, prompt_tokens=self._fanout.prompt_tokens))
+        yield b"data: [DONE]\n\n"
+
+    async def _all_outputs(self) -> AsyncIterator[tuple[int, TokenOutput]]:
+        if self._first is not None:
+            yield self._first
+        async for item in self._outputs:
+            yield item

@@ -1,0 +1,28 @@
+"""Usage numbers of an answer: counted tokens, never estimated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedChoice:
+    """One choice in one piece."""
+
+    text: str
+    finish_reason: str
+    completion_tokens: int
+
+
+def usage_object(choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, int]:
+    """Return the wire's `usage`: the prompt counts once, however many choices continue it."""
+    completion_tokens = sum(choice.completion_tokens for choice in choices)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
