@@ -1,0 +1,113 @@
+"""One safetensors file held open: verified once, then read through the same descriptor."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from tritium.formats.refusal import refusal
+from tritium.formats.safetensors import DTYPES, TensorInfo, read_header
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+
+class WeightFile:
+    """A verified safetensors file; a file renamed over it later cannot change what is read.
+
+    Args:
+        path: a regular file.
+        memory_map: read through the page cache without a copy, instead of into memory of our own.
+
+    Raises:
+        ValidationError: the file cannot be opened or its header is wrong.
+    """
+
+    def __init__(self, path: Path, *, memory_map: bool) -> None:
+        self.path = path
+        self._descriptor, self.size = open_regular_file(path)
+        try:
+            self.tensors, self.metadata = read_header(self._descriptor, file=path, size=self.size)
+            self._map = (
+                mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ) if memory_map else None
+            )
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def read(self, tensor: TensorInfo) -> NDArray[Any]:
+        """Return the tensor as a read-only, aligned array of its own dtype (BF16 as uint16 bits)."""
+        dtype = DTYPES[tensor.dtype]
+        if self._map is None:
+            flat = np.frombuffer(self._read_bytes(tensor), dtype=dtype)
+        else:
+            count = tensor.nbytes // dtype.itemsize
+            flat = np.frombuffer(self._map, dtype=dtype, count=count, offset=tensor.offset)
+            if not flat.flags.aligned:
+                flat = flat.copy()
+        array = flat.reshape(tensor.shape)
+        array.flags.writeable = False
+        return array
+
+    def _read_bytes(self, tensor: TensorInfo) -> bytearray:
+        buffer = bytearray(tensor.nbytes)
+        view, done = memoryview(buffer), 0
+        while done < tensor.nbytes:
+            step = os.preadv(self._descriptor, [view[done:]], tensor.offset + done)
+            if step == 0:  # somebody cut the file after it was verified
+                raise refusal("the file ends before its data", file=self.path, tensor=tensor.name)
+            done += step
+        return buffer
+
+    def close(self) -> None:
+        """Close the file; arrays that were mapped from it stay valid until they are dropped."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._map = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_regular_file(path: Path) -> tuple[int, int]:
+    """Open a regular file for reading and return its descriptor and size; never blocks on a pipe or a device.
+
+    Raises:
+        ValidationError: there is no such file, it is not a regular file, or it may not be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the name is not possible"
+        raise refusal(f"cannot be opened: {reason}", file=path) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise refusal("is not a regular file", file=path)
+    return descriptor, status.st_size
+
+
+def read_small_file(path: Path, *, limit: int) -> bytes:
+    """Return the whole content of a regular file of at most `limit` bytes.
+
+    Raises:
+        ValidationError: it cannot be read or is larger.
+    """
+    descriptor, size = open_regular_file(path)
+    with open(descriptor, "rb") as stream:  # noqa: PTH123 - the descriptor was opened and checked above
+        if size > limit:
+            raise refusal(f"{size} bytes are more than the limit of {limit}", file=path)
+        return stream.read(limit)
