@@ -1,0 +1,44 @@
+"""How far a quantized layer is from its source: on the weights and on real activations."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tritium.kernels.cpu import dense_matmul, quantize_activations, ternary_matmul
+from tritium.quantize.weights import row_chunks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tritium.quantize.weights import QuantizedWeights
+
+
+def weight_error(weights: NDArray[np.float32], quantized: QuantizedWeights) -> float:
+    """Return |W - W'| / |W| in the Frobenius norm, for W float32 [N, K]; 0 for an all-zero matrix."""
+    error = energy = 0.0
+    for rows in row_chunks(*weights.shape):
+        source = weights[rows].astype(np.float64)
+        error += float(np.square(source - quantized.dequantized(rows)).sum())
+        energy += float(np.square(source).sum())
+    return _relative(error, energy)
+
+
+def output_error(
+    weights: NDArray[np.float32], quantized: QuantizedWeights, *, activations: NDArray[np.float32]
+) -> float:
+    """Return |Y - Y'| / |Y| on activations float32 [M, K], with Y' as the ternary kernel computes it.
+
+    Y' includes the int8 quantization of the activations, so it is the error that the model will really make.
+    """
+    source = dense_matmul(activations, weights).astype(np.float64)
+    codes, scale = quantize_activations(activations)
+    output = ternary_matmul(quantized.ternary_weight(), codes, scale)
+    error = float(np.square(source - output).sum())
+    return _relative(error, float(np.square(source).sum()))
+
+
+def _relative(error: float, energy: float) -> float:
+    return math.sqrt(error / energy) if energy > 0 else 0.0

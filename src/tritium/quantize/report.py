@@ -1,0 +1,196 @@
+"""What a quantization reports: every figure comes from the run that it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+
+class ModelKind(StrEnum):
+    """What a model is run for, and so how it is judged."""
+
+    GENERATOR = "generator"
+    ENCODER = "encoder"
+
+
+class Stage(StrEnum):
+    """Where a quantization is."""
+
+    PLAN = "plan"
+    CALIBRATE = "calibrate"
+    LAYER = "layer"
+    ASSEMBLE = "assemble"
+    VALIDATE = "validate"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizationProgress:
+    """One step of a quantization, told when it is done.
+
+    Attributes:
+        stage: what was done.
+        completed: finished steps of this stage.
+        total: steps of this stage.
+        layer: name of the layer just finished (stage `layer`).
+        planes: trit-planes that layer got.
+        loss: the error that layer was judged by.
+    """
+
+    stage: Stage
+    completed: int
+    total: int
+    layer: str | None = None
+    planes: int | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A measured value with its 95 % confidence interval, where one could be computed cheaply."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerReport:
+    """What became of one linear layer; errors are relative root-mean-square errors.
+
+    Attributes:
+        name: the layer's name in the checkpoint.
+        kind: `attention`, `feed_forward` or `other`.
+        strategy: the strategy that was applied.
+        planes: trit-planes used.
+        group_size: weights that share one scale (the row length where a row or the tensor has one).
+        parameters: number of weights.
+        stored_bytes: trits and scales on disk.
+        bits_per_weight: real bits per weight, scales included.
+        weight_error: |W - W'| / |W| in the Frobenius norm.
+        output_error: |Y - Y'| / |Y| on the calibration activations, through the ternary kernel with int8
+            activations; None without calibration text.
+        is_lossless: the stored weights equal the source's exactly.
+        kurtosis: fourth standardised moment of the weights (3 for a Gaussian); None for packed sources.
+        row_scale_dispersion: coefficient of variation of the rows' root mean squares; None for packed sources.
+    """
+
+    name: str
+    kind: str
+    strategy: str
+    planes: int
+    group_size: int
+    parameters: int
+    stored_bytes: int
+    bits_per_weight: float
+    weight_error: float
+    output_error: float | None
+    is_lossless: bool
+    kurtosis: float | None = None
+    row_scale_dispersion: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """The error the layer is judged by: of the output where it was measured, else of the weights."""
+        return self.weight_error if self.output_error is None else self.output_error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizationMetrics:
+    """Sizes and time of one quantization, counted from the files and the clock.
+
+    Attributes:
+        parameters: weights of the whole model.
+        quantized_parameters: weights that became trits.
+        layers: linear layers that became trits.
+        planes: number of layers by number of trit-planes.
+        strategies: number of layers by strategy.
+        bits_per_weight: real bits per quantized weight, scales included.
+        trit_bits_per_weight: the same without scales.
+        model_bits_per_parameter: bits per parameter of the whole model, unquantized tensors included.
+        quantized_bytes: tensor bytes of the quantized model.
+        source_bytes: tensor bytes of the source.
+        float32_bytes: what the model would take in fp32.
+        float16_bytes: what the model would take in fp16.
+        reduction_to_float32: 1 - quantized_bytes / float32_bytes.
+        reduction_to_float16: 1 - quantized_bytes / float16_bytes.
+        weight_error: relative root-mean-square error over all quantized weights.
+        seconds: wall time of the layers' quantization, None where it was resumed or not measured.
+        parameters_per_second: quantized_parameters / seconds.
+    """
+
+    parameters: int
+    quantized_parameters: int
+    layers: int
+    planes: Mapping[str, int]
+    strategies: Mapping[str, int]
+    bits_per_weight: float
+    trit_bits_per_weight: float
+    model_bits_per_parameter: float
+    quantized_bytes: int
+    source_bytes: int
+    float32_bytes: int
+    float16_bytes: int
+    reduction_to_float32: float
+    reduction_to_float16: float
+    weight_error: float
+    seconds: float | None = None
+    parameters_per_second: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationReport:
+    """How the quantized model compares with its source on the same held-out text.
+
+    A figure that was not measured is None, and `reason` says why. Intervals are 95 % confidence intervals
+    over evaluation windows (generators) or texts (encoders).
+
+    Attributes:
+        kind: generator or encoder.
+        reason: why there are no figures; None where there are.
+        text_sha256: of the text both models were run on.
+        tokens: tokens that were predicted (generators) or encoded (encoders).
+        samples: windows (generators) or texts (encoders).
+        source_perplexity: of the source model.
+        quantized_perplexity: of the quantized model.
+        perplexity_ratio: quantized over source, paired by window.
+        top1_agreement: share of positions where both models' most likely token is the same.
+        cosine_similarity: mean cosine of the two models' embeddings of a text.
+        rank_correlation: Spearman correlation of all pair similarities.
+        source_seconds: wall time of the source model's run.
+        quantized_seconds: wall time of the quantized model's run.
+        speed_ratio: source_seconds / quantized_seconds.
+    """
+
+    kind: ModelKind
+    reason: str | None = None
+    text_sha256: str | None = None
+    tokens: int | None = None
+    samples: int | None = None
+    source_perplexity: Estimate | None = None
+    quantized_perplexity: Estimate | None = None
+    perplexity_ratio: Estimate | None = None
+    top1_agreement: Estimate | None = None
+    cosine_similarity: Estimate | None = None
+    rank_correlation: float | None = None
+    source_seconds: float | None = None
+    quantized_seconds: float | None = None
+    speed_ratio: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)

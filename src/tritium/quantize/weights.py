@@ -1,0 +1,164 @@
+"""What quantization makes of a weight matrix: integer levels with a scale per group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tritium.kernels.packing import TernaryWeight, pack_trits, to_compute_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+# Weights handled at a time: a few MB of working memory whatever the size of the layer.
+CHUNK_WEIGHTS = 1 << 19
+LARGEST_HALF = 65504.0
+SMALLEST_NORMAL_HALF = 2.0**-14
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantizedWeights:
+    """A quantized weight matrix: weight = level x scale, or level / scale where `divides` is set.
+
+    Attributes:
+        levels: int8 [N, K]; from -(3^P - 1) / 2 to (3^P - 1) / 2 for P trit-planes.
+        scales: [1 or N, G] in the dtype that is stored (float16, float32, or uint16 for bfloat16 bits).
+        planes: number of trit-planes P.
+        group_size: weights of a row that share a scale (K where the row or the tensor has one).
+        divides: the scale divides instead of multiplying.
+    """
+
+    levels: NDArray[np.int8]
+    scales: NDArray[Any]
+    planes: int
+    group_size: int
+    divides: bool = False
+
+    @property
+    def scales_float32(self) -> NDArray[np.float32]:
+        """The scales as float32 [1 or N, G], exactly."""
+        if self.scales.dtype == np.uint16:
+            return (self.scales.astype(np.uint32) << 16).view(np.float32)
+        return self.scales.astype(np.float32)
+
+    def packed(self) -> NDArray[np.uint8]:
+        """Return the trits five to a byte: uint8 [P, N, ceil(K / 5)], the most significant plane first."""
+        rows, columns = self.levels.shape
+        packed = np.empty((self.planes, rows, -(-columns // 5)), dtype=np.uint8)
+        for rows_of_chunk in row_chunks(rows, columns):
+            for plane, trits in enumerate(split_levels(self.levels[rows_of_chunk], planes=self.planes)):
+                packed[plane, rows_of_chunk] = pack_trits(trits)
+        return packed
+
+    def dequantized(self, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """Return the weights these levels stand for: float32 [rows, K]."""
+        scales = self.scales_float32
+        if scales.shape[0] > 1:
+            scales = scales[rows]
+        levels = self.levels[rows].astype(np.float32)
+        per_weight = np.repeat(scales, self.group_size, axis=1)[:, : levels.shape[1]]
+        return levels / per_weight if self.divides else levels * per_weight
+
+    def ternary_weight(self) -> TernaryWeight:
+        """Return the same weights in the layout of the kernels."""
+        planes = [to_compute_layout(trits) for trits in split_levels(self.levels, planes=self.planes)]
+        return TernaryWeight(
+            planes=np.stack(planes),
+            scales=np.ascontiguousarray(self.scales_float32),
+            group_size=self.group_size,
+            in_features=self.levels.shape[1],
+            out_features=self.levels.shape[0],
+            divides=self.divides,
+        )
+
+
+def level_limit(planes: int) -> int:
+    """Return the largest level that `planes` trit-planes can hold: 1, 4 or 13."""
+    return int((3**planes - 1) // 2)
+
+
+def split_levels(levels: NDArray[np.int8], *, planes: int) -> Iterator[NDArray[np.int8]]:
+    """Yield the balanced-ternary digits of int8 levels, the most significant first, each int8 of the same shape."""
+    rest = levels
+    for plane in range(planes - 1, 0, -1):
+        below = level_limit(plane)
+        digit = (rest > below).astype(np.int8) - (rest < -below).astype(np.int8)
+        yield digit
+        rest = rest - digit * np.int8(3**plane)
+    yield rest
+
+
+def row_chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Yield slices over the rows of a matrix that hold about CHUNK_WEIGHTS weights each."""
+    step = max(1, CHUNK_WEIGHTS // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def grouped(weights: NDArray[np.float32], *, group_size: int) -> NDArray[np.float32]:
+    """Return float32 [N, K] as groups [N x G, group_size]; a short last group is filled with zeros."""
+    rows, columns = weights.shape
+    missing = -columns % group_size
+    if missing:
+        weights = np.pad(weights, ((0, 0), (0, missing)))
+    return weights.reshape(-1, group_size)
+
+
+def levels_of(groups: NDArray[np.float32], scales: NDArray[np.float32], *, limit: int) -> NDArray[np.int8]:
+    """Return the nearest level of every weight: groups [n, g], scales [n] -> int8 [n, g]; a zero scale gives zeros."""
+    safe = np.where(scales > 0, scales, np.float32(np.inf))
+    levels = np.rint(groups / safe[:, None])
+    return np.clip(levels, -limit, limit, out=levels).astype(np.int8)
+
+
+def storable(scales: NDArray[np.float32]) -> NDArray[Any]:
+    """Return scales as float16, or unchanged where one of them would leave float16's normal range."""
+    nonzero = scales[scales != 0]
+    if nonzero.size and (nonzero.max() > LARGEST_HALF or nonzero.min() < SMALLEST_NORMAL_HALF):
+        return scales
+    return scales.astype(np.float16)
+
+
+def with_scales(
+    weights: NDArray[np.float32], scales: NDArray[np.float32], *, planes: int, group_size: int
+) -> QuantizedWeights:
+    """Quantize float32 [N, K] with given scales [N, G], stored as float16 unless that would lose a lossless fit."""
+    stored = storable(scales)
+    is_rounded = not np.array_equal(stored.astype(np.float32), scales)
+    if is_rounded and _fits_exactly(weights, scales, planes=planes, group_size=group_size):
+        stored = scales
+    exact = stored.astype(np.float32)
+    levels = np.empty(weights.shape, dtype=np.int8)
+    for rows in row_chunks(*weights.shape):
+        levels[rows] = _chunk_levels(weights[rows], exact[rows], planes=planes, group_size=group_size)
+    size = weights.shape[1] if scales.shape[1] == 1 else group_size
+    return QuantizedWeights(levels=levels, scales=stored, planes=planes, group_size=size)
+
+
+def is_lossless(weights: NDArray[np.float32], quantized: QuantizedWeights) -> bool:
+    """Return whether the quantized weights equal float32 [N, K] exactly."""
+    chunks = row_chunks(*weights.shape)
+    return all(np.array_equal(quantized.dequantized(rows), weights[rows]) for rows in chunks)
+
+
+def _chunk_levels(
+    weights: NDArray[np.float32], scales: NDArray[np.float32], *, planes: int, group_size: int
+) -> NDArray[np.int8]:
+    groups = grouped(weights, group_size=group_size)
+    levels = levels_of(groups, scales.reshape(-1), limit=level_limit(planes))
+    return levels.reshape(weights.shape[0], -1)[:, : weights.shape[1]]
+
+
+def _fits_exactly(
+    weights: NDArray[np.float32], scales: NDArray[np.float32], *, planes: int, group_size: int
+) -> bool:
+    for rows in row_chunks(*weights.shape):
+        levels = _chunk_levels(weights[rows], scales[rows], planes=planes, group_size=group_size)
+        per_weight = np.repeat(scales[rows], group_size, axis=1)[:, : weights.shape[1]]
+        if not np.array_equal(levels * per_weight, weights[rows]):
+            return False
+    return True
