@@ -83,7 +83,7 @@ __all__ = [
 
 
 class InvalidTokenError(AuthenticationError):
-    """The API key is unknown, revoked or misspelt; details: key_id where one could be read, never the secret."""
+    """The API key is unknown, revoked or misspelt; details: key_id where one could be read."""
 
     default_recovery = Recovery.REFRESH_TOKEN
 
@@ -214,7 +214,7 @@ class OverloadedError(PlatformError):
     default_recovery = Recovery.RETRY_AFTER
 
     def __init__(self, message: str, *, retry_after: int = 1, **details: Plain) -> None:
-        super().__init__(message, retry_after=retry_after, **details)
+        super().__init__(message, recovery=None, retry_after=retry_after, **details)
 
 
 class CircuitOpenError(OverloadedError):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol, Self
 from uuid import UUID
 
@@ -16,6 +14,8 @@ from tritium_platform.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
+    from fractions import Fraction
 
 MONTHS_IN_YEAR = 12
 

@@ -1,0 +1,1 @@
+"""What was used: exactly once, for ever."""

@@ -10,11 +10,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from tritium_platform.errors import ValidationError
-from tritium_platform.tenancy.model import TenantTier
 
 if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
+
+    from tritium_platform.tenancy.model import TenantTier
 
 LARGEST_QUANTITY = 2**63 - 1
 LONGEST_NAME = 200

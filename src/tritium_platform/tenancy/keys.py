@@ -1,7 +1,7 @@
 """API keys: how one is made, checked without a database, and stored without being kept.
 
-`btn_live_` + 12 base62 digits (the id) + `_` + 43 base62 digits (256 random bits) + 6 base62 digits (CRC32 of all
-that stands before). The check digits let a scanner, or the gateway, discard a misspelt key on the spot.
+`btn_live_` + 12 base62 digits (the id) + `_` + 43 base62 digits (256 random bits) + 6 base62 digits (CRC32 of
+all that stands before). The check digits let a scanner, or the gateway, discard a misspelt key on the spot.
 """
 
 from __future__ import annotations

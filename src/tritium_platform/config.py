@@ -1,0 +1,243 @@
+"""The platform's configuration: flag > environment `TRITIUM_...` > TOML file > default."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import tomllib
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from tritium_platform.errors import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DATABASE_SCHEMES = ("sqlite+aiosqlite", "postgresql+psycopg")
+SECRET_BYTES = 32
+_toml_values: ContextVar[Mapping[str, Any]] = ContextVar("_toml_values", default={})  # noqa: B039 - never changed
+
+
+class PriceListConfig(BaseModel):
+    """Prices by tier and meter, such as `0.15 per 1000000` in the currency's major unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    currency: str = "USD"
+    valid_from: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    prices: dict[str, dict[str, str]] = {}
+    included: dict[str, dict[str, int]] = {}
+
+
+class PlatformConfig(BaseSettings):
+    """Everything an operator can set; immutable once read. Sizes are bytes, times are seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TRITIUM_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    data_dir: Path = Path("tritium-data")
+    database_url: str | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    model_roots: tuple[Path, ...] = ()
+    max_upload_bytes: Annotated[int, Field(gt=0)] = 20_000_000_000
+    max_request_bytes: Annotated[int, Field(gt=0)] = 4_000_000
+    threads_per_engine: Annotated[int, Field(ge=0)] = 0  # 0: one per processor core
+    engine_memory_bytes: Annotated[int, Field(ge=0)] = 0  # 0: no limit
+    worker_memory_bytes: Annotated[int, Field(ge=0)] = 0  # 0: no limit
+    pepper_file: Path | None = None
+    signing_key_file: Path | None = None
+    audit_origin: str = "tritium.localhost/audit"
+    authentication_cache_seconds: Annotated[float, Field(ge=0, le=30)] = 30.0
+    revocation_poll_seconds: Annotated[float, Field(ge=0, le=0.9)] = 0.5
+    reservation_seconds: Annotated[float, Field(gt=0)] = 900.0
+    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    tiers: dict[str, dict[str, int]] = {}
+    price_list: PriceListConfig = PriceListConfig()
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the sources in their order of precedence."""
+        return init_settings, env_settings, _TomlSource(settings_cls)
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database: the one that is set, else SQLite in the data directory."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'tritium.sqlite3'}"
+
+    @property
+    def audit_dir(self) -> Path:
+        """Where the audit log's tiles lie."""
+        return self.data_dir / "audit"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where tenants' models lie."""
+        return self.data_dir / "models"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Where uploads lie until they are models."""
+        return self.data_dir / "uploads"
+
+    def pepper(self) -> bytes:
+        """Return the secret under which API keys are hashed, 32 bytes; made on first use."""
+        return read_or_create_secret(self.pepper_file or self.data_dir / "secrets" / "pepper")
+
+    def signing_key_seed(self) -> bytes:
+        """Return the Ed25519 seed that signs the audit log, 32 bytes; made on first use."""
+        return read_or_create_secret(self.signing_key_file or self.data_dir / "secrets" / "signing_key")
+
+    def check(self) -> list[str]:
+        """Return what would stop the platform from starting, one sentence each; empty if nothing would."""
+        problems = [*_check_data_dir(self.data_dir), *_check_database_url(self.resolved_database_url)]
+        problems += [
+            f"model_roots: {root} is not a directory." for root in self.model_roots if not root.is_dir()
+        ]
+        for path in (self.pepper_file, self.signing_key_file):
+            if path is not None and not path.is_file():
+                problems.append(f"{path} does not exist.")
+        for path in (
+            self.pepper_file or self.data_dir / "secrets" / "pepper",
+            self.signing_key_file or self.data_dir / "secrets" / "signing_key",
+        ):
+            problems += _check_secret_file(path)
+        return problems
+
+
+class _TomlSource(PydanticBaseSettingsSource):
+    """The values of the TOML file that `load_config` has read."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return _toml_values.get().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(_toml_values.get())
+
+
+def load_config(*, toml_file: Path | None = None, flags: Mapping[str, Any] | None = None) -> PlatformConfig:
+    """Read the configuration.
+
+    Args:
+        toml_file: a TOML file; None means the one named by `TRITIUM_CONFIG`, else none.
+        flags: values given on the command line, by field name; None values are left out.
+
+    Raises:
+        ValidationError: names every wrong value and where it stands.
+    """
+    named = os.environ.get("TRITIUM_CONFIG")
+    path = toml_file or (Path(named) if named else None)
+    token = _toml_values.set(_read_toml(path) if path else {})
+    try:
+        return PlatformConfig(**{name: value for name, value in (flags or {}).items() if value is not None})
+    except pydantic.ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()
+        )
+        raise ValidationError(f"The configuration is wrong: {wrong}.") from None
+    except SettingsError as error:
+        raise ValidationError(f"The configuration is wrong: {error}.") from None
+    finally:
+        _toml_values.reset(token)
+
+
+def read_or_create_secret(path: Path) -> bytes:
+    """Return the 32 bytes of a secret file; create it, readable by its owner only, if it is not there.
+
+    Raises:
+        ValidationError: the file cannot be read, has another length, or others may read it.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _create_secret(path)
+        problems = _check_secret_file(path)
+        if problems:
+            raise ValidationError(problems[0], file=str(path))
+        return path.read_bytes()
+    except OSError as error:
+        raise ValidationError(
+            f"The secret file {path} cannot be used: {error.strerror}.", file=str(path)
+        ) from error
+
+
+def _create_secret(path: Path) -> None:
+    """Write a new secret under another name and link it, so that two processes agree on one and none is torn."""
+    if path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(SECRET_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return
+    finally:
+        temporary.unlink()
+
+
+def _check_secret_file(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    status = path.stat()
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return [f"{path} can be read by others: run chmod 600 on it."]
+    if status.st_size != SECRET_BYTES:
+        return [f"{path} must hold exactly {SECRET_BYTES} random bytes."]
+    return []
+
+
+def _check_data_dir(path: Path) -> list[str]:
+    nearest = path.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        return [f"data_dir: {nearest} is not a directory."]
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return [f"data_dir: {nearest} cannot be written."]
+    return []
+
+
+def _check_database_url(url: str) -> list[str]:
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        scheme = ""
+    if scheme not in DATABASE_SCHEMES:
+        return [f"database_url: it must begin with {' or '.join(f'{each}://' for each in DATABASE_SCHEMES)}."]
+    return []
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValidationError(
+            f"The configuration file {path} cannot be read: {error.strerror}.", file=str(path)
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValidationError(f"{path} is not a TOML file: {error}.", file=str(path)) from error

@@ -1,0 +1,80 @@
+"""Reservations and the counters they move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+ALWAYS = "always"
+
+
+class QuotaMeter(StrEnum):
+    """What is held and used up: requests of a calendar month, bytes of storage."""
+
+    REQUESTS = "requests"
+    STORAGE_BYTES = "storage_bytes"
+
+
+class ReservationState(StrEnum):
+    """Where a reservation is: held, or ended in one of three ways."""
+
+    HELD = "held"
+    SETTLED = "settled"
+    VOID = "void"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """An amount set aside before the work. `period` is a month such as `2026-11`, or `always`."""
+
+    id: UUID
+    tenant_id: UUID
+    meter: QuotaMeter
+    period: str
+    amount: int
+    created_at: datetime
+    expires_at: datetime
+    state: ReservationState = ReservationState.HELD
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaCounter:
+    """What of a quota is used and held; `held + used <= limit` at every instant."""
+
+    limit: int
+    used: int = 0
+    held: int = 0
+
+    @property
+    def remaining(self) -> int:
+        """What can still be reserved."""
+        return self.limit - self.used - self.held
+
+
+@dataclass(frozen=True, slots=True)
+class RateStatus:
+    """A rate limit after a decision: what remains now, and seconds until all of it is back."""
+
+    limit: int
+    remaining: int
+    reset_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """A request that may run: its reservation and what to tell the caller about the limits.
+
+    `tokens` were taken from the rate; `settle` gives back what was not needed.
+    """
+
+    reservation: Reservation
+    tokens: int
+    requests: RateStatus
+    token_rate: RateStatus
+    quota: QuotaCounter

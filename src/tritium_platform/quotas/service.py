@@ -1,0 +1,260 @@
+"""Admits a request before the work and settles it after: rates, concurrency, the month's quota, storage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from tritium_platform.errors import (
+    ModelSizeExceededError,
+    QuotaExceededError,
+    RateLimitExceededError,
+    RequestTooLargeError,
+    StorageQuotaExceededError,
+    ValidationError,
+)
+from tritium_platform.quotas.model import ALWAYS, Admission, QuotaCounter, QuotaMeter, Reservation
+from tritium_platform.quotas.ratelimit import SECOND, RateLimiter
+from tritium_platform.values import CalendarMonth, uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from tritium_platform.quotas.ratelimit import RateDecision
+    from tritium_platform.quotas.reservations import ReservationStore
+    from tritium_platform.tenancy.model import TenantContext
+    from tritium_platform.values import Clock
+
+RESERVATION_SECONDS = 900.0
+# A request ends when it ends; a second is the shortest wait that can be written in Retry-After.
+CONCURRENCY_RETRY_SECONDS = 1
+SWEEP_AT_ONCE = 500
+REQUEST_RATE = "requests per minute"
+TOKEN_RATE = "tokens per minute"  # noqa: S105 - a name, not a secret
+
+
+class QuotaService:
+    """Reserve, then settle or void: nobody can overdraw by asking twice at the same time.
+
+    Rates and concurrency are kept in this process (exact in it); the quota of the month and the storage are
+    kept in the store (exact among all processes).
+    """
+
+    def __init__(
+        self, *, store: ReservationStore, clock: Clock, reservation_seconds: float = RESERVATION_SECONDS
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._lifetime = timedelta(seconds=reservation_seconds)
+        self._rates = RateLimiter()
+        self._running: Counter[UUID] = Counter()
+        self._admitted: dict[UUID, Admission] = {}
+
+    async def reserve(self, context: TenantContext, *, requests: int = 1, tokens: int = 0) -> Admission:
+        """Admit a request that may use up to `tokens` tokens (prompt and answer).
+
+        Raises:
+            RequestTooLargeError: more tokens than the tier's minute has; no waiting helps.
+            RateLimitExceededError: too fast, or too many at one time; waiting `retry_after` helps.
+            QuotaExceededError: the month is spent.
+        """
+        _require_amounts(requests=requests, tokens=tokens)
+        now = self._take_rates(context, requests=requests, tokens=tokens)
+        self._running[context.tenant_id] += 1
+        try:
+            reservation = self._reservation(
+                context, meter=QuotaMeter.REQUESTS, amount=requests, lifetime=self._lifetime
+            )
+            admitted, counter = await self._store.hold(reservation, limit=context.limits.monthly_quota)
+            if not admitted:
+                raise self._quota_exceeded(counter)  # noqa: TRY301 - undone below like any other failure
+        except BaseException:
+            self._leave(context.tenant_id)
+            self._give_back_tokens(context, tokens=tokens)
+            raise
+        admission = self._admission(context, reservation=reservation, tokens=tokens, quota=counter, now=now)
+        self._admitted[reservation.id] = admission
+        return admission
+
+    async def settle(
+        self, context: TenantContext, *, admission: Admission, tokens: int, requests: int | None = None
+    ) -> bool:
+        """End a request that did its work: count it, give back the tokens it did not need.
+
+        Call it in the unit of work that records the usage. False if it was settled or voided before.
+        """
+        amount = admission.reservation.amount if requests is None else requests
+        settled = await self._store.settle(
+            admission.reservation.id, tenant_id=context.tenant_id, amount=amount, at=self._clock.now()
+        )
+        self._finish(context, admission=admission, unused=max(0, admission.tokens - tokens))
+        return settled
+
+    async def void(self, context: TenantContext, *, admission: Admission) -> bool:
+        """End a request that did nothing: it does not count. False if it was settled or voided before."""
+        voided = await self._store.void(
+            admission.reservation.id, tenant_id=context.tenant_id, at=self._clock.now()
+        )
+        self._finish(context, admission=admission, unused=admission.tokens)
+        return voided
+
+    async def reserve_storage(
+        self, context: TenantContext, *, size: int, lifetime: timedelta = timedelta(hours=24)
+    ) -> Reservation:
+        """Set aside `size` bytes of the tenant's storage.
+
+        Raises:
+            StorageQuotaExceededError: they do not fit.
+        """
+        _require_amounts(size=size)
+        reservation = self._reservation(
+            context, meter=QuotaMeter.STORAGE_BYTES, amount=size, lifetime=lifetime
+        )
+        admitted, counter = await self._store.hold(reservation, limit=context.limits.max_storage)
+        if not admitted:
+            raise StorageQuotaExceededError(
+                usage=counter.used + counter.held, quota=context.limits.max_storage, required=size
+            )
+        return reservation
+
+    async def settle_storage(self, reservation: Reservation, *, size: int) -> bool:
+        """Turn a storage reservation into `size` bytes used; they must not be more than were set aside."""
+        return await self._store.settle(
+            reservation.id, tenant_id=reservation.tenant_id, amount=size, at=self._clock.now()
+        )
+
+    async def void_storage(self, reservation: Reservation) -> bool:
+        """Give a storage reservation back."""
+        return await self._store.void(reservation.id, tenant_id=reservation.tenant_id, at=self._clock.now())
+
+    async def release_storage(self, tenant_id: UUID, *, size: int) -> int:
+        """Give back bytes of something that was deleted; return how many were in use at most."""
+        return await self._store.release(
+            tenant_id, meter=QuotaMeter.STORAGE_BYTES, period=ALWAYS, amount=size
+        )
+
+    async def usage_of_month(self, context: TenantContext) -> QuotaCounter:
+        """Return what of this month's requests is used and held."""
+        month = str(CalendarMonth.of(self._clock.now()))
+        counter = await self._store.counter(context.tenant_id, meter=QuotaMeter.REQUESTS, period=month)
+        limit = context.limits.monthly_quota
+        return QuotaCounter(limit, counter.used, counter.held) if counter else QuotaCounter(limit)
+
+    async def usage_of_storage(self, context: TenantContext) -> QuotaCounter:
+        """Return how many bytes of storage are used and held."""
+        counter = await self._store.counter(context.tenant_id, meter=QuotaMeter.STORAGE_BYTES, period=ALWAYS)
+        limit = context.limits.max_storage
+        return QuotaCounter(limit, counter.used, counter.held) if counter else QuotaCounter(limit)
+
+    async def sweep(self) -> Sequence[Reservation]:
+        """Give back reservations whose process died before it ended them; run it every few seconds."""
+        return await self._store.expire(at=self._clock.now(), limit=SWEEP_AT_ONCE)
+
+    def _take_rates(self, context: TenantContext, *, requests: int, tokens: int) -> int:
+        """Take from both rates or from none; return the time of the decision."""
+        limits, tenant_id = context.limits, context.tenant_id
+        now = self._clock.monotonic_nanoseconds()
+        if self._running[tenant_id] >= limits.max_concurrent_requests:
+            raise self._rate_exceeded(
+                "concurrent requests",
+                limit=limits.max_concurrent_requests,
+                current=self._running[tenant_id],
+                seconds=CONCURRENCY_RETRY_SECONDS,
+            )
+        wanted = {
+            REQUEST_RATE: (limits.requests_per_minute, requests),
+            TOKEN_RATE: (limits.tokens_per_minute, tokens),
+        }
+        for name, (limit, amount) in wanted.items():
+            decision = self._rates.decide((tenant_id, name), limit=limit, amount=amount, now=now)
+            self._require_admitted(decision, name=name, limit=limit, amount=amount)
+        for name, (limit, amount) in wanted.items():
+            self._rates.take((tenant_id, name), limit=limit, amount=amount, now=now)
+        return now
+
+    def _require_admitted(self, decision: RateDecision, *, name: str, limit: int, amount: int) -> None:
+        if decision.is_admitted:
+            return
+        if decision.wait is None:
+            raise RequestTooLargeError(limit_name=name, limit=limit, current=amount)
+        seconds = -(-decision.wait // SECOND)
+        raise self._rate_exceeded(name, limit=limit, current=limit, seconds=seconds)
+
+    def _rate_exceeded(self, name: str, *, limit: int, current: int, seconds: int) -> RateLimitExceededError:
+        return RateLimitExceededError(
+            limit_name=name,
+            limit=limit,
+            current=current,
+            reset_time=self._clock.now() + timedelta(seconds=seconds),
+            retry_after=seconds,
+        )
+
+    def _quota_exceeded(self, counter: QuotaCounter) -> QuotaExceededError:
+        now = self._clock.now()
+        reset_time = CalendarMonth.of(now).end
+        return QuotaExceededError(
+            limit_name="requests per month",
+            limit=counter.limit,
+            current=counter.used + counter.held,
+            reset_time=reset_time,
+            retry_after=-((now - reset_time) // timedelta(seconds=1)),
+        )
+
+    def _reservation(
+        self, context: TenantContext, *, meter: QuotaMeter, amount: int, lifetime: timedelta
+    ) -> Reservation:
+        now = self._clock.now()
+        return Reservation(
+            id=uuid7(self._clock),
+            tenant_id=context.tenant_id,
+            meter=meter,
+            period=ALWAYS if meter is QuotaMeter.STORAGE_BYTES else str(CalendarMonth.of(now)),
+            amount=amount,
+            created_at=now,
+            expires_at=now + lifetime,
+        )
+
+    def _admission(
+        self, context: TenantContext, *, reservation: Reservation, tokens: int, quota: QuotaCounter, now: int
+    ) -> Admission:
+        limits, tenant_id = context.limits, context.tenant_id
+        return Admission(
+            reservation=reservation,
+            tokens=tokens,
+            requests=self._rates.status((tenant_id, REQUEST_RATE), limit=limits.requests_per_minute, now=now),
+            token_rate=self._rates.status((tenant_id, TOKEN_RATE), limit=limits.tokens_per_minute, now=now),
+            quota=quota,
+        )
+
+    def _finish(self, context: TenantContext, *, admission: Admission, unused: int) -> None:
+        """Leave the running ones and give tokens back, the first time only."""
+        if self._admitted.pop(admission.reservation.id, None) is not None:
+            self._leave(context.tenant_id)
+            self._give_back_tokens(context, tokens=unused)
+
+    def _leave(self, tenant_id: UUID) -> None:
+        self._running[tenant_id] -= 1
+        if not self._running[tenant_id]:
+            del self._running[tenant_id]
+
+    def _give_back_tokens(self, context: TenantContext, *, tokens: int) -> None:
+        self._rates.give_back(
+            (context.tenant_id, TOKEN_RATE),
+            limit=context.limits.tokens_per_minute,
+            amount=tokens,
+            now=self._clock.monotonic_nanoseconds(),
+        )
+
+
+def require_model_size(context: TenantContext, *, size: int) -> None:
+    """Raise ModelSizeExceededError if a model of `size` bytes is more than the tenant's tier takes."""
+    if size > context.limits.max_model_size:
+        raise ModelSizeExceededError(limit=context.limits.max_model_size, current=size)
+
+
+def _require_amounts(**amounts: int) -> None:
+    for name, amount in amounts.items():
+        if type(amount) is not int or not 0 <= amount < 2**62:
+            raise ValidationError(f"The amount of {name} must be a whole number from 0 on.", field=name)

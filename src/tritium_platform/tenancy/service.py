@@ -1,0 +1,284 @@
+"""Creates tenants and keys, and answers in constant time who is calling."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from tritium_platform.errors import (
+    InvalidTokenError,
+    NotFoundError,
+    TenantSuspendedError,
+    TokenExpiredError,
+    ValidationError,
+)
+from tritium_platform.tenancy.keys import generate_token, hash_secret, parse_token, secret_matches
+from tritium_platform.tenancy.model import (
+    ALL_SCOPES,
+    NO_OVERRIDES,
+    TIER_LIMITS,
+    ApiKey,
+    Tenant,
+    TenantContext,
+    TenantStatus,
+    override_limits,
+)
+from tritium_platform.values import uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from tritium_platform.tenancy.model import Scope, TenantTier, TierLimits
+    from tritium_platform.values import Clock
+
+LONGEST_NAME = 200
+NANOSECONDS = 1_000_000_000
+
+
+class TenantStore(Protocol):
+    """Keeps tenants and keys. Every write raises the authorization epoch in the same transaction."""
+
+    async def add_tenant(self, tenant: Tenant) -> None:
+        """Keep a new tenant."""
+
+    async def get_tenant(self, tenant_id: UUID) -> Tenant | None:
+        """Return a tenant."""
+
+    async def list_tenants(self) -> Sequence[Tenant]:
+        """Return all tenants, oldest first."""
+
+    async def update_tenant(self, tenant: Tenant) -> bool:
+        """Replace name, tier, status and overrides; False if there is no such tenant."""
+
+    async def add_key(self, key: ApiKey, *, secret_hash: bytes) -> None:
+        """Keep a new key; raises ConflictError if the id is taken."""
+
+    async def find_key(self, key_id: str) -> tuple[ApiKey, bytes, Tenant] | None:
+        """Return a key, its secret's hash and its tenant."""
+
+    async def list_keys(self, tenant_id: UUID) -> Sequence[ApiKey]:
+        """Return a tenant's keys, oldest first, revoked ones included."""
+
+    async def revoke_key(self, key_id: str, *, tenant_id: UUID, at: datetime) -> bool:
+        """Mark a key revoked (the first time stays); False if the tenant has no such key."""
+
+    async def authorization_epoch(self) -> int:
+        """Return a number that grows with every change of a tenant or a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CachedContext:
+    context: TenantContext
+    expires_at: datetime | None
+    fresh_until: int  # monotonic nanoseconds
+
+
+class TenancyService:
+    """Tenants, their keys, and authentication.
+
+    An accepted key is remembered for `cache_seconds`. Every `poll_seconds` at most, the epoch is read (one
+    row), and when any process has changed a tenant or a key, everything remembered is forgotten; a change
+    made through this object is effective at once.
+
+    Args:
+        store: where tenants and keys are kept.
+        pepper: the secret under which key secrets are hashed; at least 16 bytes.
+        clock: the time.
+        tier_limits: what each tier may use, when it is not `TIER_LIMITS`.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: TenantStore,
+        pepper: bytes,
+        clock: Clock,
+        tier_limits: Mapping[TenantTier, TierLimits] = TIER_LIMITS,
+        cache_seconds: float = 30.0,
+        poll_seconds: float = 0.5,
+        cache_size: int = 10_000,
+    ) -> None:
+        self._store = store
+        self._pepper = pepper
+        self._clock = clock
+        self._tier_limits = tier_limits
+        self._cache_nanoseconds = int(cache_seconds * NANOSECONDS)
+        self._poll_nanoseconds = int(poll_seconds * NANOSECONDS)
+        self._cache_size = cache_size
+        self._cache: OrderedDict[bytes, _CachedContext] = OrderedDict()
+        self._epoch = -1
+        self._epoch_fresh_until = -1
+        self._poll = asyncio.Lock()
+
+    def limits_of(self, tenant: Tenant) -> TierLimits:
+        """Return the limits of the tenant's tier with the tenant's own overrides."""
+        return override_limits(self._tier_limits[tenant.tier], tenant.limit_overrides)
+
+    async def create_tenant(
+        self, *, organization_name: str, tier: TenantTier, limit_overrides: Mapping[str, int] = NO_OVERRIDES
+    ) -> Tenant:
+        """Create a tenant; ValidationError for a bad name or override."""
+        _require_name(organization_name, field="organization_name")
+        override_limits(self._tier_limits[tier], limit_overrides)
+        tenant = Tenant(
+            id=uuid7(self._clock),
+            organization_name=organization_name,
+            tier=tier,
+            created_at=self._clock.now(),
+            limit_overrides=dict(limit_overrides),
+        )
+        await self._store.add_tenant(tenant)
+        return tenant
+
+    async def get_tenant(self, tenant_id: UUID) -> Tenant:
+        """Return a tenant; NotFoundError if there is none."""
+        tenant = await self._store.get_tenant(tenant_id)
+        if tenant is None:
+            raise NotFoundError("There is no such tenant.", kind="tenant", id=str(tenant_id))
+        return tenant
+
+    async def list_tenants(self) -> Sequence[Tenant]:
+        """Return all tenants, oldest first."""
+        return await self._store.list_tenants()
+
+    async def change_tenant(
+        self,
+        tenant_id: UUID,
+        *,
+        tier: TenantTier | None = None,
+        status: TenantStatus | None = None,
+        limit_overrides: Mapping[str, int] | None = None,
+    ) -> Tenant:
+        """Change what is given; effective for the next request. NotFoundError, ValidationError."""
+        tenant = await self.get_tenant(tenant_id)
+        changed = replace(
+            tenant,
+            tier=tier or tenant.tier,
+            status=status or tenant.status,
+            limit_overrides=tenant.limit_overrides if limit_overrides is None else dict(limit_overrides),
+        )
+        override_limits(self._tier_limits[changed.tier], changed.limit_overrides)
+        await self._store.update_tenant(changed)
+        self._forget()
+        return changed
+
+    async def create_key(
+        self,
+        tenant_id: UUID,
+        *,
+        name: str,
+        scopes: frozenset[Scope] = ALL_SCOPES,
+        expires_at: datetime | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Create a key and return it with its plaintext, which can never be shown again."""
+        _require_name(name, field="name")
+        if not scopes:
+            raise ValidationError("A key without a scope can do nothing: give it at least one.")
+        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= self._clock.now()):
+            raise ValidationError("The expiry of a key must lie in the future and name its time zone.")
+        await self.get_tenant(tenant_id)
+        token = generate_token()
+        key = ApiKey(
+            id=token.key_id,
+            tenant_id=tenant_id,
+            name=name,
+            scopes=scopes,
+            created_at=self._clock.now(),
+            expires_at=expires_at,
+        )
+        await self._store.add_key(key, secret_hash=hash_secret(token.secret, pepper=self._pepper))
+        return key, token.plaintext
+
+    async def list_keys(self, tenant_id: UUID) -> Sequence[ApiKey]:
+        """Return a tenant's keys, oldest first, revoked ones included."""
+        return await self._store.list_keys(tenant_id)
+
+    async def revoke_key(self, key_id: str, *, tenant_id: UUID) -> None:
+        """Revoke a key: at once here, within a second in every other process. NotFoundError."""
+        if not await self._store.revoke_key(key_id, tenant_id=tenant_id, at=self._clock.now()):
+            raise NotFoundError("There is no such API key.", kind="api_key", id=key_id[:LONGEST_NAME])
+        self._forget()
+
+    async def authenticate_request(self, token: str) -> TenantContext:
+        """Return who is calling.
+
+        Raises:
+            InvalidTokenError: the key is malformed, unknown, wrong or revoked.
+            TokenExpiredError: the key was right, and its time is over.
+            TenantSuspendedError: the key is right, and its tenant may not use the service.
+        """
+        parsed = parse_token(token)
+        await self._refresh_epoch()
+        digest = hashlib.sha256(token.encode("ascii")).digest()
+        cached = self._cache.get(digest)
+        if cached is not None and self._clock.monotonic_nanoseconds() < cached.fresh_until:
+            self._cache.move_to_end(digest)
+            _require_unexpired(parsed.key_id, expires_at=cached.expires_at, now=self._clock.now())
+            return cached.context
+        epoch = self._epoch
+        context, expires_at = await self._look_up(parsed.key_id, secret=parsed.secret)
+        if epoch == self._epoch:  # what was read before a change must not outlive it
+            self._remember(digest, context, expires_at=expires_at)
+        return context
+
+    async def _look_up(self, key_id: str, *, secret: str) -> tuple[TenantContext, datetime | None]:
+        found = await self._store.find_key(key_id)
+        stored = found[1] if found is not None else None
+        if not secret_matches(secret, pepper=self._pepper, stored=stored) or found is None:
+            raise InvalidTokenError(key_id=key_id)
+        key, _, tenant = found
+        if key.revoked_at is not None:
+            raise InvalidTokenError(key_id=key_id)
+        _require_unexpired(key_id, expires_at=key.expires_at, now=self._clock.now())
+        if tenant.status is not TenantStatus.ACTIVE:
+            raise TenantSuspendedError
+        context = TenantContext(
+            tenant_id=tenant.id,
+            organization_name=tenant.organization_name,
+            tier=tenant.tier,
+            limits=self.limits_of(tenant),
+            key_id=key.id,
+            scopes=key.scopes,
+        )
+        return context, key.expires_at
+
+    async def _refresh_epoch(self) -> None:
+        if self._clock.monotonic_nanoseconds() < self._epoch_fresh_until:
+            return
+        async with self._poll:
+            # The time is taken before the read: a change during the read is seen by the next poll.
+            now = self._clock.monotonic_nanoseconds()
+            if now < self._epoch_fresh_until:
+                return
+            epoch = await self._store.authorization_epoch()
+            if epoch != self._epoch:
+                self._cache.clear()
+                self._epoch = epoch
+            self._epoch_fresh_until = now + self._poll_nanoseconds
+
+    def _remember(self, digest: bytes, context: TenantContext, *, expires_at: datetime | None) -> None:
+        fresh_until = self._clock.monotonic_nanoseconds() + self._cache_nanoseconds
+        self._cache[digest] = _CachedContext(context, expires_at, fresh_until)
+        while len(self._cache) > self._cache_size:
+            self._cache.popitem(last=False)
+
+    def _forget(self) -> None:
+        """Drop everything remembered; what is being looked up right now is not remembered either."""
+        self._cache.clear()
+        self._epoch = -1
+        self._epoch_fresh_until = -1
+
+
+def _require_name(name: str, *, field: str) -> None:
+    if not (0 < len(name.strip()) <= LONGEST_NAME) or not name.isprintable():
+        raise ValidationError(f"A name has 1 to {LONGEST_NAME} printable characters.", field=field)
+
+
+def _require_unexpired(key_id: str, *, expires_at: datetime | None, now: datetime) -> None:
+    if expires_at is not None and expires_at <= now:
+        raise TokenExpiredError(key_id=key_id, expiry=expires_at)
