@@ -1,0 +1,125 @@
+"""What tensors an architecture has: names and shapes, block by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tritium.errors import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tritium.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class LinearShape:
+    """The shape of one linear layer that can be ternary."""
+
+    out_features: int
+    in_features: int
+    has_bias: bool = False
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The linear layers of each block, in the order of the forward pass, and every other tensor.
+
+    `tensors` are needed (by name, with shape); `optional` may be there and are not read; `prefixes` are
+    what a checkpoint may put before every name.
+    """
+
+    blocks: tuple[Mapping[str, LinearShape], ...]
+    tensors: Mapping[str, tuple[int, ...]]
+    optional: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ("",)
+
+    @property
+    def linears(self) -> dict[str, LinearShape]:
+        """All linear layers that can be ternary, in the order of the forward pass."""
+        return {name: shape for block in self.blocks for name, shape in block.items()}
+
+
+def architecture_for(config: ModelConfig) -> Architecture:
+    """Return the tensors that a model with this config has."""
+    builders = {"llama": _llama, "bitnet": _bitnet, "bert": _bert}
+    if config.model_type not in builders:
+        raise ValidationError(f"Architecture {config.model_type!r} is not known.", field="model_type")
+    return builders[config.model_type](config)
+
+
+def _llama(config: ModelConfig) -> Architecture:
+    hidden, vocabulary = config.hidden_size, config.vocab_size
+    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for index in range(config.num_layers):
+        tensors[f"model.layers.{index}.input_layernorm.weight"] = (hidden,)
+        tensors[f"model.layers.{index}.post_attention_layernorm.weight"] = (hidden,)
+    tensors["model.norm.weight"] = (hidden,)
+    if not config.tie_word_embeddings:
+        tensors["lm_head.weight"] = (vocabulary, hidden)
+    # Old checkpoints carry the rope frequencies; we compute them.
+    optional = {f"model.layers.{index}.self_attn.rotary_emb.inv_freq" for index in range(config.num_layers)}
+    return Architecture(
+        blocks=tuple(_decoder_linears(config, f"model.layers.{index}") for index in range(config.num_layers)),
+        tensors=tensors,
+        optional=frozenset(optional),
+    )
+
+
+def _decoder_linears(config: ModelConfig, block: str) -> dict[str, LinearShape]:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention, mlp = config.has_attention_bias, config.has_mlp_bias
+    return {
+        f"{block}.self_attn.q_proj": LinearShape(queries, hidden, attention),
+        f"{block}.self_attn.k_proj": LinearShape(keys, hidden, attention),
+        f"{block}.self_attn.v_proj": LinearShape(keys, hidden, attention),
+        f"{block}.self_attn.o_proj": LinearShape(hidden, queries, attention),
+        f"{block}.mlp.gate_proj": LinearShape(inner, hidden, mlp),
+        f"{block}.mlp.up_proj": LinearShape(inner, hidden, mlp),
+        f"{block}.mlp.down_proj": LinearShape(hidden, inner, mlp),
+    }
+
+
+def _bitnet(config: ModelConfig) -> Architecture:
+    llama = _llama(config)
+    tensors = dict(llama.tensors)
+    for index in range(config.num_layers):
+        tensors[f"model.layers.{index}.self_attn.attn_sub_norm.weight"] = (config.hidden_size,)
+        tensors[f"model.layers.{index}.mlp.ffn_sub_norm.weight"] = (config.intermediate_size,)
+    return Architecture(blocks=llama.blocks, tensors=tensors, optional=llama.optional)
+
+
+def _bert(config: ModelConfig) -> Architecture:
+    hidden = config.hidden_size
+    tensors: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (config.vocab_size, hidden),
+        "embeddings.position_embeddings.weight": (config.max_positions, hidden),
+        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, hidden),
+    }
+    norms = ["embeddings.LayerNorm"]
+    for index in range(config.num_layers):
+        norms += [f"encoder.layer.{index}.{part}.LayerNorm" for part in ("attention.output", "output")]
+    for norm in norms:
+        tensors[f"{norm}.weight"] = tensors[f"{norm}.bias"] = (hidden,)
+    return Architecture(
+        blocks=tuple(_bert_linears(config, f"encoder.layer.{index}") for index in range(config.num_layers)),
+        tensors=tensors,
+        # Positions are counted; pooler and heads serve other tasks than embedding.
+        optional=frozenset({"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias", "cls."}),
+        prefixes=("", "bert."),
+    )
+
+
+def _bert_linears(config: ModelConfig, block: str) -> dict[str, LinearShape]:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    square = LinearShape(hidden, hidden, has_bias=True)
+    return {
+        f"{block}.attention.self.query": square,
+        f"{block}.attention.self.key": square,
+        f"{block}.attention.self.value": square,
+        f"{block}.attention.output.dense": square,
+        f"{block}.intermediate.dense": LinearShape(inner, hidden, has_bias=True),
+        f"{block}.output.dense": LinearShape(hidden, inner, has_bias=True),
+    }

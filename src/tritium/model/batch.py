@@ -1,0 +1,92 @@
+"""One step's work: rows of many sequences side by side, and the paged cache they attend to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tritium.errors import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+DEFAULT_BLOCK_SIZE = 16  # tokens per block of the cache
+
+
+@dataclass(frozen=True)
+class ForwardBatch:
+    """T new tokens of B sequences, prefill and decode mixed; S rows whose logits are wanted.
+
+    Sequence b owns rows `sequence_starts[b]` to `sequence_starts[b + 1]`; its context (new tokens included)
+    is `context_lengths[b]` long and lies in the blocks `block_tables[b]`; row t writes its key and value to
+    `slots[t]` = block * block_size + offset.
+    """
+
+    token_ids: Int32  # [T]
+    positions: Int32  # [T]
+    sequence_starts: Int32  # [B + 1]
+    block_tables: Int32  # [B, longest]
+    context_lengths: Int32  # [B]
+    slots: Int64  # [T]
+    logit_rows: Int32  # [S]
+
+    @classmethod
+    def of_sequences(
+        cls, sequences: Sequence[npt.ArrayLike], *, block_size: int = DEFAULT_BLOCK_SIZE
+    ) -> ForwardBatch:
+        """Lay whole sequences out from block 0 on, with logits of every row."""
+        arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
+        lengths = np.array([len(array) for array in arrays], dtype=np.int32)
+        if not arrays or lengths.min() < 1:
+            raise ValidationError("A batch needs at least one sequence, and none may be empty.")
+        blocks = -(-lengths // block_size)
+        firsts = np.concatenate([[0], np.cumsum(blocks)[:-1]])
+        tables = np.zeros((len(arrays), int(blocks.max())), dtype=np.int32)
+        for row, (first, count) in enumerate(zip(firsts, blocks, strict=True)):
+            tables[row, :count] = np.arange(first, first + count)
+        positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        return cls(
+            token_ids=np.concatenate(arrays),
+            positions=positions,
+            sequence_starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+            block_tables=tables,
+            context_lengths=lengths,
+            slots=(np.repeat(firsts * block_size, lengths) + positions).astype(np.int64),
+            logit_rows=np.arange(len(positions), dtype=np.int32),
+        )
+
+    @property
+    def num_blocks(self) -> int:
+        """One more than the highest block of the batch."""
+        return int(self.block_tables.max()) + 1
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of every layer, float32 [num_blocks, block_size, kv_heads, head_dim] each."""
+
+    num_layers: int
+    num_blocks: int
+    kv_heads: int
+    head_dim: int
+    block_size: int = DEFAULT_BLOCK_SIZE
+    keys: tuple[Float32, ...] = field(init=False, repr=False)
+    values: tuple[Float32, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        shape = (self.num_blocks, self.block_size, self.kv_heads, self.head_dim)
+        for name in ("keys", "values"):
+            pools = tuple(np.zeros(shape, dtype=np.float32) for _ in range(self.num_layers))
+            object.__setattr__(self, name, pools)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pools together."""
+        return sum(pool.nbytes for pool in (*self.keys, *self.values))

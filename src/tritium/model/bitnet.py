@@ -1,0 +1,31 @@
+"""BitNet b1.58: the decoder with a norm before each output projection, and squared ReLU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tritium.model.decoder import DecoderModel, DecoderWeights
+
+if TYPE_CHECKING:
+    from tritium.model.config import ModelConfig
+    from tritium.model.layers import Float32
+
+
+class BitNetModel(DecoderModel):
+    """BitNetForCausalLM: sub-norms after attention and inside the feed-forward part."""
+
+    def __init__(self, config: ModelConfig, weights: DecoderWeights, *, threads: int = 1) -> None:
+        super().__init__(config, weights, threads=threads)
+        blocks = [f"model.layers.{index}" for index in range(config.num_layers)]
+        self._attention_sub_norms = [
+            self._norm(weights, f"{block}.self_attn.attn_sub_norm") for block in blocks
+        ]
+        self._feed_forward_sub_norms = [self._norm(weights, f"{block}.mlp.ffn_sub_norm") for block in blocks]
+
+    def normalise_attention(self, index: int, x: Float32) -> Float32:
+        """Apply attn_sub_norm to rows [T, hidden]."""
+        return self._attention_sub_norms[index](x)
+
+    def normalise_feed_forward(self, index: int, x: Float32) -> Float32:
+        """Apply ffn_sub_norm to rows [T, intermediate]."""
+        return self._feed_forward_sub_norms[index](x)

@@ -1,0 +1,208 @@
+"""What llama and bitnet share: a causal transformer over ragged batches with a paged cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tritium.errors import ProcessingError, ValidationError
+from tritium.kernels import cpu
+from tritium.model.batch import DEFAULT_BLOCK_SIZE, ForwardBatch, KVCache
+from tritium.model.layers import DenseLinear, DenseWeight, Embedding, Float32, Linear, Observer, RMSNorm
+from tritium.model.linears import LinearTable
+from tritium.model.rope import RopeParameters, inverse_frequencies
+
+if TYPE_CHECKING:
+    from tritium.model.config import ModelConfig
+
+
+class DecoderWeights(Protocol):
+    """Where a decoder takes its tensors from."""
+
+    def array(self, name: str) -> Float32:
+        """Return a tensor as float32."""
+        ...
+
+    def dense(self, name: str) -> DenseWeight:
+        """Return a matrix as the kernels take it."""
+        ...
+
+    def linear(self, name: str, *, threads: int) -> Linear:
+        """Build a linear layer."""
+        ...
+
+
+@dataclass(frozen=True)
+class BlockNames:
+    """The linear layers of one block by role."""
+
+    attention_inputs: tuple[str, str, str]
+    attention_output: str
+    feed_forward_inputs: tuple[str, str]
+    feed_forward_output: str
+
+    @classmethod
+    def of(cls, block: str) -> BlockNames:
+        """Name the layers of the block "model.layers.N"."""
+        attention, mlp = f"{block}.self_attn", f"{block}.mlp"
+        return cls(
+            attention_inputs=(f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"),
+            attention_output=f"{attention}.o_proj",
+            feed_forward_inputs=(f"{mlp}.gate_proj", f"{mlp}.up_proj"),
+            feed_forward_output=f"{mlp}.down_proj",
+        )
+
+
+class DecoderModel:
+    """A causal language model; `forward` never lets one row's result depend on the rows beside it."""
+
+    def __init__(self, config: ModelConfig, weights: DecoderWeights, *, threads: int = 1) -> None:
+        self.config = config
+        self.threads = threads
+        rope = config.rope or RopeParameters(theta=10000.0)
+        self.inverse_frequencies = inverse_frequencies(rope, head_dim=config.head_dim)
+        blocks = [f"model.layers.{index}" for index in range(config.num_layers)]
+        self._names = [BlockNames.of(block) for block in blocks]
+        self._input_norms = [self._norm(weights, f"{block}.input_layernorm") for block in blocks]
+        self._feed_forward_norms = [
+            self._norm(weights, f"{block}.post_attention_layernorm") for block in blocks
+        ]
+        self._final_norm = self._norm(weights, "model.norm")
+        table = weights.dense("model.embed_tokens.weight")
+        self._embedding = Embedding(table)
+        self.head = DenseLinear(
+            table if config.tie_word_embeddings else weights.dense("lm_head.weight"), threads=threads
+        )
+        self._linears = LinearTable(
+            {
+                name: weights.linear(name, threads=threads)
+                for names in self._names
+                for name in _in_order(names)
+            }
+        )
+
+    def linears(self) -> dict[str, Linear]:
+        """Return the linear layers of all blocks by name, in the order of the forward pass."""
+        return self._linears.as_dict()
+
+    def set_linear(self, name: str, linear: Linear) -> None:
+        """Replace one linear layer by another of the same shape (ValidationError if it is not)."""
+        self._linears.replace(name, linear)
+
+    @property
+    def observer(self) -> Observer | None:
+        """What is called with (name, input [M, K]) before each linear layer; None for nothing."""
+        return self._linears.observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._linears.observer = observer
+
+    def new_cache(self, num_blocks: int, *, block_size: int = DEFAULT_BLOCK_SIZE) -> KVCache:
+        """Allocate an empty cache of this model's shape."""
+        return KVCache(
+            num_layers=self.config.num_layers,
+            num_blocks=num_blocks,
+            kv_heads=self.config.num_kv_heads,
+            head_dim=self.config.head_dim,
+            block_size=block_size,
+        )
+
+    def forward(self, batch: ForwardBatch, cache: KVCache) -> Float32:
+        """Run T new tokens and return the logits of the asked rows, float32 [S, vocabulary].
+
+        Raises:
+            ValidationError: a token id outside the vocabulary or a position beyond the context.
+            ProcessingError: an activation became NaN or infinite.
+        """
+        hidden = self.embed(batch)
+        for index in range(self.config.num_layers):
+            hidden = self.run_block(index, hidden, batch, cache)
+        return self.logits(hidden[batch.logit_rows])
+
+    def forward_full(self, token_ids: npt.ArrayLike) -> Float32:
+        """Run one whole sequence [T] with a temporary cache and return its logits, float32 [T, vocabulary]."""
+        batch = ForwardBatch.of_sequences([token_ids])
+        return self.forward(batch, self.new_cache(batch.num_blocks))
+
+    def embed(self, batch: ForwardBatch) -> Float32:
+        """Look the tokens of a batch up: float32 [T, hidden]."""
+        ids, positions = batch.token_ids, batch.positions
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
+            raise ValidationError(f"A token id is outside the vocabulary of {self.config.vocab_size} tokens.")
+        if (
+            positions.size
+            and not 0 <= int(positions.min()) <= int(positions.max()) < self.config.max_positions
+        ):
+            raise ValidationError(
+                f"A sequence is longer than the model's context of {self.config.max_positions} tokens.",
+                limit=self.config.max_positions,
+            )
+        return self._embedding(ids)
+
+    def run_block(self, index: int, hidden: Float32, batch: ForwardBatch, cache: KVCache) -> Float32:
+        """Run one block on [T, hidden]; its keys and values go to the cache."""
+        hidden = hidden + self._attend(index, self._input_norms[index](hidden), batch, cache)
+        return hidden + self._feed_forward(index, self._feed_forward_norms[index](hidden))
+
+    def logits(self, hidden: Float32) -> Float32:
+        """Map final hidden rows [S, hidden] to logits [S, vocabulary]."""
+        if not np.isfinite(hidden).all():
+            raise ProcessingError(
+                "An activation is NaN or infinite: the weights or the input overflow float32."
+            )
+        return self.head(self._final_norm(np.ascontiguousarray(hidden)))
+
+    def _attend(self, index: int, x: Float32, batch: ForwardBatch, cache: KVCache) -> Float32:
+        config, names = self.config, self._names[index]
+        rows = len(x)
+        queries, keys, values = self._linears.apply(names.attention_inputs, x)
+        q = queries.reshape(rows, config.num_heads, config.head_dim)
+        k = keys.reshape(rows, config.num_kv_heads, config.head_dim)
+        cpu.rope_inplace(q, batch.positions, self.inverse_frequencies)
+        cpu.rope_inplace(k, batch.positions, self.inverse_frequencies)
+        v = values.reshape(rows, config.num_kv_heads, config.head_dim)
+        cpu.write_kv(k, v, cache.keys[index], cache.values[index], batch.slots)
+        mixed = cpu.paged_attention(
+            q,
+            cache.keys[index],
+            cache.values[index],
+            block_tables=batch.block_tables,
+            query_starts=batch.sequence_starts,
+            context_lengths=batch.context_lengths,
+            scale=config.head_dim**-0.5,
+            threads=self.threads,
+        ).reshape(rows, config.num_heads * config.head_dim)
+        return self._linears.apply([names.attention_output], self.normalise_attention(index, mixed))[0]
+
+    def _feed_forward(self, index: int, x: Float32) -> Float32:
+        names = self._names[index]
+        gate, up = self._linears.apply(names.feed_forward_inputs, x)
+        activate = cpu.relu2_multiply if self.config.activation == "relu2" else cpu.silu_multiply
+        inner = self.normalise_feed_forward(index, activate(gate, up))
+        return self._linears.apply([names.feed_forward_output], inner)[0]
+
+    def normalise_attention(self, index: int, x: Float32) -> Float32:
+        """Normalise what attention mixed before it is projected; llama does not."""
+        del index
+        return x
+
+    def normalise_feed_forward(self, index: int, x: Float32) -> Float32:
+        """Normalise the inner activations before they are projected down; llama does not."""
+        del index
+        return x
+
+    def _norm(self, weights: DecoderWeights, name: str) -> RMSNorm:
+        return RMSNorm(weights.array(f"{name}.weight"), self.config.norm_eps)
+
+
+def _in_order(names: BlockNames) -> tuple[str, ...]:
+    return (
+        *names.attention_inputs,
+        names.attention_output,
+        *names.feed_forward_inputs,
+        names.feed_forward_output,
+    )

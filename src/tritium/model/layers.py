@@ -1,0 +1,150 @@
+"""The layers models are made of: each maps float32 rows to float32 rows, one row never touching another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tritium.errors import ProcessingError
+from tritium.kernels import cpu
+
+if TYPE_CHECKING:
+    from tritium.kernels.cpu import TernaryWeight
+
+Float32 = npt.NDArray[np.float32]
+DenseWeight = npt.NDArray[np.float32] | npt.NDArray[np.uint16]  # uint16: the bits of bfloat16
+Observer = Callable[[str, Float32], None]  # (name of the linear layer, its input [M, K])
+
+
+class Linear(Protocol):
+    """A linear layer: rows [M, in_features] to rows [M, out_features]."""
+
+    @property
+    def in_features(self) -> int:
+        """K, the length of an input row."""
+        ...
+
+    @property
+    def out_features(self) -> int:
+        """N, the length of an output row."""
+        ...
+
+    def __call__(self, x: Float32) -> Float32:
+        """Map rows [M, K] to rows [M, N]."""
+        ...
+
+
+@dataclass(frozen=True)
+class DenseLinear:
+    """y = x @ weight.T + bias; weight float32 or bfloat16 bits [N, K], bias float32 [N]."""
+
+    weight: DenseWeight
+    bias: Float32 | None = None
+    threads: int = 1
+
+    @property
+    def in_features(self) -> int:
+        """K, the length of an input row."""
+        return int(self.weight.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        """N, the length of an output row."""
+        return int(self.weight.shape[0])
+
+    def __call__(self, x: Float32) -> Float32:
+        """Map rows [M, K] to rows [M, N]."""
+        y = cpu.dense_matmul(x, self.weight, threads=self.threads)
+        return y if self.bias is None else np.add(y, self.bias, out=y)
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """x / sqrt(mean(x^2) + eps) * weight, over the last axis."""
+
+    weight: Float32
+    eps: float
+
+    def __call__(self, x: Float32) -> Float32:
+        """Normalise rows [M, K]."""
+        return cpu.rms_norm(x, self.weight, eps=self.eps)
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """(x - mean) / sqrt(variance + eps) * weight + bias, over the last axis."""
+
+    weight: Float32
+    bias: Float32
+    eps: float
+
+    def __call__(self, x: Float32) -> Float32:
+        """Normalise rows [M, K]."""
+        return cpu.layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+
+@dataclass(frozen=True)
+class TernaryLinear:
+    """Ternary weights times activations rounded to eight bits per token; integers in between are exact."""
+
+    weight: TernaryWeight
+    bias: Float32 | None = None
+    threads: int = 1
+
+    @property
+    def in_features(self) -> int:
+        """K, the length of an input row."""
+        return self.weight.in_features
+
+    @property
+    def out_features(self) -> int:
+        """N, the length of an output row."""
+        return self.weight.out_features
+
+    def __call__(self, x: Float32) -> Float32:
+        """Map rows [M, K] to rows [M, N]."""
+        return self.multiply(*quantize_rows(x))
+
+    def multiply(self, q: npt.NDArray[np.int8], scale: Float32) -> Float32:
+        """Map rows that are already rounded to int8 [M, Kp] with their scales [M] to rows [M, N]."""
+        y = cpu.ternary_matmul(self.weight, q, scale, threads=self.threads)
+        return y if self.bias is None else np.add(y, self.bias, out=y)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A table of rows: float32 or bfloat16 bits [V, K]."""
+
+    weight: DenseWeight
+
+    def __call__(self, ids: npt.NDArray[np.int32]) -> Float32:
+        """Return the rows of these ids as float32 [T, K]."""
+        return cpu.embedding_lookup(self.weight, ids)
+
+
+def quantize_rows(x: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
+    """Round rows [M, K] to int8 with one scale per row.
+
+    Raises:
+        ProcessingError: a value is NaN or infinite; rounding would hide it.
+    """
+    if not np.isfinite(x).all():
+        raise ProcessingError("An activation is NaN or infinite: the weights or the input overflow float32.")
+    return cpu.quantize_activations(x)
+
+
+def apply_linears(linears: Sequence[Linear], x: Float32) -> list[Float32]:
+    """Run several layers on the same rows [M, K], rounding the rows once for all ternary ones."""
+    shared: tuple[npt.NDArray[np.int8], Float32] | None = None
+    outputs = []
+    for linear in linears:
+        if isinstance(linear, TernaryLinear):
+            shared = shared or quantize_rows(x)
+            outputs.append(linear.multiply(*shared))
+        else:
+            outputs.append(linear(x))
+    return outputs

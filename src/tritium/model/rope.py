@@ -1,0 +1,159 @@
+"""Rotary position parameters: read from a config in both spellings, turned into inverse frequencies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tritium.errors import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class RopeKind(StrEnum):
+    """The scalings whose formula this library implements; every other one is refused by name."""
+
+    DEFAULT = "default"
+    LINEAR = "linear"
+    LLAMA3 = "llama3"
+
+
+_ALLOWED_KEYS = {
+    RopeKind.DEFAULT: frozenset[str](),
+    RopeKind.LINEAR: frozenset({"factor"}),
+    RopeKind.LLAMA3: frozenset(
+        {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+    ),
+}
+_COMMON_KEYS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
+
+
+@dataclass(frozen=True)
+class RopeParameters:
+    """How positions become angles: base, and how the frequencies are scaled for longer contexts."""
+
+    theta: float
+    kind: RopeKind = RopeKind.DEFAULT
+    factor: float = 1.0
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_max_positions: int = 0
+
+
+def parse_rope(config: Mapping[str, Any], *, default_theta: float, max_positions: int) -> RopeParameters:
+    """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (transformers 4).
+
+    Raises:
+        ValidationError: an unknown rope type, an unknown key, or a value out of range.
+    """
+    values = _rope_dictionary(config)
+    kind = _rope_kind(values)
+    unknown = sorted(set(values) - _COMMON_KEYS - _ALLOWED_KEYS[kind])
+    if unknown:
+        raise ValidationError(
+            f"Rope type {kind.value!r} has unknown fields: {', '.join(unknown)}; they may change the result.",
+            field=unknown[0],
+        )
+    theta = values.get("rope_theta", config.get("rope_theta"))
+    partial = values.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if partial not in (None, 1, 1.0):
+        raise ValidationError(
+            f"partial_rotary_factor {partial!r} is not supported.", field="partial_rotary_factor"
+        )
+    original = values.get("original_max_position_embeddings", max_positions)
+    return _checked(
+        RopeParameters(
+            theta=_positive(default_theta if theta is None else theta, name="rope_theta"),
+            kind=kind,
+            factor=_positive(_required(values, "factor", kind), name="factor")
+            if _ALLOWED_KEYS[kind]
+            else 1.0,
+            low_frequency_factor=_llama3(values, "low_freq_factor", kind, default=1.0),
+            high_frequency_factor=_llama3(values, "high_freq_factor", kind, default=4.0),
+            original_max_positions=int(_positive(original, name="original_max_position_embeddings")),
+        )
+    )
+
+
+def inverse_frequencies(rope: RopeParameters, *, head_dim: int) -> npt.NDArray[np.float32]:
+    """Return the angle per position of each pair of dimensions, float32 [head_dim / 2], in radians."""
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies = np.float32(1.0) / np.power(np.float64(rope.theta), exponents).astype(np.float32)
+    if rope.kind is RopeKind.LINEAR:
+        return (frequencies / np.float32(rope.factor)).astype(np.float32)
+    if rope.kind is RopeKind.LLAMA3:
+        return _llama3_frequencies(rope, frequencies)
+    return frequencies.astype(np.float32)
+
+
+def _llama3_frequencies(
+    rope: RopeParameters, frequencies: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Slow long waves down by `factor`, keep short waves, and blend between the two cut-offs."""
+    longest = rope.original_max_positions / rope.low_frequency_factor
+    shortest = rope.original_max_positions / rope.high_frequency_factor
+    wavelengths = np.float32(2 * math.pi) / frequencies
+    slowed = np.where(wavelengths > longest, frequencies / np.float32(rope.factor), frequencies)
+    smooth = (
+        np.float32(rope.original_max_positions) / wavelengths - np.float32(rope.low_frequency_factor)
+    ) / (np.float32(rope.high_frequency_factor - rope.low_frequency_factor))
+    blended = (np.float32(1.0) - smooth) * slowed / np.float32(rope.factor) + smooth * slowed
+    is_between = (wavelengths >= shortest) & (wavelengths <= longest)
+    return np.where(is_between, blended, slowed).astype(np.float32)
+
+
+def _rope_dictionary(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in ("rope_parameters", "rope_scaling"):
+        values = config.get(name)
+        if values is None:
+            continue
+        if not isinstance(values, dict):
+            raise ValidationError(f"{name} must be an object, not {type(values).__name__}.", field=name)
+        return values
+    return {}
+
+
+def _rope_kind(values: Mapping[str, Any]) -> RopeKind:
+    name = values.get("rope_type", values.get("type", RopeKind.DEFAULT.value))
+    try:
+        return RopeKind(name)
+    except ValueError:
+        known = ", ".join(kind.value for kind in RopeKind)
+        raise ValidationError(
+            f"Rope type {name!r} is not known; known are {known}.", field="rope_type"
+        ) from None
+
+
+def _required(values: Mapping[str, Any], name: str, kind: RopeKind) -> Any:
+    if name not in values:
+        raise ValidationError(f"Rope type {kind.value!r} needs the field {name}.", field=name)
+    return values[name]
+
+
+def _llama3(values: Mapping[str, Any], name: str, kind: RopeKind, *, default: float) -> float:
+    if kind is not RopeKind.LLAMA3:
+        return default
+    return _positive(_required(values, name, kind), name=name)
+
+
+def _positive(value: Any, *, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValidationError(f"{name} must be a number, not {value!r}.", field=name)
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValidationError(f"{name} must be positive and finite, not {value!r}.", field=name)
+    return number
+
+
+def _checked(rope: RopeParameters) -> RopeParameters:
+    if rope.kind is RopeKind.LLAMA3 and rope.high_frequency_factor <= rope.low_frequency_factor:
+        raise ValidationError(
+            "high_freq_factor must be larger than low_freq_factor.", field="high_freq_factor"
+        )
+    return rope

@@ -1,0 +1,200 @@
+"""From the tensors of a checkpoint, dense or ternary, to the layers of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tritium.errors import ValidationError
+from tritium.formats.bitnet_hf import TernaryConvention, ternarise_online, unpack_bitnet
+from tritium.kernels import packing
+from tritium.kernels.cpu import TernaryWeight
+from tritium.model.architecture import Architecture, LinearShape, architecture_for
+from tritium.model.layers import DenseLinear, DenseWeight, Float32, Linear, TernaryLinear
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tritium.formats.checkpoint import Checkpoint
+    from tritium.model.config import ModelConfig
+
+_CODES_PER_BYTE = 4
+_TRITS_PER_BYTE = 5
+
+
+@dataclass(frozen=True)
+class TernaryTensors:
+    """A ternary linear layer as stored; `scale` keeps the dtype of the source (uint16: bfloat16)."""
+
+    trits: npt.NDArray[np.int8]  # [out, in]
+    scale: npt.NDArray[Any]  # [1, 1]
+    divides: bool
+
+
+class CheckpointWeights:
+    """The checked tensors of one model: every needed tensor is there, in shape, and no unknown one."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: ModelConfig, *, manifest: Mapping[str, Any] | None = None
+    ) -> None:
+        self.config = config
+        self.architecture = architecture_for(config)
+        self._checkpoint = checkpoint
+        self._native: Mapping[str, Any] = (manifest or {}).get("linears", {})
+        self.prefix = _prefix(self.architecture, checkpoint)
+        self._check_tensors()
+
+    def array(self, name: str) -> Float32:
+        """Return a tensor as float32."""
+        return self._checkpoint.read_float32(self.prefix + name)
+
+    def dense(self, name: str) -> DenseWeight:
+        """Return a matrix as the kernels take it: bfloat16 stays in its bits, the rest becomes float32."""
+        full = self.prefix + name
+        if self._checkpoint.tensors[full].dtype == "BF16":
+            bits: DenseWeight = np.ascontiguousarray(self._checkpoint.read(full))
+            return bits
+        return np.ascontiguousarray(self._checkpoint.read_float32(full))
+
+    def linear(self, name: str, *, threads: int) -> Linear:
+        """Build the linear layer of this name, dense or ternary as it is stored."""
+        shape = self.architecture.linears[name]
+        bias = self.array(f"{name}.bias") if shape.has_bias else None
+        if self.prefix + name in self._native:
+            return TernaryLinear(self._native_weight(name), bias, threads)
+        if not self.config.ternary.converts(name):
+            return DenseLinear(self.dense(f"{name}.weight"), bias, threads)
+        tensors = self.ternary(name)
+        scale = _as_float32(tensors.scale)
+        if bias is not None and self.config.ternary.convention is TernaryConvention.AUTOBITLINEAR_OFFLINE:
+            bias = bias * scale[0, 0]  # this convention adds the bias before it multiplies
+        weight = TernaryWeight(
+            planes=packing.to_compute_layout(tensors.trits)[None],
+            scales=np.ascontiguousarray(scale),
+            group_size=shape.in_features,
+            in_features=shape.in_features,
+            out_features=shape.out_features,
+            divides=tensors.divides,
+        )
+        return TernaryLinear(weight, bias, threads)
+
+    def ternary(self, name: str) -> TernaryTensors:
+        """Read a layer of a native ternary checkpoint without loss, in whichever convention it is stored."""
+        shape = self.architecture.linears[name]
+        full = self.prefix + name
+        convention = self.config.ternary.convention
+        if convention is TernaryConvention.AUTOBITLINEAR_ONLINE:
+            trits, inverse = ternarise_online(self.array(f"{name}.weight"))
+            return TernaryTensors(
+                trits, np.array([[np.float32(1) / inverse]], dtype=np.float32), divides=False
+            )
+        packed = self._checkpoint.read(f"{full}.weight")
+        trits = unpack_bitnet(packed, out_features=shape.out_features, name=f"{full}.weight")
+        scale = self._checkpoint.read(f"{full}.weight_scale").reshape(1, 1)
+        value = float(_as_float32(scale)[0, 0])
+        if not value > 0:
+            raise ValidationError(
+                f"{full}.weight_scale is {value}: a scale is positive.", tensor=f"{full}.weight_scale"
+            )
+        return TernaryTensors(trits, scale, divides=convention is TernaryConvention.BITLINEAR)
+
+    def _native_weight(self, name: str) -> TernaryWeight:
+        shape, full = self.architecture.linears[name], self.prefix + name
+        entry = self._native[full]
+        packed = self._checkpoint.read(f"{full}.trits")
+        planes = [packing.packed5_to_compute(plane, count=shape.in_features) for plane in packed]
+        return TernaryWeight(
+            planes=np.ascontiguousarray(np.stack(planes)),
+            scales=np.ascontiguousarray(self._checkpoint.read_float32(f"{full}.scales")),
+            group_size=int(entry["group_size"]),
+            in_features=shape.in_features,
+            out_features=shape.out_features,
+            divides=bool(entry["divides"]),
+        )
+
+    def _check_tensors(self) -> None:
+        expected = {self.prefix + name: shape for name, shape in self._expected()}
+        tensors = self._checkpoint.tensors
+        missing = sorted(expected.keys() - tensors.keys())
+        if missing:
+            raise _wrong_tensors("misses tensors that its config asks for", missing)
+        extra = sorted(name for name in tensors.keys() - expected.keys() if not self._is_optional(name))
+        if extra:
+            raise _wrong_tensors("has tensors that its config does not explain", extra)
+        for name, shape in expected.items():
+            found = tensors[name].shape
+            if found != shape:
+                raise ValidationError(
+                    f"The tensor {name} has shape {list(found)}; the config asks for {list(shape)}.",
+                    tensor=name,
+                )
+        self._check_tied_head()
+
+    def _expected(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield from self.architecture.tensors.items()
+        for name, shape in self.architecture.linears.items():
+            if shape.has_bias:
+                yield f"{name}.bias", (shape.out_features,)
+            if self.prefix + name in self._native:
+                yield from self._expected_native(name, shape)
+            elif self._is_packed(name):
+                yield f"{name}.weight", (-(-shape.out_features // _CODES_PER_BYTE), shape.in_features)
+                yield f"{name}.weight_scale", (1,)
+            else:
+                yield f"{name}.weight", (shape.out_features, shape.in_features)
+
+    def _expected_native(self, name: str, shape: LinearShape) -> Iterator[tuple[str, tuple[int, ...]]]:
+        entry = self._native[self.prefix + name]
+        declared = (entry["out_features"], entry["in_features"])
+        if declared != (shape.out_features, shape.in_features):
+            raise ValidationError(
+                f"The manifest says {declared[0]} x {declared[1]} for {name}; "
+                f"the config asks for {shape.out_features} x {shape.in_features}.",
+                layer=name,
+            )
+        yield f"{name}.trits", (entry["planes"], shape.out_features, -(-shape.in_features // _TRITS_PER_BYTE))
+        yield f"{name}.scales", self._checkpoint.tensors[f"{self.prefix}{name}.scales"].shape
+
+    def _is_packed(self, name: str) -> bool:
+        settings = self.config.ternary
+        return settings.converts(name) and settings.convention is not TernaryConvention.AUTOBITLINEAR_ONLINE
+
+    def _is_optional(self, name: str) -> bool:
+        plain = name.removeprefix(self.prefix)
+        is_tied_head = self.config.tie_word_embeddings and plain == "lm_head.weight"
+        return is_tied_head or any(
+            plain == optional or (optional.endswith(".") and name.startswith(optional))
+            for optional in self.architecture.optional
+        )
+
+    def _check_tied_head(self) -> None:
+        """A head beside tied embeddings must be their copy; if not, one of the two would silently be lost."""
+        head, table = "lm_head.weight", "model.embed_tokens.weight"
+        if not self.config.tie_word_embeddings or head not in self._checkpoint.tensors:
+            return
+        if not np.array_equal(self._checkpoint.read(head), self._checkpoint.read(table)):
+            raise ValidationError(
+                f"The config ties the head to the embeddings, and {head} differs from {table}.", tensor=head
+            )
+
+
+def _prefix(architecture: Architecture, checkpoint: Checkpoint) -> str:
+    first = next(iter(architecture.tensors))
+    for prefix in architecture.prefixes:
+        if prefix + first in checkpoint.tensors:
+            return prefix
+    return architecture.prefixes[0]
+
+
+def _wrong_tensors(problem: str, names: list[str]) -> ValidationError:
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")  # noqa: PLR2004 - a line
+    return ValidationError(f"The checkpoint {problem}: {shown}.", tensor=names[0])
+
+
+def _as_float32(values: npt.NDArray[Any]) -> Float32:
+    if values.dtype == np.uint16:  # bfloat16 bits
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
