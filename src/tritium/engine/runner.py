@@ -1,4 +1,4 @@
-"""The engine in a thread of its own, asked from asyncio: a step never blocks the loop that serves the sockets."""
+"""The engine in a thread of its own, asked from asyncio: a step never blocks the loop of the sockets."""
 
 from __future__ import annotations
 
@@ -121,9 +121,9 @@ class EngineThread:
         return stream
 
     def abort(self, request_id: str) -> None:
-        """Cancel a request in whatever state it is; unknown ids are ignored."""
+        """Cancel a request in whatever state it is; its stream ends with reason "abort"; unknown ids are ignored."""
         with self._wake:
-            if self._streams.pop(request_id, None) is not None:
+            if request_id in self._streams:
                 self._aborted.append(request_id)
                 self._wake.notify()
 
@@ -217,8 +217,9 @@ class EngineThread:
                 arrived, self._arrived = self._arrived, []
                 aborted, self._aborted = self._aborted, []
             outputs = [failed for request in arrived if (failed := self._add(request)) is not None]
-            for request_id in aborted:
-                self._engine.abort(request_id)
+            outputs += [
+                last for request_id in aborted if (last := self._engine.abort(request_id)) is not None
+            ]
             if self._engine.has_work:
                 outputs += self._engine.step()
             self._deliver(outputs)

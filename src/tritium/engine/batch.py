@@ -1,0 +1,54 @@
+"""The chunks of one step laid out as one batch for the model."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tritium.model.batch import ForwardBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tritium.engine.scheduler import Chunk
+
+
+def lay_out(chunks: Sequence[Chunk], *, block_size: int) -> ForwardBatch:
+    """Return the batch of these chunks; logits are asked for the last row of every chunk that reaches its end."""
+    lengths = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int32)
+    starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    firsts = np.array([chunk.sequence.num_computed for chunk in chunks], dtype=np.int32)
+    tables = np.zeros((len(chunks), max(len(chunk.sequence.blocks) for chunk in chunks)), dtype=np.int32)
+    for row, chunk in enumerate(chunks):
+        tables[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
+    rows = np.repeat(np.arange(len(chunks)), lengths)
+    positions = np.arange(starts[-1], dtype=np.int32) - starts[rows] + firsts[rows]
+    token_ids = np.concatenate(
+        [
+            np.array(chunk.sequence.tokens[first : first + chunk.num_tokens], dtype=np.int32)
+            for chunk, first in zip(chunks, firsts, strict=True)
+        ]
+    )
+    slots = tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
+    ends = [int(end) - 1 for chunk, end in zip(chunks, starts[1:], strict=True) if chunk.needs_logits]
+    return ForwardBatch(
+        token_ids=token_ids,
+        positions=positions,
+        sequence_starts=starts,
+        block_tables=tables,
+        context_lengths=firsts + lengths,
+        slots=slots,
+        logit_rows=np.array(ends, dtype=np.int32),
+    )
+
+
+def apportion(total: int, *, shares: Sequence[int]) -> list[int]:
+    """Divide a whole number in proportion to positive shares; the parts sum to the whole exactly."""
+    whole = sum(shares)
+    bounds, before = [0], 0
+    for share in shares:
+        before += share
+        bounds.append(total * before // whole)
+    return [high - low for low, high in itertools.pairwise(bounds)]

@@ -1,0 +1,42 @@
+"""The limits an engine works within."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tritium.errors import ValidationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Budgets of one engine; all are hard.
+
+    Raises:
+        ValidationError: a limit below 1.
+
+    Attributes:
+        kv_cache_bytes: memory of the key-value cache (never more than `max_running` full contexts need).
+        block_size: token positions per block of the cache.
+        max_batched_tokens: tokens computed in one step, over all requests; long prompts are cut into chunks.
+        max_running: requests that share a step.
+        max_waiting: requests that wait; one more is refused.
+        max_context: prompt and answer together, in tokens; None = what the model was trained for.
+    """
+
+    kv_cache_bytes: int = 512 * 2**20
+    block_size: int = 16
+    max_batched_tokens: int = 512
+    max_running: int = 32
+    max_waiting: int = 256
+    max_context: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("kv_cache_bytes", "block_size", "max_batched_tokens", "max_running", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise ValidationError(
+                    f"{name} must be at least 1, not {getattr(self, name)}.", param=name, limit=1
+                )
+        if self.max_context is not None and self.max_context < 2:  # noqa: PLR2004 - one token in, one out
+            raise ValidationError(
+                f"max_context must be at least 2, not {self.max_context}.", param="max_context"
+            )

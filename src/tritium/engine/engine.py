@@ -1,0 +1,309 @@
+"""The engine: requests in, one step at a time, tokens out. One thread at a time may call it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from tritium.engine.batch import apportion, lay_out
+from tritium.engine.cache import BlockAllocator
+from tritium.engine.config import EngineConfig
+from tritium.engine.monitor import InferenceMetrics, InferenceMonitor
+from tritium.engine.request import ContextLengthExceededError, QueueFullError
+from tritium.engine.sampler import choose_token
+from tritium.engine.scheduler import Chunk, FirstComeFirstServed, Scheduler, SchedulingPolicy
+from tritium.engine.sequence import Sequence
+from tritium.errors import BitNetServiceError, InsufficientMemoryError, ValidationError
+from tritium.model.batch import KVCache
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tritium.engine.request import GenerationRequest, TokenOutput
+    from tritium.model.batch import ForwardBatch
+    from tritium.model.config import ModelConfig
+    from tritium.model.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_BYTES_PER_NUMBER = 4  # keys and values are float32
+
+
+class GeneratingModel(Protocol):
+    """A model that continues text."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The sizes of the model."""
+
+    def forward(self, batch: ForwardBatch, cache: KVCache) -> NDArray[np.float32]:
+        """Write the batch's keys and values into the cache and return logits [S, vocabulary]."""
+
+
+class Engine:
+    """Continuous batching over one model.
+
+    A request's tokens do not depend on who shares its steps: kernels reduce in a fixed order, and random numbers
+    belong to the request.
+
+    Args:
+        end_token_ids: tokens which end a text.
+        policy: who comes first when there is not enough for all.
+    """
+
+    def __init__(
+        self,
+        model: GeneratingModel,
+        *,
+        tokenizer: Tokenizer,
+        end_token_ids: Collection[int],
+        config: EngineConfig | None = None,
+        policy: SchedulingPolicy | None = None,
+    ) -> None:
+        self.config = config or EngineConfig()
+        self.tokenizer = tokenizer
+        self._model = model
+        self._end_tokens = frozenset(end_token_ids)
+        self._cache = _new_cache(model.config, self.config)
+        self._allocator = BlockAllocator(num_blocks=self._cache.num_blocks, block_size=self._cache.block_size)
+        self._scheduler = Scheduler(
+            self._allocator,
+            policy=policy or FirstComeFirstServed(),
+            max_batched_tokens=self.config.max_batched_tokens,
+            max_running=self.config.max_running,
+        )
+        self._sequences: dict[str, Sequence] = {}
+        self._serial = 0
+        self._monitor = InferenceMonitor()
+        self.block_bytes = self._cache.nbytes // self._cache.num_blocks
+        self.context_limit = min(
+            self.config.max_context or model.config.max_positions,
+            model.config.max_positions,
+            self._cache.num_blocks * self._cache.block_size,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self._sequences)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that hold no place in the batch yet."""
+        return len(self._scheduler.waiting)
+
+    def validate(self, request: GenerationRequest) -> None:
+        """Check that the request can run here at all; may be called from any thread.
+
+        Raises:
+            ValidationError: an empty prompt, or a token outside the vocabulary.
+            ContextLengthExceededError: prompt and answer can never fit.
+        """
+        if not request.prompt_token_ids:
+            raise ValidationError("the prompt is empty: give at least one token.", param="prompt")
+        vocabulary = self._model.config.vocab_size
+        if not all(0 <= token < vocabulary for token in request.prompt_token_ids):
+            raise ValidationError(
+                f"the prompt holds a token outside of 0 to {vocabulary - 1}.", param="prompt"
+            )
+        num_prompt = len(request.prompt_token_ids)
+        asked = num_prompt + (request.sampling.max_tokens or 1)
+        if asked > self.context_limit:
+            raise ContextLengthExceededError(
+                f"the context limit is {self.context_limit} tokens; the prompt has {num_prompt} and"
+                f" {request.sampling.max_tokens or 1} more were asked for: shorten the prompt or lower max_tokens.",
+                param="max_tokens" if num_prompt < self.context_limit else "prompt",
+                limit=self.context_limit,
+                prompt_tokens=num_prompt,
+            )
+
+    def add_request(self, request: GenerationRequest) -> None:
+        """Queue a request.
+
+        Raises:
+            ValidationError: it can never run here, or its id is in use.
+            QueueFullError: too many requests wait already.
+        """
+        self.validate(request)
+        if request.request_id in self._sequences:
+            raise ValidationError("a request with this id is running already.", param="request_id")
+        if self.num_waiting >= self.config.max_waiting:
+            raise QueueFullError(
+                "too many requests are waiting: try again soon.",
+                limit=self.config.max_waiting,
+                current=self.num_waiting,
+                retry_after=1,
+            )
+        self._serial += 1
+        sequence = self._new_sequence(request)
+        self._sequences[request.request_id] = sequence
+        self._scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> TokenOutput | None:
+        """Stop a request in whatever state; return its last output, or None if there is no such request."""
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return None
+        sequence.finish_reason = "abort"
+        return self._finish(sequence, text="", token_ids=(), error=None)
+
+    def fail_all(self, message: str) -> list[TokenOutput]:
+        """End every request with an error and return their last outputs."""
+        return [self._fail(sequence, message) for sequence in list(self._sequences.values())]
+
+    def failed_output(self, request: GenerationRequest, message: str) -> TokenOutput:
+        """Return the only output of a request that could not be added."""
+        sequence = self._new_sequence(request)
+        sequence.finish_reason = "error"
+        return sequence.output(text="", token_ids=(), block_bytes=0, now=time.monotonic(), error=message)
+
+    def step(self) -> list[TokenOutput]:
+        """Compute one batch and return what it added to each request that got a token or ended.
+
+        The step's time is divided among its requests by the tokens they had in it.
+        """
+        started = time.monotonic_ns()
+        chunks = self._scheduler.schedule()
+        if not chunks:
+            return []
+        for chunk in chunks:
+            if chunk.sequence.first_step_at is None:
+                chunk.sequence.first_step_at = started / 1e9
+        wants_token = [chunk.needs_logits for chunk in chunks]
+        logits, errors = self._compute(chunks)
+        texts: dict[str, str] = {}
+        for chunk, wants in zip(chunks, wants_token, strict=True):
+            request_id = chunk.sequence.request.request_id
+            chunk.sequence.num_computed += chunk.num_tokens
+            if wants and request_id not in errors:
+                try:
+                    texts[request_id] = self._extend(chunk.sequence, logits[request_id])
+                except BitNetServiceError as error:
+                    errors[request_id] = str(error)
+        elapsed = time.monotonic_ns() - started
+        self._monitor.record_step(elapsed)
+        shares = apportion(elapsed, shares=[chunk.num_tokens for chunk in chunks])
+        for chunk, share in zip(chunks, shares, strict=True):
+            chunk.sequence.compute_nanoseconds += share
+        return [
+            output for chunk in chunks if (output := self._output(chunk.sequence, texts, errors)) is not None
+        ]
+
+    def metrics(self) -> InferenceMetrics:
+        """Return the figures of this moment; may be called from any thread."""
+        monitor = self._monitor
+        return InferenceMetrics(
+            running=len(self._scheduler.running),
+            waiting=self.num_waiting,
+            kv_blocks_used=self._allocator.num_used,
+            kv_blocks_total=self._allocator.num_blocks,
+            kv_bytes_total=self._cache.nbytes,
+            steps=monitor.steps,
+            step_seconds=monitor.step_nanoseconds / 1e9,
+            prompt_tokens=monitor.prompt_tokens,
+            generated_tokens=monitor.generated_tokens,
+            preemptions=self._scheduler.num_preemptions,
+            finished=dict(monitor.finished),
+            time_to_first_token=monitor.time_to_first_token.histogram(),
+            inter_token_latency=monitor.inter_token_latency.histogram(),
+        )
+
+    def _new_sequence(self, request: GenerationRequest) -> Sequence:
+        limit = self.context_limit
+        if request.sampling.max_tokens is not None:
+            limit = min(limit, len(request.prompt_token_ids) + request.sampling.max_tokens)
+        decoder = self.tokenizer.incremental_decoder()
+        return Sequence(request, decoder=decoder, limit=limit, serial=self._serial)
+
+    def _compute(self, chunks: list[Chunk]) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
+        """Return logits per request, and messages for the requests whose computation failed.
+
+        If a batch fails, its requests are computed one by one, so that one bad request takes nobody along.
+        """
+        try:
+            rows = self._model.forward(lay_out(chunks, block_size=self._cache.block_size), self._cache)
+        except Exception as error:
+            if len(chunks) > 1:
+                return self._compute_apart(chunks)
+            logger.exception("a request failed in the model")
+            message = (
+                str(error) if isinstance(error, BitNetServiceError) else "the model failed on this request."
+            )
+            return {}, {chunks[0].sequence.request.request_id: message}
+        wanted = [chunk.sequence.request.request_id for chunk in chunks if chunk.needs_logits]
+        return dict(zip(wanted, rows, strict=True)), {}
+
+    def _compute_apart(self, chunks: list[Chunk]) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
+        logits: dict[str, NDArray[np.float32]] = {}
+        errors: dict[str, str] = {}
+        for chunk in chunks:
+            found, failed = self._compute([chunk])
+            logits |= found
+            errors |= failed
+        return logits, errors
+
+    def _extend(self, sequence: Sequence, logits: NDArray[np.float32]) -> str:
+        token = choose_token(logits, sequence)
+        now = time.monotonic()
+        last = sequence.last_token_at
+        self._monitor.record_token(
+            since_arrival=now - sequence.request.arrival,
+            since_last_token=None if last is None else now - last,
+        )
+        sequence.last_token_at = now
+        is_end_token = token in self._end_tokens and not sequence.request.sampling.ignore_eos
+        return sequence.append(token, is_end_token=is_end_token)
+
+    def _output(
+        self, sequence: Sequence, texts: dict[str, str], errors: dict[str, str]
+    ) -> TokenOutput | None:
+        request_id = sequence.request.request_id
+        if request_id in errors:
+            return self._fail(sequence, errors[request_id])
+        if request_id not in texts:
+            return None  # its prompt is not computed to the end yet
+        text, token_ids = texts[request_id], (sequence.tokens[-1],)
+        if sequence.finish_reason is not None:
+            return self._finish(sequence, text=text, token_ids=token_ids, error=None)
+        return sequence.output(
+            text=text, token_ids=token_ids, block_bytes=self.block_bytes, now=time.monotonic()
+        )
+
+    def _fail(self, sequence: Sequence, message: str) -> TokenOutput:
+        sequence.finish_reason = "error"
+        return self._finish(sequence, text="", token_ids=(), error=message)
+
+    def _finish(
+        self, sequence: Sequence, *, text: str, token_ids: tuple[int, ...], error: str | None
+    ) -> TokenOutput:
+        del self._sequences[sequence.request.request_id]
+        self._scheduler.remove(sequence)
+        output = sequence.output(
+            text=text, token_ids=token_ids, block_bytes=self.block_bytes, now=time.monotonic(), error=error
+        )
+        self._monitor.record_end(output)
+        return output
+
+
+def _new_cache(model: ModelConfig, config: EngineConfig) -> KVCache:
+    bytes_per_token = 2 * model.num_layers * model.num_kv_heads * model.head_dim * _BYTES_PER_NUMBER
+    affordable = config.kv_cache_bytes // (bytes_per_token * config.block_size)
+    context = min(config.max_context or model.max_positions, model.max_positions)
+    useful = config.max_running * -(-context // config.block_size)
+    if affordable < 1:
+        raise InsufficientMemoryError(
+            "kv_cache_bytes is too small for a single block of the key-value cache.",
+            required=bytes_per_token * config.block_size,
+            available=config.kv_cache_bytes,
+        )
+    return KVCache(
+        num_layers=model.num_layers,
+        num_blocks=min(affordable, useful),
+        kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        block_size=config.block_size,
+    )

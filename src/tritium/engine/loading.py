@@ -1,0 +1,64 @@
+"""From a checkpoint to what runs it: an engine for models that write text, a batcher for models that embed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tritium.engine.batcher import BatcherConfig, EmbeddingBatcher
+from tritium.engine.engine import Engine
+from tritium.model.pretrained import load_model
+
+if TYPE_CHECKING:
+    from tritium.engine.config import EngineConfig
+    from tritium.engine.scheduler import SchedulingPolicy
+    from tritium.model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedEngine:
+    """A model in memory and what runs it: exactly one of engine and batcher is there.
+
+    Attributes:
+        name: the last part of the source's path.
+        max_tokens: the longest context (or input, for a model that embeds).
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    engine: Engine | None
+    batcher: EmbeddingBatcher | None
+    max_tokens: int
+
+
+def load_engine(
+    source: str | Path,
+    *,
+    threads: int | None = None,
+    config: EngineConfig | None = None,
+    policy: SchedulingPolicy | None = None,
+) -> LoadedEngine:
+    """Load a checkpoint and build what runs it.
+
+    Raises:
+        ValidationError: the checkpoint is damaged or not supported, or has no tokenizer.
+    """
+    loaded = load_model(source, threads=threads)
+    name, tokenizer = loaded.path.name or Path(source).name, loaded.tokenizer
+    if loaded.config.is_encoder:
+        limits = BatcherConfig(max_input_tokens=loaded.config.max_positions)
+        batcher = EmbeddingBatcher(loaded.encoder.encode, config=limits)
+        return LoadedEngine(
+            name=name, tokenizer=tokenizer, engine=None, batcher=batcher, max_tokens=limits.max_input_tokens
+        )
+    engine = Engine(
+        loaded.generator,
+        tokenizer=tokenizer,
+        end_token_ids=tokenizer.eos_token_ids,
+        config=config,
+        policy=policy,
+    )
+    return LoadedEngine(
+        name=name, tokenizer=tokenizer, engine=engine, batcher=None, max_tokens=engine.context_limit
+    )

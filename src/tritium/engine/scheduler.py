@@ -1,0 +1,121 @@
+"""Who computes how many tokens in the next step: running requests first, then waiting ones, in one token budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from tritium.engine.cache import BlockAllocator
+    from tritium.engine.sequence import Sequence
+
+
+class SchedulingPolicy(Protocol):
+    """Puts requests in order: the lowest rank runs first, the highest is the first to give its blocks back."""
+
+    def rank(self, sequence: Sequence) -> tuple[float, ...]:
+        """Return the place of a sequence in the queue; unique per sequence."""
+
+
+class FirstComeFirstServed:
+    """Ranks by arrival."""
+
+    def rank(self, sequence: Sequence) -> tuple[float, ...]:
+        """Return the arrival, and the order of acceptance where two arrived in the same instant."""
+        return (sequence.request.arrival, sequence.serial)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next `num_tokens` uncomputed tokens of a sequence."""
+
+    sequence: Sequence
+    num_tokens: int
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the chunk reaches the sequence's end, so that the next token can be chosen."""
+        return self.num_tokens == self.sequence.num_uncomputed
+
+
+class Scheduler:
+    """Keeps the waiting and the running sequences.
+
+    Prefill and decode are one thing here: every sequence catches up with its own tokens. A sequence that finds no
+    free block takes those of the highest-ranked one, which starts over later (its text stays as it is).
+    """
+
+    def __init__(
+        self,
+        allocator: BlockAllocator,
+        *,
+        policy: SchedulingPolicy,
+        max_batched_tokens: int,
+        max_running: int,
+    ) -> None:
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self._allocator = allocator
+        self._policy = policy
+        self._max_batched_tokens = max_batched_tokens
+        self._max_running = max_running
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence in whatever state, and free its blocks."""
+        queue = self.running if sequence in self.running else self.waiting
+        queue.remove(sequence)
+        self._allocator.release(sequence.blocks)
+
+    def schedule(self) -> list[Chunk]:
+        """Choose the chunks of the next step; every chunk's blocks are reserved on return."""
+        chunks: list[Chunk] = []
+        preemptions_before = self.num_preemptions
+        budget = self._schedule_running(chunks, self._max_batched_tokens)
+        # Whoever was preempted must not be overtaken by its own blocks going to a newcomer.
+        if self.num_preemptions == preemptions_before:
+            self._admit_waiting(chunks, budget)
+        return chunks
+
+    def _schedule_running(self, chunks: list[Chunk], budget: int) -> int:
+        # One token each for those who are writing, before long prompts take the rest of the budget.
+        ordered = sorted(self.running, key=lambda s: (s.num_uncomputed > 1, self._policy.rank(s)))
+        while ordered and budget:
+            sequence = ordered.pop(0)
+            num_tokens = min(sequence.num_uncomputed, budget)
+            while not self._reserve(sequence, num_tokens):
+                # Only who is not yet scheduled in this step may lose: what was promised stays promised.
+                victim = ordered.pop() if ordered else sequence
+                self._preempt(victim)
+                if victim is sequence:
+                    return budget
+            chunks.append(Chunk(sequence, num_tokens))
+            budget -= num_tokens
+        return budget
+
+    def _admit_waiting(self, chunks: list[Chunk], budget: int) -> None:
+        while self.waiting and budget and len(self.running) < self._max_running:
+            sequence = min(self.waiting, key=self._policy.rank)
+            num_tokens = min(sequence.num_uncomputed, budget)
+            if not self._reserve(sequence, num_tokens):
+                return
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+            chunks.append(Chunk(sequence, num_tokens))
+            budget -= num_tokens
+
+    def _reserve(self, sequence: Sequence, num_tokens: int) -> bool:
+        has_room = self._allocator.extend(sequence.blocks, num_tokens=sequence.num_computed + num_tokens)
+        sequence.peak_blocks = max(sequence.peak_blocks, len(sequence.blocks))
+        return has_room
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._allocator.release(sequence.blocks)
+        sequence.forget_computed()
+        self.waiting.append(sequence)
+        self.num_preemptions += 1

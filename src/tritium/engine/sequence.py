@@ -1,0 +1,98 @@
+"""A request at work: its tokens, its blocks, its text, and what it has used."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from tritium.engine.request import FinishReason, GenerationRequest, TokenOutput
+from tritium.engine.stops import StopMatcher
+
+if TYPE_CHECKING:
+    from tritium.model.tokenizer import IncrementalDecoder
+
+_NANOSECONDS = 1_000_000_000
+
+
+class Sequence:
+    """The state of one request inside the engine.
+
+    Attributes:
+        tokens: prompt and answer so far.
+        num_computed: tokens whose keys and values are in the cache.
+        blocks: the blocks of the cache it holds, in order of position.
+        limit: tokens of prompt and answer together at which it must end.
+    """
+
+    def __init__(
+        self, request: GenerationRequest, *, decoder: IncrementalDecoder, limit: int, serial: int
+    ) -> None:
+        self.request = request
+        self.serial = serial
+        self.limit = limit
+        self.tokens = list(request.prompt_token_ids)
+        self.num_computed = 0
+        self.blocks: list[int] = []
+        self.counts: Counter[int] = Counter()
+        self.seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
+        self.compute_nanoseconds = 0
+        self.peak_blocks = 0
+        self.num_preemptions = 0
+        self.first_step_at: float | None = None
+        self.last_token_at: float | None = None
+        self.finish_reason: FinishReason | None = None
+        self._decoder = decoder
+        self._stops = StopMatcher(request.sampling.stop)
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens still to be computed before the next one can be chosen."""
+        return len(self.tokens) - self.num_computed
+
+    def append(self, token: int, *, is_end_token: bool) -> str:
+        """Take the next token, decide whether the answer ends, and return the text that can be shown."""
+        self.tokens.append(token)
+        self.counts[token] += 1
+        text = "" if is_end_token else self._stops.feed(self._decoder.push(token))
+        if is_end_token or self._stops.is_stopped:
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.limit:
+            self.finish_reason = "length"
+        if self.finish_reason is not None and not self._stops.is_stopped:
+            text += self._stops.feed(self._decoder.flush())
+            text += self._stops.flush()
+        return text
+
+    def forget_computed(self) -> None:
+        """Start over with computing (its blocks were taken); tokens and text stay."""
+        self.num_computed = 0
+        self.num_preemptions += 1
+
+    def output(
+        self, *, text: str, token_ids: tuple[int, ...], block_bytes: int, now: float, error: str | None = None
+    ) -> TokenOutput:
+        """Return what a step added, with everything used so far."""
+        started = now if self.first_step_at is None else self.first_step_at
+        return TokenOutput(
+            request_id=self.request.request_id,
+            text=text,
+            token_ids=token_ids,
+            finish_reason=self.finish_reason,
+            prompt_tokens=self.num_prompt,
+            completion_tokens=self.num_generated,
+            compute_seconds=self.compute_nanoseconds / _NANOSECONDS,
+            queue_seconds=max(0.0, started - self.request.arrival),
+            peak_kv_bytes=self.peak_blocks * block_bytes,
+            error=error,
+        )
