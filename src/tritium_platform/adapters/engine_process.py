@@ -1,0 +1,307 @@
+"""One engine in its own process: spawned, watched, restarted, drained; it can be killed without harm.
+
+The gateway and the engine talk over one pyzmq pair socket. The engine process ends by itself when its
+parent does: it holds the reading end of a pipe that only the parent writes to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+import zmq
+import zmq.asyncio
+
+from tritium_platform.adapters import engine_messages as messages
+from tritium_platform.serving.errors import EngineUnavailableError
+from tritium_platform.serving.model import ReplicaState, ReplicaStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator, Sequence
+    from pathlib import Path
+
+    from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
+    from tritium_platform.serving.model import ModelFacts
+
+_log = structlog.get_logger(__name__)
+_MODULE = "tritium_platform.worker.engine_main"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """How to run one engine process; times in seconds, memory in bytes (0: no limit)."""
+
+    threads: int = 1
+    memory_limit_bytes: int = 0
+    load_timeout: float = 120.0
+    heartbeat_timeout: float = 30.0
+    backoff_base: float = 0.25
+    backoff_cap: float = 15.0
+    healthy_after: float = 30.0
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """The mailbox of one request in flight."""
+
+    queue: asyncio.Queue[messages.Tokens | messages.Embedded | messages.Failed | None] = field(
+        default_factory=asyncio.Queue
+    )
+
+
+class EngineProcess:
+    """One replica: an engine in a child process under supervision.
+
+    `start` returns at once; `wait_ready` waits for the model. When the child dies, requests in flight fail
+    with EngineUnavailableError and the child is started again after a growing, jittered pause.
+    """
+
+    def __init__(
+        self, *, name: str, model_path: str, socket_directory: Path, options: EngineOptions | None = None
+    ) -> None:
+        self._name = name
+        self._model_path = model_path
+        self._directory = socket_directory
+        self._options = options or EngineOptions()
+        self._context = zmq.asyncio.Context()
+        self._socket: zmq.asyncio.Socket | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._waiters: dict[str, _Waiter] = {}
+        self._state = ReplicaState.STARTING
+        self._changed = asyncio.Event()
+        self._facts: ModelFacts | None = None
+        self._restarts = 0
+        self._resident_bytes = 0
+        self._last_heard = 0.0
+        self._last_error: str | None = None
+
+    @property
+    def status(self) -> ReplicaStatus:
+        """This replica at this moment."""
+        return ReplicaStatus(
+            name=self._name,
+            state=self._state,
+            in_flight=len(self._waiters),
+            restarts=self._restarts,
+            process_id=self._process.pid if self._process and self._process.returncode is None else None,
+            resident_bytes=self._resident_bytes,
+            last_error=self._last_error,
+            facts=self._facts,
+        )
+
+    async def start(self) -> None:
+        """Begin supervision; the first child starts in the background."""
+        if self._supervisor is None:
+            self._supervisor = asyncio.create_task(self._supervise(), name=f"engine {self._name}")
+
+    async def wait_ready(self) -> None:
+        """Wait until the model answers; raises EngineUnavailableError if it never will."""
+        while self._state is not ReplicaState.READY:
+            if self._state in {ReplicaState.FAILED, ReplicaState.STOPPED}:
+                raise self._unavailable()
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
+        """Run one request and yield its tokens; closing the iterator aborts it in the engine."""
+        finished = False
+        with self._waiting(request.request_id) as waiter:
+            await self._send(messages.Submit(request))
+            try:
+                while not finished:
+                    report = await self._next(waiter)
+                    if isinstance(report, messages.Tokens):
+                        finished = report.output.finish_reason is not None
+                        yield report.output
+                finished = True
+            except EngineUnavailableError:
+                finished = True
+                raise
+            finally:
+                if not finished:
+                    await self._abort(request.request_id)
+
+    async def embed(self, request_id: str, *, token_ids: Sequence[tuple[int, ...]]) -> EmbeddingOutput:
+        """Embed token id lists in one call; cancelling it aborts it in the engine."""
+        with self._waiting(request_id) as waiter:
+            await self._send(messages.Embed(request_id, [list(ids) for ids in token_ids]))
+            try:
+                report = await self._next(waiter)
+            except asyncio.CancelledError:
+                await self._abort(request_id)
+                raise
+        if not isinstance(report, messages.Embedded):
+            raise self._unavailable()
+        return report.output
+
+    async def drain(self, *, timeout: float) -> None:  # noqa: ASYNC109 - the limit is the caller's to own
+        """Take nothing new, finish what runs (at most `timeout` seconds), then stop the process."""
+        if self._state is ReplicaState.READY:
+            self._become(ReplicaState.DRAINING)
+            deadline = time.monotonic() + timeout
+            while self._waiters and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End the process now; requests in flight fail with EngineUnavailableError."""
+        self._become(ReplicaState.STOPPED)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+            self._supervisor = None
+        self._context.destroy(linger=0)
+
+    @contextlib.contextmanager
+    def _waiting(self, request_id: str) -> Iterator[_Waiter]:
+        if self._state is not ReplicaState.READY:
+            raise self._unavailable()
+        waiter = _Waiter()
+        self._waiters[request_id] = waiter
+        try:
+            yield waiter
+        finally:
+            self._waiters.pop(request_id, None)
+
+    async def _next(self, waiter: _Waiter) -> messages.Tokens | messages.Embedded:
+        report = await waiter.queue.get()
+        if report is None:
+            raise self._unavailable()
+        if isinstance(report, messages.Failed):
+            raise report.to_error()
+        return report
+
+    async def _send(self, command: messages.Command) -> None:
+        if self._socket is None:
+            raise self._unavailable()
+        await self._socket.send(messages.encode(command))
+
+    async def _abort(self, request_id: str) -> None:
+        with contextlib.suppress(zmq.ZMQError, EngineUnavailableError):
+            await self._send(messages.Abort(request_id))
+
+    def _unavailable(self) -> EngineUnavailableError:
+        return EngineUnavailableError(
+            f"The engine {self._name} is {self._state}; send the request again in a moment.",
+            retry_after=1,
+        )
+
+    def _become(self, state: ReplicaState) -> None:
+        if state is not self._state:
+            _log.info("engine_state", replica=self._name, state=state.value)
+        self._state = state
+        self._changed.set()
+
+    # ------------------------------------------------------------------ supervision
+    async def _supervise(self) -> None:
+        failures = 0
+        while self._state not in {ReplicaState.STOPPED, ReplicaState.FAILED}:
+            started = time.monotonic()
+            await self._run_one_child(attempt=self._restarts)
+            if self._state in {ReplicaState.STOPPED, ReplicaState.FAILED, ReplicaState.DRAINING}:
+                return
+            healthy = time.monotonic() - started > self._options.healthy_after
+            failures = 0 if healthy else failures + 1
+            self._restarts += 1
+            self._become(ReplicaState.RESTARTING)
+            ceiling = min(self._options.backoff_cap, self._options.backoff_base * 2**failures)
+            # Full jitter: replicas that fell together do not come back together.
+            await asyncio.sleep(random.uniform(0, ceiling))  # noqa: S311 - spreads load, guards nothing
+
+    async def _run_one_child(self, *, attempt: int) -> None:
+        endpoint = f"ipc://{self._directory / f'{self._name}-{attempt}.sock'}"
+        self._socket = self._context.socket(zmq.PAIR)
+        self._socket.set_hwm(0)
+        self._socket.bind(endpoint)
+        self._process = await self._spawn(endpoint)
+        self._last_heard = time.monotonic()
+        reader = asyncio.create_task(self._read())
+        watcher = asyncio.create_task(self._watch())
+        try:
+            code = await self._process.wait()
+            self._last_error = self._last_error or _describe_exit(code)
+            _log.warning("engine_exit", replica=self._name, code=code)
+        finally:
+            self._kill()
+            for task in (reader, watcher):
+                task.cancel()
+            await asyncio.gather(reader, watcher, return_exceptions=True)
+            self._socket.close(linger=0)
+            self._socket = None
+            self._fail_everything()
+            with contextlib.suppress(OSError):
+                (self._directory / f"{self._name}-{attempt}.sock").unlink()
+
+    async def _spawn(self, endpoint: str) -> asyncio.subprocess.Process:
+        options = self._options
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", _MODULE, "--endpoint", endpoint, "--model", self._model_path, "--name", self._name),
+            *("--threads", str(options.threads), "--memory-limit", str(options.memory_limit_bytes)),
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    async def _read(self) -> None:
+        while self._socket is not None:
+            self._take(messages.decode_report(await self._socket.recv()))
+
+    def _take(self, report: messages.Report) -> None:
+        self._last_heard = time.monotonic()
+        if isinstance(report, messages.Tokens):
+            self._deliver(report.output.request_id, report)
+        elif isinstance(report, messages.Embedded | messages.Failed):
+            self._deliver(report.request_id, report)
+        elif isinstance(report, messages.Heartbeat):
+            self._resident_bytes = report.resident_bytes
+        elif isinstance(report, messages.Ready):
+            self._facts = report.facts
+            self._last_error = None
+            if self._state is not ReplicaState.DRAINING:
+                self._become(ReplicaState.READY)
+        else:
+            self._last_error = report.message
+            self._become(ReplicaState.FAILED)
+
+    def _deliver(
+        self, request_id: str, report: messages.Tokens | messages.Embedded | messages.Failed
+    ) -> None:
+        waiter = self._waiters.get(request_id)
+        if waiter is not None:
+            waiter.queue.put_nowait(report)
+
+    async def _watch(self) -> None:
+        """Kill a child that stopped talking: the rest of the supervision sees an ordinary death."""
+        while True:
+            await asyncio.sleep(0.5)
+            silence = time.monotonic() - self._last_heard
+            loading = self._state in {ReplicaState.STARTING, ReplicaState.RESTARTING}
+            allowed = self._options.load_timeout if loading else self._options.heartbeat_timeout
+            if silence > allowed:
+                self._last_error = f"the engine was silent for {silence:.0f} s"
+                self._kill()
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _fail_everything(self) -> None:
+        for waiter in self._waiters.values():
+            waiter.queue.put_nowait(None)
+
+
+def _describe_exit(code: int) -> str:
+    if code < 0:
+        return f"the engine was ended by signal {signal.Signals(-code).name}"
+    return f"the engine ended with exit code {code}"

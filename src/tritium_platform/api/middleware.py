@@ -1,0 +1,124 @@
+"""What surrounds every request: an id, a bound on the body, rate-limit headers, one log line."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from fastapi.responses import JSONResponse
+
+from tritium_platform.api.problems import openai_envelope, problem_details
+from tritium_platform.errors import RequestTooLargeError
+from tritium_platform.values import uuid7
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_log = structlog.get_logger(__name__)
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestEnvelope:
+    """Gives every request an id, bounds its body, and writes one line of log when it is over.
+
+    A client may choose the id by `x-request-id`; for our own books it is only a label, never a key.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given.decode("ascii") if _SANE_ID.fullmatch(given) else uuid7().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        answer = _Answer(send, scope=scope, request_id=request_id)
+        try:
+            await self._serve(scope, receive, answer)
+        finally:
+            _log.info(
+                "request",
+                method=scope["method"],
+                path=_route_of(scope),
+                status=answer.status,
+                milliseconds=round((time.monotonic() - answer.started) * 1000, 2),
+            )
+
+    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        bounded = _BoundedBody(receive, limit=self._max_body_bytes)
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._max_body_bytes:
+            await _refuse(bounded.error(int(declared)), scope, receive, answer)
+            return
+        try:
+            await self._app(scope, bounded, answer)
+        except RequestTooLargeError as error:
+            if answer.status == 0:
+                await _refuse(error, scope, receive, answer)
+
+
+class _Answer:
+    """Passes the answer on, and adds our headers to its head."""
+
+    def __init__(self, send: Send, *, scope: Scope, request_id: str) -> None:
+        self._send = send
+        self._scope = scope
+        self._request_id = request_id
+        self.status = 0
+        self.started = time.monotonic()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            limits = self._scope["state"].get("rate_limit_headers", {})
+            headers = {"x-request-id": self._request_id, **limits}
+            present = {name.lower() for name, _ in message["headers"]}
+            message["headers"] = [
+                *message["headers"],
+                *(
+                    (name.encode(), value.encode())
+                    for name, value in headers.items()
+                    if name.encode() not in present
+                ),
+            ]
+        await self._send(message)
+
+
+class _BoundedBody:
+    """Receives at most `limit` bytes of body."""
+
+    def __init__(self, receive: Receive, *, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._seen = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        if self._seen > self._limit:
+            raise self.error(self._seen)
+        return message
+
+    def error(self, size: int) -> RequestTooLargeError:
+        return RequestTooLargeError(limit_name="bytes of body", limit=self._limit, current=size)
+
+
+async def _refuse(error: RequestTooLargeError, scope: Scope, receive: Receive, send: Send) -> None:
+    is_openai = scope["path"].startswith("/v1/")
+    status, body, headers = openai_envelope(error) if is_openai else problem_details(error)
+    kind = "application/json" if is_openai else "application/problem+json"
+    await JSONResponse(body, status_code=status, headers=headers, media_type=kind)(scope, receive, send)
+
+
+def _route_of(scope: Scope) -> str:
+    """Return the template of the route, so that ids and names of tenants stay out of the log."""
+    route = scope.get("route")
+    return str(getattr(route, "path", "(no route)"))

@@ -1,0 +1,84 @@
+"""The one table from errors to HTTP, and its two forms: OpenAI's envelope under /v1, RFC 9457 elsewhere."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import structlog
+from fastapi.responses import JSONResponse
+
+from tritium.protocol.envelope import LIBRARY_RULES, ErrorRule, error_envelope
+from tritium.protocol.schemas import InvalidJsonError
+from tritium_platform import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastapi import Request
+
+_log = structlog.get_logger(__name__)
+_INVALID = "invalid_request_error"
+_SERVER = "server_error"
+
+RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
+    **LIBRARY_RULES,
+    errors.TokenExpiredError: ErrorRule(401, _INVALID, "token_expired"),
+    errors.TenantSuspendedError: ErrorRule(403, "permission_error", "tenant_suspended"),
+    errors.InsufficientPermissionsError: ErrorRule(403, "permission_error", "insufficient_permissions"),
+    errors.ModelSizeExceededError: ErrorRule(403, "permission_error", "model_size_exceeded"),
+    errors.NotFoundError: ErrorRule(404, _INVALID, "not_found"),
+    errors.ConflictError: ErrorRule(409, _INVALID, "conflict"),
+    errors.RequestTooLargeError: ErrorRule(413, _INVALID, "request_too_large"),
+    errors.RateLimitExceededError: ErrorRule(429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.QuotaExceededError: ErrorRule(429, "insufficient_quota", "insufficient_quota"),
+    errors.InsufficientMemoryError: ErrorRule(503, _SERVER, "insufficient_memory"),
+    errors.StorageQuotaExceededError: ErrorRule(507, _INVALID, "storage_quota_exceeded"),
+    errors.PlatformError: ErrorRule(500, _SERVER, "platform_error"),
+    errors.OverloadedError: ErrorRule(503, _SERVER, "overloaded"),
+    errors.RetriesExhaustedError: ErrorRule(503, _SERVER, "retries_exhausted"),
+    errors.DeadlineExceededError: ErrorRule(504, _SERVER, "deadline_exceeded"),
+}
+
+
+def openai_envelope(error: BaseException) -> tuple[int, dict[str, object], dict[str, str]]:
+    """Return (status, body, headers) in OpenAI's form, with category and recovery beside the usual fields."""
+    status, body, headers = error_envelope(error, rules=RULES)
+    inner = body["error"]
+    if isinstance(error, errors.BitNetServiceError) and isinstance(inner, dict):
+        inner |= {"category": error.category.value, "recovery": error.recovery.value}
+    return status, body, headers
+
+
+def problem_details(error: BaseException) -> tuple[int, dict[str, object], dict[str, str]]:
+    """Return (status, body, headers) as RFC 9457 wants them; the details of the error are members of the body."""
+    status, envelope, headers = error_envelope(error, rules=RULES)
+    # OpenAI answers 400 to every wrong request; elsewhere 400 means unreadable and 422 means wrong.
+    if status == HTTPStatus.BAD_REQUEST and not isinstance(error, InvalidJsonError):
+        status = HTTPStatus.UNPROCESSABLE_ENTITY.value
+    inner = envelope["error"]
+    code, message = (inner["code"], inner["message"]) if isinstance(inner, dict) else ("", "")
+    body: dict[str, object] = {
+        "type": f"urn:tritium:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": message,
+        "code": code,
+    }
+    if isinstance(error, errors.BitNetServiceError):
+        known = {
+            name: value for name, value in error.details.items() if value is not None and name not in body
+        }
+        body |= {"category": error.category.value, "recovery": error.recovery.value, **known}
+    return status, body, headers
+
+
+def problem_response(request: Request, error: BaseException) -> JSONResponse:
+    """Answer with the problem; what is not of our tree is logged and tells the caller nothing."""
+    if not isinstance(error, errors.BitNetServiceError):
+        _log.error("request_failed", path=request.url.path, exc_info=error)
+    status, body, headers = problem_details(error)
+    request_id = getattr(request.state, "request_id", None)
+    if request_id is not None:
+        body["instance"] = f"urn:tritium:request:{request_id}"
+    return JSONResponse(body, status_code=status, headers=headers, media_type="application/problem+json")

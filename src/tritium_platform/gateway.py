@@ -1,0 +1,338 @@
+"""The one road from a customer's request to a line in the books.
+
+process_customer_request: authenticate, gate by tier, reserve, dispatch, settle, price, audit, update health.
+It sequences; every decision is made in a room below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import structlog
+
+from tritium_platform.errors import BitNetServiceError
+from tritium_platform.serving.model import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from tritium_platform.audit.model import AuditIntent, ResourceIdentifier
+    from tritium_platform.audit.service import AuditService
+    from tritium_platform.billing.invoicing import BillingService
+    from tritium_platform.insight.health import HealthService
+    from tritium_platform.metering.model import OperationType
+    from tritium_platform.metering.service import MeteringService
+    from tritium_platform.quotas.service import QuotaService
+    from tritium_platform.serving.model import Consumption
+    from tritium_platform.tenancy.model import Scope, TenantContext
+    from tritium_platform.tenancy.service import TenancyService
+    from tritium_platform.values import Clock, UnitOfWork
+
+_log = structlog.get_logger(__name__)
+Piece = TypeVar("Piece")
+SOURCE = "gateway"
+
+
+class CustomerRequest(Protocol[Piece]):
+    """One thing a tenant asks for; it knows how to be admitted and executed, and counts what it consumed."""
+
+    @property
+    def operation(self) -> OperationType:
+        """What kind of work it is."""
+
+    @property
+    def scope(self) -> Scope:
+        """What the key must allow."""
+
+    @property
+    def subject(self) -> ResourceIdentifier:
+        """What it is about, for the audit log."""
+
+    @property
+    def model(self) -> str:
+        """The model's name, for usage and metrics."""
+
+    async def admit(self, context: TenantContext) -> int:
+        """Check everything that can be known before the work; return the tokens it can use at most."""
+
+    def execute(self) -> AsyncGenerator[Piece, None]:
+        """Do the work; closing the generator cancels it."""
+
+    def is_last(self, piece: Piece) -> bool:
+        """Whether nothing comes after this piece."""
+
+    def consumed(self, outcome: Outcome) -> Consumption:
+        """Return what was consumed so far, given how it ended."""
+
+
+class Telemetry(Protocol):
+    """Counts requests for the operator; times in seconds."""
+
+    def started(self, *, model: str, tier: str) -> None:
+        """Count a request that was admitted."""
+
+    def first_token(self, *, model: str, tier: str, seconds: float) -> None:
+        """Note the time to the first piece."""
+
+    def finished(
+        self, *, model: str, tier: str, operation: str, outcome: str, seconds: float, consumption: Consumption
+    ) -> None:
+        """Count a request that left."""
+
+    def refused(self, *, tier: str, reason: str) -> None:
+        """Count a request that was not admitted."""
+
+
+class Outbox(Protocol):
+    """Keeps audit intents in the transaction of the change they report."""
+
+    async def add(self, intent: AuditIntent) -> None:
+        """Keep an intent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Books:
+    """Where the gateway writes down what happened."""
+
+    unit_of_work: UnitOfWork
+    quotas: QuotaService
+    metering: MeteringService
+    billing: BillingService
+    outbox: Outbox
+    audit: AuditService
+    health: HealthService
+    telemetry: Telemetry
+    clock: Clock
+
+
+class Gateway:
+    """The one road in."""
+
+    def __init__(self, *, tenancy: TenancyService, books: Books) -> None:
+        self._tenancy = tenancy
+        self._books = books
+        self.telemetry = books.telemetry
+        self._background: set[asyncio.Task[object]] = set()
+
+    async def process_customer_request(
+        self, request: CustomerRequest[Piece], *, token: str, request_id: str
+    ) -> Passage[Piece]:
+        """Admit a request and return the passage that does the work while it is iterated.
+
+        The passage settles before it hands out its last piece: what a client has seen complete is in the
+        books. Closing it early, failing and being cancelled settle too, with what was consumed until then.
+
+        Raises:
+            BitNetServiceError: whatever stands in the way; nothing stays reserved.
+        """
+        context = await self._tenancy.authenticate_request(token)
+        try:
+            context.require(request.scope)
+            tokens = await request.admit(context)
+            admission = await self._books.quotas.reserve(context, requests=1, tokens=tokens)
+        except BitNetServiceError as error:
+            await self._refuse(request, context=context, error=error, request_id=request_id)
+            raise
+        return Passage(self, request, context=context, admission=admission, request_id=request_id)
+
+    async def authenticate(self, token: str) -> TenantContext:
+        """Return who is calling."""
+        return await self._tenancy.authenticate_request(token)
+
+    async def note(self, intent: AuditIntent) -> None:
+        """Write down a change that has no usage: into the outbox first, so that a crash cannot lose it."""
+        async with self._books.unit_of_work():
+            await self._books.outbox.add(intent)
+        self._log_later(intent)
+
+    async def close(self) -> None:
+        """Wait until everything that ended is in the books."""
+        while self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
+
+    def in_background(self, work: asyncio.Task[object]) -> None:
+        """Keep a task until it is done."""
+        self._background.add(work)
+        work.add_done_callback(self._background.discard)
+
+    async def settle(self, passage: Passage[Piece], *, outcome: Outcome, error: BaseException | None) -> None:
+        """End a passage in one transaction: reservation, usage record and audit intent; then the rest."""
+        books, context = self._books, passage.context
+        seconds = passage.seconds
+        consumption = passage.request.consumed(outcome)
+        record = self._record(passage, outcome=outcome, consumption=consumption)
+        cost = await books.billing.price(record, period=CalendarMonth.of(record.occurred_at))
+        code = error.code if isinstance(error, BitNetServiceError) else None
+        intent = _intent(passage, record=record, cost=str(cost.total), code=code)
+        async with books.unit_of_work():
+            if consumption.is_counted:
+                await books.quotas.settle(context, admission=passage.admission, tokens=consumption.tokens)
+            else:
+                await books.quotas.void(context, admission=passage.admission)
+            await books.metering.record(record)
+            await books.outbox.add(intent)
+        self._log_later(intent)
+        seconds = passage.seconds
+        books.health.update_health(
+            context.tenant_id, is_success=outcome is not Outcome.FAILED, seconds=seconds
+        )
+        books.telemetry.finished(
+            model=passage.request.model,
+            tier=context.tier.value,
+            operation=passage.request.operation.value,
+            outcome=outcome.value,
+            seconds=seconds,
+            consumption=consumption,
+        )
+
+    def _record(self, passage: Passage[Piece], *, outcome: Outcome, consumption: Consumption) -> UsageRecord:
+        context, request = passage.context, passage.request
+        return UsageRecord(
+            id=uuid7(self._books.clock),
+            tenant_id=context.tenant_id,
+            source=SOURCE,
+            event_id=passage.event_id.hex,
+            operation=request.operation,
+            tier=context.tier,
+            outcome=outcome.value,
+            occurred_at=self._books.clock.now(),
+            quantities=consumption.quantities,
+            resources=consumption.resources,
+            model=request.model,
+            key_id=context.key_id,
+        )
+
+    async def _refuse(
+        self,
+        request: CustomerRequest[Piece],
+        *,
+        context: TenantContext,
+        error: BitNetServiceError,
+        request_id: str,
+    ) -> None:
+        self._books.telemetry.refused(tier=context.tier.value, reason=error.code)
+        books, moment = self._books, self._books.clock.now()
+        intent = AuditIntent(
+            id=uuid7(books.clock),
+            event_id=uuid7(books.clock),
+            occurred_at=moment,
+            action=f"{request.operation.value}.refuse",
+            resource_affected=request.subject,
+            outcome=ActionOutcome.DENIED,
+            tenant_id=context.tenant_id,
+            key_id=context.key_id,
+            details={"code": error.code, "request_id": request_id},
+        )
+        async with books.unit_of_work():
+            await books.outbox.add(intent)
+            await books.health.update_health(context.tenant_id, kind=policy.refusal_kind(error), latency_ms=0)
+        self._log_later(intent)
+
+    def _log_later(self, intent: AuditIntent) -> None:
+        """Put an intent into the log without making the client wait; the outbox remembers it until then."""
+        self.in_background(asyncio.create_task(self._append(intent)))
+
+    async def _append(self, intent: AuditIntent) -> None:
+        try:
+            await self._books.audit.append(intent)
+        except BitNetServiceError as error:
+            _log.error("audit_append_failed", intent_id=str(intent.id), code=error.code)  # noqa: TRY400 - one line
+
+
+class Passage(Generic[Piece]):
+    """One admitted request on its way; iterate it to do the work, close it to cancel."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        request: CustomerRequest[Piece],
+        *,
+        context: TenantContext,
+        admission: Admission,
+        request_id: str,
+    ) -> None:
+        self.request = request
+        self.context = context
+        self.admission = admission
+        self.request_id = request_id
+        self.event_id = uuid7()
+        self._gateway = gateway
+        self._pieces = request.execute()
+        self._started = time.monotonic()
+        self._has_first = False
+        self._settlement: asyncio.Task[None] | None = None
+        gateway.telemetry.started(model=request.model, tier=context.tier.value)
+
+    @property
+    def seconds(self) -> float:
+        """The time since admission."""
+        return time.monotonic() - self._started
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Piece:
+        """Do the work up to the next piece."""
+        if self._settlement is not None:
+            raise StopAsyncIteration
+        try:
+            piece = await anext(self._pieces)
+        except StopAsyncIteration:
+            await self._settle(Outcome.SUCCESS)
+            raise
+        except asyncio.CancelledError:
+            await self._settle(Outcome.CANCELLED)
+            raise
+        except Exception as error:
+            await self._settle(Outcome.FAILED, error=error)
+            raise
+        if not self._has_first:
+            self._has_first = True
+            self._gateway.telemetry.first_token(
+                model=self.request.model, tier=self.context.tier.value, seconds=self.seconds
+            )
+        if self.request.is_last(piece):
+            await self._settle(Outcome.SUCCESS)
+            await self._pieces.aclose()
+        return piece
+
+    async def aclose(self) -> None:
+        """Cancel what still runs; harmless at the end."""
+        await self._pieces.aclose()
+        await self._settle(Outcome.CANCELLED)
+
+    async def _settle(self, outcome: Outcome, *, error: BaseException | None = None) -> None:
+        """Settle once; a caller that is cancelled meanwhile does not stop it."""
+        if self._settlement is None:
+            work = self._gateway.settle(self, outcome=outcome, error=error)
+            self._settlement = asyncio.create_task(work, name=f"settle {self.event_id}")
+            self._gateway.in_background(self._settlement)
+        await asyncio.shield(self._settlement)
+
+
+def _intent(passage: Passage[Piece], *, record: UsageRecord, cost: str, code: str | None) -> AuditIntent:
+    is_failed = record.outcome == Outcome.FAILED.value
+    return AuditIntent(
+        id=record.id,
+        event_id=passage.event_id,
+        occurred_at=record.occurred_at,
+        action=f"{record.operation.value}.{'fail' if is_failed else 'complete'}",
+        resource_affected=passage.request.subject,
+        outcome=ActionOutcome.FAILURE if is_failed else ActionOutcome.SUCCESS,
+        tenant_id=record.tenant_id,
+        key_id=record.key_id,
+        details={
+            "request_id": passage.request_id,
+            "ended": record.outcome,
+            "model": record.model,
+            "input_tokens": record.quantities.input_tokens,
+            "output_tokens": record.quantities.output_tokens,
+            "embedding_tokens": record.quantities.embedding_tokens,
+            "compute_ms": record.resources.compute_time_ms,
+            "cost": cost,
+            "code": code,
+        },
+    )

@@ -1,0 +1,276 @@
+"""Inference for tenants: from a call to exact prompt tokens, to a replica, to counted output."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tritium.engine.request import ContextLengthExceededError, GenerationRequest
+from tritium_platform.serving.model import ModelKind
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncGenerator, Callable
+    from uuid import UUID
+
+    from tritium.model.tokenizer import Tokenizer
+
+    from tritium.engine.prompt import Prompt
+    from tritium.engine.request import EmbeddingOutput, SamplingParams, TokenOutput
+    from tritium_platform.serving.deployments import DeploymentService, ModelRegistry
+    from tritium_platform.serving.model import Deployment
+    from tritium_platform.tenancy.model import TenantContext
+
+# Longer texts are tokenised beside the event loop, so that one caller's book does not stall the others.
+_LONG_PROMPT_CHARACTERS = 16_384
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduledGeneration:
+    """A generation that may run: its deployment, its exact prompt, and the tokens it can use at most."""
+
+    deployment: Deployment
+    request: GenerationRequest
+    largest_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduledEmbedding:
+    """An embedding that may run: its deployment and its exact inputs."""
+
+    deployment: Deployment
+    request_id: str
+    token_ids: tuple[tuple[int, ...], ...]
+
+    @property
+    def largest_tokens(self) -> int:
+        """The tokens of all inputs together."""
+        return sum(len(ids) for ids in self.token_ids)
+
+
+class InferenceService:
+    """Schedules and executes inference on the deployments of tenants."""
+
+    def __init__(
+        self,
+        *,
+        deployments: DeploymentService,
+        registry: ModelRegistry,
+        load_tokenizer: Callable[[str], Tokenizer],
+    ) -> None:
+        self._deployments = deployments
+        self._registry = registry
+        self._load_tokenizer = load_tokenizer
+        self._tokenizers: dict[UUID, asyncio.Future[Tokenizer]] = {}
+
+    async def schedule_generation(
+        self, context: TenantContext, *, request_id: str, model: str, prompt: Prompt, sampling: SamplingParams
+    ) -> ScheduledGeneration:
+        """Find the deployment and count the prompt exactly, before anything is reserved.
+
+        Raises:
+            NotFoundError: the tenant has no such deployment.
+            ValidationError: the model does not generate, or the prompt is empty or too long.
+            EngineUnavailableError: no replica is ready.
+        """
+        deployment, facts, tokenizer = await self._resolve(context, model, kind=ModelKind.GENERATE)
+        token_ids = await _encode(tokenizer, prompt)
+        room = facts.maximum_positions - len(token_ids)
+        if room < 1:
+            raise ContextLengthExceededError(
+                f"The prompt has {len(token_ids)} tokens; the model reads {facts.maximum_positions}, the answer"
+                " included. Shorten it.",
+                limit_name="context_length",
+                limit=facts.maximum_positions,
+                prompt_tokens=len(token_ids),
+            )
+        request = GenerationRequest(request_id=request_id, prompt_token_ids=token_ids, sampling=sampling)
+        answer = min(room, sampling.max_tokens or room)
+        return ScheduledGeneration(
+            deployment=deployment, request=request, largest_tokens=len(token_ids) + answer
+        )
+
+    async def schedule_embedding(
+        self,
+        context: TenantContext,
+        *,
+        request_id: str,
+        model: str,
+        inputs: tuple[str | tuple[int, ...], ...],
+    ) -> ScheduledEmbedding:
+        """Find the deployment and count the inputs exactly; raises as `schedule_generation` does."""
+        deployment, facts, tokenizer = await self._resolve(context, model, kind=ModelKind.EMBED)
+        token_ids = tuple([await _encode(tokenizer, text) for text in inputs])
+        longest = max(map(len, token_ids), default=0)
+        if longest > facts.maximum_positions:
+            raise ContextLengthExceededError(
+                f"An input has {longest} tokens; the model reads {facts.maximum_positions}. Split it.",
+                limit_name="context_length",
+                limit=facts.maximum_positions,
+                prompt_tokens=longest,
+            )
+        return ScheduledEmbedding(deployment=deployment, request_id=request_id, token_ids=token_ids)
+
+    async def execute_generation(self, scheduled: ScheduledGeneration) -> AsyncGenerator[TokenOutput, None]:
+        """Yield the tokens; closing the iterator cancels the work in the engine."""
+        replica = self._deployments.choose(scheduled.deployment)
+        async with contextlib.aclosing(replica.generate(scheduled.request)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def execute_embedding(self, scheduled: ScheduledEmbedding) -> EmbeddingOutput:
+        """Return the vectors."""
+        replica = self._deployments.choose(scheduled.deployment)
+        return await replica.embed(scheduled.request_id, token_ids=scheduled.token_ids)
+
+    async def _resolve(
+        self, context: TenantContext, model: str, *, kind: ModelKind
+    ) -> tuple[Deployment, ModelFacts, Tokenizer]:
+        deployment = await self._deployments.get(context.tenant_id, model)
+        facts = self._deployments.choose(deployment).status.facts
+        if facts is None or facts.kind is not kind:
+            raise ValidationError(
+                f"The model {deployment.name} cannot be used for this: it is made to {facts.kind if facts else '?'}.",
+                param="model",
+            )
+        return deployment, facts, await self._tokenizer_of(context, deployment)
+
+    async def _tokenizer_of(self, context: TenantContext, deployment: Deployment) -> Tokenizer:
+        loading = self._tokenizers.get(deployment.model_id)
+        if loading is None:
+            registered = await self._registry.get(context.tenant_id, str(deployment.model_id))
+            loading = asyncio.ensure_future(asyncio.to_thread(self._load_tokenizer, registered.path))
+            self._tokenizers[deployment.model_id] = loading
+        try:
+            return await asyncio.shield(loading)
+        except BitNetServiceError:
+            self._tokenizers.pop(deployment.model_id, None)
+            raise
+
+
+async def _encode(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
+    length = len(prompt) if isinstance(prompt, str) else sum(len(str(part)) for part in prompt)
+    if length > _LONG_PROMPT_CHARACTERS:
+        return await asyncio.to_thread(encode_prompt, tokenizer, prompt)
+    return encode_prompt(tokenizer, prompt)
+
+
+class GenerateText:
+    """The customer's request to continue a prompt; the gateway admits, runs and counts it."""
+
+    scope = Scope.INFERENCE
+
+    def __init__(
+        self,
+        service: InferenceService,
+        *,
+        operation: OperationType,
+        request_id: str,
+        model: str,
+        prompt: Prompt,
+        sampling: SamplingParams,
+    ) -> None:
+        self.operation = operation
+        self.model = model
+        self.subject = ResourceIdentifier("deployment", model[:LONGEST_NAME])
+        self._service = service
+        self._request_id = request_id
+        self._prompt = prompt
+        self._sampling = sampling
+        self._scheduled: ScheduledGeneration | None = None
+        self._last: TokenOutput | None = None
+
+    async def admit(self, context: TenantContext) -> int:
+        """Count the prompt; return prompt and longest answer in tokens."""
+        self._scheduled = await self._service.schedule_generation(
+            context,
+            request_id=self._request_id,
+            model=self.model,
+            prompt=self._prompt,
+            sampling=self._sampling,
+        )
+        self.subject = ResourceIdentifier("deployment", str(self._scheduled.deployment.id))
+        return self._scheduled.largest_tokens
+
+    async def execute(self) -> AsyncGenerator[TokenOutput, None]:
+        """Yield the tokens."""
+        assert self._scheduled is not None  # noqa: S101 - the gateway admits first
+        async with contextlib.aclosing(self._service.execute_generation(self._scheduled)) as outputs:
+            async for output in outputs:
+                self._last = output
+                yield output
+
+    def is_last(self, piece: TokenOutput) -> bool:
+        """Whether the text ends with this piece."""
+        return piece.finish_reason is not None
+
+    def consumed(self, outcome: Outcome) -> Consumption:
+        """Return the tokens so far; a prompt counts once the engine has read it, or the client left it running."""
+        scheduled, last = self._scheduled, self._last
+        if scheduled is None or (last is None and outcome is Outcome.FAILED):
+            return Consumption(is_counted=False)
+        prompt = len(scheduled.request.prompt_token_ids)
+        completion = last.completion_tokens if last else 0
+        resources = ResourceUsage()
+        if last is not None:
+            compute = round(last.compute_seconds * 1000)
+            resources = ResourceUsage(compute_time_ms=compute, memory_peak_bytes=last.peak_kv_bytes)
+        return Consumption(
+            quantities=UsageQuantities(input_tokens=prompt, output_tokens=completion),
+            resources=resources,
+            tokens=prompt + completion,
+        )
+
+
+class EmbedTexts:
+    """The customer's request to turn texts into vectors."""
+
+    operation = OperationType.EMBEDDING
+    scope = Scope.INFERENCE
+
+    def __init__(
+        self,
+        service: InferenceService,
+        *,
+        request_id: str,
+        model: str,
+        inputs: tuple[str | tuple[int, ...], ...],
+    ) -> None:
+        self.model = model
+        self.subject = ResourceIdentifier("deployment", model[:LONGEST_NAME])
+        self._service = service
+        self._request_id = request_id
+        self._inputs = inputs
+        self._scheduled: ScheduledEmbedding | None = None
+        self._output: EmbeddingOutput | None = None
+
+    async def admit(self, context: TenantContext) -> int:
+        """Count the inputs in tokens."""
+        self._scheduled = await self._service.schedule_embedding(
+            context, request_id=self._request_id, model=self.model, inputs=self._inputs
+        )
+        self.subject = ResourceIdentifier("deployment", str(self._scheduled.deployment.id))
+        return self._scheduled.largest_tokens
+
+    async def execute(self) -> AsyncGenerator[EmbeddingOutput, None]:
+        """Yield the one answer."""
+        assert self._scheduled is not None  # noqa: S101 - the gateway admits first
+        self._output = await self._service.execute_embedding(self._scheduled)
+        yield self._output
+
+    def is_last(self, piece: EmbeddingOutput) -> bool:  # noqa: ARG002 - there is only one
+        """Whether nothing follows: always."""
+        return True
+
+    def consumed(self, outcome: Outcome) -> Consumption:
+        """Return the tokens; nothing counts if it failed."""
+        if self._scheduled is None or outcome is Outcome.FAILED:
+            return Consumption(is_counted=False)
+        tokens = self._scheduled.largest_tokens
+        compute = round(self._output.compute_seconds * 1000) if self._output else 0
+        return Consumption(
+            quantities=UsageQuantities(embedding_tokens=tokens),
+            resources=ResourceUsage(compute_time_ms=compute),
+            tokens=tokens,
+        )

@@ -1,0 +1,117 @@
+"""The nouns of serving: registered models, deployments, their replicas and what a replica reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+from tritium_platform.metering.model import ResourceUsage, UsageQuantities
+
+
+class ModelKind(StrEnum):
+    """What a model gives back."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+
+
+class ReplicaState(StrEnum):
+    """Where one engine process is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    DRAINING = "draining"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class DeploymentState(StrEnum):
+    """What a tenant sees of a deployment; derived from its replicas, except `deleting`."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    DELETING = "deleting"
+
+
+class Outcome(StrEnum):
+    """How a request that was admitted ended."""
+
+    SUCCESS = "success"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Consumption:
+    """What a request used: quantities for the bill, resources of the machine.
+
+    `tokens` count against the rate of tokens; `is_counted` says whether the request counts against the quota
+    (one that failed without giving anything does not).
+    """
+
+    quantities: UsageQuantities = field(default_factory=UsageQuantities)
+    resources: ResourceUsage = field(default_factory=ResourceUsage)
+    tokens: int = 0
+    is_counted: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegisteredModel:
+    """A model a tenant owns: a directory on the platform's disk, reachable under `name`.
+
+    `size_bytes` counts the weights as they are stored; `source` says where the directory came from.
+    """
+
+    id: UUID
+    tenant_id: UUID
+    name: str
+    path: str
+    kind: ModelKind
+    size_bytes: int
+    source: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployment:
+    """One model of one tenant, kept running on `replicas` engine processes under `name`."""
+
+    id: UUID
+    tenant_id: UUID
+    model_id: UUID
+    name: str
+    replicas: int
+    threads: int
+    memory_limit_bytes: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """What an engine process says of the model it loaded; positions are those of prompt and answer together."""
+
+    kind: ModelKind
+    vocabulary_size: int
+    maximum_positions: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaStatus:
+    """One replica at one moment; `resident_bytes` is the process's memory, `last_error` why it last fell."""
+
+    name: str
+    state: ReplicaState
+    in_flight: int = 0
+    restarts: int = 0
+    process_id: int | None = None
+    resident_bytes: int = 0
+    last_error: str | None = None
+    facts: ModelFacts | None = field(default=None)

@@ -1,0 +1,70 @@
+"""The decisions of serving as pure functions: which replica, how much memory, what state a deployment is in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tritium_platform.errors import ModelSizeExceededError, PlatformError, ProcessingError, ResourceError
+from tritium_platform.insight.health import OutcomeKind
+from tritium_platform.serving.model import DeploymentState, Outcome, ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tritium_platform.errors import BitNetServiceError
+    from tritium_platform.serving.model import RegisteredModel, ReplicaStatus
+
+# Address space an engine needs besides its weights: the interpreter, libraries, thread stacks, the KV cache.
+_BASE_ADDRESS_SPACE = 6 * 1024**3
+_WEIGHT_COPIES = 3
+
+
+def choose_replica(statuses: Sequence[ReplicaStatus]) -> int | None:
+    """Return the index of the ready replica with the fewest requests in flight; None if none is ready."""
+    ready = [index for index, status in enumerate(statuses) if status.state is ReplicaState.READY]
+    return min(ready, key=lambda index: statuses[index].in_flight, default=None)
+
+
+def deployment_state(statuses: Sequence[ReplicaStatus]) -> DeploymentState:
+    """Derive what a tenant sees from what the replicas are."""
+    states = {status.state for status in statuses}
+    if states == {ReplicaState.READY}:
+        return DeploymentState.READY
+    if ReplicaState.READY in states:
+        return DeploymentState.DEGRADED
+    if states == {ReplicaState.FAILED}:
+        return DeploymentState.FAILED
+    if ReplicaState.RESTARTING in states or ReplicaState.FAILED in states:
+        return DeploymentState.DEGRADED
+    return DeploymentState.STARTING
+
+
+def memory_limit_for(model: RegisteredModel) -> int:
+    """Return the address-space limit in bytes for an engine that serves `model`.
+
+    Address space counts mappings that never become resident, so the limit is generous: it stops a runaway.
+    """
+    return _BASE_ADDRESS_SPACE + _WEIGHT_COPIES * model.size_bytes
+
+
+def require_model_size(size: int, *, max_model_size: int) -> None:
+    """Refuse a model of `size` bytes that is larger than the tenant's tier serves.
+
+    Raises:
+        ModelSizeExceededError: details: limit, current (bytes).
+    """
+    if size > max_model_size:
+        raise ModelSizeExceededError(limit=max_model_size, current=size)
+
+
+def outcome_kind(outcome: Outcome) -> OutcomeKind:
+    """Say what the end of an admitted request means for the customer's health; who left was served until then."""
+    return OutcomeKind.FAILED if outcome is Outcome.FAILED else OutcomeKind.SUCCESS
+
+
+def refusal_kind(error: BitNetServiceError) -> OutcomeKind:
+    """Say what a refusal means for the customer's health: a limit, our fault, or the request's own."""
+    if isinstance(error, ResourceError):
+        return OutcomeKind.REFUSED
+    is_ours = isinstance(error, PlatformError | ProcessingError)
+    return OutcomeKind.FAILED if is_ours else OutcomeKind.REJECTED

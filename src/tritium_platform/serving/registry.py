@@ -1,0 +1,139 @@
+"""The models of tenants: where they came from, where they lie, under which name they are found."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from tritium.formats.checkpoint import open_checkpoint
+from tritium.formats.native import is_native, open_native
+from tritium.model.config import parse_config
+from tritium_platform.errors import NotFoundError, ValidationError
+from tritium_platform.serving import policy
+from tritium_platform.serving.model import ModelKind, RegisteredModel
+from tritium_platform.values import uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from tritium_platform.tenancy.model import TenantContext
+    from tritium_platform.values import Clock
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class ModelStore(Protocol):
+    """Remembers models; a tenant's name for a model is unique within the tenant."""
+
+    async def add(self, model: RegisteredModel) -> None:
+        """Keep a model; raises ConflictError when the tenant already uses the name."""
+
+    async def list(self, tenant_id: UUID) -> Sequence[RegisteredModel]:
+        """Return the tenant's models, oldest first."""
+
+    async def remove(self, *, tenant_id: UUID, model_id: UUID) -> bool:
+        """Forget a model; False if the tenant has no such model."""
+
+
+class RegistryService:
+    """Registers, finds and forgets the models of tenants.
+
+    Args:
+        store: where they are remembered.
+        roots: the directories below which a tenant may point at a checkpoint.
+        clock: the time.
+    """
+
+    def __init__(self, *, store: ModelStore, roots: Sequence[Path], clock: Clock) -> None:
+        self._store = store
+        self._roots = tuple(root.resolve() for root in roots)
+        self._clock = clock
+
+    async def register_path(self, context: TenantContext, *, name: str, path: str) -> RegisteredModel:
+        """Register a checkpoint directory on the platform's disk.
+
+        Raises:
+            ValidationError: the name or the checkpoint is bad, or the path is outside the allowed roots.
+            ModelSizeExceededError: it is larger than the tier serves.
+            ConflictError: the name is taken.
+        """
+        require_name(name)
+        directory = self.resolve(path)
+        kind, size = inspect_checkpoint(directory)
+        policy.require_model_size(size, max_model_size=context.limits.max_model_size)
+        return await self.add(context.tenant_id, name=name, path=directory, kind=kind, size=size, source="path")
+
+    async def add(
+        self, tenant_id: UUID, *, name: str, path: Path, kind: ModelKind, size: int, source: str
+    ) -> RegisteredModel:
+        """Remember a model that lies in `path`; raises ConflictError when the name is taken."""
+        require_name(name)
+        model = RegisteredModel(
+            id=uuid7(self._clock),
+            tenant_id=tenant_id,
+            name=name,
+            path=str(path),
+            kind=kind,
+            size_bytes=size,
+            source=source,
+            created_at=self._clock.now(),
+        )
+        await self._store.add(model)
+        return model
+
+    async def get(self, tenant_id: UUID, name_or_id: str) -> RegisteredModel:
+        """Return one model by name or id; raises NotFoundError, also for somebody else's."""
+        for model in await self._store.list(tenant_id):
+            if name_or_id in {model.name, str(model.id)}:
+                return model
+        raise NotFoundError("There is no such model.", kind="model")
+
+    async def list(self, tenant_id: UUID) -> Sequence[RegisteredModel]:
+        """Return the tenant's models, oldest first."""
+        return await self._store.list(tenant_id)
+
+    async def remove(self, tenant_id: UUID, name_or_id: str) -> RegisteredModel:
+        """Forget a model; its files stay with whoever owns them. Raises NotFoundError."""
+        model = await self.get(tenant_id, name_or_id)
+        await self._store.remove(tenant_id=tenant_id, model_id=model.id)
+        return model
+
+    def resolve(self, path: str) -> Path:
+        """Return the real directory of a path below an allowed root; ValidationError for anything else.
+
+        The answer is the same for a forbidden path and one that is not there: it is no oracle of the disk.
+        """
+        refusal = ValidationError("The path is not a model directory below an allowed root.", field="path")
+        if "\0" in path:
+            raise refusal
+        try:
+            real = Path(path).resolve(strict=True)
+        except (OSError, RuntimeError, ValueError):
+            raise refusal from None
+        if not real.is_dir() or not any(real.is_relative_to(root) for root in self._roots):
+            raise refusal
+        return real
+
+
+def require_name(name: str) -> None:
+    """Refuse a name that could not stand in a URL or a file name."""
+    if not NAME.fullmatch(name):
+        raise ValidationError(
+            "A name has 1 to 100 letters, digits, dots, dashes or underscores and starts with a letter or digit.",
+            field="name",
+        )
+
+
+def inspect_checkpoint(directory: Path) -> tuple[ModelKind, int]:
+    """Check a checkpoint and return what it does and its weights' size in bytes; ValidationError if it is broken."""
+    if is_native(directory):
+        with open_native(directory) as native:
+            config = parse_config(native.checkpoint.config or native.manifest.get("config", {}))
+            size = native.checkpoint.total_bytes
+    else:
+        with open_checkpoint(directory, allow_hub=False) as checkpoint:
+            config = parse_config(checkpoint.config)
+            size = checkpoint.total_bytes
+    return (ModelKind.EMBED if config.is_encoder else ModelKind.GENERATE), size

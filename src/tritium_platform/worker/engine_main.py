@@ -1,0 +1,194 @@
+"""The engine process: loads one model, answers one gateway, ends when the gateway does."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+import zmq
+import zmq.asyncio
+
+from tritium.engine.batcher import BatcherConfig, EmbeddingBatcher
+from tritium.engine.engine import Engine
+from tritium.engine.runner import EngineThread
+from tritium.errors import BitNetServiceError, ProcessingError
+from tritium.model.pretrained import load_model
+from tritium_platform.adapters import engine_messages as messages
+from tritium_platform.adapters.telemetry import configure_logging
+from tritium_platform.serving.model import ModelFacts, ModelKind
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+_log = structlog.get_logger(__name__)
+_HEARTBEAT_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
+
+
+class EngineServer:
+    """Answers the commands of one gateway with one engine."""
+
+    def __init__(self, *, engine: EngineThread, facts: ModelFacts, socket: zmq.asyncio.Socket) -> None:
+        self._engine = engine
+        self._facts = facts
+        self._socket = socket
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def serve(self) -> None:
+        """Say that the model is there, then answer until drained."""
+        await self._report(messages.Ready(self._facts))
+        heart = asyncio.create_task(self._beat())
+        try:
+            while True:
+                command = messages.decode_command(await self._socket.recv())
+                if isinstance(command, messages.Drain):
+                    break
+                self._obey(command)
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        finally:
+            heart.cancel()
+
+    def _obey(self, command: messages.Submit | messages.Abort | messages.Embed) -> None:
+        if isinstance(command, messages.Submit):
+            self._begin(command.request.request_id, self._generate(command))
+        elif isinstance(command, messages.Embed):
+            self._begin(command.request_id, self._embed(command))
+        else:
+            task = self._tasks.get(command.request_id)
+            if task is not None:
+                task.cancel()
+
+    def _begin(self, request_id: str, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(self._guard(request_id, work))
+        self._tasks[request_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(request_id, None))
+
+    async def _guard(self, request_id: str, work: Coroutine[None, None, None]) -> None:
+        """Turn whatever goes wrong with one request into one answer; the other requests go on."""
+        try:
+            await work
+        except BitNetServiceError as error:
+            await self._report(messages.Failed.of(error, request_id=request_id))
+        except Exception as error:  # noqa: BLE001 - a fault in one request must not end the others
+            _log.exception("engine_request_failed", request_id=request_id)
+            failure = ProcessingError(f"The engine failed on this request ({type(error).__name__}).")
+            await self._report(messages.Failed.of(failure, request_id=request_id))
+
+    async def _generate(self, command: messages.Submit) -> None:
+        async with contextlib.aclosing(self._engine.submit(command.request)) as outputs:
+            async for output in outputs:
+                await self._report(messages.Tokens(output))
+
+    async def _embed(self, command: messages.Embed) -> None:
+        output = await self._engine.embed(command.token_ids)
+        await self._report(messages.Embedded(command.request_id, output))
+
+    async def _beat(self) -> None:
+        while True:
+            await self._report(messages.Heartbeat(len(self._tasks), _resident_bytes()))
+            await asyncio.sleep(_HEARTBEAT_SECONDS)
+
+    async def _report(self, report: messages.Report) -> None:
+        await self._socket.send(messages.encode(report))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one engine process; the parent is `tritium_platform.adapters.engine_process`."""
+    options = _parse(arguments)
+    configure_logging(level=options.log_level)
+    structlog.contextvars.bind_contextvars(replica=options.name)
+    _die_with_parent()
+    if options.memory_limit:
+        resource.setrlimit(resource.RLIMIT_AS, (options.memory_limit, options.memory_limit))
+    # The gateway decides when an engine ends; a terminal's Ctrl-C reaches the gateway alone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asyncio.run(_run(options))
+
+
+async def _run(options: argparse.Namespace) -> None:
+    socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+    socket.set_hwm(0)
+    socket.connect(options.endpoint)
+    try:
+        engine, facts = await asyncio.to_thread(_load, options)
+    except (BitNetServiceError, MemoryError) as error:
+        text = (
+            error.message
+            if isinstance(error, BitNetServiceError)
+            else "The memory limit is too small for this model."
+        )
+        await socket.send(messages.encode(messages.Refused(text)))
+        socket.close(linger=1000)
+        sys.exit(1)
+    try:
+        await EngineServer(engine=engine, facts=facts, socket=socket).serve()
+    finally:
+        engine.close()
+        socket.close(linger=1000)
+
+
+def _load(options: argparse.Namespace) -> tuple[EngineThread, ModelFacts]:
+    loaded = load_model(options.model, threads=options.threads or None)
+    config = loaded.config
+    facts = ModelFacts(
+        kind=ModelKind.EMBED if config.is_encoder else ModelKind.GENERATE,
+        vocabulary_size=config.vocab_size,
+        maximum_positions=config.max_positions,
+    )
+    if config.is_encoder:
+        limits = BatcherConfig(max_input_tokens=config.max_positions)
+        batcher = EmbeddingBatcher(loaded.encoder.encode, config=limits)
+        return EngineThread(batcher=batcher).start(), facts
+    tokenizer = loaded.tokenizer
+    engine = Engine(loaded.generator, tokenizer=tokenizer, end_token_ids=tokenizer.eos_token_ids)
+    facts = replace(facts, maximum_positions=engine.context_limit)
+    return EngineThread(engine).start(), facts
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tritium-engine", description=__doc__)
+    parser.add_argument("--endpoint", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--memory-limit", type=int, default=0, help="bytes of address space; 0: no limit")
+    return parser.parse_args(arguments)
+
+
+def _die_with_parent() -> None:
+    """End when the parent ends: the parent alone holds the writing end of our standard input."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+    def wait_for_end_of_parent() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1):
+                pass
+        os._exit(0)
+
+    threading.Thread(target=wait_for_end_of_parent, name="parent watch", daemon=True).start()
+
+
+def _resident_bytes() -> int:
+    """Return the resident memory of this process in bytes; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    main()
