@@ -130,7 +130,7 @@ def pack_bitnet(trits: NDArray[np.int8]) -> NDArray[np.uint8]:
     Raises:
         ValidationError: not a matrix, or a value is not -1, 0 or 1.
     """
-    if trits.ndim != 2 or trits.size == 0 or np.abs(trits).max() > 1:  # noqa: PLR2004 - a matrix
+    if trits.ndim != 2 or trits.size == 0 or trits.min() < -1 or trits.max() > 1:  # noqa: PLR2004 - a matrix
         raise ValidationError(
             f"Trits must be a matrix of -1, 0 and 1; this is {trits.dtype} {list(trits.shape)}"
         )

@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-NOT_ALLOWED = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT}
+NOT_POSSIBLE = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
 )
 
 
@@ -30,7 +40,7 @@ def storage_error(error: OSError, *, path: Path) -> BitNetServiceError:
             recovery=Recovery.UPGRADE_STORAGE,
             file=path.name,
         )
-    if error.errno in NOT_ALLOWED:
+    if error.errno in NOT_POSSIBLE:
         return ValidationError(f"Cannot write {path}: {reason}. Choose another place.", file=path.name)
     return PlatformError(f"Writing {path.name} failed: {reason}. Nothing was saved.", file=path.name)
 
