@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def lay_out(chunks: Sequence[Chunk], *, block_size: int) -> ForwardBatch:
-    """Return the batch of these chunks; logits are asked for the last row of every chunk that reaches its end."""
+    """Return the batch of these chunks; every chunk that reaches its sequence's end asks for logits."""
     lengths = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int32)
     starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
     firsts = np.array([chunk.sequence.num_computed for chunk in chunks], dtype=np.int32)

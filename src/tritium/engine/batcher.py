@@ -1,4 +1,4 @@
-"""One-shot work (embeddings): a batch starts when it is full or when its oldest input has waited long enough."""
+"""One-shot work (embeddings): a batch starts when it is full, or when its oldest input has waited enough."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _Item:
 
 
 class EmbeddingBatcher:
-    """Collects inputs of many requests into batches; inputs may be added from any thread, one thread runs them.
+    """Collects inputs of many requests into batches; any thread may add inputs, one thread runs them.
 
     Args:
         encode: turns token id lists into unit-length rows f32[B, H]; a row must not depend on its neighbours.

@@ -30,7 +30,7 @@ class BlockAllocator:
         return -(-num_tokens // self.block_size)
 
     def extend(self, blocks: list[int], *, num_tokens: int) -> bool:
-        """Append free blocks until `blocks` can hold so many tokens; False (and nothing taken) if too few are free."""
+        """Append free blocks until `blocks` holds so many tokens; False (none taken) if too few are free."""
         missing = self.blocks_for(num_tokens) - len(blocks)
         if missing > len(self._free):
             return False

@@ -47,8 +47,8 @@ class GeneratingModel(Protocol):
 class Engine:
     """Continuous batching over one model.
 
-    A request's tokens do not depend on who shares its steps: kernels reduce in a fixed order, and random numbers
-    belong to the request.
+    A request's tokens do not depend on who shares its steps: kernels reduce in a fixed order, and random
+    numbers belong to the request.
 
     Args:
         end_token_ids: tokens which end a text.
@@ -111,11 +111,11 @@ class Engine:
                 f"the prompt holds a token outside of 0 to {vocabulary - 1}.", param="prompt"
             )
         num_prompt = len(request.prompt_token_ids)
-        asked = num_prompt + (request.sampling.max_tokens or 1)
-        if asked > self.context_limit:
+        num_new = request.sampling.max_tokens or 1
+        if num_prompt + num_new > self.context_limit:
             raise ContextLengthExceededError(
                 f"the context limit is {self.context_limit} tokens; the prompt has {num_prompt} and"
-                f" {request.sampling.max_tokens or 1} more were asked for: shorten the prompt or lower max_tokens.",
+                f" {num_new} more were asked for: shorten the prompt or lower max_tokens.",
                 param="max_tokens" if num_prompt < self.context_limit else "prompt",
                 limit=self.context_limit,
                 prompt_tokens=num_prompt,

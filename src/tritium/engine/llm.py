@@ -45,7 +45,7 @@ class LLM:
     """A model ready to work; calls from several threads take turns.
 
     Args:
-        source: a directory or file of a checkpoint (dense, native ternary, or written by Tritium), or a hub name.
+        source: a checkpoint (dense, native ternary, or written by Tritium) as a path, or a hub name.
         threads: processor threads; None = as many as the machine has for it.
         config: budgets of the engine.
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to what runs it: an engine for models that write text, a batcher for models that embed."""
+"""From a checkpoint to what runs it: an engine for text that is written, a batcher for texts to embed."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ LATENCY_BOUNDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """Counts of durations in seconds: `counts[i]` are those up to `bounds[i]`, the last count those above all."""
+    """Durations in seconds: `counts[i]` are those up to `bounds[i]`, the last count those above all."""
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]

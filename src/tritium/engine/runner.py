@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Self
 
 from tritium.engine.request import QueueFullError
@@ -69,7 +68,7 @@ class TokenStream:
 class EngineThread:
     """Runs an engine (generation) or a batcher (embeddings) step by step in one thread.
 
-    Every public method may be called from any thread; streams and futures belong to the caller's running loop.
+    Any thread may call the public methods; streams and futures belong to the caller's running loop.
     """
 
     def __init__(self, engine: Engine | None = None, *, batcher: EmbeddingBatcher | None = None) -> None:
@@ -117,15 +116,15 @@ class EngineThread:
                 raise ValidationError("a request with this id is running already.", param="request_id")
             self._streams[request.request_id] = stream
             self._arrived.append(request)
-            self._wake.notify()
+            self._wake.notify_all()
         return stream
 
     def abort(self, request_id: str) -> None:
-        """Cancel a request in whatever state it is; its stream ends with reason "abort"; unknown ids are ignored."""
+        """Cancel a request in whatever state: its stream ends with "abort"; unknown ids are ignored."""
         with self._wake:
             if request_id in self._streams:
                 self._aborted.append(request_id)
-                self._wake.notify()
+                self._wake.notify_all()
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> EmbeddingOutput:
         """Turn token id lists into vectors, batched together with whoever else asks at the same time.
@@ -141,27 +140,25 @@ class EngineThread:
         with self._wake:
             self._require_open()
             future = self._batcher.add(inputs)
-            self._wake.notify()
+            self._wake.notify_all()
         try:
             return await asyncio.wrap_future(future)
         finally:
             future.cancel()
 
-    async def drain(self, *, timeout: float) -> bool:  # noqa: ASYNC109 - the caller's patience is a parameter here
-        """Take no new work, wait until the running work is done, then close; False if work had to be cut off."""
+    async def drain(self, *, timeout: float) -> bool:  # noqa: ASYNC109 - the patience of the caller
+        """Take no new work, let the running work end, then close; False if work had to be cut off."""
         with self._wake:
             self._is_draining = True
-        deadline = time.monotonic() + timeout
-        while (is_busy := self._is_busy()) and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        is_idle = await asyncio.to_thread(self._wait_until_idle, timeout)
         await asyncio.to_thread(self.close)
-        return not is_busy
+        return is_idle
 
     def close(self) -> None:
         """Stop after the current step; what still runs is aborted."""
         with self._wake:
             self._is_closed = True
-            self._wake.notify()
+            self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -181,10 +178,12 @@ class EngineThread:
                 "the engine is shutting down: try another replica or try again later.", retry_after=5
             )
 
-    def _is_busy(self) -> bool:
+    def _wait_until_idle(self, timeout: float) -> bool:
         with self._wake:
-            is_embedding = self._batcher is not None and self._batcher.has_work
-            return bool(self._streams or self._arrived) or is_embedding
+            return self._wake.wait_for(lambda: not self._is_busy(), timeout)
+
+    def _is_busy(self) -> bool:
+        return bool(self._streams) or (self._batcher is not None and self._batcher.has_work)
 
     def _run(self) -> None:
         while self._wait_for_work():
@@ -194,8 +193,14 @@ class EngineThread:
                 logger.exception("a step of the engine failed; its requests fail, the engine goes on")
                 if self._engine is not None:
                     self._deliver(self._engine.fail_all("the engine failed while it worked on this request."))
+        self._end_everything("the engine was shut down before the text was finished.")
+
+    def _end_everything(self, message: str) -> None:
         if self._engine is not None:
-            self._deliver(self._engine.fail_all("the engine was shut down before the text was finished."))
+            with self._wake:
+                arrived, self._arrived = self._arrived, []
+            never_added = [self._engine.failed_output(request, message) for request in arrived]
+            self._deliver([*never_added, *self._engine.fail_all(message)])
         if self._batcher is not None:
             self._batcher.close()
 
@@ -225,6 +230,8 @@ class EngineThread:
             self._deliver(outputs)
         if self._batcher is not None:
             self._batcher.run_due()
+            with self._wake:
+                self._wake.notify_all()
 
     def _add(self, request: GenerationRequest) -> TokenOutput | None:
         assert self._engine is not None  # noqa: S101 - only reached with an engine
@@ -243,6 +250,7 @@ class EngineThread:
                 stream = find(output.request_id, None)
                 if stream is not None:
                     by_loop.setdefault(stream.loop, []).append((stream, output))
+            self._wake.notify_all()
         for loop, items in by_loop.items():
             try:
                 # One wake-up per step and loop, not one per token.

@@ -25,8 +25,8 @@ _SIGN_64 = 2**64
 def uniform(seed: int, *, counter: int) -> float:
     """Return a number in [0, 1) that depends on seed and counter alone.
 
-    No state is kept between draws, so a request's draws do not depend on who else is in the batch, or on how often
-    it was preempted.
+    No state is kept between draws, so they do not depend on who else is in the batch, or on how often a
+    request was preempted.
     """
     digest = hashlib.blake2b(struct.pack("<QQ", seed % _SIGN_64, counter), digest_size=8).digest()
     return float(int.from_bytes(digest, "little") >> 11) * 2.0**-53
@@ -35,7 +35,7 @@ def uniform(seed: int, *, counter: int) -> float:
 def penalise(
     logits: NDArray[np.float32], counts: Mapping[int, int], *, presence: float, frequency: float
 ) -> NDArray[np.float32]:
-    """Return logits [V] lowered for every token the answer already holds: presence once, frequency per occurrence."""
+    """Return logits [V], lower for tokens the answer holds: presence once, frequency per occurrence."""
     if not counts or not (presence or frequency):
         return logits
     tokens = np.fromiter(counts.keys(), dtype=np.int64, count=len(counts))

@@ -1,4 +1,4 @@
-"""Who computes how many tokens in the next step: running requests first, then waiting ones, in one token budget."""
+"""Who computes how many tokens in the next step: running requests first, then waiting ones, in one budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SchedulingPolicy(Protocol):
-    """Puts requests in order: the lowest rank runs first, the highest is the first to give its blocks back."""
+    """Puts requests in order: the lowest rank runs first, the highest gives its blocks back first."""
 
     def rank(self, sequence: Sequence) -> tuple[float, ...]:
         """Return the place of a sequence in the queue; unique per sequence."""
@@ -41,8 +41,8 @@ class Chunk:
 class Scheduler:
     """Keeps the waiting and the running sequences.
 
-    Prefill and decode are one thing here: every sequence catches up with its own tokens. A sequence that finds no
-    free block takes those of the highest-ranked one, which starts over later (its text stays as it is).
+    Prefill and decode are one thing here: every sequence catches up with its own tokens. A sequence that
+    finds no free block takes those of the highest-ranked one, which starts over later (its text stays).
     """
 
     def __init__(

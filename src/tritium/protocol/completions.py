@@ -22,7 +22,7 @@ def prompts_of(wire: str | list[int] | list[str] | list[list[int]]) -> tuple[str
     if isinstance(wire, str):
         return (wire,)
     if wire and isinstance(wire[0], int):
-        return (tuple(cast("list[int]", wire)),)
+        return (tuple(wire),)
     return tuple(
         item if isinstance(item, str) else tuple(item) for item in cast("list[str | list[int]]", wire)
     )

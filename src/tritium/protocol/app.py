@@ -1,0 +1,112 @@
+"""The single-tenant server: one model behind the OpenAI routes."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from tritium.engine.loading import load_engine
+from tritium.errors import AuthenticationError, ValidationError
+from tritium.protocol.backend import LocalBackend
+from tritium.protocol.routes import build_router, no_principal, request_id_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from starlette.responses import Response
+
+    from tritium.engine.config import EngineConfig
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 30.0
+
+
+def create_app(
+    model_path: str | Path,
+    *,
+    api_key: str | None = None,
+    served_name: str | None = None,
+    threads: int | None = None,
+    config: EngineConfig | None = None,
+    drain_seconds: float = DRAIN_SECONDS,
+) -> FastAPI:
+    """Load a model and return the server for it.
+
+    Args:
+        model_path: what `LLM` takes.
+        api_key: what callers must send as bearer token; None lets everybody in.
+        served_name: the model's name in requests; None = the last part of the path.
+        threads: processor threads; None = as many as the machine has.
+        config: budgets of the engine.
+        drain_seconds: how long running answers may go on after the server is told to stop.
+
+    Raises:
+        ValidationError: the model cannot be loaded, or the key is empty.
+    """
+    if api_key is not None and not api_key.strip():
+        raise ValidationError(
+            "the API key is empty: give one, or leave it out to let everybody in.", param="api_key"
+        )
+    backend = LocalBackend(load_engine(model_path, threads=threads, config=config), served_name=served_name)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - FastAPI's signature
+        backend.thread.start()
+        yield
+        if not await backend.thread.drain(timeout=drain_seconds):
+            logger.warning(
+                "some answers were cut off: they were not finished %s s after the stop", drain_seconds
+            )
+
+    app = FastAPI(title="Tritium", lifespan=lifespan)
+    app.state.backend = backend
+    app.include_router(build_router(backend, principal_of=_bearer_check(api_key)))
+    app.add_exception_handler(HTTPException, _unknown_route)
+
+    async def health() -> JSONResponse:
+        is_alive = backend.thread.is_alive
+        return JSONResponse(
+            {"status": "ok" if is_alive else "stopping"}, status_code=200 if is_alive else 503
+        )
+
+    app.add_api_route("/health", health, methods=["GET"])
+    return app
+
+
+def _bearer_check(api_key: str | None) -> Callable[[Request], Awaitable[object]]:
+    if api_key is None:
+        return no_principal
+    expected = f"bearer {api_key}".encode()
+
+    async def check(request: Request) -> None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        # Compared in constant time: the time of an answer says nothing about the key.
+        if not hmac.compare_digest(f"{scheme.lower()} {token.strip()}".encode(), expected):
+            raise AuthenticationError("the API key is missing or wrong: send Authorization: Bearer <key>.")
+
+    return check
+
+
+async def _unknown_route(request: Request, error: Exception) -> Response:
+    """Write the framework's own refusals (no such route, wrong method) in the envelope too."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    detail = str(error.detail) if isinstance(error, HTTPException) else "the server failed."
+    code = detail.lower().replace(" ", "_")
+    body = {
+        "error": {
+            "message": f"{detail}: {request.method} {request.url.path}",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": code,
+        }
+    }
+    return JSONResponse(body, status_code=status, headers={**headers, "x-request-id": request_id_of(request)})

@@ -1,0 +1,72 @@
+"""The backend of a single-tenant server: one model, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from tritium.engine.prompt import encode_prompt
+from tritium.engine.request import GenerationRequest
+from tritium.engine.runner import EngineThread
+from tritium.errors import ValidationError
+from tritium.protocol.calls import ModelCard, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from tritium.engine.loading import LoadedEngine
+    from tritium.engine.request import EmbeddingOutput, TokenOutput
+    from tritium.protocol.calls import EmbeddingCall, GenerationCall
+
+
+class LocalBackend:
+    """Serves one loaded model under one name to everybody."""
+
+    def __init__(self, loaded: LoadedEngine, *, served_name: str | None = None) -> None:
+        self.card = ModelCard(id=served_name or loaded.name, created=int(time.time()), owned_by="tritium")
+        self.thread = EngineThread(loaded.engine, batcher=loaded.batcher)
+        self._loaded = loaded
+
+    async def models(self, principal: object) -> Sequence[ModelCard]:  # noqa: ARG002 - everybody is the same
+        """Return the one model."""
+        return [self.card]
+
+    async def generate(self, call: GenerationCall) -> AsyncIterator[TokenOutput]:
+        """Tokenise away from the event loop, and queue the request."""
+        self._require_model(call.model)
+        self._require_generator()
+        token_ids = await asyncio.to_thread(encode_prompt, self._loaded.tokenizer, call.prompt)
+        request = GenerationRequest(
+            request_id=call.request_id, prompt_token_ids=token_ids, sampling=call.sampling
+        )
+        return self.thread.submit(request)
+
+    async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
+        """Tokenise away from the event loop, and wait for the batch."""
+        self._require_model(call.model)
+        if self._loaded.batcher is None:
+            raise ValidationError(
+                "this model writes text; it does not turn texts into vectors.", param="model"
+            )
+        inputs = await asyncio.to_thread(self._encode_all, call.inputs)
+        return await self.thread.embed(inputs)
+
+    def response_headers(self, principal: object) -> Mapping[str, str]:  # noqa: ARG002 - no limits to announce
+        """Return nothing."""
+        return {}
+
+    def _encode_all(self, inputs: tuple[str | tuple[int, ...], ...]) -> list[tuple[int, ...]]:
+        return [encode_prompt(self._loaded.tokenizer, item) for item in inputs]
+
+    def _require_model(self, name: str) -> None:
+        if name != self.card.id:
+            raise ModelNotFoundError(
+                "there is no such model; GET /v1/models lists those you may use.", param="model"
+            )
+
+    def _require_generator(self) -> None:
+        if self._loaded.engine is None:
+            raise ValidationError(
+                "this model turns texts into vectors; it does not write text.", param="model"
+            )

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tritium.engine.batch import apportion
+from tritium.engine.config import EngineConfig
+from tritium.engine.request import SamplingParams
+from tritium.engine.sampler import uniform
+from tritium.errors import ValidationError
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("temperature", 2.1),
+        ("top_p", 1.5),
+        ("top_p", float("inf")),
+        ("top_k", -1),
+        ("min_p", 2.0),
+        ("presence_penalty", 3.0),
+        ("frequency_penalty", -2.5),
+        ("seed", 2**63),
+        ("stop", ("",)),
+        ("stop", ("x",) * 17),
+        ("stop", ("x" * 2000,)),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(field, value):
+    with pytest.raises(ValidationError) as caught:
+        SamplingParams(**{field: value})
+    assert caught.value.details["param"] == field
+
+
+@pytest.mark.parametrize("field", ["block_size", "max_batched_tokens", "max_running", "max_context"])
+def test_a_limit_below_one_is_refused_by_name(field):
+    with pytest.raises(ValidationError, match=field):
+        EngineConfig(**{field: 0})
+
+
+@given(st.integers(0, 10**15), st.lists(st.integers(1, 4096), min_size=1, max_size=40))
+def test_apportioned_parts_sum_to_the_whole_and_follow_the_shares(total, shares):
+    parts = apportion(total, shares=shares)
+    assert sum(parts) == total
+    for part, share in zip(parts, shares, strict=True):
+        assert abs(part - total * share / sum(shares)) <= 1
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**31))
+def test_a_draw_lies_in_the_unit_interval_and_depends_on_seed_and_place_alone(seed, counter):
+    draw = uniform(seed, counter=counter)
+    assert 0.0 <= draw < 1.0
+    assert draw == uniform(seed, counter=counter)
+    assert draw != uniform(seed, counter=counter + 1)
+
+
+def test_draws_are_spread_evenly():
+    draws = [uniform(7, counter=counter) for counter in range(20_000)]
+    assert abs(sum(draws) / len(draws) - 0.5) < 0.01
+    tenths = [sum(low / 10 <= draw < (low + 1) / 10 for draw in draws) for low in range(10)]
+    assert max(tenths) - min(tenths) < 300
