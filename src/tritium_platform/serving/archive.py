@@ -1,0 +1,127 @@
+"""Unpacks a ZIP archive of a checkpoint directory without believing anything it says.
+
+Names, kinds and sizes are checked against the archive's directory before anything is written, and counted
+again while it is unpacked.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from pathlib import PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+from tritium.formats.checkpoint import open_checkpoint
+from tritium.formats.storage import staged_directory
+from tritium_platform.errors import ValidationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_ENTRIES = 1_000
+MAX_DEPTH = 3
+MAX_NAME = 200
+CHUNK = 1 << 20
+FORBIDDEN_CHARACTERS = frozenset('\\:*?"<>|') | {chr(code) for code in range(32)} | {"\x7f"}
+
+
+def unpacked_size(archive: Path) -> int:
+    """Return how many bytes an archive says it holds, after checking what it says.
+
+    Raises:
+        ValidationError: not an archive, or one with names or kinds of entries that no checkpoint has.
+    """
+    with _opened(archive) as opened:
+        return sum(entry.file_size for entry in _checked_entries(opened))
+
+
+def unpack_checkpoint(archive: Path, *, target: Path, limit: int) -> None:
+    """Unpack an archive of at most `limit` bytes into `target` and verify that it is a checkpoint.
+
+    Raises:
+        ValidationError: the archive is damaged, holds more than it says, or is not a sound checkpoint.
+        ResourceError: the disk is full.
+    """
+    try:
+        with _opened(archive) as opened, staged_directory(target) as staging:
+            _unpack_entries(opened, staging=staging, limit=limit)
+            open_checkpoint(staging, allow_hub=False).close()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ValidationError(f"The archive is damaged: {error}. Upload it again.") from error
+
+
+def _opened(archive: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(archive)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise ValidationError(
+            f"The upload is not a ZIP archive ({error}). Send a checkpoint directory as one ZIP archive."
+        ) from error
+
+
+def _checked_entries(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    entries = [entry for entry in opened.infolist() if not entry.is_dir()]
+    if not 0 < len(entries) <= MAX_ENTRIES:
+        raise ValidationError(f"The archive holds {len(entries)} files; 1 to {MAX_ENTRIES} are taken.")
+    seen: set[str] = set()
+    for entry in entries:
+        _check_entry(entry)
+        folded = entry.filename.casefold()
+        if folded in seen:
+            raise ValidationError(f"The archive holds {_shown(entry)} twice.")
+        seen.add(folded)
+    return entries
+
+
+def _check_entry(entry: zipfile.ZipInfo) -> None:
+    name = PurePosixPath(entry.filename)
+    unsafe = (
+        name.is_absolute()
+        or ".." in name.parts
+        or len(name.parts) > MAX_DEPTH
+        or len(entry.filename) > MAX_NAME
+        or bool(FORBIDDEN_CHARACTERS & set(entry.filename))
+    )
+    if unsafe:
+        raise ValidationError(f"The archive holds a file under the unsafe name {_shown(entry)}.")
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
+        raise ValidationError(f"{_shown(entry)} in the archive is a link or a device; only files are taken.")
+    if entry.flag_bits & 0x1:
+        raise ValidationError(f"{_shown(entry)} in the archive is encrypted.")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValidationError(f"{_shown(entry)} is compressed in another way than stored or deflate.")
+
+
+def _shown(entry: zipfile.ZipInfo) -> str:
+    return repr(entry.filename[:80])
+
+
+def _unpack_entries(opened: zipfile.ZipFile, *, staging: Path, limit: int) -> None:
+    entries = _checked_entries(opened)
+    prefix = _common_directory(entries)
+    left = limit
+    for entry in entries:
+        path = staging / entry.filename.removeprefix(prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with opened.open(entry) as source, path.open("xb") as target:
+            left -= _copy_counted(source, target, limit=min(entry.file_size, left), name=_shown(entry))
+
+
+def _common_directory(entries: list[zipfile.ZipInfo]) -> str:
+    """Return the directory that holds everything, as most tools pack it, or nothing."""
+    first = entries[0].filename.partition("/")
+    prefix = first[0] + first[1]
+    shared = first[1] and all(entry.filename.startswith(prefix) for entry in entries)
+    return prefix if shared else ""
+
+
+def _copy_counted(source: IO[bytes], target: IO[bytes], *, limit: int, name: str) -> int:
+    written = 0
+    while piece := source.read(CHUNK):
+        written += len(piece)
+        if written > limit:
+            raise ValidationError(f"{name} in the archive unpacks to more than the archive says.")
+        target.write(piece)
+    return written

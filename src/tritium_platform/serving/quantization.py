@@ -1,0 +1,192 @@
+"""Quantizations that tenants ask for: decided and written down here, done by a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
+
+import structlog
+
+from tritium.quantize.config import QuantizationConfig
+from tritium_platform.errors import ConflictError, NotFoundError, ValidationError
+from tritium_platform.serving import policy
+from tritium_platform.serving.job import OPEN_STATES, JobState, QuantizationJob
+from tritium_platform.serving.registry import inspect_checkpoint, require_name
+from tritium_platform.values import uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from tritium_platform.quotas.service import QuotaService
+    from tritium_platform.serving.job import JobLayer
+    from tritium_platform.serving.registry import RegistryService
+    from tritium_platform.serving.uploads import UploadService
+    from tritium_platform.tenancy.model import TenantContext
+    from tritium_platform.values import Clock
+
+logger = structlog.get_logger(__name__)
+
+# A job may wait for its turn as long as it must; what is set aside for its result waits with it.
+RESERVATION_LIFETIME = timedelta(days=365)
+# A ternary model is smaller than its source, except that every layer may take three planes (4.8 bits) and the
+# tensors that stay dense are kept as they are.
+LARGEST_GROWTH = 1.1
+FILE_OVERHEAD = 1 << 20
+
+
+class JobStore(Protocol):
+    """Keeps quantization jobs and what became of their layers."""
+
+    async def add(self, job: QuantizationJob) -> None:
+        """Keep a new job."""
+
+    async def get(self, job_id: UUID, *, tenant_id: UUID | None = None) -> QuantizationJob | None:
+        """Return a job with its layers; None for an unknown one, and for another tenant's where one is named."""
+
+    async def list(self, tenant_id: UUID | None = None, *, limit: int = 100) -> Sequence[QuantizationJob]:
+        """Return jobs of a tenant, or of everybody, newest first, without their layers."""
+
+    async def list_in(self, states: Collection[JobState]) -> Sequence[QuantizationJob]:
+        """Return the jobs in these states, oldest first, without their layers."""
+
+    async def move(self, job: QuantizationJob, *, expected: Collection[JobState]) -> bool:
+        """Write a job's state, times, layer count and error if it is in an expected state; else return False."""
+
+    async def record_layer(self, job_id: UUID, layer: JobLayer) -> None:
+        """Keep what became of a layer; writing it again replaces it."""
+
+
+class JobQueue(Protocol):
+    """Hands jobs to workers."""
+
+    async def enqueue(self, job_id: UUID) -> None:
+        """Let a worker do the job; doing this again is harmless."""
+
+
+class QuantizationService:
+    """Takes, shows and cancels quantization jobs."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore,
+        queue: JobQueue,
+        uploads: UploadService,
+        registry: RegistryService,
+        quotas: QuotaService,
+        clock: Clock,
+    ) -> None:
+        self._jobs = jobs
+        self._queue = queue
+        self._uploads = uploads
+        self._registry = registry
+        self._quotas = quotas
+        self._clock = clock
+
+    async def plan(
+        self, context: TenantContext, *, source: Mapping[str, Any], name: str, config: Mapping[str, Any]
+    ) -> QuantizationJob:
+        """Decide what a job would do and set its storage aside; nothing is kept yet.
+
+        Raises:
+            ValidationError: the source, the name or the configuration is not usable.
+            ConflictError: the name is taken by a model or by another open job.
+            ModelSizeExceededError: the checkpoint is larger than the tier takes.
+            StorageQuotaExceededError: the result may not fit into the tenant's storage.
+        """
+        require_name(name)
+        QuantizationConfig.from_dict(_without_paths(config))
+        await self._require_free(context.tenant_id, name)
+        path = self._resolve(context.tenant_id, source)
+        _, size = await asyncio.to_thread(inspect_checkpoint, path)
+        policy.require_model_size(size, max_model_size=context.limits.max_model_size)
+        reserved = int(size * LARGEST_GROWTH) + FILE_OVERHEAD
+        reservation = await self._quotas.reserve_storage(
+            context, size=reserved, lifetime=RESERVATION_LIFETIME
+        )
+        return QuantizationJob(
+            id=uuid7(self._clock),
+            tenant_id=context.tenant_id,
+            tier=context.tier,
+            key_id=context.key_id,
+            source=", ".join(f"{key}: {value}" for key, value in source.items())[:400],
+            source_path=str(path),
+            model_name=name,
+            config=dict(config),
+            storage_reservation=reservation.id,
+            storage_bytes=reserved,
+            created_at=self._clock.now(),
+        )
+
+    async def submit(self, job: QuantizationJob) -> None:
+        """Keep a planned job and hand it to the workers; once this returns the job cannot be lost."""
+        await self._jobs.add(job)
+        await self.enqueue(job)
+
+    async def enqueue(self, job: QuantizationJob) -> None:
+        """Hand a kept job to the workers; a failure is not the caller's: workers look for waiting jobs, too."""
+        try:
+            await self._queue.enqueue(job.id)
+        except Exception:  # the job is kept; the worker's search will find it
+            logger.exception("quantization_enqueue_failed", job_id=str(job.id))
+
+    async def list(self, tenant_id: UUID, *, limit: int = 100) -> Sequence[QuantizationJob]:
+        """Return the tenant's newest jobs, without their layers."""
+        return await self._jobs.list(tenant_id, limit=limit)
+
+    async def get(self, tenant_id: UUID, job_id: UUID) -> QuantizationJob:
+        """Return one job with its layers; raises NotFoundError, also for somebody else's."""
+        job = await self._jobs.get(job_id, tenant_id=tenant_id)
+        if job is None:
+            raise NotFoundError(f"There is no quantization {job_id}.")
+        return job
+
+    async def cancel(self, tenant_id: UUID, job_id: UUID) -> QuantizationJob:
+        """Stop a job before its next layer; cancelling a cancelled one changes nothing.
+
+        Raises:
+            NotFoundError: no such job.
+            ConflictError: it has already succeeded or failed.
+        """
+        job = await self.get(tenant_id, job_id)
+        await self._jobs.move(
+            replace(job, state=JobState.CANCELLING), expected=(JobState.QUEUED, JobState.RUNNING)
+        )
+        job = await self.get(tenant_id, job_id)
+        if job.state in (JobState.SUCCEEDED, JobState.FAILED):
+            raise ConflictError(f"The quantization has already {job.state.value}; it cannot be cancelled.")
+        return job
+
+    def _resolve(self, tenant_id: UUID, source: Mapping[str, Any]) -> Path:
+        match dict(source):
+            case {"path": str(path), **rest} if not rest:
+                return self._registry.resolve(path)
+            case {"upload": str(upload), **rest} if not rest:
+                try:
+                    return self._uploads.path(tenant_id, UUID(upload))
+                except ValueError:
+                    raise NotFoundError(f"There is no upload {upload[:40]!r}.", kind="upload") from None
+        raise ValidationError('The source is {"path": "..."} or {"upload": "<id>"}.', field="source")
+
+    async def _require_free(self, tenant_id: UUID, name: str) -> None:
+        if any(model.name == name for model in await self._registry.list(tenant_id)):
+            raise ConflictError(
+                f"There is already a model named {name!r}. Choose another name.", field="name"
+            )
+        for job in await self._jobs.list_in(OPEN_STATES):
+            if job.tenant_id == tenant_id and job.model_name == name:
+                raise ConflictError(
+                    f"The quantization {job.id} will make a model named {name!r}.", field="name"
+                )
+
+
+def _without_paths(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse texts that are named by a path: a tenant must not make the platform read its own files."""
+    for name in ("calibration_text", "validation_text"):
+        if not isinstance(config.get(name), str | None):
+            raise ValidationError(f"{name} must be the text itself.", field=f"config.{name}")
+    return config

@@ -1,0 +1,122 @@
+"""Checkpoints that tenants upload: received, counted against their storage, unpacked, verified."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from tritium.formats.storage import storage_error
+from tritium_platform.errors import ModelSizeExceededError, NotFoundError, RequestTooLargeError
+from tritium_platform.serving.archive import unpack_checkpoint, unpacked_size
+from tritium_platform.values import uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+    from uuid import UUID
+
+    from tritium_platform.quotas.service import QuotaService
+    from tritium_platform.tenancy.model import TenantContext
+    from tritium_platform.values import Clock
+
+# A checkpoint directory holds a tokenizer and configuration beside its weights.
+COMPANION_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upload:
+    """A checkpoint that a tenant uploaded; `size_bytes` are the unpacked files."""
+
+    id: UUID
+    size_bytes: int
+
+
+class UploadService:
+    """Takes uploads into `<directory>/<tenant>/<upload>` and gives them up again."""
+
+    def __init__(self, *, directory: Path, limit: int, quotas: QuotaService, clock: Clock) -> None:
+        self._directory = directory
+        self._limit = limit
+        self._quotas = quotas
+        self._clock = clock
+
+    async def receive(self, context: TenantContext, *, chunks: AsyncIterator[bytes]) -> Upload:
+        """Take a ZIP archive of a checkpoint directory as a stream of bytes.
+
+        Raises:
+            ValidationError: it is not a sound archive of a sound checkpoint.
+            RequestTooLargeError: more bytes came than the operator takes.
+            ModelSizeExceededError: the checkpoint is larger than the tier takes.
+            StorageQuotaExceededError: it does not fit into the tenant's storage.
+            ResourceError: the disk is full.
+        """
+        upload_id = uuid7(self._clock)
+        target = self._path(context.tenant_id, upload_id)
+        archive = target.with_suffix(".zip")
+        limit = context.limits.max_model_size + COMPANION_BYTES
+        await _receive(chunks, archive=archive, limit=min(self._limit, limit))
+        try:
+            size = await asyncio.to_thread(unpacked_size, archive)
+            if size > limit:
+                raise ModelSizeExceededError(limit=context.limits.max_model_size, current=size)
+            reservation = await self._quotas.reserve_storage(context, size=size)
+            try:
+                await asyncio.to_thread(unpack_checkpoint, archive, target=target, limit=size)
+            except BaseException:
+                await self._quotas.void_storage(reservation)
+                raise
+            await self._quotas.settle_storage(reservation, size=size)
+        finally:
+            archive.unlink(missing_ok=True)
+        return Upload(id=upload_id, size_bytes=size)
+
+    def path(self, tenant_id: UUID, upload_id: UUID) -> Path:
+        """Return the directory of an upload; raises NotFoundError, also for somebody else's."""
+        path = self._path(tenant_id, upload_id)
+        if not path.is_dir():
+            raise NotFoundError(f"There is no upload {upload_id}.", kind="upload")
+        return path
+
+    async def remove(self, tenant_id: UUID, upload_id: UUID) -> Upload:
+        """Delete an upload and give its storage back; raises NotFoundError."""
+        path = self.path(tenant_id, upload_id)
+        size = await asyncio.to_thread(_remove, path)
+        await self._quotas.release_storage(tenant_id, size=size)
+        return Upload(id=upload_id, size_bytes=size)
+
+    def _path(self, tenant_id: UUID, upload_id: UUID) -> Path:
+        return self._directory / str(tenant_id) / str(upload_id)
+
+
+async def _receive(chunks: AsyncIterator[bytes], *, archive: Path, limit: int) -> None:
+    received = 0
+    try:
+        with _removed_on_failure(archive) as file:
+            async for chunk in chunks:
+                received += len(chunk)
+                if received > limit:
+                    raise RequestTooLargeError(limit_name="upload bytes", limit=limit, current=received)
+                file.write(chunk)
+    except OSError as error:
+        raise storage_error(error, path=archive) from error
+
+
+@contextlib.contextmanager
+def _removed_on_failure(path: Path) -> Iterator[IO[bytes]]:
+    """Give a new file to write; it stays only if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("xb") as file:
+            yield file
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _remove(path: Path) -> int:
+    size = sum(item.lstat().st_size for item in path.rglob("*") if item.is_file())
+    shutil.rmtree(path)
+    return size
