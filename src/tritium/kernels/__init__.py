@@ -1,0 +1,1 @@
+"""The arithmetic: ternary and dense products, norms, attention, sampling, for the processors that exist."""

@@ -1,26 +1,23 @@
-"""The kernels on this machine's processor: the face that models and the engine call."""
+"""The kernels on this machine's processor: the face that models and the engine call.
+
+Every function has a numpy twin of the same name in `tritium.kernels.reference`, takes C-contiguous arrays,
+releases the GIL, and raises ValidationError for a wrong dtype, shape or index. A row's result never depends on
+its neighbours, on the size of the batch, on the number of threads or on the instruction set.
+"""
 
 from __future__ import annotations
 
-from tritium.kernels.reference import (
-    dense_matmul,
-    embedding_lookup,
-    gelu,
-    layer_norm,
-    paged_attention,
-    quantize_activations,
-    ragged_attention,
-    relu2_multiply,
-    rms_norm,
-    rope_inplace,
-    sample,
-    silu_multiply,
-    softmax,
-    ternary_accumulate,
-    ternary_matmul,
-    write_kv,
-)
+from typing import TYPE_CHECKING
+
+from tritium.errors import ProcessingError
+from tritium.kernels import _native
+from tritium.kernels.checks import refuses_bad_arrays
+from tritium.kernels.device import detect_isa
 from tritium.kernels.weight import TernaryWeight
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "TernaryWeight",
@@ -41,3 +38,188 @@ __all__ = [
     "ternary_matmul",
     "write_kv",
 ]
+
+_native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the module's own choice
+
+
+@refuses_bad_arrays
+def quantize_activations(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantizes each row of x float32 [M, K] to int8 [M, Kp] with its scale [M], 127 / max(absmax, 1e-5).
+
+    Kp is K rounded up to 128; the padding is 0. A NaN becomes 0; an infinity makes its whole row 0.
+    """
+    return _native.quantize_activations(x)
+
+
+@refuses_bad_arrays
+def ternary_matmul(
+    weight: TernaryWeight, q: NDArray[np.int8], scale: NDArray[np.float32], *, threads: int = 1
+) -> NDArray[np.float32]:
+    """Multiplies quantized activations int8 [M, Kp] with scales [M] by a ternary weight: float32 [M, N].
+
+    Groups are added in rising order, each one's exact integer sum times its scale; then one division by the
+    activation's scale. Where the weight divides: sum / (weight scale x activation scale).
+    """
+    return _native.ternary_matmul(
+        weight.planes, weight.scales, weight.group_size, weight.divides, q, scale, threads
+    )
+
+
+@refuses_bad_arrays
+def ternary_accumulate(weight: TernaryWeight, q: NDArray[np.int8]) -> NDArray[np.int32]:
+    """Computes the exact integer sums behind `ternary_matmul`: int32 [M, N, G]."""
+    return _native.ternary_accumulate(weight.planes, weight.scales, weight.group_size, q)
+
+
+@refuses_bad_arrays
+def dense_matmul(
+    x: NDArray[np.float32], weight: NDArray[np.float32 | np.uint16], *, threads: int = 1
+) -> NDArray[np.float32]:
+    """Multiplies x float32 [M, K] by weight [N, K], float32 or bfloat16 bits in uint16: float32 [M, N]."""
+    return _native.dense_matmul(x, weight, threads)
+
+
+@refuses_bad_arrays
+def embedding_lookup(weight: NDArray[np.float32 | np.uint16], ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Reads rows `ids` int32 [T] of a table [V, D], float32 or bfloat16 bits: float32 [T, D]."""
+    return _native.embedding_lookup(weight, ids)
+
+
+@refuses_bad_arrays
+def rms_norm(x: NDArray[np.float32], weight: NDArray[np.float32], *, eps: float) -> NDArray[np.float32]:
+    """Divides each row of x [M, D] by its root mean square and multiplies by weight [D]."""
+    return _native.rms_norm(x, weight, eps)
+
+
+@refuses_bad_arrays
+def layer_norm(
+    x: NDArray[np.float32], weight: NDArray[np.float32], bias: NDArray[np.float32], *, eps: float
+) -> NDArray[np.float32]:
+    """Normalises each row of x [M, D] to mean 0 and variance 1, then applies weight and bias [D]."""
+    return _native.layer_norm(x, weight, bias, eps)
+
+
+@refuses_bad_arrays
+def silu_multiply(gate: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]:
+    """SwiGLU: gate x sigmoid(gate) x up, elementwise on [M, D]."""
+    return _native.silu_multiply(gate, up)
+
+
+@refuses_bad_arrays
+def relu2_multiply(gate: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Squared ReLU of gate times up, elementwise on [M, D]."""
+    return _native.relu2_multiply(gate, up)
+
+
+@refuses_bad_arrays
+def gelu(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The erf GELU, elementwise on [M, D]; absolute error of erf below 3e-7."""
+    return _native.gelu(x)
+
+
+@refuses_bad_arrays
+def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Softmax over each row of x [M, D]."""
+    return _native.softmax(x)
+
+
+@refuses_bad_arrays
+def rope_inplace(
+    x: NDArray[np.float32],
+    positions: NDArray[np.int32],
+    inv_freq: NDArray[np.float32],
+    *,
+    scaling: float = 1.0,
+) -> None:
+    """Rotates x [T, H, D] in place by positions int32 [T] times inv_freq [D/2]; pairs are (i, i + D/2)."""
+    _native.rope_inplace(x, positions, inv_freq, scaling)
+
+
+@refuses_bad_arrays
+def paged_attention(
+    q: NDArray[np.float32],
+    k_pool: NDArray[np.float32],
+    v_pool: NDArray[np.float32],
+    *,
+    block_tables: NDArray[np.int32],
+    query_starts: NDArray[np.int32],
+    context_lengths: NDArray[np.int32],
+    scale: float,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Causal attention of queries over the pages of their own sequences: float32 [T, H, D].
+
+    Query i of the n queries of sequence b stands at position context_lengths[b] - n + i and sees all up to it.
+
+    Args:
+        q: float32 [T, H, D], the queries of all sequences one after the other.
+        k_pool: float32 [blocks, block_size, KVH, D]; H is a multiple of KVH.
+        v_pool: like k_pool.
+        block_tables: int32 [B, most blocks]; entries behind a sequence's length are not read.
+        query_starts: int32 [B + 1], where each sequence's queries begin.
+        context_lengths: int32 [B], positions of each sequence with its queries.
+        scale: factor on the scores.
+        threads: threads to use.
+    """
+    return _native.paged_attention(
+        q, k_pool, v_pool, block_tables, query_starts, context_lengths, scale, threads
+    )
+
+
+@refuses_bad_arrays
+def write_kv(
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    k_pool: NDArray[np.float32],
+    v_pool: NDArray[np.float32],
+    slots: NDArray[np.int64],
+) -> None:
+    """Writes k and v [T, KVH, D] into the pools at slots int64 [T]; slot = block x block_size + offset."""
+    _native.write_kv(k, v, k_pool, v_pool, slots)
+
+
+@refuses_bad_arrays
+def ragged_attention(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    *,
+    sequence_starts: NDArray[np.int32],
+    scale: float,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Two-way attention inside each sequence of q, k, v [T, H, D]; sequence_starts is int32 [B + 1]."""
+    return _native.ragged_attention(q, k, v, sequence_starts, scale, threads)
+
+
+@refuses_bad_arrays
+def sample(
+    logits: NDArray[np.float32],
+    *,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    random: float,
+) -> tuple[int, float]:
+    """Draws a token id from logits float32 [V]; returns it with its log-probability under softmax(logits).
+
+    Filters apply in the order temperature, top_k (0: all), top_p, min_p. Temperature 0 takes the largest
+    logit, the lowest id among equals. A logit of -inf is never drawn.
+
+    Args:
+        logits: float32 [V].
+        temperature: at least 0.
+        top_k: how many of the most probable tokens to keep.
+        top_p: keep the most probable tokens until their share reaches this.
+        min_p: keep tokens at least this probable relative to the most probable one.
+        random: a number in [0, 1) that decides the draw.
+
+    Raises:
+        ProcessingError: the logits hold NaN or +inf, or nothing but -inf.
+        ValidationError: a parameter out of range.
+    """
+    token, logprob = _native.sample(logits, temperature, top_k, top_p, min_p, random)
+    if token < 0:
+        raise ProcessingError("The logits hold NaN or infinity: the model's output cannot be sampled.")
+    return token, logprob

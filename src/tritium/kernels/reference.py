@@ -6,6 +6,7 @@ fixed order (sixteen lanes, then a tree), which neither batch size nor threads n
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -255,7 +256,7 @@ def ragged_attention(q: F32, k: F32, v: F32, *, sequence_starts: I32, scale: flo
     """Attention in both directions inside each sequence of q, k, v [T, H, D]: float32 [T, H, D]."""
     del threads
     out = np.zeros_like(q)
-    for start, stop in zip(sequence_starts[:-1], sequence_starts[1:], strict=True):
+    for start, stop in itertools.pairwise(sequence_starts):
         for row in range(start, stop):
             out[row] = _attend(q[row], k[start:stop], v[start:stop], scale=scale)
     return out

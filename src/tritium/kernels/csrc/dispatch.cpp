@@ -1,0 +1,58 @@
+// Chooses the instruction set when the module loads, and again when a test or TRITIUM_ISA asks for one.
+#include <atomic>
+#include <cstring>
+
+#include "table.h"
+
+namespace tritium {
+namespace {
+
+struct Available {
+  const KernelTable* tables[4] = {};
+
+  Available() {
+    int count = 0;
+#ifdef TRITIUM_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vnni")) {
+      tables[count++] = &kAvx512Table;
+    }
+    if (__builtin_cpu_supports("avx2")) tables[count++] = &kAvx2Table;
+#endif
+    tables[count] = &kScalarTable;
+  }
+};
+
+const Available& available() {
+  static const Available found;
+  return found;
+}
+
+std::atomic<const KernelTable*>& current() {
+  static std::atomic<const KernelTable*> chosen{available().tables[0]};
+  return chosen;
+}
+
+}  // namespace
+
+const KernelTable& table() {
+  return *current().load(std::memory_order_acquire);
+}
+
+const KernelTable* const* available_tables() {
+  return available().tables;
+}
+
+bool select_table(const char* name) {
+  for (const KernelTable* const* candidate = available_tables(); *candidate != nullptr; ++candidate) {
+    if (std::strcmp((*candidate)->name, name) == 0) {
+      current().store(*candidate, std::memory_order_release);
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace tritium

@@ -1,0 +1,157 @@
+// Norms, activation functions and the quantization of activations.
+#pragma once
+
+#include <cmath>
+
+#include "vector.h"
+
+namespace tritium {
+namespace {
+
+// result[i] = operation(lanes of each input at i), for all i < count.
+template <typename Operation>
+TRITIUM_INLINE void map(int64_t count, float* out, Operation operation) {
+  for (int64_t i = 0; i < count; i += kLanes) store_some(out + i, operation(i, count - i), count - i);
+}
+
+template <typename Operation>
+TRITIUM_INLINE Lanes accumulate(int64_t count, Operation operation) {
+  Lanes total = broadcast(0.0f);
+  for (int64_t i = 0; i < count; i += kLanes) total = total + operation(i, count - i);
+  return total;
+}
+
+void quantize_row(const float* x, int64_t count, int8_t* q, float* scale) {
+  Lanes largest = broadcast(1e-5f);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    largest = larger(absolute(load_some(x + i, count - i)), largest);
+  }
+  *scale = (1.0f / maximum(largest)) * 127.0f;  // torch divides a number by a tensor in these two steps
+  const NativeFloat factor = NativeFloat{} + *scale, magic = NativeFloat{} + 12582912.0f;
+  const NativeFloat low = NativeFloat{} - 128.0f, high = NativeFloat{} + 127.0f;
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Lanes lanes = load_some(x + i, count - i);
+    for (int part = 0; part < kParts; ++part) {
+      NativeFloat value = lanes.part[part] * factor;
+      value = value == value ? value : NativeFloat{};
+      value = value < low ? low : value;
+      value = value > high ? high : value;
+      // Adding 1.5 x 2^23 rounds half to even and leaves the integer in the low bits.
+      const NativeByte bytes = __builtin_convertvector((NativeInt)(value + magic), NativeByte);
+      std::memcpy(q + i + part * kWidth, &bytes, sizeof(bytes));
+    }
+  }
+}
+
+// `stride` is the padded row of q: a multiple of 128, zeros beyond `count`.
+void quantize_activations(const float* x, int64_t rows, int64_t count, int64_t stride, int8_t* q,
+                          float* scale) {
+  for (int64_t row = 0; row < rows; ++row) {
+    quantize_row(x + row * count, count, q + row * stride, scale + row);
+  }
+}
+
+void rms_norm(const float* x, const float* weight, int64_t rows, int64_t count, float eps, float* out) {
+  for (int64_t row = 0; row < rows; ++row, x += count, out += count) {
+    const Lanes squares = accumulate(count, [&](int64_t i, int64_t left) {
+      const Lanes value = load_some(x + i, left);
+      return value * value;
+    });
+    const Lanes inverse = broadcast(1.0f / std::sqrt(sum(squares) / static_cast<float>(count) + eps));
+    map(count, out, [&](int64_t i, int64_t left) {
+      return load_some(x + i, left) * inverse * load_some(weight + i, left);
+    });
+  }
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, int64_t rows, int64_t count,
+                float eps, float* out) {
+  const float size = static_cast<float>(count);
+  for (int64_t row = 0; row < rows; ++row, x += count, out += count) {
+    const float mean =
+        sum(accumulate(count, [&](int64_t i, int64_t left) { return load_some(x + i, left); })) / size;
+    for (int64_t i = 0; i < count; ++i) out[i] = x[i] - mean;
+    const Lanes squares = accumulate(count, [&](int64_t i, int64_t left) {
+      const Lanes value = load_some(out + i, left);
+      return value * value;
+    });
+    const Lanes inverse = broadcast(1.0f / std::sqrt(sum(squares) / size + eps));
+    map(count, out, [&](int64_t i, int64_t left) {
+      return load_some(out + i, left) * inverse * load_some(weight + i, left) + load_some(bias + i, left);
+    });
+  }
+}
+
+void silu_multiply(const float* gate, const float* up, int64_t count, float* out) {
+  const Lanes one = broadcast(1.0f), zero = broadcast(0.0f);
+  map(count, out, [&](int64_t i, int64_t left) {
+    const Lanes value = load_some(gate + i, left);
+    return value / (one + exponential(zero - value)) * load_some(up + i, left);
+  });
+}
+
+void relu2_multiply(const float* gate, const float* up, int64_t count, float* out) {
+  const Lanes zero = broadcast(0.0f);
+  map(count, out, [&](int64_t i, int64_t left) {
+    const Lanes value = load_some(gate + i, left);
+    // larger() with zero first lets a NaN through: a broken layer must show.
+    const Lanes positive = larger(zero, value);
+    return positive * positive * load_some(up + i, left);
+  });
+}
+
+// erf(|x|) by Abramowitz and Stegun 7.1.26, absolute error below 2e-7.
+TRITIUM_INLINE Lanes error_function_of_absolute(const Lanes& x) {
+  const Lanes one = broadcast(1.0f);
+  const Lanes t = one / (one + broadcast(0.3275911f) * x);
+  Lanes series = broadcast(1.061405429f);
+  series = series * t + broadcast(-1.453152027f);
+  series = series * t + broadcast(1.421413741f);
+  series = series * t + broadcast(-0.284496736f);
+  series = series * t + broadcast(0.254829592f);
+  return one - series * t * exponential(broadcast(0.0f) - x * x);
+}
+
+void gelu(const float* x, int64_t count, float* out) {
+  const Lanes half = broadcast(0.5f), root = broadcast(0.70710678f);
+  map(count, out, [&](int64_t i, int64_t left) {
+    const Lanes value = load_some(x + i, left);
+    const Lanes magnitude = absolute(value);
+    const Lanes erf = error_function_of_absolute(magnitude * root);
+    return half * (value + magnitude * erf);  // x erf(x) = |x| erf(|x|)
+  });
+}
+
+// exp(x - largest) in place over [0, count), and its sum.
+float exponentiate(float* x, int64_t count, float largest) {
+  const Lanes shift = broadcast(largest);
+  Lanes total = broadcast(0.0f);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Lanes value = exponential(load(x + i) - shift);
+    store(x + i, value);
+    total = total + value;
+  }
+  if (i < count) {
+    store_some(x + i, exponential(load_tail(x + i, count - i) - shift), count - i);
+    total = total + load_tail(x + i, count - i);
+  }
+  return sum(total);
+}
+
+float largest_of(const float* x, int64_t count) {
+  float best = x[0];
+  for (int64_t i = 1; i < count; ++i) best = x[i] > best ? x[i] : best;
+  return best;
+}
+
+void softmax(const float* x, int64_t rows, int64_t count, float* out) {
+  for (int64_t row = 0; row < rows; ++row, x += count, out += count) {
+    std::memcpy(out, x, static_cast<size_t>(count) * sizeof(float));
+    const Lanes total = broadcast(exponentiate(out, count, largest_of(out, count)));
+    map(count, out, [&](int64_t i, int64_t left) { return load_some(out + i, left) / total; });
+  }
+}
+
+}  // namespace
+}  // namespace tritium

@@ -1,0 +1,33 @@
+// Fills a KernelTable with the kernels as this source file's flags compile them.
+#pragma once
+
+#include "attention.h"
+#include "dense.h"
+#include "elementwise.h"
+#include "ternary.h"
+
+namespace tritium {
+namespace {
+
+template <typename Set>
+constexpr KernelTable make_table(const char* name) {
+  return KernelTable{
+      .name = name,
+      .quantize_activations = quantize_activations,
+      .sum_groups = sum_groups,
+      .ternary_rows = ternary_rows<Set, float>,
+      .ternary_sums = ternary_rows<Set, int32_t>,
+      .dense_rows = dense_rows<float>,
+      .dense_rows_bf16 = dense_rows<uint16_t>,
+      .rms_norm = rms_norm,
+      .layer_norm = layer_norm,
+      .silu_multiply = silu_multiply,
+      .relu2_multiply = relu2_multiply,
+      .gelu = gelu,
+      .softmax = softmax,
+      .attend = attend,
+  };
+}
+
+}  // namespace
+}  // namespace tritium

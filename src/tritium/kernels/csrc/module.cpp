@@ -1,0 +1,26 @@
+// The Python module tritium.kernels._native.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+#include <vector>
+
+#include "table.h"
+#include "views.h"
+
+NB_MODULE(_native, m) {
+  m.doc() = "Tritium's native kernels; tritium.kernels.cpu is their checked face.";
+  m.def("isa", [] { return std::string(tritium::table().name); });
+  m.def("available_isas", [] {
+    std::vector<std::string> names;
+    for (const auto* const* one = tritium::available_tables(); *one != nullptr; ++one)
+      names.emplace_back((*one)->name);
+    return names;
+  });
+  m.def("set_isa", &tritium::select_table, nanobind::arg("name"));
+  tritium::bind_packing(m);
+  tritium::bind_ternary(m);
+  tritium::bind_dense(m);
+  tritium::bind_attention(m);
+  tritium::bind_sampling(m);
+}

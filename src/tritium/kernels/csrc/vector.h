@@ -1,0 +1,160 @@
+// Sixteen floats, however wide the registers are. Every float kernel sums in these sixteen lanes and folds
+// them by halves, so that a result does not depend on the instruction set, the batch or the threads.
+// Included by one source file per instruction set: everything here has internal linkage on purpose.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace tritium {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+constexpr int kLanes = 16;
+constexpr int kParts = kLanes / kWidth;
+
+typedef float NativeFloat __attribute__((vector_size(kWidth * 4)));
+typedef int32_t NativeInt __attribute__((vector_size(kWidth * 4)));
+typedef uint32_t NativeUint __attribute__((vector_size(kWidth * 4)));
+typedef uint16_t NativeHalf __attribute__((vector_size(kWidth * 2)));
+typedef int8_t NativeByte __attribute__((vector_size(kWidth)));
+typedef float Float8 __attribute__((vector_size(32)));
+typedef float Float4 __attribute__((vector_size(16)));
+
+#define TRITIUM_INLINE inline __attribute__((always_inline))
+
+struct Lanes {
+  NativeFloat part[kParts];
+};
+
+template <typename Operation>
+TRITIUM_INLINE Lanes each(Operation operation) {
+  Lanes result;
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) result.part[i] = operation(i);
+  return result;
+}
+
+TRITIUM_INLINE Lanes broadcast(float value) {
+  return each([&](int) { return NativeFloat{} + value; });
+}
+
+TRITIUM_INLINE Lanes load(const float* from) {
+  return each([&](int i) {
+    NativeFloat part;
+    std::memcpy(&part, from + i * kWidth, sizeof(part));
+    return part;
+  });
+}
+
+TRITIUM_INLINE Lanes load(const uint16_t* bfloat16) {
+  return each([&](int i) {
+    NativeHalf half;
+    std::memcpy(&half, bfloat16 + i * kWidth, sizeof(half));
+    return (NativeFloat)(__builtin_convertvector(half, NativeUint) << 16);
+  });
+}
+
+// The last `count` < 16 elements, zeros behind them.
+template <typename Element>
+TRITIUM_INLINE Lanes load_tail(const Element* from, int64_t count) {
+  Element buffer[kLanes] = {};
+  std::memcpy(buffer, from, static_cast<size_t>(count) * sizeof(Element));
+  return load(buffer);
+}
+
+template <typename Element>
+TRITIUM_INLINE Lanes load_some(const Element* from, int64_t count) {
+  return count >= kLanes ? load(from) : load_tail(from, count);
+}
+
+TRITIUM_INLINE void store(float* to, const Lanes& lanes) {
+  std::memcpy(to, lanes.part, sizeof(lanes.part));
+}
+
+TRITIUM_INLINE void store_some(float* to, const Lanes& lanes, int64_t count) {
+  if (count >= kLanes) {
+    store(to, lanes);
+  } else {
+    float buffer[kLanes];
+    store(buffer, lanes);
+    std::memcpy(to, buffer, static_cast<size_t>(count) * sizeof(float));
+  }
+}
+
+TRITIUM_INLINE Lanes operator+(const Lanes& a, const Lanes& b) {
+  return each([&](int i) { return a.part[i] + b.part[i]; });
+}
+TRITIUM_INLINE Lanes operator-(const Lanes& a, const Lanes& b) {
+  return each([&](int i) { return a.part[i] - b.part[i]; });
+}
+TRITIUM_INLINE Lanes operator*(const Lanes& a, const Lanes& b) {
+  return each([&](int i) { return a.part[i] * b.part[i]; });
+}
+TRITIUM_INLINE Lanes operator/(const Lanes& a, const Lanes& b) {
+  return each([&](int i) { return a.part[i] / b.part[i]; });
+}
+
+// The larger of both; a NaN in `a` loses, so that one bad element cannot hide the others.
+TRITIUM_INLINE Lanes larger(const Lanes& a, const Lanes& b) {
+  return each([&](int i) { return a.part[i] > b.part[i] ? a.part[i] : b.part[i]; });
+}
+TRITIUM_INLINE Lanes smaller(const Lanes& a, const Lanes& b) {
+  return each([&](int i) { return a.part[i] < b.part[i] ? a.part[i] : b.part[i]; });
+}
+TRITIUM_INLINE Lanes absolute(const Lanes& a) {
+  return each([&](int i) { return (NativeFloat)((NativeInt)a.part[i] & 0x7fffffff); });
+}
+
+// Folds sixteen lanes by halves down to four: lane l meets lane l + 8, then l + 4.
+TRITIUM_INLINE Float4 fold_to_four(const Lanes& lanes) {
+  Float4 quarter[4];
+  std::memcpy(quarter, lanes.part, sizeof(quarter));
+  return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+}
+
+TRITIUM_INLINE float sum(const Lanes& lanes) {
+  const Float4 four = fold_to_four(lanes);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+TRITIUM_INLINE float maximum(const Lanes& lanes) {
+  float values[kLanes];
+  store(values, lanes);
+  float best = values[0];
+  for (int i = 1; i < kLanes; ++i) best = values[i] > best ? values[i] : best;
+  return best;
+}
+
+// e^x within 2 units in the last place; 0 below -87.3, largest finite power above 88.
+TRITIUM_INLINE Lanes exponential(const Lanes& x) {
+  return each([&](int i) {
+    const NativeFloat value = x.part[i];
+    const NativeFloat low = NativeFloat{} - 87.3f, high = NativeFloat{} + 88.0f;
+    NativeFloat bounded = value < low ? low : value;
+    bounded = bounded > high ? high : bounded;
+    const NativeFloat magic = NativeFloat{} + 12582912.0f;  // 1.5 x 2^23: adding it rounds to an integer
+    const NativeFloat shifted = bounded * 1.44269504f + magic;
+    const NativeFloat whole = shifted - magic;
+    const NativeFloat rest = (bounded - whole * 0.693359375f) - whole * -2.12194440e-4f;
+    NativeFloat series = NativeFloat{} + 1.9875691500e-4f;
+    series = series * rest + 1.3981999507e-3f;
+    series = series * rest + 8.3334519073e-3f;
+    series = series * rest + 4.1665795894e-2f;
+    series = series * rest + 1.6666665459e-1f;
+    series = series * rest + 5.0000001201e-1f;
+    series = series * rest * rest + rest + 1.0f;
+    const NativeInt power = ((NativeInt)shifted - (NativeInt)magic + 127) << 23;
+    const NativeFloat result = series * (NativeFloat)power;
+    return value < low ? NativeFloat{} : result;
+  });
+}
+
+}  // namespace
+}  // namespace tritium

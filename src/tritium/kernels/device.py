@@ -1,0 +1,109 @@
+"""Which processor does the work, and with how much of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tritium.errors import InsufficientMemoryError, ValidationError
+from tritium.kernels import _native
+
+ENVIRONMENT = "TRITIUM_ISA"
+KNOWN_ISAS = ("avx512_vnni", "avx2", "scalar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A processor that can run a model.
+
+    Attributes:
+        kind: what it is.
+        isa: the instruction set its kernels use: avx512_vnni, avx2 or scalar.
+        threads: how many threads kernels may use.
+        memory_bytes: memory that can be had now; None where the system does not say.
+    """
+
+    kind: Literal["cpu"]
+    isa: str
+    threads: int
+    memory_bytes: int | None
+
+
+def detect_isa() -> str:
+    """The widest instruction set that this processor can run, or the one that TRITIUM_ISA forces.
+
+    Raises:
+        ValidationError: TRITIUM_ISA names an unknown instruction set, or one that this processor lacks.
+    """
+    available = _native.available_isas()
+    forced = os.environ.get(ENVIRONMENT, "")
+    if not forced:
+        return available[0]
+    if forced not in available:
+        known = "this processor lacks it" if forced in KNOWN_ISAS else "there is no such instruction set"
+        raise ValidationError(
+            f"{ENVIRONMENT}={forced}: {known}. Unset it, or choose one of: {', '.join(available)}.",
+            isa=forced,
+        )
+    return forced
+
+
+def select_optimal_device(model_size: int, *, threads: int | None = None) -> Device:
+    """Chooses the device for a model of `model_size` bytes.
+
+    Args:
+        model_size: bytes that the model's weights take in memory.
+        threads: threads to use; by default all that this process may run on.
+
+    Raises:
+        ValidationError: a negative size, or fewer than one thread.
+        InsufficientMemoryError: the machine has less memory available than the model needs.
+    """
+    if model_size < 0:
+        raise ValidationError(f"A model cannot have {model_size} bytes.")
+    if threads is not None and threads < 1:
+        raise ValidationError(f"A model needs at least 1 thread, not {threads}.")
+    memory = _available_memory()
+    if memory is not None and model_size > memory:
+        raise InsufficientMemoryError(
+            f"The model needs {model_size:,} bytes of memory and {memory:,} are available: "
+            "choose a smaller model or free memory.",
+            required=model_size,
+            available=memory,
+        )
+    return Device(kind="cpu", isa=detect_isa(), threads=threads or _usable_processors(), memory_bytes=memory)
+
+
+def _usable_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _available_memory() -> int | None:
+    """Bytes that a new process can use without swapping, and what its control group allows."""
+    limits = [limit for limit in (_system_memory(), _group_memory()) if limit is not None]
+    return min(limits, default=None)
+
+
+def _system_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _group_memory() -> int | None:
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = (group / "memory.current").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return None if limit == "max" else max(0, int(limit) - int(used))
