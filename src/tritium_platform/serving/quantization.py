@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -20,6 +19,7 @@ from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
     from tritium_platform.quotas.service import QuotaService
     from tritium_platform.serving.job import JobLayer
@@ -45,7 +45,7 @@ class JobStore(Protocol):
         """Keep a new job."""
 
     async def get(self, job_id: UUID, *, tenant_id: UUID | None = None) -> QuantizationJob | None:
-        """Return a job with its layers; None for an unknown one, and for another tenant's where one is named."""
+        """Return a job with its layers; None for an unknown one, and for another tenant's if one is named."""
 
     async def list(self, tenant_id: UUID | None = None, *, limit: int = 100) -> Sequence[QuantizationJob]:
         """Return jobs of a tenant, or of everybody, newest first, without their layers."""
@@ -54,7 +54,7 @@ class JobStore(Protocol):
         """Return the jobs in these states, oldest first, without their layers."""
 
     async def move(self, job: QuantizationJob, *, expected: Collection[JobState]) -> bool:
-        """Write a job's state, times, layer count and error if it is in an expected state; else return False."""
+        """Write state, times, layer count and error of a job that is in an expected state; else False."""
 
     async def record_layer(self, job_id: UUID, layer: JobLayer) -> None:
         """Keep what became of a layer; writing it again replaces it."""
@@ -128,7 +128,7 @@ class QuantizationService:
         await self.enqueue(job)
 
     async def enqueue(self, job: QuantizationJob) -> None:
-        """Hand a kept job to the workers; a failure is not the caller's: workers look for waiting jobs, too."""
+        """Hand a kept job to the workers; a failure is not the caller's: workers search for jobs, too."""
         try:
             await self._queue.enqueue(job.id)
         except Exception:  # the job is kept; the worker's search will find it
