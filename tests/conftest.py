@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 # The wheel job runs tests/library with the source tree out of the way and points here instead.
 EXAMPLES = Path(os.environ.get("TRITIUM_EXAMPLES", Path(__file__).resolve().parent.parent / "examples"))
