@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tritium.errors import ValidationError
 from tritium.quantize.config import QuantizationConfig
 from tritium.quantize.report import ModelKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PLAN_VERSION = 1
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ModelKind(StrEnum):
@@ -124,7 +126,7 @@ class QuantizationMetrics:
         float16_bytes: what the model would take in fp16.
         reduction_to_float32: 1 - quantized_bytes / float32_bytes.
         reduction_to_float16: 1 - quantized_bytes / float16_bytes.
-        weight_error: relative root-mean-square error over all quantized weights.
+        mean_weight_error: mean of the layers' weight errors, weighted by their parameters.
         seconds: wall time of the layers' quantization, None where it was resumed or not measured.
         parameters_per_second: quantized_parameters / seconds.
     """
@@ -143,7 +145,7 @@ class QuantizationMetrics:
     float16_bytes: int
     reduction_to_float32: float
     reduction_to_float16: float
-    weight_error: float
+    mean_weight_error: float
     seconds: float | None = None
     parameters_per_second: float | None = None
 

@@ -41,5 +41,5 @@ def _scales_of(groups: NDArray[np.float32]) -> NDArray[np.float32]:
     gains = np.square(sums)
     gains /= counts
     best = np.argmax(gains, axis=1)
-    scales = np.take_along_axis(sums, best[:, None], axis=1)[:, 0] / counts[best]
-    return scales.astype(np.float32)
+    scales: NDArray[np.float32] = (sums[np.arange(len(best)), best] / counts[best]).astype(np.float32)
+    return scales

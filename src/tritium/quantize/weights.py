@@ -101,7 +101,7 @@ def row_chunks(rows: int, columns: int) -> Iterator[slice]:
 
 def grouped(weights: NDArray[np.float32], *, group_size: int) -> NDArray[np.float32]:
     """Return float32 [N, K] as groups [N x G, group_size]; a short last group is filled with zeros."""
-    rows, columns = weights.shape
+    _rows, columns = weights.shape
     missing = -columns % group_size
     if missing:
         weights = np.pad(weights, ((0, 0), (0, missing)))

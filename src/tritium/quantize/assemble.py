@@ -1,0 +1,174 @@
+"""Finished layers and the rest of the source become one model directory, with its metrics and its validation."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tritium.errors import ValidationError
+from tritium.formats.native import is_native, open_native, save_native
+from tritium.model.pretrained import QuantizedModel
+from tritium.quantize.layer_file import read_layer
+from tritium.quantize.report import QuantizationMetrics, QuantizationProgress, Stage, ValidationReport
+from tritium.quantize.source import Source, open_source
+from tritium.quantize.validate import validate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from tritium.quantize.plan import QuantizationPlan
+
+FLOAT32_BYTES = 4
+FLOAT16_BYTES = 2
+# Figures that differ from run to run; they are returned, and kept out of the directory.
+RUN_FIGURES = frozenset(
+    {"seconds", "parameters_per_second", "source_seconds", "quantized_seconds", "speed_ratio"}
+)
+
+
+def assemble(
+    plan: QuantizationPlan,
+    workdir: str | Path,
+    out: str | Path,
+    *,
+    threads: int | None = None,
+    progress: Callable[[QuantizationProgress], None] | None = None,
+    seconds: float | None = None,
+) -> QuantizedModel:
+    """Write the finished layers of a plan as a model directory, after running it against its source.
+
+    The directory appears whole or not at all. If it is there already from this plan, it is returned as it is.
+
+    Args:
+        plan: from plan_quantization.
+        workdir: where quantize_layer left all layers.
+        out: a new or empty directory.
+        threads: of the kernels while both models run over the validation text.
+        progress: called after every step.
+        seconds: wall time of the layers' quantization, for the metrics.
+
+    Raises:
+        ValidationError: a layer is missing, the source changed since it was planned, or `out` is in use.
+        ResourceError: the disk is full.
+    """
+    target = Path(out)
+    if is_native(target):
+        return _finished(plan, target)
+    staged = Path(workdir) / "assembled"
+    shutil.rmtree(staged, ignore_errors=True)
+    with open_source(plan.source) as source:
+        if source.sha256() != plan.source_sha256:
+            raise ValidationError(f"{source.path} changed since the quantization was planned; plan it again.")
+        tensors, linears = _collect(plan, Path(workdir), source)
+        metrics = measure(plan, source, tensors=tensors, linears=linears, seconds=seconds)
+        manifest = _manifest(plan, source, linears=linears, metrics=metrics)
+        # What is judged is what was saved and loaded again, not what lies in memory.
+        save_native(staged, tensors=tensors, manifest=manifest, files=source.companions())
+        report = validate(plan, staged, threads=threads, progress=progress)
+        manifest["validation_report"] = _without_run_figures(report.to_dict())
+        save_native(target, tensors=tensors, manifest=manifest, files=source.companions())
+    shutil.rmtree(staged, ignore_errors=True)
+    if progress is not None:
+        progress(QuantizationProgress(stage=Stage.ASSEMBLE, completed=1, total=1))
+    return _with_run_figures(target, metrics=metrics, report=report, threads=threads)
+
+
+def measure(
+    plan: QuantizationPlan,
+    source: Source,
+    *,
+    tensors: Mapping[str, NDArray[Any]],
+    linears: Mapping[str, Mapping[str, Any]],
+    seconds: float | None = None,
+) -> QuantizationMetrics:
+    """Count the sizes of a quantized model's tensors against its source's."""
+    parameters = source.parameters()
+    weights = sum(entry["parameters"] for entry in linears.values())
+    trits = sum(tensors[f"{name}.trits"].nbytes for name in linears)
+    stored = sum(entry["stored_bytes"] for entry in linears.values())
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    return QuantizationMetrics(
+        parameters=parameters,
+        quantized_parameters=weights,
+        layers=len(plan.layers),
+        planes=_counted(linears, "planes"),
+        strategies=_counted(linears, "strategy"),
+        bits_per_weight=8 * stored / weights,
+        trit_bits_per_weight=8 * trits / weights,
+        model_bits_per_parameter=8 * size / parameters,
+        quantized_bytes=size,
+        source_bytes=source.checkpoint.total_bytes,
+        float32_bytes=FLOAT32_BYTES * parameters,
+        float16_bytes=FLOAT16_BYTES * parameters,
+        reduction_to_float32=1 - size / (FLOAT32_BYTES * parameters),
+        reduction_to_float16=1 - size / (FLOAT16_BYTES * parameters),
+        mean_weight_error=sum(e["weight_error"] * e["parameters"] for e in linears.values()) / weights,
+        seconds=seconds,
+        parameters_per_second=weights / seconds if seconds else None,
+    )
+
+
+def _collect(
+    plan: QuantizationPlan, workdir: Path, source: Source
+) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, Any]]]:
+    """Return all tensors (memory-mapped where they come from layer files) and the manifest's linears."""
+    tensors = source.other_tensors()
+    linears = {}
+    for index, layer in enumerate(plan.layers):
+        trits, scales, linears[layer.name] = read_layer(plan, index, workdir)
+        tensors[f"{layer.name}.trits"] = trits
+        tensors[f"{layer.name}.scales"] = scales
+    return tensors, linears
+
+
+def _manifest(
+    plan: QuantizationPlan,
+    source: Source,
+    *,
+    linears: Mapping[str, Mapping[str, Any]],
+    metrics: QuantizationMetrics,
+) -> dict[str, Any]:
+    config = plan.config.to_dict()
+    for name in ("calibration_text", "validation_text"):
+        del config[name]  # the texts themselves and where they lie stay with the user
+    return {
+        "config": source.config_without_convention(),
+        "linears": linears,
+        "metrics": _without_run_figures(metrics.to_dict()),
+        "quantization": {
+            "plan": plan.digest,
+            "config": config,
+            "source_sha256": plan.source_sha256,
+            "source_convention": source.config.ternary.convention.value,
+            "calibration_sha256": plan.calibration_sha256,
+        },
+    }
+
+
+def _finished(plan: QuantizationPlan, target: Path) -> QuantizedModel:
+    with open_native(target) as native:
+        made_by = native.manifest.get("quantization", {}).get("plan")
+    if made_by != plan.digest:
+        raise ValidationError(f"{target} holds another quantized model. Choose another directory.")
+    return QuantizedModel.from_pretrained(target)
+
+
+def _with_run_figures(
+    target: Path, *, metrics: QuantizationMetrics, report: ValidationReport, threads: int | None
+) -> QuantizedModel:
+    with open_native(target, verify=False) as native:
+        manifest = {**native.manifest, "metrics": metrics.to_dict(), "validation_report": report.to_dict()}
+    return QuantizedModel(target, manifest, threads=threads)
+
+
+def _without_run_figures(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in RUN_FIGURES}
+
+
+def _counted(linears: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, int]:
+    counts = Counter(str(entry[key]) for entry in linears.values())
+    return dict(sorted(counts.items()))

@@ -1,0 +1,191 @@
+"""One layer of Algorithm 1: analyse, choose, quantize, measure, escalate, record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from tritium.errors import QuantizationError, ValidationError
+from tritium.quantize.absmean import quantize_absmean
+from tritium.quantize.adaptive import choose_strategy, quantize_adaptive
+from tritium.quantize.config import LayerOverride, QuantizationConfig, QuantizationStrategy
+from tritium.quantize.planes import quantize_planes
+from tritium.quantize.quality import output_error, weight_error
+from tritium.quantize.report import LayerReport
+from tritium.quantize.standard import quantize_standard
+from tritium.quantize.stats import WeightDistribution, analyze_weight_distribution
+from tritium.quantize.weights import QuantizedWeights, is_lossless
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tritium.quantize.plan import PlannedLayer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerSettings:
+    """What is asked of one layer once overrides are applied; as in QuantizationConfig."""
+
+    strategy: QuantizationStrategy
+    group_size: int
+    min_planes: int
+    max_planes: int
+    max_acceptable_loss: float
+
+
+def check_overrides(config: QuantizationConfig, names: Sequence[str]) -> None:
+    """Raise ValidationError for an override whose pattern matches none of the layers."""
+    for pattern in config.layers:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValidationError(
+                f"The override {pattern!r} matches no linear layer of this model.", layer=pattern
+            )
+
+
+def settings_of(config: QuantizationConfig, name: str) -> LayerSettings:
+    """Return what is asked of the layer `name`: an exact override wins, else the first pattern that matches."""
+    override = config.layers.get(name) or next(
+        (found for pattern, found in config.layers.items() if fnmatchcase(name, pattern)), LayerOverride()
+    )
+    planes = override.planes
+    return LayerSettings(
+        strategy=override.strategy or config.strategy,
+        group_size=config.group_size if override.group_size is None else override.group_size,
+        min_planes=config.min_planes if planes is None else planes,
+        max_planes=config.max_planes if planes is None else planes,
+        max_acceptable_loss=config.max_acceptable_loss,
+    )
+
+
+def quantize_weights(
+    weights: NDArray[np.float32],
+    *,
+    layer: PlannedLayer,
+    config: QuantizationConfig,
+    activations: NDArray[np.float32] | None,
+) -> tuple[QuantizedWeights, LayerReport]:
+    """Quantize one dense layer.
+
+    Args:
+        weights: float32 [N, K].
+        layer: which layer it is.
+        config: what is asked for.
+        activations: real inputs of the layer, float32 [M, K]; None judges the layer by its weights.
+
+    Raises:
+        QuantizationError: names the layer and what went wrong.
+    """
+    try:
+        return _quantize(
+            weights, layer=layer, settings=settings_of(config, layer.name), activations=activations
+        )
+    except (FloatingPointError, MemoryError, ValueError) as error:
+        raise QuantizationError(
+            f"The layer {layer.name} cannot be quantized: {error}", layer=layer.name
+        ) from error
+
+
+def _quantize(
+    weights: NDArray[np.float32],
+    *,
+    layer: PlannedLayer,
+    settings: LayerSettings,
+    activations: NDArray[np.float32] | None,
+) -> tuple[QuantizedWeights, LayerReport]:
+    distribution = analyze_weight_distribution(weights)
+    strategy = settings.strategy
+    if strategy is QuantizationStrategy.AUTO:
+        strategy = choose_strategy(distribution, kind=layer.kind)
+    group_size = settings.group_size or weights.shape[1]
+    quantized = apply_strategy(weights, strategy=strategy, group_size=group_size)
+    if settings.min_planes > 1:
+        quantized = _with_planes(weights, quantized, planes=settings.min_planes, group_size=group_size)
+    report = _report(
+        weights, quantized, layer=layer, strategy=strategy, distribution=distribution, activations=activations
+    )
+    while report.loss > settings.max_acceptable_loss and quantized.planes < settings.max_planes:
+        quantized = _with_planes(weights, quantized, planes=quantized.planes + 1, group_size=group_size)
+        report = _report(
+            weights,
+            quantized,
+            layer=layer,
+            strategy=strategy,
+            distribution=distribution,
+            activations=activations,
+        )
+    return quantized, report
+
+
+def apply_strategy(
+    weights: NDArray[np.float32], *, strategy: QuantizationStrategy, group_size: int
+) -> QuantizedWeights:
+    """Quantize float32 [N, K] to one trit-plane by a strategy other than `auto`."""
+    if strategy is QuantizationStrategy.ABSMEAN:
+        return quantize_absmean(weights)
+    if strategy is QuantizationStrategy.ADAPTIVE:
+        return quantize_adaptive(weights, group_size=group_size)
+    return quantize_standard(weights, group_size=group_size)
+
+
+def describe_native(quantized: QuantizedWeights, *, layer: PlannedLayer) -> LayerReport:
+    """Return the report of a layer that was ternary already and is kept as it is."""
+    return _measured(quantized, layer=layer, strategy=QuantizationStrategy.ABSMEAN, is_exact=True)
+
+
+def _with_planes(
+    weights: NDArray[np.float32], quantized: QuantizedWeights, *, planes: int, group_size: int
+) -> QuantizedWeights:
+    # A per-tensor scale cannot be refined; groups that the strategy made finer stay as fine.
+    size = group_size if quantized.divides else quantized.group_size
+    return quantize_planes(weights, planes=planes, group_size=size)
+
+
+def _report(
+    weights: NDArray[np.float32],
+    quantized: QuantizedWeights,
+    *,
+    layer: PlannedLayer,
+    strategy: QuantizationStrategy,
+    distribution: WeightDistribution,
+    activations: NDArray[np.float32] | None,
+) -> LayerReport:
+    is_refitted = strategy is QuantizationStrategy.ABSMEAN and not quantized.divides
+    measured = _measured(
+        quantized,
+        layer=layer,
+        strategy=QuantizationStrategy.STANDARD if is_refitted else strategy,
+        is_exact=is_lossless(weights, quantized),
+    )
+    return replace(
+        measured,
+        weight_error=weight_error(weights, quantized),
+        output_error=None
+        if activations is None
+        else output_error(weights, quantized, activations=activations),
+        kurtosis=distribution.kurtosis,
+        row_scale_dispersion=distribution.row_scale_dispersion,
+    )
+
+
+def _measured(
+    quantized: QuantizedWeights, *, layer: PlannedLayer, strategy: QuantizationStrategy, is_exact: bool
+) -> LayerReport:
+    rows, columns = quantized.levels.shape
+    stored = quantized.planes * rows * -(-columns // 5) + quantized.scales.nbytes
+    return LayerReport(
+        name=layer.name,
+        kind=layer.kind,
+        strategy=strategy.value,
+        planes=quantized.planes,
+        group_size=quantized.group_size,
+        parameters=rows * columns,
+        stored_bytes=stored,
+        bits_per_weight=8 * stored / (rows * columns),
+        weight_error=0.0,
+        output_error=None,
+        is_lossless=is_exact,
+    )

@@ -1,0 +1,93 @@
+"""A finished layer in the work directory: one safetensors file that names the plan it belongs to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tritium.errors import ValidationError
+from tritium.formats.safetensors import write_safetensors
+from tritium.formats.weight_file import WeightFile
+from tritium.quantize.report import LayerReport
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from tritium.quantize.plan import QuantizationPlan
+    from tritium.quantize.weights import QuantizedWeights
+
+TRITS = "trits"
+SCALES = "scales"
+
+
+def layer_path(plan: QuantizationPlan, index: int, workdir: Path) -> Path:
+    """Return where a layer's file lies."""
+    return workdir / f"{plan.layers[index].name}.safetensors"
+
+
+def write_layer(
+    plan: QuantizationPlan, index: int, workdir: Path, *, quantized: QuantizedWeights, report: LayerReport
+) -> None:
+    """Write a finished layer so that its file is there whole or not at all; the same layer gives the same bytes."""
+    about = {"plan": plan.digest, "divides": quantized.divides, "report": report.to_dict()}
+    write_safetensors(
+        layer_path(plan, index, workdir),
+        {TRITS: quantized.packed(), SCALES: quantized.scales},
+        metadata={"layer": json.dumps(about, sort_keys=True)},
+    )
+
+
+def read_layer_report(plan: QuantizationPlan, index: int, workdir: Path) -> LayerReport | None:
+    """Return the report of a layer that is finished; None if it is not, or was made for another plan."""
+    path = layer_path(plan, index, workdir)
+    if not path.is_file():
+        return None
+    try:
+        with WeightFile(path, memory_map=False) as file:
+            about = _about(plan, file)
+    except ValidationError:
+        return None  # a damaged file is computed again
+    return None if about is None else LayerReport.from_dict(about["report"])
+
+
+def read_layer(
+    plan: QuantizationPlan, index: int, workdir: Path
+) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:
+    """Return a finished layer's packed trits, its scales and its manifest entry; arrays are memory-mapped.
+
+    Raises:
+        ValidationError: the layer is not finished.
+    """
+    layer = plan.layers[index]
+    path = layer_path(plan, index, workdir)
+    if not path.is_file():
+        raise ValidationError(f"The layer {layer.name} is not quantized yet.", layer=layer.name)
+    with WeightFile(path, memory_map=True) as file:
+        about = _about(plan, file)
+        if about is None:
+            raise ValidationError(f"The layer {layer.name} was quantized for another plan.", layer=layer.name)
+        report = {key: value for key, value in about["report"].items() if key != "name"}
+        entry = {
+            **report,
+            "out_features": layer.out_features,
+            "in_features": layer.in_features,
+            "divides": about["divides"],
+        }
+        return file.read(file.tensors[TRITS]), file.read(file.tensors[SCALES]), entry
+
+
+def _about(plan: QuantizationPlan, file: WeightFile) -> dict[str, Any] | None:
+    try:
+        about = json.loads(file.metadata.get("layer", ""))
+    except ValueError:
+        return None
+    if (
+        not isinstance(about, dict)
+        or about.get("plan") != plan.digest
+        or {TRITS, SCALES} - file.tensors.keys()
+    ):
+        return None
+    return about

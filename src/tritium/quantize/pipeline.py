@@ -1,0 +1,231 @@
+"""Algorithm 1, in steps that survive a crash: plan, one call per layer, assemble.
+
+`quantize_model` walks them in a row. A durable workflow calls them itself, in any process and any order of the
+layers: a finished layer lies in the work directory as one file, written atomically, and is not computed again.
+A layer's bytes depend on the source, the calibration text and the configuration alone, so the assembled directory
+is the same whoever computed it and however often it was interrupted. What depends on the run (seconds) is in the
+returned objects and not in the directory.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tritium.errors import ValidationError
+from tritium.model.pretrained import QuantizedModel
+from tritium.quantize.assemble import assemble
+from tritium.quantize.calibrate import capture_activations, read_activations
+from tritium.quantize.config import QuantizationConfig
+from tritium.quantize.evaluate import sha256_of
+from tritium.quantize.layer import check_overrides, describe_native, quantize_weights
+from tritium.quantize.layer_file import read_layer_report, write_layer
+from tritium.quantize.plan import QuantizationPlan
+from tritium.quantize.report import LayerReport, QuantizationProgress, Stage
+from tritium.quantize.source import Source, open_source
+from tritium.quantize.text import read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["assemble", "plan_quantization", "quantize_layer", "quantize_model"]
+
+
+def plan_quantization(source: str | Path, config: QuantizationConfig | None = None) -> QuantizationPlan:
+    """Check the source and the configuration and list the layers to quantize; nothing is computed yet.
+
+    Args:
+        source: a checkpoint directory, a .safetensors file, or a hub name.
+        config: what to do; None takes the defaults.
+
+    Raises:
+        ValidationError: a broken or unknown checkpoint, an override that matches no layer, a text that cannot be
+            read, or a text for a model without a tokenizer.
+    """
+    config = config or QuantizationConfig()
+    with open_source(source) as opened:
+        layers = opened.layers()
+        check_overrides(config, [layer.name for layer in layers])
+        calibration = _checked_text(config.calibration_text, opened)
+        _checked_text(config.validation_text, opened)
+        return QuantizationPlan(
+            source=str(opened.path),
+            source_sha256=opened.sha256(),
+            kind=opened.kind,
+            config=config,
+            calibration_sha256=calibration,
+            layers=layers,
+        )
+
+
+def quantize_layer(
+    plan: QuantizationPlan, index: int, workdir: str | Path, *, threads: int | None = None
+) -> dict[str, Any]:
+    """Quantize one layer of a plan into `workdir` and return its LayerReport as plain values.
+
+    Does nothing but read the report if the layer was finished before.
+
+    Args:
+        plan: from plan_quantization.
+        index: which of plan.layers.
+        workdir: the directory of this plan's unfinished work; created if it is missing.
+        threads: of the source model's kernels while activations are captured; they do not change the result.
+
+    Raises:
+        ValidationError: the index is out of range, or the source changed or cannot be read.
+        QuantizationError: names the layer.
+        ResourceError: the disk is full.
+    """
+    if not 0 <= index < len(plan.layers):
+        raise ValidationError(f"The plan has {len(plan.layers)} layers; {index} is not one of them.")
+    directory = _work_directory(workdir)
+    finished = read_layer_report(plan, index, directory)
+    if finished is not None:
+        return finished.to_dict()
+    capture_activations(plan, directory, threads=threads)
+    with open_source(plan.source) as source:
+        return _quantize_one(plan, index, directory, source=source).to_dict()
+
+
+def quantize_model(
+    source: str | Path,
+    config: QuantizationConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    workdir: str | Path | None = None,
+    threads: int | None = None,
+    progress: Callable[[QuantizationProgress], None] | None = None,
+) -> QuantizedModel:
+    """Quantize a model to ternary weights, layer by layer, and report what came of it.
+
+    One layer's weights are in memory at a time. Called again after a crash with the same `out`, it goes on
+    where it stopped.
+
+    Args:
+        source: a checkpoint directory, a .safetensors file, or a hub name.
+        config: what to do; None takes the defaults.
+        out: a new or empty directory for the model; None keeps it in a temporary one that goes with the result.
+        workdir: where unfinished layers lie; by default beside `out`.
+        threads: of the kernels while models are run; None takes what the machine has.
+        progress: called after every step.
+
+    Raises:
+        ValidationError: the source, the configuration or a text is wrong, or `out` is in use.
+        QuantizationError: names the layer that failed.
+        ResourceError: the disk is full.
+    """
+    target, temporary = _target(out)
+    plan = plan_quantization(source, config)
+    _tell(progress, Stage.PLAN, 1, 1)
+    directory = _work_directory(workdir or target.with_name(f".{target.name}.quantizing"))
+    try:
+        seconds = _quantize_layers(plan, directory, threads=threads, progress=progress)
+        model = assemble(plan, directory, target, threads=threads, progress=progress, seconds=seconds)
+    except BaseException:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(directory, ignore_errors=True)
+    if temporary is not None:
+        weakref.finalize(model, shutil.rmtree, temporary, ignore_errors=True)
+    return model
+
+
+def _quantize_layers(
+    plan: QuantizationPlan,
+    workdir: Path,
+    *,
+    threads: int | None,
+    progress: Callable[[QuantizationProgress], None] | None,
+) -> float | None:
+    """Finish all layers; return the seconds this took, None if some were finished before."""
+    total = len(plan.layers)
+    if any(read_layer_report(plan, index, workdir) is None for index in range(total)):
+        capture_activations(plan, workdir, threads=threads)
+        _tell(progress, Stage.CALIBRATE, 1, 1)
+    is_complete_run = True
+    started = time.perf_counter()
+    with open_source(plan.source) as source:
+        for index in range(total):
+            report = read_layer_report(plan, index, workdir)
+            if report is None:
+                report = _quantize_one(plan, index, workdir, source=source)
+            else:
+                is_complete_run = False
+            _tell(progress, Stage.LAYER, index + 1, total, report=report)
+    return time.perf_counter() - started if is_complete_run else None
+
+
+def _quantize_one(plan: QuantizationPlan, index: int, workdir: Path, *, source: Source) -> LayerReport:
+    layer = plan.layers[index]
+    if source.is_ternary(layer.name):
+        quantized = source.ternary_weights(layer.name)
+        report = describe_native(quantized, layer=layer)
+    else:
+        quantized, report = quantize_weights(
+            source.dense_weights(layer.name),
+            layer=layer,
+            config=plan.config,
+            activations=read_activations(plan, layer.name, workdir),
+        )
+    write_layer(plan, index, workdir, quantized=quantized, report=report)
+    return report
+
+
+def _checked_text(text: str | Path | None, source: Source) -> str | None:
+    """Return the SHA-256 of a text that can be read and tokenised for this model."""
+    if text is None:
+        return None
+    if not source.has_tokenizer:
+        raise ValidationError(
+            f"{source.path.name} has no tokenizer.json, so no text can be run through it: "
+            "add the file or leave the text out.",
+            file="tokenizer.json",
+        )
+    return sha256_of(read_text(text))
+
+
+def _work_directory(workdir: str | Path) -> Path:
+    directory = Path(workdir)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValidationError(f"{directory} cannot be used as a work directory: {error.strerror}.") from error
+    return directory
+
+
+def _target(out: str | Path | None) -> tuple[Path, Path | None]:
+    """Return where the model goes, and the temporary directory around it if there is one."""
+    if out is None:
+        temporary = Path(tempfile.mkdtemp(prefix="tritium-"))
+        return temporary / "model", temporary
+    return Path(out), None
+
+
+def _tell(
+    progress: Callable[[QuantizationProgress], None] | None,
+    stage: Stage,
+    completed: int,
+    total: int,
+    *,
+    report: LayerReport | None = None,
+) -> None:
+    if progress is None:
+        return
+    if report is None:
+        progress(QuantizationProgress(stage=stage, completed=completed, total=total))
+        return
+    progress(
+        QuantizationProgress(
+            stage=stage,
+            completed=completed,
+            total=total,
+            layer=report.name,
+            planes=report.planes,
+            loss=report.loss,
+        )
+    )

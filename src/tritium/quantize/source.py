@@ -1,0 +1,188 @@
+"""The model that is quantized: its linear layers, read one at a time, and everything else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from tritium.errors import ValidationError
+from tritium.formats.bitnet_hf import TernaryConvention
+from tritium.formats.checkpoint import CONFIG, Checkpoint, open_checkpoint
+from tritium.formats.native import is_native
+from tritium.model.config import ModelConfig, parse_config
+from tritium.model.pretrained import companion_files
+from tritium.model.tokenizer import TOKENIZER_FILE
+from tritium.model.weights import CheckpointWeights
+from tritium.quantize.plan import PlannedLayer
+from tritium.quantize.report import ModelKind
+from tritium.quantize.weights import QuantizedWeights
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+ATTENTION_PARTS = (".self_attn.", ".attention.")
+FEED_FORWARD_PARTS = (".mlp.", ".intermediate.", ".output.")
+CONVENTION_FIELD = "quantization_config"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open source checkpoint; close it, or use it as a context manager."""
+
+    path: Path
+    checkpoint: Checkpoint
+    config: ModelConfig
+    weights: CheckpointWeights
+
+    @property
+    def kind(self) -> ModelKind:
+        """Whether the model generates text or encodes it."""
+        return ModelKind.ENCODER if self.config.is_encoder else ModelKind.GENERATOR
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether text can be turned into this model's tokens."""
+        return self.checkpoint.file(TOKENIZER_FILE) is not None
+
+    def layers(self) -> tuple[PlannedLayer, ...]:
+        """Return the linear layers to quantize, in the order of the forward pass."""
+        is_ternary = self.config.ternary.convention is not TernaryConvention.NONE
+        return tuple(
+            PlannedLayer(
+                name=self.weights.prefix + name,
+                kind=layer_kind(name),
+                out_features=shape.out_features,
+                in_features=shape.in_features,
+            )
+            for name, shape in self.weights.architecture.linears.items()
+            if not is_ternary or self.config.ternary.converts(name)
+        )
+
+    def is_ternary(self, name: str) -> bool:
+        """Return whether this layer is ternary in the source already."""
+        return self.config.ternary.converts(name.removeprefix(self.weights.prefix))
+
+    def dense_weights(self, name: str) -> NDArray[np.float32]:
+        """Read the weight of a dense linear layer: float32 [out, in]."""
+        return self.checkpoint.read_float32(f"{name}.weight")
+
+    def ternary_weights(self, name: str) -> QuantizedWeights:
+        """Read a layer of a native ternary checkpoint: the same trits, the same scale bytes."""
+        tensors = self.weights.ternary(name.removeprefix(self.weights.prefix))
+        return QuantizedWeights(
+            levels=tensors.trits,
+            scales=tensors.scale,
+            planes=1,
+            group_size=tensors.trits.shape[1],
+            divides=tensors.divides,
+        )
+
+    def other_tensors(self) -> dict[str, NDArray[Any]]:
+        """Return the tensors that stay as they are, by name; what the model does not read is left behind."""
+        architecture, prefix = self.weights.architecture, self.weights.prefix
+        planned = {layer.name for layer in self.layers()}
+        names = [prefix + name for name in architecture.tensors]
+        tensors = {name: self.checkpoint.read(name) for name in names}
+        for plain, shape in architecture.linears.items():
+            name = prefix + plain
+            if name not in planned:
+                tensors[f"{name}.weight"] = self.checkpoint.read(f"{name}.weight")
+            if shape.has_bias:
+                tensors[f"{name}.bias"] = self._bias(name)
+        return tensors
+
+    def companions(self) -> dict[str, bytes]:
+        """Return the files that travel with the weights, by name; config.json without the source's packing."""
+        files = companion_files(self.checkpoint)
+        if CONVENTION_FIELD in self.checkpoint.config:
+            # The trits are stored our way now: another reader must not unpack them as the source's.
+            files[CONFIG] = json.dumps(self.config_without_convention(), indent=2).encode() + b"\n"
+        return files
+
+    def config_without_convention(self) -> dict[str, Any]:
+        """Return config.json without the source's ternary packing, which the manifest replaces."""
+        return {key: value for key, value in self.checkpoint.config.items() if key != CONVENTION_FIELD}
+
+    def parameters(self) -> int:
+        """Return the number of weights of the whole model, scales not counted."""
+        architecture = self.weights.architecture
+        others = sum(int(np.prod(shape)) for shape in architecture.tensors.values())
+        return others + sum(
+            shape.out_features * shape.in_features + (shape.out_features if shape.has_bias else 0)
+            for shape in architecture.linears.values()
+        )
+
+    def sha256(self) -> str:
+        """Return a digest over the weight files, the configuration and the tokenizer."""
+        names = [*companion_files(self.checkpoint), CONFIG]
+        files = {tensor.file for tensor in self.checkpoint.tensors.values()}
+        files |= {path for name in names if (path := self.checkpoint.file(name)) is not None}
+        digest = hashlib.sha256()
+        for path in sorted(files):
+            with path.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{path.name} {content}\n".encode())
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Close the weight files."""
+        self.checkpoint.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _bias(self, name: str) -> NDArray[Any]:
+        bias = self.checkpoint.read(f"{name}.bias")
+        if self.config.ternary.convention is TernaryConvention.AUTOBITLINEAR_OFFLINE and self.is_ternary(
+            name
+        ):
+            # This convention multiplies the bias by the scale too; ours adds it afterwards.
+            scale = self.ternary_weights(name).scales_float32[0, 0]
+            scaled: NDArray[np.float32] = self.checkpoint.read_float32(f"{name}.bias") * scale
+            return scaled
+        return bias
+
+
+def open_source(source: str | Path) -> Source:
+    """Open and check a checkpoint to quantize: a directory, a .safetensors file or a hub name.
+
+    Raises:
+        ValidationError: names what is wrong: file, tensor, field; or the model is Tritium's own already.
+    """
+    if is_native(source):
+        raise ValidationError(f"{source} is a Tritium model already; quantize the model it was made from.")
+    checkpoint = open_checkpoint(source)
+    try:
+        config = parse_config(checkpoint.config)
+        weights = CheckpointWeights(checkpoint, config)
+    except BaseException:
+        checkpoint.close()
+        raise
+    path = Path(source).expanduser()
+    return Source(
+        path=path.resolve() if path.exists() else checkpoint.path,
+        checkpoint=checkpoint,
+        config=config,
+        weights=weights,
+    )
+
+
+def layer_kind(name: str) -> str:
+    """Return `attention`, `feed_forward` or `other` for the name of a linear layer."""
+    if any(part in f"{name}." for part in ATTENTION_PARTS):
+        return "attention"
+    if any(part in f"{name}." for part in FEED_FORWARD_PARTS):
+        return "feed_forward"
+    return "other"
