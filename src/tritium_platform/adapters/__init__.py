@@ -1,0 +1,1 @@
+"""Everything that touches a framework, a database or a socket."""

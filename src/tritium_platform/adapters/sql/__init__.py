@@ -1,0 +1,1 @@
+"""The books in SQL: SQLite embedded, PostgreSQL in production, one schema for both."""

@@ -1,0 +1,169 @@
+"""Connections and transactions: the same promises on SQLite and on PostgreSQL.
+
+A store asks for `read()` or `write()` and gets the connection of the unit of work around it, or a transaction
+of its own when there is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from tritium_platform.errors import OverloadedError, PlatformError, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from sqlalchemy import Connection, Engine, Table
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+BUSY_SECONDS = 10
+WRITE_OPTION = "tritium_write"
+
+
+@dataclass(slots=True)
+class _Transaction:
+    database: Database
+    connection: AsyncConnection
+    is_open: bool = True
+
+
+_current: ContextVar[_Transaction | None] = ContextVar("tritium_transaction", default=None)
+
+
+class Database:
+    """A database; close it with `await database.close()`.
+
+    Args:
+        url: `sqlite+aiosqlite:///path` or `postgresql+psycopg://...`.
+        pool_size: connections kept open.
+
+    Raises:
+        ValidationError: the URL is not one of these.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.is_sqlite = require_supported(url)
+        arguments: dict[str, Any] = {} if self.is_sqlite else {"pool_pre_ping": True}
+        self.engine: AsyncEngine = create_async_engine(
+            url, pool_size=pool_size, max_overflow=0, pool_timeout=BUSY_SECONDS, **arguments
+        )
+        # SQLite has one writer at a time: waiting here is fair and costs nothing, waiting there is polling.
+        self._writer = asyncio.Lock() if self.is_sqlite else None
+        if self.is_sqlite:
+            prepare_sqlite(self.engine.sync_engine)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+    @asynccontextmanager
+    async def unit_of_work(self) -> AsyncIterator[None]:
+        """Let everything written inside commit together or not at all."""
+        async with self.write():
+            yield
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection in a transaction that may write."""
+        outer = self._joined()
+        if outer is not None:
+            yield outer
+            return
+        queue: AbstractAsyncContextManager[None] = self._writer or nullcontext()
+        async with queue:
+            with _translated():
+                async with self._begin() as connection:
+                    transaction = _Transaction(self, connection)
+                    _current.set(transaction)
+                    try:
+                        yield connection
+                    finally:
+                        transaction.is_open = False
+                        _current.set(None)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection to read with; inside a unit of work it sees what was written there."""
+        outer = self._joined()
+        if outer is not None:
+            yield outer
+            return
+        with _translated():
+            async with self.engine.connect() as connection:
+                yield connection
+
+    def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
+        """Return an INSERT that knows ON CONFLICT: an error instead would end the whole transaction."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    @asynccontextmanager
+    async def _begin(self) -> AsyncIterator[AsyncConnection]:
+        async with self.engine.connect() as plain:
+            connection = await plain.execution_options(**{WRITE_OPTION: True})
+            async with connection.begin():
+                yield connection
+
+    def _joined(self) -> AsyncConnection | None:
+        transaction = _current.get()
+        if transaction is not None and transaction.is_open and transaction.database is self:
+            return transaction.connection
+        return None
+
+
+def require_supported(url: str) -> bool:
+    """Return whether a supported database URL means SQLite; ValidationError if it is not supported."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ValidationError("The database URL cannot be read.", field="database_url") from error
+    if parsed.drivername == "postgresql+psycopg":
+        return False
+    if parsed.drivername == "sqlite+aiosqlite" and parsed.database not in {None, "", ":memory:"}:
+        return True
+    raise ValidationError(
+        "The database URL must be sqlite+aiosqlite:///PATH or postgresql+psycopg://...", field="database_url"
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what a driver says about an unreachable, busy or full database into errors of the tree."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+        cause = str(error.orig) if isinstance(error, DBAPIError) else "no connection is free"
+        if "disk is full" in cause or "No space left" in cause:
+            raise PlatformError("The disk of the database is full: make room and try again.") from error
+        raise OverloadedError(f"The database does not answer: {cause.splitlines()[0]}.") from error
+
+
+def prepare_sqlite(engine: Engine) -> None:
+    """Let an engine begin SQLite's transactions itself (the driver would do it too late), and safely."""
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+
+
+def _configure_sqlite(dbapi_connection: Any, _record: object) -> None:
+    dbapi_connection.isolation_level = None
+    cursor = dbapi_connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")  # a usage record that was acknowledged survives a power cut
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the write lock at the start: a transaction that reads first and writes later could not get it."""
+    will_write = connection.get_execution_options().get(WRITE_OPTION, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if will_write else "BEGIN")

@@ -1,0 +1,140 @@
+"""Usage records in SQL: the unique key is the deduplication, in the same transaction as the row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from tritium_platform.adapters.sql.tables.metering import QUANTITIES, RESOURCES, usage_records
+from tritium_platform.metering.model import (
+    Meter,
+    OperationType,
+    ResourceUsage,
+    UsageQuantities,
+    UsageRecord,
+    UsageTotal,
+)
+from tritium_platform.tenancy.model import TenantTier
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from sqlalchemy import Row
+
+    from tritium_platform.adapters.sql.database import Database
+
+_COLUMN_OF = {
+    Meter.INPUT_TOKENS: usage_records.c.input_tokens,
+    Meter.OUTPUT_TOKENS: usage_records.c.output_tokens,
+    Meter.EMBEDDING_TOKENS: usage_records.c.embedding_tokens,
+    Meter.QUANTIZED_PARAMETERS: usage_records.c.quantized_parameters,
+    Meter.COMPUTE_MS: usage_records.c.compute_time_ms,
+}
+
+
+class SqlUsageStore:
+    """Keeps usage records; (tenant_id, source, event_id) is unique for ever."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def insert(self, record: UsageRecord) -> bytes | None:
+        """Keep a record and return None; if its key is taken, return the kept body's digest instead."""
+        key = (usage_records.c.tenant_id, usage_records.c.source, usage_records.c.event_id)
+        statement = (
+            self._database.insert(usage_records)
+            .values(**_values(record))
+            .on_conflict_do_nothing(index_elements=list(key))
+            .returning(usage_records.c.id)
+        )
+        kept = select(usage_records.c.body_sha256).where(
+            usage_records.c.tenant_id == record.tenant_id,
+            usage_records.c.source == record.source,
+            usage_records.c.event_id == record.event_id,
+        )
+        async with self._database.write() as connection:
+            if (await connection.execute(statement)).one_or_none() is not None:
+                return None
+            return bytes((await connection.execute(kept)).scalar_one())
+
+    async def list(
+        self, tenant_id: UUID, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
+    ) -> Sequence[UsageRecord]:
+        """Return a tenant's records with start <= occurred_at < end by their ids, those after `after`."""
+        statement = (
+            select(usage_records)
+            .where(
+                usage_records.c.tenant_id == tenant_id,
+                usage_records.c.occurred_at >= start,
+                usage_records.c.occurred_at < end,
+            )
+            .order_by(usage_records.c.id)
+            .limit(limit)
+        )
+        if after is not None:
+            statement = statement.where(usage_records.c.id > after)
+        async with self._database.read() as connection:
+            rows = await connection.execute(statement)
+        return [_record(row) for row in rows]
+
+    async def totals(self, tenant_id: UUID, *, start: datetime, end: datetime) -> Sequence[UsageTotal]:
+        """Return a tenant's non-zero sums per tier and meter with start <= occurred_at < end, sorted."""
+        statement = (
+            select(
+                usage_records.c.tier,
+                *(func.sum(column).label(meter.value) for meter, column in _COLUMN_OF.items()),
+            )
+            .where(
+                usage_records.c.tenant_id == tenant_id,
+                usage_records.c.occurred_at >= start,
+                usage_records.c.occurred_at < end,
+            )
+            .group_by(usage_records.c.tier)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).mappings().all()
+        # PostgreSQL sums integers into an exact decimal, SQLite into an integer.
+        totals = [
+            UsageTotal(TenantTier(row["tier"]), meter, int(row[meter.value]))
+            for row in rows
+            for meter in Meter
+        ]
+        return sorted((each for each in totals if each.quantity), key=lambda each: (each.tier, each.meter))
+
+
+def _values(record: UsageRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "tenant_id": record.tenant_id,
+        "source": record.source,
+        "event_id": record.event_id,
+        "operation": record.operation.value,
+        "tier": record.tier.value,
+        "outcome": record.outcome,
+        "model": record.model,
+        "key_id": record.key_id,
+        "occurred_at": record.occurred_at,
+        "body_sha256": record.body_sha256(),
+        **{name: getattr(record.quantities, name) for name in QUANTITIES},
+        **{name: getattr(record.resources, name) for name in RESOURCES},
+    }
+
+
+def _record(row: Row[Any]) -> UsageRecord:
+    return UsageRecord(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        source=row.source,
+        event_id=row.event_id,
+        operation=OperationType(row.operation),
+        tier=TenantTier(row.tier),
+        outcome=row.outcome,
+        occurred_at=row.occurred_at,
+        quantities=UsageQuantities(**{name: getattr(row, name) for name in QUANTITIES}),
+        resources=ResourceUsage(**{name: getattr(row, name) for name in RESOURCES}),
+        model=row.model,
+        key_id=row.key_id,
+    )

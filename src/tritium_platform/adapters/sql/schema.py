@@ -1,0 +1,19 @@
+"""The whole schema: importing this file fills `metadata` with the tables of every room."""
+
+from __future__ import annotations
+
+from tritium_platform.adapters.sql.tables import (
+    audit,
+    billing,
+    insight,
+    jobs,
+    metering,
+    quotas,
+    serving,
+    tenancy,
+)
+from tritium_platform.adapters.sql.tables.base import metadata
+
+ROOMS = (audit, billing, insight, jobs, metering, quotas, serving, tenancy)
+
+__all__ = ["ROOMS", "metadata"]
