@@ -3,7 +3,7 @@
 The manifest names every file with its size and SHA-256 and carries a digest of itself; a directory that
 differs from its manifest in one byte or one file is refused. For a ternary linear layer L the weights hold
 
-    L.trits   uint8 [planes, out, ceil(in / 5)]   five trits to a byte
+    L.trits   uint8 [planes, ceil(out * in / 5)]  five trits to a byte, row after row without a gap
     L.scales  source dtype [1 or out, groups]
 
 and the manifest's `linears` says the rest. Other tensors keep their names and dtypes.
@@ -194,7 +194,7 @@ def _check_linears(linears: object, shapes: Mapping[str, tuple[str, tuple[int, .
     for name, linear in linears.items():
         planes, rows, columns, group = _linear_sizes(name, linear)
         trits, scales = f"{name}.trits", f"{name}.scales"
-        packed = (planes, rows, -(-columns // TRITS_PER_BYTE))
+        packed = (planes, -(-rows * columns // TRITS_PER_BYTE))
         if shapes.get(trits) != ("uint8", packed):
             raise refusal(f"uint8 {list(packed)} is needed", file=WEIGHTS, tensor=trits)
         groups = -(-columns // group)

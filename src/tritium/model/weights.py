@@ -105,7 +105,7 @@ class CheckpointWeights:
         shape, full = self.architecture.linears[name], self.prefix + name
         entry = self._native[full]
         packed = self._checkpoint.read(f"{full}.trits")
-        planes = [packing.packed5_to_compute(plane, count=shape.in_features) for plane in packed]
+        planes = [_compute_plane(plane, shape) for plane in packed]
         return TernaryWeight(
             planes=np.ascontiguousarray(np.stack(planes)),
             scales=np.ascontiguousarray(self._checkpoint.read_float32(f"{full}.scales")),
@@ -155,7 +155,8 @@ class CheckpointWeights:
                 f"the config asks for {shape.out_features} x {shape.in_features}.",
                 layer=name,
             )
-        yield f"{name}.trits", (entry["planes"], shape.out_features, -(-shape.in_features // _TRITS_PER_BYTE))
+        trits = shape.out_features * shape.in_features
+        yield f"{name}.trits", (entry["planes"], -(-trits // _TRITS_PER_BYTE))
         yield f"{name}.scales", self._checkpoint.tensors[f"{self.prefix}{name}.scales"].shape
 
     def _is_packed(self, name: str) -> bool:
@@ -179,6 +180,16 @@ class CheckpointWeights:
             raise ValidationError(
                 f"The config ties the head to the embeddings, and {head} differs from {table}.", tensor=head
             )
+
+
+def _compute_plane(packed: npt.NDArray[np.uint8], shape: LinearShape) -> npt.NDArray[np.uint8]:
+    """Turn a plane packed five trits to a byte, row after row, into the compute layout."""
+    rows, columns = shape.out_features, shape.in_features
+    if columns % _TRITS_PER_BYTE == 0:  # every row begins with a byte
+        return packing.packed5_to_compute(packed.reshape(rows, -1), count=columns)
+    return packing.to_compute_layout(
+        packing.unpack_trits(packed, count=rows * columns).reshape(rows, columns)
+    )
 
 
 def _prefix(architecture: Architecture, checkpoint: Checkpoint) -> str:

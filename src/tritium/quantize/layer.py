@@ -175,7 +175,7 @@ def _measured(
     quantized: QuantizedWeights, *, layer: PlannedLayer, strategy: QuantizationStrategy, is_exact: bool
 ) -> LayerReport:
     rows, columns = quantized.levels.shape
-    stored = quantized.planes * rows * -(-columns // 5) + quantized.scales.nbytes
+    stored = quantized.planes * -(-rows * columns // 5) + quantized.scales.nbytes
     return LayerReport(
         name=layer.name,
         kind=layer.kind,

@@ -46,13 +46,9 @@ class QuantizedWeights:
         return self.scales.astype(np.float32)
 
     def packed(self) -> NDArray[np.uint8]:
-        """Return the trits five to a byte: uint8 [P, N, ceil(K / 5)], the most significant plane first."""
-        rows, columns = self.levels.shape
-        packed = np.empty((self.planes, rows, -(-columns // 5)), dtype=np.uint8)
-        for rows_of_chunk in row_chunks(rows, columns):
-            for plane, trits in enumerate(split_levels(self.levels[rows_of_chunk], planes=self.planes)):
-                packed[plane, rows_of_chunk] = pack_trits(trits)
-        return packed
+        """Return the trits five to a byte, row after row: uint8 [P, ceil(N K / 5)], most significant plane first."""
+        digits = split_levels(self.levels.reshape(-1), planes=self.planes)
+        return np.stack([pack_trits(trits) for trits in digits])
 
     def dequantized(self, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Return the weights these levels stand for: float32 [rows, K]."""

@@ -22,7 +22,7 @@ LINEAR = {"planes": 2, "out_features": 3, "in_features": 7, "group_size": 7, "di
 def content() -> dict[str, Any]:
     return {
         "tensors": {
-            "layer.trits": np.arange(2 * 3 * 2, dtype=np.uint8).reshape(2, 3, 2),
+            "layer.trits": np.arange(2 * 5, dtype=np.uint8).reshape(2, 5),
             "layer.scales": np.array([[0.5], [1.5], [2.5]], np.float32),
             "norm.weight": np.array([0x3F80, 0x4000], np.uint16),
         },
