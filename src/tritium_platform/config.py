@@ -97,6 +97,18 @@ class PlatformConfig(BaseSettings):
         return self.data_dir / "models"
 
     @property
+    def jobs_dir(self) -> Path:
+        """Where the unfinished layers of quantization jobs lie."""
+        return self.data_dir / "jobs"
+
+    @property
+    def jobs_database_url(self) -> str:
+        """Where DBOS notes which steps of jobs are done: a file of its own beside SQLite, else PostgreSQL."""
+        if self.resolved_database_url.startswith("sqlite"):
+            return f"sqlite:///{self.data_dir.absolute() / 'jobs.sqlite3'}"
+        return self.resolved_database_url.replace("postgresql+psycopg://", "postgresql://", 1)
+
+    @property
     def uploads_dir(self) -> Path:
         """Where uploads lie until they are models."""
         return self.data_dir / "uploads"
@@ -182,7 +194,7 @@ def read_or_create_secret(path: Path) -> bytes:
 
 
 def _create_secret(path: Path) -> None:
-    """Write a new secret under another name and link it, so that two processes agree on one and none is torn."""
+    """Write a new secret under another name and link it: two processes agree on one, none is torn."""
     if path.exists():
         return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")

@@ -1,0 +1,1 @@
+"""The doors of child processes: engines and the quantization worker."""

@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
-import os
 import resource
 import signal
 import sys
-import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,21 +15,19 @@ import structlog
 import zmq
 import zmq.asyncio
 
-from tritium.engine.batcher import BatcherConfig, EmbeddingBatcher
-from tritium.engine.engine import Engine
+from tritium.engine.loading import load_engine
 from tritium.engine.runner import EngineThread
 from tritium.errors import BitNetServiceError, ProcessingError
-from tritium.model.pretrained import load_model
 from tritium_platform.adapters import engine_messages as messages
 from tritium_platform.adapters.telemetry import configure_logging
 from tritium_platform.serving.model import ModelFacts, ModelKind
+from tritium_platform.worker.parent import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
 _log = structlog.get_logger(__name__)
 _HEARTBEAT_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1
 
 
 class EngineServer:
@@ -108,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     configure_logging(level=options.log_level)
     structlog.contextvars.bind_contextvars(replica=options.name)
-    _die_with_parent()
+    die_with_parent()
     if options.memory_limit:
         resource.setrlimit(resource.RLIMIT_AS, (options.memory_limit, options.memory_limit))
     # The gateway decides when an engine ends; a terminal's Ctrl-C reaches the gateway alone.
@@ -139,21 +133,13 @@ async def _run(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> tuple[EngineThread, ModelFacts]:
-    loaded = load_model(options.model, threads=options.threads or None)
-    config = loaded.config
+    loaded = load_engine(options.model, threads=options.threads or None)
     facts = ModelFacts(
-        kind=ModelKind.EMBED if config.is_encoder else ModelKind.GENERATE,
-        vocabulary_size=config.vocab_size,
-        maximum_positions=config.max_positions,
+        kind=ModelKind.EMBED if loaded.engine is None else ModelKind.GENERATE,
+        vocabulary_size=loaded.tokenizer.vocab_size,
+        maximum_positions=loaded.max_tokens,
     )
-    if config.is_encoder:
-        limits = BatcherConfig(max_input_tokens=config.max_positions)
-        batcher = EmbeddingBatcher(loaded.encoder.encode, config=limits)
-        return EngineThread(batcher=batcher).start(), facts
-    tokenizer = loaded.tokenizer
-    engine = Engine(loaded.generator, tokenizer=tokenizer, end_token_ids=tokenizer.eos_token_ids)
-    facts = replace(facts, maximum_positions=engine.context_limit)
-    return EngineThread(engine).start(), facts
+    return EngineThread(loaded.engine, batcher=loaded.batcher).start(), facts
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -165,20 +151,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--memory-limit", type=int, default=0, help="bytes of address space; 0: no limit")
     return parser.parse_args(arguments)
-
-
-def _die_with_parent() -> None:
-    """End when the parent ends: the parent alone holds the writing end of our standard input."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-    def wait_for_end_of_parent() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(0, 1):
-                pass
-        os._exit(0)
-
-    threading.Thread(target=wait_for_end_of_parent, name="parent watch", daemon=True).start()
 
 
 def _resident_bytes() -> int:

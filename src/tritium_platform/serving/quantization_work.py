@@ -1,0 +1,287 @@
+"""The steps of a quantization job, as a worker does them.
+
+Every step may run again: after a crash the step that was running starts over, and its effects are the same.
+A step returns plain values; an error that has a name ends the job with that name, and is no crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from tritium.errors import BitNetServiceError, ErrorCategory
+from tritium.formats.native import is_native
+from tritium.formats.storage import write_file_atomically
+from tritium.quantize.config import QuantizationConfig
+from tritium.quantize.pipeline import assemble, plan_quantization, quantize_layer
+from tritium.quantize.plan import QuantizationPlan
+from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
+from tritium_platform.errors import NotFoundError
+from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
+from tritium_platform.quotas.model import ALWAYS, QuotaMeter, Reservation
+from tritium_platform.serving.job import JobLayer, JobState
+from tritium_platform.serving.model import RegisteredModel
+from tritium_platform.serving.registry import inspect_checkpoint
+from tritium_platform.values import uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+    from uuid import UUID
+
+    from tritium_platform.metering.service import MeteringService
+    from tritium_platform.quotas.service import QuotaService
+    from tritium_platform.serving.job import QuantizationJob
+    from tritium_platform.serving.quantization import JobStore
+    from tritium_platform.serving.registry import ModelStore
+    from tritium_platform.values import Clock, UnitOfWork
+
+    Step = Callable[[QuantizationJob], Awaitable[dict[str, Any]]]
+
+logger = structlog.get_logger(__name__)
+SOURCE = "quantization"
+STOPPED = "stopped"
+
+
+class Outbox(Protocol):
+    """Keeps audit intents in the transaction of the change they report."""
+
+    async def add(self, intent: AuditIntent) -> None:
+        """Keep an intent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkBooks:
+    """Where a worker reads jobs and writes down what became of them."""
+
+    jobs: JobStore
+    models: ModelStore
+    quotas: QuotaService
+    metering: MeteringService
+    outbox: Outbox
+    unit_of_work: UnitOfWork
+    clock: Clock
+
+
+class QuantizationWork:
+    """Does the steps of jobs; work in progress lies in `jobs_dir`, results in `models_dir/<tenant>/<job>`."""
+
+    def __init__(self, *, books: WorkBooks, jobs_dir: Path, models_dir: Path) -> None:
+        self._books = books
+        self._jobs_dir = jobs_dir
+        self._models_dir = models_dir
+
+    async def plan(self, job_id: UUID) -> dict[str, Any]:
+        """Begin a job: return `{"layers": count}`."""
+
+        async def do(job: QuantizationJob) -> dict[str, Any]:
+            config = QuantizationConfig.from_dict(job.config)
+            plan = await asyncio.to_thread(plan_quantization, job.source_path, config)
+            directory = self._work_dir(job)
+            directory.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(plan.to_dict())
+            await asyncio.to_thread(write_file_atomically, directory / "plan.json", [text.encode()])
+            started = replace(job, started_at=self._books.clock.now(), total_layers=len(plan.layers))
+            await self._move(started, JobState.RUNNING, expected=(JobState.QUEUED, JobState.RUNNING))
+            return {"layers": len(plan.layers)}
+
+        return await self._step(job_id, do)
+
+    async def layer(self, job_id: UUID, index: int) -> dict[str, Any]:
+        """Quantize one layer and keep its figures."""
+
+        async def do(job: QuantizationJob) -> dict[str, Any]:
+            started = time.monotonic()
+            figures = await asyncio.to_thread(quantize_layer, self._plan(job), index, self._work_dir(job))
+            layer = _job_layer(figures, index=index, seconds=time.monotonic() - started)
+            await self._books.jobs.record_layer(job.id, layer)
+            return {"layer": layer.name}
+
+        return await self._step(job_id, do)
+
+    async def assemble(self, job_id: UUID) -> dict[str, Any]:
+        """Make the model's directory out of its layers and measure it."""
+
+        async def do(job: QuantizationJob) -> dict[str, Any]:
+            target = self._model_dir(job)
+            if is_native(target):  # a crash came after the rename and before this step was noted
+                return {}
+            target.parent.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(assemble, self._plan(job), self._work_dir(job), target)
+            return {}
+
+        return await self._step(job_id, do)
+
+    async def finish(self, job_id: UUID) -> dict[str, Any]:
+        """Register the model, count what was used and close the job, in one transaction."""
+        result = await self._step(job_id, self._succeed)
+        if STOPPED in result:
+            await self.stop(job_id, result)
+        await asyncio.to_thread(shutil.rmtree, self._jobs_dir / str(job_id), ignore_errors=True)
+        return result
+
+    async def _succeed(self, job: QuantizationJob) -> dict[str, Any]:
+        target = self._model_dir(job)
+        kind, size = await asyncio.to_thread(inspect_checkpoint, target)
+        now = self._books.clock.now()
+        model = RegisteredModel(
+            id=job.id,
+            tenant_id=job.tenant_id,
+            name=job.model_name,
+            path=str(target),
+            kind=kind,
+            size_bytes=size,
+            source=f"{SOURCE} of {job.source}"[:400],
+            created_at=now,
+        )
+        usage = self._usage(job, size=_directory_bytes(target), parameters=self._parameters(job))
+        async with self._books.unit_of_work():
+            await self._move(replace(job, finished_at=now), JobState.SUCCEEDED, expected=(JobState.RUNNING,))
+            await self._books.models.add(model)
+            await self._books.quotas.settle_storage(_reservation(job), size=usage.resources.storage_bytes)
+            await self._books.metering.record(usage)
+            await self._books.outbox.add(self._intent(job, ActionOutcome.SUCCESS, usage=usage))
+        return {"model": job.model_name}
+
+    async def _step(
+        self, job_id: UUID, do: Callable[[QuantizationJob], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """Do one step of a job that is still wanted; return what it gave, or why the job stops."""
+        job = await self._books.jobs.get(job_id)
+        if job is None:
+            raise NotFoundError(f"There is no quantization {job_id}.")
+        if job.state is JobState.CANCELLING:
+            return {STOPPED: JobState.CANCELLED.value}
+        if job.state.is_final:
+            return {STOPPED: job.state.value}
+        try:
+            return await do(job)
+        except _NoLongerWantedError:
+            return {STOPPED: JobState.CANCELLED.value}
+        except BitNetServiceError as error:
+            if error.category is ErrorCategory.TRANSIENT:
+                raise  # the step is tried again
+            return {STOPPED: JobState.FAILED.value, "code": error.code, "message": error.message}
+        except Exception:
+            logger.exception("quantization_step_failed", job_id=str(job_id))
+            message = "The quantization failed for a reason that is ours; the operator's log has it."
+            return {STOPPED: JobState.FAILED.value, "code": "platform", "message": message}
+
+    async def stop(self, job_id: UUID, result: dict[str, Any]) -> dict[str, Any]:
+        """Close a job that one of its steps ended, and remove what it left on the disk."""
+        job = await self._books.jobs.get(job_id)
+        if job is None or job.state.is_final:
+            return result
+        state = JobState(result[STOPPED])
+        closed = replace(
+            job,
+            state=state,
+            finished_at=self._books.clock.now(),
+            error_code=result.get("code"),
+            error_message=result.get("message"),
+        )
+        await asyncio.to_thread(shutil.rmtree, self._model_dir(job), ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, self._work_dir(job), ignore_errors=True)
+        outcome = ActionOutcome.FAILURE if state is JobState.FAILED else ActionOutcome.DENIED
+        async with self._books.unit_of_work():
+            if await self._books.jobs.move(closed, expected=(job.state,)):
+                await self._books.quotas.void_storage(_reservation(job))
+                await self._books.outbox.add(self._intent(job, outcome, code=closed.error_code))
+        return result
+
+    async def _move(self, job: QuantizationJob, state: JobState, *, expected: tuple[JobState, ...]) -> None:
+        if not await self._books.jobs.move(replace(job, state=state), expected=expected):
+            raise _NoLongerWantedError
+
+    def _usage(self, job: QuantizationJob, *, size: int, parameters: int) -> UsageRecord:
+        return UsageRecord(
+            id=uuid7(self._books.clock),
+            tenant_id=job.tenant_id,
+            source=SOURCE,
+            event_id=str(job.id),
+            operation=OperationType.QUANTIZATION,
+            tier=job.tier,
+            outcome="success",
+            occurred_at=self._books.clock.now(),
+            quantities=UsageQuantities(quantized_parameters=parameters),
+            resources=ResourceUsage(
+                compute_time_ms=round(1000 * sum(layer.seconds for layer in job.layers)), storage_bytes=size
+            ),
+            model=job.model_name,
+            key_id=job.key_id,
+        )
+
+    def _intent(
+        self,
+        job: QuantizationJob,
+        outcome: ActionOutcome,
+        *,
+        usage: UsageRecord | None = None,
+        code: str | None = None,
+    ) -> AuditIntent:
+        details: dict[str, str | int | bool | None] = {"model": job.model_name, "source": job.source}
+        if usage is not None:
+            details["quantized_parameters"] = usage.quantities.quantized_parameters
+        if code is not None:
+            details["error"] = code
+        return AuditIntent(
+            id=uuid7(self._books.clock),
+            event_id=job.id,
+            occurred_at=self._books.clock.now(),
+            action="quantization.finish",
+            resource_affected=ResourceIdentifier("quantization", str(job.id)),
+            outcome=outcome,
+            tenant_id=job.tenant_id,
+            key_id=job.key_id,
+            details=details,
+        )
+
+    def _plan(self, job: QuantizationJob) -> QuantizationPlan:
+        return QuantizationPlan.from_dict(json.loads((self._work_dir(job) / "plan.json").read_bytes()))
+
+    def _parameters(self, job: QuantizationJob) -> int:
+        return sum(layer.out_features * layer.in_features for layer in self._plan(job).layers)
+
+    def _work_dir(self, job: QuantizationJob) -> Path:
+        return self._jobs_dir / str(job.id)
+
+    def _model_dir(self, job: QuantizationJob) -> Path:
+        return self._models_dir / str(job.tenant_id) / str(job.id)
+
+
+class _NoLongerWantedError(Exception):
+    """The job was cancelled while a step ran."""
+
+
+def _reservation(job: QuantizationJob) -> Reservation:
+    return Reservation(
+        id=job.storage_reservation,
+        tenant_id=job.tenant_id,
+        meter=QuotaMeter.STORAGE_BYTES,
+        period=ALWAYS,
+        amount=job.storage_bytes,
+        created_at=job.created_at,
+        expires_at=job.created_at,
+    )
+
+
+def _job_layer(figures: dict[str, Any], *, index: int, seconds: float) -> JobLayer:
+    loss = figures["weight_error"] if figures["output_error"] is None else figures["output_error"]
+    return JobLayer(
+        index=index,
+        name=figures["name"],
+        strategy=figures["strategy"],
+        planes=figures["planes"],
+        loss=loss,
+        seconds=seconds,
+    )
+
+
+def _directory_bytes(path: Path) -> int:
+    return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
