@@ -1,0 +1,65 @@
+"""Usage records in memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from tritium_platform.metering.model import UsageTotal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from tritium_platform.adapters.memory.database import MemoryDatabase
+    from tritium_platform.metering.model import Meter, UsageRecord
+    from tritium_platform.tenancy.model import TenantTier
+
+Key = tuple["UUID", str, str]
+
+
+class MemoryUsageStore:
+    """Keeps usage records; (tenant_id, source, event_id) is unique for ever."""
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        self._database = database
+
+    async def insert(self, record: UsageRecord) -> bytes | None:
+        """Keep a record and return None; if its key is taken, return the kept body's digest instead."""
+        async with self._database.write():
+            key = (record.tenant_id, record.source, record.event_id)
+            if key in self._records:
+                return self._records[key].body_sha256()
+            self._records[key] = record
+        return None
+
+    async def list(
+        self, tenant_id: UUID, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
+    ) -> Sequence[UsageRecord]:
+        """Return a tenant's records with start <= occurred_at < end by their ids, those after `after`."""
+        found = [
+            record
+            for record in self._between(tenant_id, start=start, end=end)
+            if after is None or record.id > after
+        ]
+        return sorted(found, key=lambda record: record.id)[:limit]
+
+    async def totals(self, tenant_id: UUID, *, start: datetime, end: datetime) -> Sequence[UsageTotal]:
+        """Return a tenant's non-zero sums per tier and meter with start <= occurred_at < end, sorted."""
+        sums: Counter[tuple[TenantTier, Meter]] = Counter()
+        for record in self._between(tenant_id, start=start, end=end):
+            for meter, quantity in record.metered().items():
+                sums[record.tier, meter] += quantity
+        return [UsageTotal(*key, quantity) for key, quantity in sorted(sums.items()) if quantity]
+
+    @property
+    def _records(self) -> dict[Key, UsageRecord]:
+        return self._database.tables["usage_records"]
+
+    def _between(self, tenant_id: UUID, *, start: datetime, end: datetime) -> Sequence[UsageRecord]:
+        return [
+            record
+            for record in self._records.values()
+            if record.tenant_id == tenant_id and start <= record.occurred_at < end
+        ]
