@@ -6,7 +6,6 @@ The names below load when they are first used, so that `import tritium` costs no
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - it costs 20 ms
+
         try:
             return version("tritium")
         except PackageNotFoundError:  # run from a source tree that was never installed

@@ -1,0 +1,90 @@
+"""`tritium quantize`: from a checkpoint to a ternary model, with a report."""
+
+# ruff: noqa: PLC0415 - a command imports what it needs, so that --help stays fast
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tritium.cli.output import (
+    FormatOption,
+    ModelArgument,
+    OutputFormat,
+    ThreadsOption,
+    progress_bar,
+    write_json,
+    write_text,
+)
+from tritium.cli.report import write_report
+
+if TYPE_CHECKING:
+    from tritium.quantize.report import QuantizationProgress
+
+
+Out = Annotated[Path, typer.Option("--out", help="A new or empty directory for the model.")]
+# A default is told and not set here: it belongs to QuantizationConfig.
+Strategy = Annotated[
+    str | None, typer.Option(help="auto, standard, absmean or adaptive.  [default: auto]", metavar="NAME")
+]
+GroupSize = Annotated[int | None, typer.Option(help="Weights that share a scale; 0 = a row.  [default: 128]")]
+MinPlanes = Annotated[int | None, typer.Option(help="Trit-planes a layer starts with.  [default: 1]")]
+MaxPlanes = Annotated[int | None, typer.Option(help="Trit-planes a layer may get.  [default: 3]")]
+MaxLoss = Annotated[
+    float | None, typer.Option(help="Error above which a layer gets one more plane.  [default: 0.5]")
+]
+Calibration = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Text whose activations judge each layer.")
+]
+Validation = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Held-out text both models are run on afterwards.")
+]
+ValidationTokens = Annotated[int | None, typer.Option(help="At most so many tokens of it.  [default: 16384]")]
+
+
+def quantize(
+    source: ModelArgument,
+    *,
+    out: Out,
+    strategy: Strategy = None,
+    group_size: GroupSize = None,
+    min_planes: MinPlanes = None,
+    max_planes: MaxPlanes = None,
+    max_loss: MaxLoss = None,
+    calibration: Calibration = None,
+    validation: Validation = None,
+    validation_tokens: ValidationTokens = None,
+    threads: ThreadsOption = None,
+    output_format: FormatOption = OutputFormat.HUMAN,
+) -> None:
+    """Quantize a model to ternary weights and report what came of it."""
+    from tritium.quantize.config import QuantizationConfig
+    from tritium.quantize.pipeline import quantize_model
+
+    asked = {
+        "strategy": strategy,
+        "group_size": group_size,
+        "min_planes": min_planes,
+        "max_planes": max_planes,
+        "max_acceptable_loss": max_loss,
+        "calibration_text": None if calibration is None else {"path": str(calibration)},
+        "validation_text": None if validation is None else {"path": str(validation)},
+        "validation_tokens": validation_tokens,
+    }
+    config = QuantizationConfig.from_dict({name: value for name, value in asked.items() if value is not None})
+    with progress_bar(output_format) as move:
+
+        def tell(step: QuantizationProgress) -> None:
+            detail = f" {step.layer}" if step.layer else ""
+            move(f"{step.stage}{detail}", step.completed, step.total)
+
+        model = quantize_model(source, config, out=out, threads=threads, progress=tell)
+    content = {"path": str(out), "metrics": model.metrics, "validation_report": model.validation_report}
+    if output_format is OutputFormat.JSON:
+        write_json(content)
+    elif output_format is OutputFormat.QUIET:
+        write_text(f"{out}\n")
+    else:
+        write_report(str(out), metrics=model.metrics, validation=model.validation_report)
