@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
@@ -11,14 +11,18 @@ from uuid import UUID
 import structlog
 
 from tritium.quantize.config import QuantizationConfig
+from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.errors import ConflictError, NotFoundError, ValidationError
+from tritium_platform.metering.model import OperationType
 from tritium_platform.serving import policy
 from tritium_platform.serving.job import OPEN_STATES, JobState, QuantizationJob
+from tritium_platform.serving.model import Consumption, Outcome
 from tritium_platform.serving.registry import inspect_checkpoint, require_name
+from tritium_platform.tenancy.model import Scope
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
     from pathlib import Path
 
     from tritium_platform.quotas.service import QuotaService
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from tritium_platform.serving.registry import RegistryService
     from tritium_platform.serving.uploads import UploadService
     from tritium_platform.tenancy.model import TenantContext
-    from tritium_platform.values import Clock
+    from tritium_platform.values import Clock, UnitOfWork
 
 logger = structlog.get_logger(__name__)
 
@@ -36,6 +40,7 @@ RESERVATION_LIFETIME = timedelta(days=365)
 # tensors that stay dense are kept as they are.
 LARGEST_GROWTH = 1.1
 FILE_OVERHEAD = 1 << 20
+LONGEST_SOURCE = 400
 
 
 class JobStore(Protocol):
@@ -67,6 +72,17 @@ class JobQueue(Protocol):
         """Let a worker do the job; doing this again is harmless."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedQuantization:
+    """What a job would do: its checkpoint (`size_bytes` of weights), its result's name, its configuration."""
+
+    source: str
+    path: str
+    size_bytes: int
+    name: str
+    config: Mapping[str, Any]
+
+
 class QuantizationService:
     """Takes, shows and cancels quantization jobs."""
 
@@ -78,6 +94,7 @@ class QuantizationService:
         uploads: UploadService,
         registry: RegistryService,
         quotas: QuotaService,
+        unit_of_work: UnitOfWork,
         clock: Clock,
     ) -> None:
         self._jobs = jobs
@@ -85,18 +102,18 @@ class QuantizationService:
         self._uploads = uploads
         self._registry = registry
         self._quotas = quotas
+        self._unit_of_work = unit_of_work
         self._clock = clock
 
     async def plan(
         self, context: TenantContext, *, source: Mapping[str, Any], name: str, config: Mapping[str, Any]
-    ) -> QuantizationJob:
-        """Decide what a job would do and set its storage aside; nothing is kept yet.
+    ) -> PlannedQuantization:
+        """Decide what a job would do; nothing is kept or set aside yet.
 
         Raises:
             ValidationError: the source, the name or the configuration is not usable.
             ConflictError: the name is taken by a model or by another open job.
             ModelSizeExceededError: the checkpoint is larger than the tier takes.
-            StorageQuotaExceededError: the result may not fit into the tenant's storage.
         """
         require_name(name)
         QuantizationConfig.from_dict(_without_paths(config))
@@ -104,28 +121,38 @@ class QuantizationService:
         path = self._resolve(context.tenant_id, source)
         _, size = await asyncio.to_thread(inspect_checkpoint, path)
         policy.require_model_size(size, max_model_size=context.limits.max_model_size)
-        reserved = int(size * LARGEST_GROWTH) + FILE_OVERHEAD
-        reservation = await self._quotas.reserve_storage(
-            context, size=reserved, lifetime=RESERVATION_LIFETIME
-        )
-        return QuantizationJob(
-            id=uuid7(self._clock),
-            tenant_id=context.tenant_id,
-            tier=context.tier,
-            key_id=context.key_id,
-            source=", ".join(f"{key}: {value}" for key, value in source.items())[:400],
-            source_path=str(path),
-            model_name=name,
-            config=dict(config),
-            storage_reservation=reservation.id,
-            storage_bytes=reserved,
-            created_at=self._clock.now(),
+        shown = ", ".join(f"{key}: {value}" for key, value in source.items())[:LONGEST_SOURCE]
+        return PlannedQuantization(
+            source=shown, path=str(path), size_bytes=size, name=name, config=dict(config)
         )
 
-    async def submit(self, job: QuantizationJob) -> None:
-        """Keep a planned job and hand it to the workers; once this returns the job cannot be lost."""
-        await self._jobs.add(job)
+    async def submit(self, context: TenantContext, *, planned: PlannedQuantization) -> QuantizationJob:
+        """Keep a job, set storage aside for its result, and hand it to the workers; then it cannot be lost.
+
+        Raises:
+            StorageQuotaExceededError: the result may not fit into the tenant's storage.
+        """
+        reserved = int(planned.size_bytes * LARGEST_GROWTH) + FILE_OVERHEAD
+        async with self._unit_of_work():
+            reservation = await self._quotas.reserve_storage(
+                context, size=reserved, lifetime=RESERVATION_LIFETIME
+            )
+            job = QuantizationJob(
+                id=uuid7(self._clock),
+                tenant_id=context.tenant_id,
+                tier=context.tier,
+                key_id=context.key_id,
+                source=planned.source,
+                source_path=planned.path,
+                model_name=planned.name,
+                config=planned.config,
+                storage_reservation=reservation.id,
+                storage_bytes=reserved,
+                created_at=self._clock.now(),
+            )
+            await self._jobs.add(job)
         await self.enqueue(job)
+        return job
 
     async def enqueue(self, job: QuantizationJob) -> None:
         """Hand a kept job to the workers; a failure is not the caller's: workers search for jobs, too."""
@@ -190,3 +217,48 @@ def _without_paths(config: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(config.get(name), str | None):
             raise ValidationError(f"{name} must be the text itself.", field=f"config.{name}")
     return config
+
+
+class QuantizeModel:
+    """A tenant's wish for a quantization, as the gateway carries it out; a worker does the work."""
+
+    operation = OperationType.QUANTIZATION
+    scope = Scope.MODELS
+
+    def __init__(
+        self,
+        quantizations: QuantizationService,
+        *,
+        source: Mapping[str, Any],
+        name: str,
+        config: Mapping[str, Any],
+    ) -> None:
+        self._quantizations = quantizations
+        self._source = source
+        self._config = config
+        self.model = name
+        self.subject = ResourceIdentifier("model", name)
+        self._accepted: tuple[TenantContext, PlannedQuantization] | None = None
+
+    async def admit(self, context: TenantContext) -> int:
+        """Check everything that can be known before the work; no tokens are used."""
+        planned = await self._quantizations.plan(
+            context, source=self._source, name=self.model, config=self._config
+        )
+        self._accepted = context, planned
+        return 0
+
+    async def execute(self) -> AsyncGenerator[QuantizationJob, None]:
+        """Keep the job; raises ConflictError if it was not admitted."""
+        if self._accepted is None:
+            raise ConflictError("A quantization is admitted before it is executed.")
+        context, planned = self._accepted
+        yield await self._quantizations.submit(context, planned=planned)
+
+    def is_last(self, piece: QuantizationJob) -> bool:  # noqa: ARG002 - the job is the only piece
+        """Whether nothing comes after this piece."""
+        return True
+
+    def consumed(self, outcome: Outcome) -> Consumption:
+        """Count one request if the job was accepted; what the job itself uses, the worker counts."""
+        return Consumption(is_counted=outcome is Outcome.SUCCESS)
