@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
-from tritium.errors import ValidationError
 from tritium_platform.audit.merkle import EMPTY_ROOT, HASH_BYTES
 from tritium_platform.audit.note import NoteSigner, NoteVerifier, decode_base64
+from tritium_platform.errors import ValidationError
 
 
 @dataclass(frozen=True, slots=True)

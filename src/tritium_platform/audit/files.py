@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tritium.errors import PlatformError
+from tritium_platform.errors import PlatformError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class DurableFiles:
-    """The files below one directory. Each operation on the disk is a method, so that a test can cut between two.
+    """The files below one directory. Each operation is a method, so that a test can cut between two.
 
     Raises (every method): PlatformError with the reason of the operating system.
     """
@@ -33,7 +33,7 @@ class DurableFiles:
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, in order; none if it does not exist."""
         try:
-            return sorted(os.listdir(self.root / folder))
+            return sorted(path.name for path in (self.root / folder).iterdir())
         except FileNotFoundError:
             return []
         except OSError as error:

@@ -21,7 +21,6 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tritium.errors import BitNetServiceError, PlatformError, ResourceError
 from tritium_platform.audit.checkpoint import Checkpoint, empty_checkpoint, open_checkpoint, sign_checkpoint
 from tritium_platform.audit.files import DurableFiles
 from tritium_platform.audit.merkle import EMPTY_ROOT, tree_root
@@ -36,13 +35,14 @@ from tritium_platform.audit.model import (
 from tritium_platform.audit.proof import consistency_proof, inclusion_proof, verify_consistency
 from tritium_platform.audit.sequence import SNAPSHOT_INTERVAL, Sequences
 from tritium_platform.audit.tiles import TILE_WIDTH, TileReader, TreeEdge, tile_path
+from tritium_platform.errors import BitNetServiceError, PlatformError, ResourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from datetime import datetime
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from tritium_platform.audit.note import NoteSigner
+    from tritium_platform.values import Clock
 
 CHECKPOINT = "checkpoint"
 COMMITTED = ".writer/committed"
@@ -51,9 +51,9 @@ LOCK = ".writer/lock"
 
 
 class AuditLog:
-    """The open log. Use `AuditLog.open`; not safe to call from two threads at once (`AuditService` sees to it)."""
+    """The open log, made by `AuditLog.open`. One thread at a time (`AuditService` sees to it)."""
 
-    def __init__(self, files: DurableFiles, *, signer: NoteSigner, clock: Callable[[], datetime]) -> None:
+    def __init__(self, files: DurableFiles, *, signer: NoteSigner, clock: Clock) -> None:
         self._files = files
         self._signer = signer
         self._clock = clock
@@ -70,14 +70,14 @@ class AuditLog:
         directory: Path,
         *,
         signer: NoteSigner,
-        clock: Callable[[], datetime],
+        clock: Clock,
         files: DurableFiles | None = None,
     ) -> AuditLog:
         """Open the log for writing, complete what a crash interrupted, or start an empty one.
 
         Raises:
             ResourceError: another process has the log open for writing.
-            PlatformError: the files contradict the signed checkpoint (a tampered or damaged log), or cannot be read.
+            PlatformError: the files contradict the signed checkpoint (tampered, damaged), or cannot be read.
         """
         log = cls(files or DurableFiles(directory), signer=signer, clock=clock)
         log._acquire(directory)
@@ -173,7 +173,7 @@ class AuditLog:
         return TileReader(self._files, size=self._checkpoint.size)
 
     def _recover(self) -> None:
-        """Take up the state on disk: the published checkpoint, or the committed tree that lacks its signature."""
+        """Take up the state on disk: the published tree, or the committed one that lacks its signature."""
         published = self._read_published()
         committed = self._read_committed() or published
         if committed.size < published.size:
@@ -219,7 +219,7 @@ class AuditLog:
         return edge
 
     def _settle_doubt(self) -> dict[UUID, int]:
-        """After a failed batch, learn from the disk whether it was committed; id -> index of those that were."""
+        """After a failed batch, learn from the disk whether it was committed; id -> index if it was."""
         if not self._doubtful:
             return {}
         self._recover()
@@ -230,8 +230,10 @@ class AuditLog:
     def _commit(self, intents: list[AuditIntent]) -> None:
         sequences = self._sequences.copy()
         leaves = [leaf_data(self._sequence(intent, sequences)) for intent in intents]
-        grown, contents = self._edge.grow(leaves)
+        grown = self._edge.copy()
+        contents = grown.append(leaves)
         head = Checkpoint(self._signer.name, grown.size, grown.root() or EMPTY_ROOT)
+        self._clear_orphans(self._edge.size, grown)
         self._files.write(contents)
         state = {"size": head.size, "root": base64.b64encode(head.root).decode()}
         self._files.write({COMMITTED: json.dumps(state).encode()})
@@ -244,7 +246,7 @@ class AuditLog:
 
     def _sequence(self, intent: AuditIntent, sequences: Sequences) -> AuditLogEntry:
         plain = {field.name: getattr(intent, field.name) for field in fields(AuditIntent)}
-        place = sequences.next_place(intent.tenant_id, now=self._clock())
+        place = sequences.next_place(intent.tenant_id, now=self._clock.now())
         entry = AuditLogEntry(**plain, tenant_seq=place.tenant_seq, timestamp=place.timestamp)
         sequences.take(entry)
         signature = self._signer.sign(canonical_json(entry_to_dict(entry)))
@@ -266,8 +268,20 @@ class AuditLog:
         self._files.write({CHECKPOINT: sign_checkpoint(head, signer=self._signer)})
         self._checkpoint = head
 
+    def _clear_orphans(self, old_size: int, grown: TreeEdge) -> None:
+        """Drop the partial tiles that a crashed batch left where the tree grows now; none was published."""
+        orphans: list[str] = []
+        for level in (None, *range(len(grown.levels))):
+            old_count, new_count = old_size >> 8 * (level or 0), grown.size >> 8 * (level or 0)
+            for index in range(old_count // TILE_WIDTH, new_count // TILE_WIDTH + 1):
+                folder = tile_path(level, index=index) + ".p"
+                promised = old_count - index * TILE_WIDTH
+                names = self._files.names(folder)
+                orphans.extend(f"{folder}/{name}" for name in names if not _is_within(name, promised))
+        self._files.remove(orphans)
+
     def _prune(self, old_size: int) -> None:
-        """Drop the partial files of tiles that are full now; readers of older checkpoints use the full ones."""
+        """Drop the partial files of tiles that are full now; readers of older trees use the full ones."""
         obsolete: list[str] = []
         for level in (None, *range(len(self._edge.levels))):
             shift = 8 * (level or 0)
@@ -275,3 +289,7 @@ class AuditLog:
                 folder = tile_path(level, index=index) + ".p"
                 obsolete.extend(f"{folder}/{name}" for name in self._files.names(folder))
         self._files.remove(obsolete)
+
+
+def _is_within(name: str, promised: int) -> bool:
+    return name.isdigit() and int(name) <= promised

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import rfc8785
 
-from tritium.errors import ValidationError
+from tritium_platform.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from tritium.errors import PlatformError, ValidationError
+from tritium_platform.errors import PlatformError, ValidationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ KEY_ID_BYTES = 4
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode strictly: only the canonical spelling is accepted, so that no bit of a note is free to change."""
+    """Decode strictly: only the canonical spelling will do, so that no bit of a note is free to change."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -84,7 +84,7 @@ class NoteVerifier:
         return True
 
     def open_note(self, note: bytes) -> str:
-        """Return the text of a note that this key signed; ValidationError if it is malformed or not signed."""
+        """Return the text of a note that this key signed; ValidationError if malformed or not signed."""
         try:
             decoded = note.decode()
         except UnicodeDecodeError as error:
@@ -142,7 +142,7 @@ class NoteSigner:
 
     @classmethod
     def from_private_key_text(cls, text: str) -> NoteSigner:
-        """Read what `private_key_text` wrote; ValidationError (which never echoes the text) if it is damaged."""
+        """Read what `private_key_text` wrote; ValidationError (which never echoes it) if it is damaged."""
         parts = text.strip().split("+", 4)
         if len(parts) != 5 or parts[:2] != ["PRIVATE", "KEY"]:  # noqa: PLR2004 - the five parts
             raise ValidationError("The signing key file does not hold a private key.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
-from tritium.errors import ValidationError
-from tritium_platform.audit.merkle import HashReader, node_hash, range_root, split_point
+from tritium_platform.audit.merkle import HASH_BYTES, HashReader, node_hash, range_root, split_point
+from tritium_platform.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ def inclusion_proof(reader: HashReader, *, index: int, size: int) -> list[bytes]
 
 
 def consistency_proof(reader: HashReader, *, old_size: int, new_size: int) -> list[bytes]:
-    """Return the hashes that prove the log of `new_size` begins with the log of `old_size` (1 <= old <= new)."""
+    """Return the hashes that prove the log of `new_size` leaves begins with that of `old_size` (>= 1)."""
     if not 1 <= old_size <= new_size:
         raise ValidationError(f"There is no consistency proof from size {old_size} to size {new_size}.")
     proof: list[bytes] = []
@@ -50,7 +50,7 @@ def consistency_proof(reader: HashReader, *, old_size: int, new_size: int) -> li
 
 def verify_inclusion(*, index: int, size: int, leaf: bytes, proof: Sequence[bytes], root: bytes) -> bool:
     """Tell whether the leaf hash stands at `index` in the tree of `size` leaves with this root."""
-    if not 0 <= index < size:
+    if not 0 <= index < size or {len(leaf), len(root)} != {HASH_BYTES}:
         return False
     result = leaf
     remaining, last = list(proof), size - 1
@@ -96,6 +96,6 @@ def verify_consistency(
 
 
 def export_proof(*, index: int, proof: Sequence[bytes], checkpoint: bytes) -> str:
-    """Write a `.tlog-proof` file: with the leaf and the log's verifier key it can be checked for ever, offline."""
+    """Write a `.tlog-proof` file: it can be checked for ever, offline, with the leaf and the verifier key."""
     hashes = "".join(base64.b64encode(node).decode() + "\n" for node in proof)
     return f"c2sp.org/tlog-proof@v1\nindex {index}\n{hashes}\n{checkpoint.decode()}"

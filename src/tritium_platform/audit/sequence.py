@@ -26,7 +26,7 @@ class Place:
 
 
 class Sequences:
-    """How many entries each tenant has (None: entries of no tenant), after the first `size` entries of the log."""
+    """How many entries each tenant (or no tenant) has among the first `size` entries of the log."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -34,7 +34,7 @@ class Sequences:
         self._next: dict[str, int] = {}
 
     def next_place(self, tenant_id: UUID | None, *, now: datetime) -> Place:
-        """Return the place of the tenant's next entry; a clock that was set back cannot turn the log's time back."""
+        """Return the place of the tenant's next entry; a clock set back cannot turn the log's time back."""
         return Place(self._next.get(str(tenant_id), 0), max(now, self._last_timestamp))
 
     def take(self, entry: AuditLogEntry) -> None:
@@ -56,7 +56,7 @@ class Sequences:
 
     @classmethod
     def from_json(cls, data: bytes | None, *, limit: int) -> Sequences:
-        """Read a snapshot; one that is absent, damaged or ahead of the log counts as the empty one (a slow start)."""
+        """Read a snapshot; one that is absent, damaged or ahead of the log counts as the empty one."""
         sequences = cls()
         try:
             state = json.loads(data or b"")

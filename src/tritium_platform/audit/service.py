@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tritium_platform.audit.model import AuditIntent
 
 MAX_GROUP = 1024
+logger = logging.getLogger(__name__)
 
 
 class AuditOutbox(Protocol):
@@ -57,7 +59,7 @@ class AuditService:
         return (await self.append_many([intent]))[0]
 
     async def append_many(self, intents: Sequence[AuditIntent]) -> list[int]:
-        """Log several intents in this order; return their indices. PlatformError if the log cannot be written."""
+        """Log several intents in this order; return their indices. PlatformError if it cannot be written."""
         futures = [self._enqueue(intent) for intent in intents]
         if self._committer is None or self._committer.done():
             self._committer = asyncio.create_task(self._commit_groups())
@@ -129,7 +131,11 @@ class AuditService:
             del self._in_flight[intent.id]
             self._unmarked[intent.id] = index
             future.set_result(index)
-        await self._mark()
+        try:
+            await self._mark()
+        except Exception:
+            # The entries are logged; the next group or `recover` marks them.
+            logger.exception("The audit outbox could not be marked; it will be tried again.")
 
     async def _mark(self) -> None:
         marked = dict(self._unmarked)

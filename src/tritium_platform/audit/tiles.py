@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tritium.errors import PlatformError
 from tritium_platform.audit.merkle import HASH_BYTES, leaf_hash, node_hash, reduce_complete
+from tritium_platform.errors import PlatformError
 
 TILE_WIDTH = 256
 TILE_HEIGHT = 8
@@ -159,20 +159,21 @@ class TreeEdge:
                 end -= width
         return right
 
-    def grow(self, leaves: list[bytes]) -> tuple[TreeEdge, dict[str, bytes]]:
-        """Append leaves; return the new edge and every file that must be there for it (path -> content)."""
-        grown, files = self._copy(), dict[str, bytes]()
+    def append(self, leaves: list[bytes]) -> dict[str, bytes]:
+        """Grow by leaves; return every file that must be there for the grown tree (path -> content)."""
+        old_size, files = self.size, dict[str, bytes]()
         for leaf in leaves:
-            grown.bundle.append(leaf)
-            if len(grown.bundle) == TILE_WIDTH:
-                files[tile_path(None, index=grown.size // TILE_WIDTH)] = encode_bundle(grown.bundle)
-                grown.bundle = []
-            grown.size += 1
-            grown._push(0, leaf_hash(leaf), files)
-        grown._write_partial_tiles(self.size, files)
-        return grown, files
+            self.bundle.append(leaf)
+            if len(self.bundle) == TILE_WIDTH:
+                files[tile_path(None, index=self.size // TILE_WIDTH)] = encode_bundle(self.bundle)
+                self.bundle = []
+            self.size += 1
+            self._push(0, leaf_hash(leaf), files)
+        self._add_partial_tiles(old_size, files)
+        return files
 
-    def _copy(self) -> TreeEdge:
+    def copy(self) -> TreeEdge:
+        """Return an independent copy, so that a failed write leaves the original as it was."""
         copy = TreeEdge()
         copy.size = self.size
         copy.bundle = list(self.bundle)
@@ -190,7 +191,7 @@ class TreeEdge:
             self.levels[level] = []
             self._push(level + 1, reduce_complete(nodes), files)
 
-    def _write_partial_tiles(self, old_size: int, files: dict[str, bytes]) -> None:
+    def _add_partial_tiles(self, old_size: int, files: dict[str, bytes]) -> None:
         if self.bundle:
             path = tile_path(None, index=self.size // TILE_WIDTH, width=len(self.bundle))
             files[path] = encode_bundle(self.bundle)
