@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from uuid import UUID
 
+    from tritium_platform.quotas.model import Reservation
     from tritium_platform.quotas.service import QuotaService
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock
@@ -34,6 +35,14 @@ class Upload:
     size_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReceivedUpload:
+    """An upload that lies on the disk and whose storage is set aside, not yet counted."""
+
+    upload: Upload
+    reservation: Reservation
+
+
 class UploadService:
     """Takes uploads into `<directory>/<tenant>/<upload>` and gives them up again."""
 
@@ -43,8 +52,8 @@ class UploadService:
         self._quotas = quotas
         self._clock = clock
 
-    async def receive(self, context: TenantContext, *, chunks: AsyncIterator[bytes]) -> Upload:
-        """Take a ZIP archive of a checkpoint directory as a stream of bytes.
+    async def receive(self, context: TenantContext, *, chunks: AsyncIterator[bytes]) -> ReceivedUpload:
+        """Take a ZIP archive of a checkpoint directory as a stream of bytes; `keep` makes it an upload.
 
         Raises:
             ValidationError: it is not a sound archive of a sound checkpoint.
@@ -68,10 +77,14 @@ class UploadService:
             except BaseException:
                 await self._quotas.void_storage(reservation)
                 raise
-            await self._quotas.settle_storage(reservation, size=size)
         finally:
             archive.unlink(missing_ok=True)
-        return Upload(id=upload_id, size_bytes=size)
+        return ReceivedUpload(upload=Upload(id=upload_id, size_bytes=size), reservation=reservation)
+
+    async def keep(self, received: ReceivedUpload) -> Upload:
+        """Count a received upload as the tenant's storage."""
+        await self._quotas.settle_storage(received.reservation, size=received.upload.size_bytes)
+        return received.upload
 
     def path(self, tenant_id: UUID, upload_id: UUID) -> Path:
         """Return the directory of an upload; raises NotFoundError, also for somebody else's."""
