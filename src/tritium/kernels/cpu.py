@@ -1,8 +1,8 @@
 """The kernels on this machine's processor: the face that models and the engine call.
 
 Every function has a numpy twin of the same name in `tritium.kernels.reference`, takes C-contiguous arrays,
-releases the GIL, and raises ValidationError for a wrong dtype, shape or index. A row's result never depends on
-its neighbours, on the size of the batch, on the number of threads or on the instruction set.
+releases the GIL, and raises ValidationError for a wrong dtype, shape or index. A row's result never depends
+on its neighbours, on the size of the batch, on the number of threads or on the instruction set.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def paged_attention(
 ) -> NDArray[np.float32]:
     """Causal attention of queries over the pages of their own sequences: float32 [T, H, D].
 
-    Query i of the n queries of sequence b stands at position context_lengths[b] - n + i and sees all up to it.
+    Query i of n in sequence b stands at position context_lengths[b] - n + i and sees all up to itself.
 
     Args:
         q: float32 [T, H, D], the queries of all sequences one after the other.

@@ -43,10 +43,9 @@ def detect_isa() -> str:
         return available[0]
     if forced not in available:
         known = "this processor lacks it" if forced in KNOWN_ISAS else "there is no such instruction set"
-        raise ValidationError(
-            f"{ENVIRONMENT}={forced}: {known}. Unset it, or choose one of: {', '.join(available)}.",
-            isa=forced,
-        )
+        choices = ", ".join(available)
+        message = f"{ENVIRONMENT}={forced}: {known}. Unset it, or use one of: {choices}."
+        raise ValidationError(message, isa=forced)
     return forced
 
 

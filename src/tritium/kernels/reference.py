@@ -1,7 +1,7 @@
 """The numpy truth: what every kernel must compute, written to be read rather than to be fast.
 
-Integer results of the native kernels are bit-identical to these. So are sums: every float32 reduction runs in one
-fixed order (sixteen lanes, then a tree), which neither batch size nor threads nor instruction set can change.
+Integer results of the native kernels are bit-identical to these. So are dense sums: a float32 reduction runs
+in one fixed order (sixteen lanes, then a tree), which neither batch, threads nor instruction set can change.
 """
 
 from __future__ import annotations
@@ -42,14 +42,17 @@ def pack_trits(trits: I8) -> U8:
     digits = np.pad(
         trits.astype(np.int64) + 1, [(0, 0)] * (trits.ndim - 1) + [(0, missing)], constant_values=1
     )
-    return (digits.reshape(*trits.shape[:-1], -1, 5) * POWERS).sum(-1).astype(np.uint8)
+    digits = digits.reshape(*trits.shape[:-1], digits.shape[-1] // 5, 5)
+    packed: U8 = (digits * POWERS).sum(-1).astype(np.uint8)
+    return packed
 
 
 def unpack_trits(packed: U8, *, count: int) -> I8:
     """Unpacks bytes [..., ceil(count / 5)] into trits [..., count]; refuses bytes above 242."""
     if packed.dtype != np.uint8 or packed.ndim == 0 or count < 0 or packed.shape[-1] != -(-count // 5):
         raise ValidationError(
-            f"{count} trits are packed in uint8 [..., {-(-count // 5)}], not {packed.dtype} of shape {packed.shape}."
+            f"{count} trits are packed in uint8 [..., {-(-count // 5)}], "
+            f"not {packed.dtype} of shape {packed.shape}."
         )
     if packed.size and packed.max() > TOP_BYTE:
         raise ValidationError(f"A byte of packed trits is at most {TOP_BYTE}, found {packed.max()}.")
@@ -59,28 +62,31 @@ def unpack_trits(packed: U8, *, count: int) -> I8:
 
 
 def to_compute_layout(trits: I8) -> U8:
-    """Lays trits [N, K] out as uint8 [N, Kp / 4]: element d * 32 + j of a block in byte j, bits 2d and 2d + 1."""
+    """Lays trits [N, K] out as uint8 [N, Kp / 4]: element 32d + j of a block in byte j, bits 2d, 2d + 1."""
     _require_trits(trits)
     if trits.ndim != 2:  # noqa: PLR2004 - N, K
         raise ValidationError(f"The compute layout is made of trits [N, K], not of shape {trits.shape}.")
     rows, count = trits.shape
     codes = np.pad(trits + 1, [(0, 0), (0, padded(count) - count)], constant_values=1).astype(np.uint8)
-    digits = codes.reshape(rows, -1, 4, BLOCK // 4)
+    digits = codes.reshape(rows, padded(count) // BLOCK, 4, BLOCK // 4)
     shifted = digits << np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-    return np.bitwise_or.reduce(shifted, axis=2).reshape(rows, -1)
+    joined: U8 = np.bitwise_or.reduce(shifted, axis=2)
+    return joined.reshape(rows, padded(count) // 4)
 
 
 def from_compute_layout(planes: U8, *, count: int) -> I8:
     """Reads uint8 [N, Kp / 4] back into trits int8 [N, count]."""
-    if planes.dtype != np.uint8 or planes.ndim != 2 or planes.shape[1] != padded(count) // 4:  # noqa: PLR2004 - N, Kp/4
+    if planes.dtype != np.uint8 or planes.shape[1:] != (padded(count) // 4,):
         raise ValidationError(
-            f"{count} columns need uint8 [N, {padded(count) // 4}], not {planes.dtype} of shape {planes.shape}."
+            f"{count} columns need uint8 [N, {padded(count) // 4}], "
+            f"not {planes.dtype} of shape {planes.shape}."
         )
     rows = planes.shape[0]
-    blocks = planes.reshape(rows, -1, 1, BLOCK // 4) >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
+    packed = planes.reshape(rows, padded(count) // BLOCK, 1, BLOCK // 4)
+    blocks = packed >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
     if blocks.size and blocks.max() > 2:  # noqa: PLR2004 - code 3 is no trit
         raise ValidationError("The compute layout holds code 3, which is no trit.")
-    codes = blocks.reshape(rows, -1)[:, :count]
+    codes = blocks.reshape(rows, padded(count))[:, :count]
     return codes.astype(np.int8) - np.int8(1)
 
 
@@ -114,7 +120,8 @@ def ternary_accumulate(weight: TernaryWeight, q: I8) -> I32:
     inputs[:, :count] = q[:, :count]
     grouped = (weight.out_features, groups, weight.group_size)
     sums = np.einsum("ngk,mgk->mng", values.reshape(grouped), inputs.reshape(rows, *grouped[1:]))
-    return sums.astype(np.int32)
+    exact: I32 = sums.astype(np.int32)
+    return exact
 
 
 def ternary_matmul(weight: TernaryWeight, q: I8, scale: F32, *, threads: int = 1) -> F32:
@@ -130,11 +137,10 @@ def ternary_matmul(weight: TernaryWeight, q: I8, scale: F32, *, threads: int = 1
 
 
 def _sum_lanes(values: F32) -> F32:
-    """Sums the last axis: element k goes to lane k mod 16, lanes are filled in order, then folded by halves."""
+    """Sums the last axis: element k goes to lane k mod 16; the lanes are folded by halves at the end."""
     missing = -values.shape[-1] % LANES
-    wide = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)]).reshape(
-        *values.shape[:-1], -1, LANES
-    )
+    wide = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
+    wide = wide.reshape(*values.shape[:-1], wide.shape[-1] // LANES, LANES)
     lanes = np.zeros((*values.shape[:-1], LANES), dtype=np.float32)
     for step in range(wide.shape[-2]):
         lanes += wide[..., step, :]
@@ -167,7 +173,8 @@ def embedding_lookup(weight: NDArray[np.float32 | np.uint16], ids: I32) -> F32:
 def rms_norm(x: F32, weight: F32, *, eps: float) -> F32:
     """Divides each row of x [M, D] by its root mean square and multiplies by `weight` [D]."""
     mean = _sum_lanes(x * x) / np.float32(x.shape[1])
-    return x * (np.float32(1) / np.sqrt(mean + np.float32(eps)))[:, None] * weight
+    inverse: F32 = np.float32(1) / np.sqrt(mean + np.float32(eps))
+    return x * inverse[:, None] * weight
 
 
 def layer_norm(x: F32, weight: F32, bias: F32, *, eps: float) -> F32:
@@ -175,13 +182,15 @@ def layer_norm(x: F32, weight: F32, bias: F32, *, eps: float) -> F32:
     size = np.float32(x.shape[1])
     centred = x - (_sum_lanes(x) / size)[:, None]
     variance = _sum_lanes(centred * centred) / size
-    return centred * (np.float32(1) / np.sqrt(variance + np.float32(eps)))[:, None] * weight + bias
+    inverse: F32 = np.float32(1) / np.sqrt(variance + np.float32(eps))
+    return centred * inverse[:, None] * weight + bias
 
 
 def silu_multiply(gate: F32, up: F32) -> F32:
     """SwiGLU: gate x sigmoid(gate) x up, elementwise."""
     with np.errstate(over="ignore"):
-        return gate / (np.float32(1) + np.exp(-gate)) * up
+        gated = gate / (np.float32(1) + np.exp(-gate)) * up
+    return gated.astype(np.float32, copy=False)
 
 
 def relu2_multiply(gate: F32, up: F32) -> F32:
@@ -199,7 +208,8 @@ def gelu(x: F32) -> F32:
 def softmax(x: F32) -> F32:
     """Softmax over the last axis of x [M, D]."""
     exponentials = np.exp(x - x.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    shares: F32 = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return shares
 
 
 def rope_inplace(x: F32, positions: I32, inv_freq: F32, *, scaling: float = 1.0) -> None:
@@ -218,7 +228,8 @@ def _attend(q: F32, k: F32, v: F32, *, scale: float) -> F32:
     repeat = q.shape[0] // k.shape[1]
     keys, values = np.repeat(k, repeat, axis=1), np.repeat(v, repeat, axis=1)
     scores = np.einsum("hd,lhd->hl", q, keys) * np.float32(scale)
-    return np.einsum("hl,lhd->hd", softmax(scores), values)
+    mixed: F32 = np.einsum("hl,lhd->hd", softmax(scores), values)
+    return mixed
 
 
 def paged_attention(

@@ -44,8 +44,8 @@ class TernaryWeight:
     def __post_init__(self) -> None:
         if not 1 <= self.in_features <= MAX_IN_FEATURES or self.out_features < 1:
             raise ValidationError(
-                f"A ternary weight of {self.out_features} x {self.in_features} is not possible: out_features must be "
-                f"at least 1 and in_features between 1 and {MAX_IN_FEATURES}."
+                f"A ternary weight of {self.out_features} x {self.in_features} is not possible: out_features "
+                f"must be at least 1 and in_features between 1 and {MAX_IN_FEATURES}."
             )
         self._check_groups()
         planes = self.planes
@@ -74,7 +74,8 @@ class TernaryWeight:
     def _check_groups(self) -> None:
         if self.group_size != self.in_features and (self.group_size < CHUNK or self.group_size % CHUNK):
             raise ValidationError(
-                f"group_size must be in_features ({self.in_features}) or a multiple of {CHUNK}, not {self.group_size}."
+                f"group_size must be in_features ({self.in_features}) or a multiple of {CHUNK}, "
+                f"not {self.group_size}."
             )
         if self.divides and self.groups != 1:
             raise ValidationError(

@@ -78,6 +78,15 @@ bool has_shape(const AnyArray& array, std::initializer_list<int64_t> shape) {
   return true;
 }
 
+inline std::string describe_dtype(nb::dlpack::dtype dtype) {
+  const char* kind = dtype.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) ? "float"
+                     : dtype.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Int) ? "int"
+                     : dtype.code == static_cast<uint8_t>(nb::dlpack::dtype_code::UInt)
+                         ? "uint"
+                         : "another dtype of bits ";
+  return kind + std::to_string(dtype.bits);
+}
+
 // The memory of an array of T of that shape (kAny: any size); throws what cpu.py turns into a
 // ValidationError.
 template <typename T, typename AnyArray>
@@ -85,14 +94,14 @@ T* elements(const AnyArray& array, const char* name, std::initializer_list<int64
   if (array.dtype() == nb::dtype<T>() && has_shape(array, shape) && is_contiguous(array)) {
     return static_cast<T*>(const_cast<void*>(static_cast<const void*>(array.data())));
   }
-  std::string found = "(";
+  std::string found = describe_dtype(array.dtype()) + " of shape (";
   for (size_t axis = 0; axis < array.ndim(); ++axis) {
     found += (axis == 0 ? "" : ", ") + std::to_string(array.shape(axis));
   }
+  found += is_contiguous(array) ? ")" : "), not C-contiguous";
   throw std::invalid_argument(std::string(name) + " must be a C-contiguous " +
                               ElementName<std::remove_const_t<T>>::text + " array of shape " +
-                              describe_shape(shape) + "; found shape " + found +
-                              "), or another dtype or memory order.");
+                              describe_shape(shape) + "; it is " + found + ".");
 }
 
 template <typename T, typename AnyArray>

@@ -1,0 +1,126 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tritium.errors import ProcessingError, ValidationError
+from tritium.kernels import cpu, reference
+
+NUMBERS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=60)
+LOGITS = NUMBERS.map(lambda values: np.array(values, np.float32))
+FILTERS = st.fixed_dictionaries(
+    {
+        "temperature": st.floats(0.05, 5),
+        "top_k": st.integers(0, 70),
+        "top_p": st.floats(0.01, 1),
+        "min_p": st.floats(0, 1),
+    }
+)
+DRAWS = st.floats(0, 1, exclude_max=True)
+
+
+@given(LOGITS, FILTERS, DRAWS)
+def test_a_draw_equals_the_references_draw(logits, filters, random):
+    token, logprob = cpu.sample(logits, **filters, random=random)
+    expected = reference.sample(logits, **filters, random=random)
+    # The two sum in different orders: nudge the draw to see whether it sits on a border.
+    neighbours = {expected[0]}
+    for nudge in (-1e-9, 1e-9):
+        for share in (filters["top_p"], min(1.0, max(1e-9, filters["top_p"] + nudge))):
+            moved = filters | {"top_p": share, "min_p": min(1.0, max(0.0, filters["min_p"] + nudge))}
+            draw = min(max(random + nudge, 0.0), 1 - 1e-12)
+            neighbours.add(reference.sample(logits, **moved, random=draw)[0])
+            neighbours.add(reference.sample(logits, **filters, random=draw)[0])
+    assert token in neighbours
+    if token == expected[0]:
+        assert logprob == pytest.approx(expected[1], abs=1e-9)
+
+
+@given(LOGITS, st.integers(1, 5), DRAWS)
+def test_top_k_draws_only_from_the_k_largest(logits, top_k, random):
+    token, _ = cpu.sample(logits, temperature=2.0, top_k=top_k, random=random)
+    assert (logits > logits[token]).sum() < top_k
+
+
+@given(LOGITS, st.floats(0.05, 0.95), DRAWS)
+def test_top_p_draws_only_from_the_smallest_set_that_reaches_p(logits, top_p, random):
+    token, _ = cpu.sample(logits, temperature=1.0, top_p=top_p, random=random)
+    shares = np.exp(logits.astype(np.float64) - logits.max())
+    shares /= shares.sum()
+    assert shares[logits > logits[token]].sum() < top_p + 1e-9
+
+
+@given(LOGITS, st.floats(0, 1), DRAWS)
+def test_min_p_draws_only_what_is_probable_enough(logits, min_p, random):
+    token, _ = cpu.sample(logits, temperature=1.0, min_p=min_p, random=random)
+    assert math.exp(float(logits[token]) - float(logits.max())) >= min_p
+
+
+@given(LOGITS, DRAWS)
+def test_temperature_0_takes_the_first_of_the_largest(logits, random):
+    token, logprob = cpu.sample(logits, temperature=0.0, random=random)
+    assert token == int(np.argmax(logits))
+    total = np.log(np.exp(logits.astype(np.float64) - logits.max()).sum())
+    assert logprob == pytest.approx(-total, abs=1e-9)
+
+
+@given(LOGITS, st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
+def test_a_larger_random_number_never_draws_a_smaller_id(logits, first, second):
+    assume(first < second)
+    draws = [cpu.sample(logits, temperature=1.0, random=random)[0] for random in (first, second)]
+    assert draws == sorted(draws)
+
+
+def test_draws_follow_the_distribution():
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    draws = [cpu.sample(logits, temperature=1.0, random=(i + 0.5) / 2000)[0] for i in range(2000)]
+    assert np.bincount(draws, minlength=4).tolist() == [1000, 600, 300, 100]
+
+
+def test_a_large_vocabulary_is_cut_like_the_reference_cuts_it():
+    logits = (np.random.default_rng(1).standard_normal(50_000) * 0.5).astype(np.float32)
+    for top_k, top_p in ((0, 0.9), (0, 0.01), (1000, 0.5), (40, 1.0)):
+        filters = {"temperature": 0.8, "top_k": top_k, "top_p": top_p}
+        for random in (0.0, 0.123, 0.77, 0.999):
+            expected = reference.sample(logits, **filters, random=random)
+            assert cpu.sample(logits, **filters, random=random)[0] == expected[0]
+
+
+def test_minus_infinity_is_never_drawn():
+    logits = np.array([-np.inf, 0.0, -np.inf, 0.0], np.float32)
+    assert {cpu.sample(logits, temperature=9.0, random=i / 50)[0] for i in range(50)} == {1, 3}
+
+
+@pytest.mark.parametrize("twin", [cpu, reference])
+@pytest.mark.parametrize("bad", [[0.0, np.nan], [np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf]])
+def test_broken_logits_are_a_processing_error(twin, bad):
+    for temperature in (0.0, 1.0):
+        with pytest.raises(ProcessingError, match="NaN or infinity"):
+            twin.sample(np.array(bad, np.float32), temperature=temperature, random=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_p", math.nan),
+        ("min_p", -0.1),
+        ("min_p", 1.5),
+        ("random", 1.0),
+        ("random", -0.5),
+        ("random", math.nan),
+        ("logits", np.zeros(0, np.float32)),
+        ("logits", np.zeros((1, 4), np.float32)),
+    ],
+)
+def test_parameters_out_of_range_are_refused(name, value):
+    arguments = {"logits": np.zeros(4, np.float32), "temperature": 1.0, "random": 0.5, name: value}
+    with pytest.raises(ValidationError, match=name):
+        cpu.sample(arguments.pop("logits"), **arguments)
