@@ -143,4 +143,5 @@ def _linears_of(block: str) -> tuple[str, ...]:
 def _pool(hidden: Float32) -> Float32:
     mean = hidden.mean(axis=0, dtype=np.float32)
     length = np.sqrt(np.square(mean).sum(dtype=np.float32))
-    return (mean / np.maximum(length, _SMALLEST_LENGTH)).astype(np.float32)
+    unit: Float32 = mean / np.maximum(length, _SMALLEST_LENGTH)
+    return unit

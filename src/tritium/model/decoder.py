@@ -124,7 +124,7 @@ class DecoderModel:
         return self.logits(hidden[batch.logit_rows])
 
     def forward_full(self, token_ids: npt.ArrayLike) -> Float32:
-        """Run one whole sequence [T] with a temporary cache and return its logits, float32 [T, vocabulary]."""
+        """Run one whole sequence [T] with a temporary cache; return its logits, float32 [T, vocabulary]."""
         batch = ForwardBatch.of_sequences([token_ids])
         return self.forward(batch, self.new_cache(batch.num_blocks))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tritium.errors import ValidationError
 from tritium.formats.checkpoint import Checkpoint, open_checkpoint
 from tritium.formats.native import NativeModel, is_native, open_native, save_native
+from tritium.kernels.device import select_optimal_device
 from tritium.model.bert import BertModel
 from tritium.model.bitnet import BitNetModel
 from tritium.model.config import ModelConfig, parse_config
@@ -191,7 +191,7 @@ def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str
         raise ValidationError(f"{checkpoint.path} has no config.json.", file="config.json")
     config = parse_config(declared)
     weights = CheckpointWeights(checkpoint, config, manifest=manifest)
-    count = threads or os.cpu_count() or 1
+    count = threads or select_optimal_device(checkpoint.total_bytes).threads
     if config.is_encoder:
         require_mean_pooling(checkpoint.file(POOLING_FILE))
         return LoadedModel(checkpoint.path, config, BertModel(config, weights, threads=count), manifest)

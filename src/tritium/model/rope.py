@@ -84,12 +84,14 @@ def parse_rope(config: Mapping[str, Any], *, default_theta: float, max_positions
 def inverse_frequencies(rope: RopeParameters, *, head_dim: int) -> npt.NDArray[np.float32]:
     """Return the angle per position of each pair of dimensions, float32 [head_dim / 2], in radians."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = np.float32(1.0) / np.power(np.float64(rope.theta), exponents).astype(np.float32)
+    frequencies: npt.NDArray[np.float32] = np.reciprocal(
+        np.power(np.float64(rope.theta), exponents).astype(np.float32)
+    )
     if rope.kind is RopeKind.LINEAR:
-        return (frequencies / np.float32(rope.factor)).astype(np.float32)
+        frequencies /= np.float32(rope.factor)
     if rope.kind is RopeKind.LLAMA3:
         return _llama3_frequencies(rope, frequencies)
-    return frequencies.astype(np.float32)
+    return frequencies
 
 
 def _llama3_frequencies(
