@@ -7,23 +7,30 @@ It sequences; every decision is made in a room below.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 import structlog
 
+from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError
+from tritium_platform.metering.model import UsageRecord
+from tritium_platform.serving import policy
 from tritium_platform.serving.model import Outcome
+from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from uuid import UUID
 
-    from tritium_platform.audit.model import AuditIntent, ResourceIdentifier
+    from tritium_platform.audit.model import Detail
     from tritium_platform.audit.service import AuditService
     from tritium_platform.billing.invoicing import BillingService
     from tritium_platform.insight.health import HealthService
     from tritium_platform.metering.model import OperationType
     from tritium_platform.metering.service import MeteringService
+    from tritium_platform.quotas.model import Admission
     from tritium_platform.quotas.service import QuotaService
     from tritium_platform.serving.model import Consumption
     from tritium_platform.tenancy.model import Scope, TenantContext
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 SOURCE = "gateway"
 
 
@@ -77,7 +85,14 @@ class Telemetry(Protocol):
         """Note the time to the first piece."""
 
     def finished(
-        self, *, model: str, tier: str, operation: str, outcome: str, seconds: float, consumption: Consumption
+        self,
+        *,
+        model: str,
+        tier: str,
+        operation: str,
+        outcome: str,
+        seconds: float,
+        consumption: Consumption,
     ) -> None:
         """Count a request that left."""
 
@@ -92,16 +107,30 @@ class Outbox(Protocol):
         """Keep an intent."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """What the audit log says of a change: `noun.verb`, the thing, whose it is, and who asked."""
+
+    action: str
+    resource: ResourceIdentifier
+    tenant_id: UUID | None = None
+    key_id: str | None = None
+    details: Mapping[str, Detail] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Books:
-    """Where the gateway writes down what happened."""
+    """Where the gateway writes down what happened.
+
+    `audit` is None in a process that does not own the audit log: the owner empties the outbox.
+    """
 
     unit_of_work: UnitOfWork
     quotas: QuotaService
     metering: MeteringService
     billing: BillingService
     outbox: Outbox
-    audit: AuditService
+    audit: AuditService | None
     health: HealthService
     telemetry: Telemetry
     clock: Clock
@@ -141,11 +170,29 @@ class Gateway:
         """Return who is calling."""
         return await self._tenancy.authenticate_request(token)
 
-    async def note(self, intent: AuditIntent) -> None:
-        """Write down a change that has no usage: into the outbox first, so that a crash cannot lose it."""
+    async def change(
+        self, work: Callable[[], Awaitable[Result]], *, describe: Callable[[Result], Change]
+    ) -> Result:
+        """Make a change that is nobody's use (of a tenant, a key) together with its audit intent."""
         async with self._books.unit_of_work():
+            result = await work()
+            change = describe(result)
+            moment, identity = self._books.clock.now(), uuid7(self._books.clock)
+            intent = AuditIntent(
+                id=identity,
+                event_id=identity,
+                occurred_at=moment,
+                action=change.action,
+                resource_affected=change.resource,
+                outcome=ActionOutcome.SUCCESS,
+                tenant_id=change.tenant_id,
+                key_id=change.key_id,
+                compliance_impact=ComplianceImpact.ACCESS_CONTROL,
+                details=change.details,
+            )
             await self._books.outbox.add(intent)
         self._log_later(intent)
+        return result
 
     async def close(self) -> None:
         """Wait until everything that ended is in the books."""
@@ -232,13 +279,14 @@ class Gateway:
 
     def _log_later(self, intent: AuditIntent) -> None:
         """Put an intent into the log without making the client wait; the outbox remembers it until then."""
-        self.in_background(asyncio.create_task(self._append(intent)))
+        if self._books.audit is not None:
+            self.in_background(asyncio.create_task(self._append(self._books.audit, intent)))
 
-    async def _append(self, intent: AuditIntent) -> None:
+    async def _append(self, audit: AuditService, intent: AuditIntent) -> None:
         try:
-            await self._books.audit.append(intent)
+            await audit.append(intent)
         except BitNetServiceError as error:
-            _log.error("audit_append_failed", intent_id=str(intent.id), code=error.code)  # noqa: TRY400 - one line
+            _log.error("audit_append_failed", intent_id=str(intent.id), code=error.code)
 
 
 class Passage(Generic[Piece]):

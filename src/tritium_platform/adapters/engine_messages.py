@@ -72,7 +72,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
         return cls(request_id, type(error).__name__, error.message, error.recovery.value, dict(error.details))
 
     def to_error(self) -> BitNetServiceError:
-        """Raise-ready twin of the error that was written down; a class unknown here becomes ProcessingError."""
+        """Return the error that was written down; a class that is unknown here becomes ProcessingError."""
         kind = _subclasses(BitNetServiceError).get(self.error, ProcessingError)
         error = kind.__new__(kind)
         # Some classes build their message from arguments of their own; the message is complete here already.

@@ -43,6 +43,7 @@ class EngineOptions:
     memory_limit_bytes: int = 0
     load_timeout: float = 120.0
     heartbeat_timeout: float = 30.0
+    log_level: str = "info"
     backoff_base: float = 0.25
     backoff_cap: float = 15.0
     healthy_after: float = 30.0
@@ -78,6 +79,8 @@ class EngineProcess:
         self._waiters: dict[str, _Waiter] = {}
         self._state = ReplicaState.STARTING
         self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._facts: ModelFacts | None = None
         self._restarts = 0
         self._resident_bytes = 0
@@ -147,9 +150,8 @@ class EngineProcess:
         """Take nothing new, finish what runs (at most `timeout` seconds), then stop the process."""
         if self._state is ReplicaState.READY:
             self._become(ReplicaState.DRAINING)
-            deadline = time.monotonic() + timeout
-            while self._waiters and time.monotonic() < deadline:
-                await asyncio.sleep(0.02)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout)
         await self.stop()
 
     async def stop(self) -> None:
@@ -168,10 +170,13 @@ class EngineProcess:
             raise self._unavailable()
         waiter = _Waiter()
         self._waiters[request_id] = waiter
+        self._idle.clear()
         try:
             yield waiter
         finally:
             self._waiters.pop(request_id, None)
+            if not self._waiters:
+                self._idle.set()
 
     async def _next(self, waiter: _Waiter) -> messages.Tokens | messages.Embedded:
         report = await waiter.queue.get()
@@ -233,6 +238,7 @@ class EngineProcess:
             _log.warning("engine_exit", replica=self._name, code=code)
         finally:
             self._kill()
+            await self._process.wait()
             for task in (reader, watcher):
                 task.cancel()
             await asyncio.gather(reader, watcher, return_exceptions=True)
@@ -248,6 +254,7 @@ class EngineProcess:
             sys.executable,
             *("-m", _MODULE, "--endpoint", endpoint, "--model", self._model_path, "--name", self._name),
             *("--threads", str(options.threads), "--memory-limit", str(options.memory_limit_bytes)),
+            *("--log-level", options.log_level),
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
         )

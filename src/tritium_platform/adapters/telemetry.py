@@ -19,7 +19,7 @@ _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 
 
 def configure_logging(*, level: str = "info", is_json: bool = True) -> None:
-    """Send every log line of this process, ours and the libraries', to stderr; JSON, or text for a terminal."""
+    """Send every log line of this process, the libraries' too, to stderr; as JSON, or for a terminal."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

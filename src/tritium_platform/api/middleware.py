@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _log = structlog.get_logger(__name__)
+UPLOADS = "/api/v1/uploads"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -26,9 +27,10 @@ class RequestEnvelope:
     A client may choose the id by `x-request-id`; for our own books it is only a label, never a key.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_upload_bytes: int) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -53,9 +55,10 @@ class RequestEnvelope:
             )
 
     async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        bounded = _BoundedBody(receive, limit=self._max_body_bytes)
+        limit = self._max_upload_bytes if scope["path"] == UPLOADS else self._max_body_bytes
+        bounded = _BoundedBody(receive, limit=limit)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
+        if declared.isdigit() and int(declared) > limit:
             await _refuse(bounded.error(int(declared)), scope, receive, answer)
             return
         try:

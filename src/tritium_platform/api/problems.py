@@ -51,7 +51,7 @@ def openai_envelope(error: BaseException) -> tuple[int, dict[str, object], dict[
 
 
 def problem_details(error: BaseException) -> tuple[int, dict[str, object], dict[str, str]]:
-    """Return (status, body, headers) as RFC 9457 wants them; the details of the error are members of the body."""
+    """Return (status, body, headers) as RFC 9457 wants them; the error's details are members of the body."""
     status, envelope, headers = error_envelope(error, rules=RULES)
     # OpenAI answers 400 to every wrong request; elsewhere 400 means unreadable and 422 means wrong.
     if status == HTTPStatus.BAD_REQUEST and not isinstance(error, InvalidJsonError):

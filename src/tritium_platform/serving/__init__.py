@@ -1,0 +1,1 @@
+"""Models, deployments, inference and quantization for tenants."""

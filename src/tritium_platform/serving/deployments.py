@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from tritium_platform.errors import NotFoundError
+from tritium_platform.audit.model import ResourceIdentifier
+from tritium_platform.errors import NotFoundError, ValidationError
+from tritium_platform.metering.model import LONGEST_NAME, OperationType
 from tritium_platform.serving import policy
 from tritium_platform.serving.errors import EngineUnavailableError
-from tritium_platform.serving.model import Deployment, DeploymentState, RegisteredModel
+from tritium_platform.serving.model import Consumption, Deployment, DeploymentState, Outcome, RegisteredModel
+from tritium_platform.serving.registry import require_name
+from tritium_platform.tenancy.model import Scope
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
@@ -24,9 +28,16 @@ if TYPE_CHECKING:
     from tritium_platform.values import Clock
 
 _log = structlog.get_logger(__name__)
-DRAIN_SECONDS = 30.0
 MAX_REPLICAS = 8
-MAX_THREADS = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingLimits:
+    """What an engine gets: threads, address space in bytes (0: derived from the model), seconds to drain."""
+
+    threads: int = 1
+    memory_bytes: int = 0
+    drain_seconds: float = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +47,12 @@ class DeploymentWish:
     model: str
     name: str | None = None
     replicas: int = 1
-    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.replicas <= MAX_REPLICAS:
+            raise ValidationError(f"A deployment has 1 to {MAX_REPLICAS} replicas.", field="replicas")
+        if self.name is not None:
+            require_name(self.name)
 
 
 class DeploymentStore(Protocol):
@@ -99,14 +115,22 @@ class DeploymentService:
     """Creates, finds and removes the deployments of tenants, and holds their running replicas."""
 
     def __init__(
-        self, *, store: DeploymentStore, registry: ModelRegistry, launch: ReplicaLauncher, clock: Clock
+        self,
+        *,
+        store: DeploymentStore,
+        registry: ModelRegistry,
+        launch: ReplicaLauncher,
+        clock: Clock,
+        limits: ServingLimits,
     ) -> None:
         self._store = store
         self._registry = registry
         self._launch = launch
         self._clock = clock
-        self._running: dict[UUID, tuple[Deployment, list[Replica]]] = {}
-        self._deleting: set[UUID] = set()
+        self._limits = limits
+        self._running: dict[UUID, list[Replica]] = {}
+        # What runs here is found without asking the store: every request asks.
+        self._found: dict[tuple[UUID, str], Deployment] = {}
         self._drains: set[asyncio.Task[None]] = set()
 
     async def start_all(self) -> None:
@@ -134,8 +158,8 @@ class DeploymentService:
             model_id=model.id,
             name=wish.name or model.name,
             replicas=wish.replicas,
-            threads=wish.threads,
-            memory_limit_bytes=policy.memory_limit_for(model),
+            threads=self._limits.threads,
+            memory_limit_bytes=self._limits.memory_bytes or policy.memory_limit_for(model),
             created_at=self._clock.now(),
         )
         return deployment, model
@@ -153,31 +177,45 @@ class DeploymentService:
 
     async def list(self, tenant_id: UUID) -> Sequence[Deployment]:
         """Return the tenant's deployments, oldest first."""
-        return [one for one in await self._store.list(tenant_id) if one.id not in self._deleting]
+        return await self._store.list(tenant_id)
 
     async def get(self, tenant_id: UUID, name_or_id: str) -> Deployment:
         """Return one deployment by id or name; raises NotFoundError, also for somebody else's."""
+        running = self._found.get((tenant_id, name_or_id))
+        if running is not None:
+            return running
         for deployment in await self.list(tenant_id):
             if name_or_id in {str(deployment.id), deployment.name}:
                 return deployment
-        raise NotFoundError(f"There is no deployment {name_or_id!r}.")
+        raise NotFoundError("There is no such deployment.", kind="deployment")
 
     async def delete(self, tenant_id: UUID, name_or_id: str) -> Deployment:
-        """Take a deployment out of use at once and let its replicas finish what they run in the background."""
+        """Forget a deployment: it takes no request from now on. Call `retire` when that is committed."""
         deployment = await self.get(tenant_id, name_or_id)
-        self._deleting.add(deployment.id)
-        drain = asyncio.create_task(self._drain_and_forget(deployment), name=f"drain {deployment.id}")
-        self._drains.add(drain)
-        drain.add_done_callback(self._drains.discard)
+        await self._store.remove(tenant_id=tenant_id, deployment_id=deployment.id)
+        for key in self._keys(deployment):
+            self._found.pop(key, None)
         return deployment
+
+    def retire(self, deployment: Deployment) -> None:
+        """Let the replicas of a deleted deployment finish what they run, in the background, then end."""
+        replicas = self._running.pop(deployment.id, [])
+        for replica in replicas:
+            drain = asyncio.create_task(replica.drain(timeout=self._limits.drain_seconds))
+            self._drains.add(drain)
+            drain.add_done_callback(self._drains.discard)
 
     def statuses(self, deployment: Deployment) -> list[ReplicaStatus]:
         """Return the status of each replica; empty when none runs on this machine."""
         return [replica.status for replica in self._running.get(deployment.id, ())]
 
+    def all_statuses(self) -> list[ReplicaStatus]:
+        """Return the status of every replica of everybody, for the operator."""
+        return [replica.status for replicas in self._running.values() for replica in replicas]
+
     def state(self, deployment: Deployment) -> DeploymentState:
         """Return what a tenant sees of this deployment."""
-        if deployment.id in self._deleting:
+        if deployment.id not in self._running:
             return DeploymentState.DELETING
         return policy.deployment_state(self.statuses(deployment))
 
@@ -200,13 +238,15 @@ class DeploymentService:
         )
 
     async def wait_ready(self, deployment: Deployment) -> None:
-        """Wait until every replica of a deployment answers; raises EngineUnavailableError if one never will."""
+        """Wait until every replica answers; raises EngineUnavailableError if one never will."""
         await asyncio.gather(*(replica.wait_ready() for replica in self._running.get(deployment.id, ())))
 
     async def shut_down(self) -> None:
         """Let every replica finish what it runs, then stop it; what is remembered stays remembered."""
-        replicas = [replica for _, running in self._running.items() for replica in running]
-        await asyncio.gather(*(replica.drain(timeout=DRAIN_SECONDS) for replica in replicas), *self._drains)
+        replicas = [replica for running in self._running.values() for replica in running]
+        await asyncio.gather(
+            *(replica.drain(timeout=self._limits.drain_seconds) for replica in replicas), *self._drains
+        )
         self._running.clear()
 
     async def _start(self, deployment: Deployment, *, model: RegisteredModel) -> None:
@@ -220,11 +260,44 @@ class DeploymentService:
             for index in range(deployment.replicas)
         ]
         self._running[deployment.id] = replicas
+        self._found |= dict.fromkeys(self._keys(deployment), deployment)
         for replica in replicas:
             await replica.start()
 
-    async def _drain_and_forget(self, deployment: Deployment) -> None:
-        replicas = self._running.pop(deployment.id, [])
-        await asyncio.gather(*(replica.drain(timeout=DRAIN_SECONDS) for replica in replicas))
-        await self._store.remove(tenant_id=deployment.tenant_id, deployment_id=deployment.id)
-        self._deleting.discard(deployment.id)
+    @staticmethod
+    def _keys(deployment: Deployment) -> list[tuple[UUID, str]]:
+        return [(deployment.tenant_id, deployment.name), (deployment.tenant_id, str(deployment.id))]
+
+
+class DeployModel:
+    """The customer's request to keep a model running; it is done when the replicas have begun to load."""
+
+    operation = OperationType.DEPLOYMENT
+    scope = Scope.DEPLOYMENTS
+
+    def __init__(self, service: DeploymentService, *, wish: DeploymentWish) -> None:
+        self.model = wish.model
+        self.subject = ResourceIdentifier("model", wish.model[:LONGEST_NAME])
+        self._service = service
+        self._wish = wish
+        self._plan: Plan | None = None
+
+    async def admit(self, context: TenantContext) -> int:
+        """Check model, name and tier; a deployment needs no tokens."""
+        self._plan = await self._service.plan(context, wish=self._wish)
+        self.model = self._plan[1].name
+        self.subject = ResourceIdentifier("deployment", str(self._plan[0].id))
+        return 0
+
+    async def execute(self) -> AsyncGenerator[Deployment, None]:
+        """Create it."""
+        assert self._plan is not None  # noqa: S101 - the gateway admits first
+        yield await self._service.create(self._plan)
+
+    def is_last(self, piece: Deployment) -> bool:  # noqa: ARG002 - there is only one
+        """Whether nothing follows: always."""
+        return True
+
+    def consumed(self, outcome: Outcome) -> Consumption:
+        """Return nothing but the request itself."""
+        return Consumption(is_counted=outcome is Outcome.SUCCESS)

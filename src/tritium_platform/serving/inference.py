@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tritium.engine.prompt import encode_prompt
 from tritium.engine.request import ContextLengthExceededError, GenerationRequest
-from tritium_platform.serving.model import ModelKind
+from tritium_platform.audit.model import ResourceIdentifier
+from tritium_platform.errors import BitNetServiceError, ValidationError
+from tritium_platform.metering.model import LONGEST_NAME, OperationType, ResourceUsage, UsageQuantities
+from tritium_platform.serving.model import Consumption, ModelKind, Outcome
+from tritium_platform.tenancy.model import Scope
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncGenerator, Callable
     from uuid import UUID
 
-    from tritium.model.tokenizer import Tokenizer
-
     from tritium.engine.prompt import Prompt
     from tritium.engine.request import EmbeddingOutput, SamplingParams, TokenOutput
+    from tritium.model.tokenizer import Tokenizer
     from tritium_platform.serving.deployments import DeploymentService, ModelRegistry
-    from tritium_platform.serving.model import Deployment
+    from tritium_platform.serving.model import Deployment, ModelFacts
     from tritium_platform.tenancy.model import TenantContext
 
 # Longer texts are tokenised beside the event loop, so that one caller's book does not stall the others.
@@ -65,7 +69,13 @@ class InferenceService:
         self._tokenizers: dict[UUID, asyncio.Future[Tokenizer]] = {}
 
     async def schedule_generation(
-        self, context: TenantContext, *, request_id: str, model: str, prompt: Prompt, sampling: SamplingParams
+        self,
+        context: TenantContext,
+        *,
+        request_id: str,
+        model: str,
+        prompt: Prompt,
+        sampling: SamplingParams,
     ) -> ScheduledGeneration:
         """Find the deployment and count the prompt exactly, before anything is reserved.
 
@@ -79,8 +89,8 @@ class InferenceService:
         room = facts.maximum_positions - len(token_ids)
         if room < 1:
             raise ContextLengthExceededError(
-                f"The prompt has {len(token_ids)} tokens; the model reads {facts.maximum_positions}, the answer"
-                " included. Shorten it.",
+                f"The prompt has {len(token_ids)} tokens; prompt and answer together may have"
+                f" {facts.maximum_positions}. Shorten it.",
                 limit_name="context_length",
                 limit=facts.maximum_positions,
                 prompt_tokens=len(token_ids),
@@ -131,7 +141,7 @@ class InferenceService:
         facts = self._deployments.choose(deployment).status.facts
         if facts is None or facts.kind is not kind:
             raise ValidationError(
-                f"The model {deployment.name} cannot be used for this: it is made to {facts.kind if facts else '?'}.",
+                f"The model {deployment.name} cannot {kind}: it is of another kind.",
                 param="model",
             )
         return deployment, facts, await self._tokenizer_of(context, deployment)
@@ -206,7 +216,7 @@ class GenerateText:
         return piece.finish_reason is not None
 
     def consumed(self, outcome: Outcome) -> Consumption:
-        """Return the tokens so far; a prompt counts once the engine has read it, or the client left it running."""
+        """Return the tokens so far; the prompt counts unless the engine failed before it gave anything."""
         scheduled, last = self._scheduled, self._last
         if scheduled is None or (last is None and outcome is Outcome.FAILED):
             return Consumption(is_counted=False)

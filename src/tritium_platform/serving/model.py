@@ -96,7 +96,7 @@ class Deployment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
-    """What an engine process says of the model it loaded; positions are those of prompt and answer together."""
+    """What an engine process says of its model; the positions are those of prompt and answer together."""
 
     kind: ModelKind
     vocabulary_size: int

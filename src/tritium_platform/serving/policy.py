@@ -1,4 +1,4 @@
-"""The decisions of serving as pure functions: which replica, how much memory, what state a deployment is in."""
+"""The decisions of serving as pure functions: which replica, how much memory, what state."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def require_model_size(size: int, *, max_model_size: int) -> None:
 
 
 def outcome_kind(outcome: Outcome) -> OutcomeKind:
-    """Say what the end of an admitted request means for the customer's health; who left was served until then."""
+    """Say what a request's end means for the customer's health; who left was served until then."""
     return OutcomeKind.FAILED if outcome is Outcome.FAILED else OutcomeKind.SUCCESS
 
 

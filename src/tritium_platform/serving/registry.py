@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
     from tritium_platform.values import Clock
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedPath:
+    """A checkpoint directory that was looked at."""
+
+    path: Path
+    kind: ModelKind
+    size_bytes: int
 
 
 class ModelStore(Protocol):
@@ -51,19 +61,24 @@ class RegistryService:
         self._roots = tuple(root.resolve() for root in roots)
         self._clock = clock
 
-    async def register_path(self, context: TenantContext, *, name: str, path: str) -> RegisteredModel:
-        """Register a checkpoint directory on the platform's disk.
+    def check_path(self, context: TenantContext, *, name: str, path: str) -> CheckedPath:
+        """Look at a checkpoint directory on the platform's disk; call it in a thread, it may be large.
 
         Raises:
             ValidationError: the name or the checkpoint is bad, or the path is outside the allowed roots.
             ModelSizeExceededError: it is larger than the tier serves.
-            ConflictError: the name is taken.
         """
         require_name(name)
         directory = self.resolve(path)
         kind, size = inspect_checkpoint(directory)
         policy.require_model_size(size, max_model_size=context.limits.max_model_size)
-        return await self.add(context.tenant_id, name=name, path=directory, kind=kind, size=size, source="path")
+        return CheckedPath(directory, kind, size)
+
+    async def register(self, tenant_id: UUID, *, name: str, checked: CheckedPath) -> RegisteredModel:
+        """Register a directory that `check_path` accepted; raises ConflictError when the name is taken."""
+        return await self.add(
+            tenant_id, name=name, path=checked.path, kind=checked.kind, size=checked.size_bytes, source="path"
+        )
 
     async def add(
         self, tenant_id: UUID, *, name: str, path: Path, kind: ModelKind, size: int, source: str
@@ -121,13 +136,13 @@ def require_name(name: str) -> None:
     """Refuse a name that could not stand in a URL or a file name."""
     if not NAME.fullmatch(name):
         raise ValidationError(
-            "A name has 1 to 100 letters, digits, dots, dashes or underscores and starts with a letter or digit.",
+            "A name has 1 to 100 letters, digits, dots, dashes or underscores; the first is a letter or digit.",
             field="name",
         )
 
 
 def inspect_checkpoint(directory: Path) -> tuple[ModelKind, int]:
-    """Check a checkpoint and return what it does and its weights' size in bytes; ValidationError if it is broken."""
+    """Check a checkpoint and return what it does and its weights' bytes; ValidationError if it is broken."""
     if is_native(directory):
         with open_native(directory) as native:
             config = parse_config(native.checkpoint.config or native.manifest.get("config", {}))

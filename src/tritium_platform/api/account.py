@@ -1,0 +1,132 @@
+"""Who the caller is, what is left of its limits, what it used and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+
+from tritium_platform.api import schemas
+from tritium_platform.api.deps import Caller, ThePlatform, UsageCaller, tenant_key
+from tritium_platform.values import CalendarMonth, Clock
+
+if TYPE_CHECKING:
+    from tritium_platform.billing.model import InvoicePreview
+    from tritium_platform.insight.health import HealthScore
+    from tritium_platform.metering.model import UsageRecord
+    from tritium_platform.quotas.model import QuotaCounter
+
+router = APIRouter(prefix="/api/v1", tags=["account"], dependencies=[tenant_key])
+Period = Annotated[str | None, Query(description="A month such as 2026-11 (UTC); the current one by default")]
+
+
+@router.get("/account")
+async def get_account(platform: ThePlatform, caller: Caller) -> schemas.AccountOut:
+    """Show the caller's tenant, tier, limits and what is left of them."""
+    month = await platform.books.quotas.usage_of_month(caller)
+    storage = await platform.books.quotas.usage_of_storage(caller)
+    share = min(1.0, (month.used + month.held) / month.limit) if month.limit else 1.0
+    health = await platform.books.health.health_of(caller.tenant_id, quota_used=share)
+    return schemas.AccountOut(
+        tenant_id=caller.tenant_id,
+        organization_name=caller.organization_name,
+        tier=caller.tier,
+        key_id=caller.key_id,
+        scopes=sorted(caller.scopes),
+        limits=schemas.LimitsOut(**asdict(caller.limits)),
+        requests_this_month=_quota_out(month),
+        storage=_quota_out(storage),
+        health=_health_out(health),
+    )
+
+
+@router.get("/usage")
+async def get_usage(
+    platform: ThePlatform,
+    caller: UsageCaller,
+    period: Period = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: UUID | None = None,
+) -> schemas.UsageOut:
+    """Show a month's usage: the sums, and a page of its records, oldest first."""
+    month = month_of(period, clock=platform.clock)
+    metering = platform.books.metering
+    totals = await metering.totals(caller.tenant_id, start=month.start, end=month.end)
+    records = await metering.list(
+        caller.tenant_id, start=month.start, end=month.end, limit=limit, after=after
+    )
+    return schemas.UsageOut(
+        period=str(month),
+        totals=[
+            schemas.UsageTotalOut(tier=total.tier, meter=total.meter.value, quantity=total.quantity)
+            for total in totals
+        ],
+        records=[_record_out(record) for record in records],
+        next_after=records[-1].id if len(records) == limit else None,
+    )
+
+
+@router.get("/invoices/preview")
+async def preview_invoice(
+    platform: ThePlatform, caller: UsageCaller, period: Period = None
+) -> schemas.InvoicePreviewOut:
+    """Show what the month's invoice would say now."""
+    month = month_of(period, clock=platform.clock)
+    return invoice_out(await platform.books.billing.preview_invoice(caller.tenant_id, period=month))
+
+
+def month_of(period: str | None, *, clock: Clock) -> CalendarMonth:
+    """Read a month; the current one if none is given. ValidationError for another form."""
+    return CalendarMonth.parse(period) if period else CalendarMonth.of(clock.now())
+
+
+def invoice_out(preview: InvoicePreview) -> schemas.InvoicePreviewOut:
+    """Spell a preview as JSON; exact amounts are fractions, written as text."""
+    return schemas.InvoicePreviewOut(
+        tenant_id=preview.tenant_id,
+        period=str(preview.period),
+        currency=preview.total.currency,
+        price_version=preview.price_version,
+        lines=[
+            schemas.InvoiceLineOut(
+                tier=line.cost.tier,
+                meter=line.cost.meter.value,
+                quantity=line.cost.quantity,
+                included=line.cost.included,
+                unit_price_minor=str(line.cost.unit_price),
+                exact_minor=str(line.cost.amount),
+                amount_minor=line.amount.minor,
+            )
+            for line in preview.lines
+        ],
+        total_minor=preview.total.minor,
+        total=str(preview.total),
+        generated_at=preview.generated_at,
+    )
+
+
+def _quota_out(counter: QuotaCounter) -> schemas.QuotaOut:
+    return schemas.QuotaOut(
+        limit=counter.limit, used=counter.used, held=counter.held, remaining=counter.remaining
+    )
+
+
+def _health_out(health: HealthScore) -> schemas.HealthOut:
+    factors = {factor.name: factor.value for factor in health.factors}
+    return schemas.HealthOut(score=health.score, requests=health.requests, factors=factors)
+
+
+def _record_out(record: UsageRecord) -> schemas.UsageRecordOut:
+    return schemas.UsageRecordOut(
+        id=record.id,
+        operation=record.operation.value,
+        outcome=record.outcome,
+        model=record.model,
+        tier=record.tier,
+        key_id=record.key_id,
+        occurred_at=record.occurred_at,
+        quantities=asdict(record.quantities),
+        resources=asdict(record.resources),
+    )

@@ -1,0 +1,88 @@
+"""The HTTP door: OpenAI's routes under /v1, management under /api/v1, health and metrics beside them."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from tritium import __version__
+from tritium.protocol.routes import build_router, error_response
+from tritium.protocol.schemas import InvalidJsonError
+from tritium_platform.api import account, deployments, models, operations, quantizations, tenants, uploads
+from tritium_platform.api.inference import GatewayBackend
+from tritium_platform.api.middleware import RequestEnvelope
+from tritium_platform.api.problems import openai_envelope, problem_response
+from tritium_platform.api.schemas import Problem
+from tritium_platform.errors import BitNetServiceError, NotFoundError, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi import Response
+
+    from tritium_platform.compose import Platform
+
+_PROBLEM = {"description": "What went wrong and what to do", "content": {"application/problem+json": {}}}
+
+
+def create_app(platform: Platform) -> FastAPI:
+    """Build the app of a platform; it starts the platform when it starts, and stops it when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await platform.start()
+        try:
+            yield
+        finally:
+            await platform.stop()
+
+    app = FastAPI(title="Tritium", version=__version__, lifespan=lifespan, redoc_url=None)
+    app.state.platform = platform
+    backend = GatewayBackend(platform)
+    app.include_router(
+        build_router(backend, principal_of=backend.principal_of, envelope=openai_envelope), tags=["OpenAI"]
+    )
+    for resource in (tenants, account, models, uploads, quantizations, deployments):
+        app.include_router(resource.router, responses={"4XX": {"model": Problem, **_PROBLEM}})
+    app.include_router(operations.router)
+    app.add_middleware(
+        RequestEnvelope,
+        max_body_bytes=platform.config.max_request_bytes,
+        max_upload_bytes=platform.config.max_upload_bytes,
+    )
+    app.add_exception_handler(BitNetServiceError, _answer)
+    app.add_exception_handler(RequestValidationError, _answer_wrong_request)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(Exception, _answer)
+    return app
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    if request.url.path.startswith("/v1/"):
+        return error_response(request, error, envelope=openai_envelope)
+    return problem_response(request, error)
+
+
+async def _answer_wrong_request(request: Request, error: Exception) -> Response:
+    """Name the first wrong field; the input is not repeated, for it may be a secret."""
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    first = problems[0] if problems else {"loc": (), "msg": "the request is wrong", "type": ""}
+    place = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
+    if first["type"] == "json_invalid":
+        return problem_response(request, InvalidJsonError("The body is not valid JSON."))
+    return problem_response(request, ValidationError(f"{place or 'body'}: {first['msg']}.", field=place))
+
+
+async def _answer_http(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 404:  # noqa: PLR2004 - the status says what it is
+        return await _answer(request, NotFoundError("There is nothing at this address."))
+    message = error.detail if isinstance(error, HTTPException) else "The request could not be answered."
+    response = await _answer(request, ValidationError(f"{message}."))
+    response.status_code = status
+    response.headers.update(getattr(error, "headers", None) or {})
+    return response

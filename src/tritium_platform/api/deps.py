@@ -1,0 +1,77 @@
+"""What routes ask for: the platform, the caller, the operator."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+
+from tritium_platform.compose import Platform
+from tritium_platform.errors import BitNetServiceError, InsufficientPermissionsError, InvalidTokenError
+from tritium_platform.tenancy.model import Scope, TenantContext
+
+_tenant_scheme = HTTPBearer(auto_error=False, scheme_name="TenantKey", description="An API key of a tenant")
+_admin_scheme = HTTPBearer(auto_error=False, scheme_name="AdminKey", description="The operator's key")
+
+
+def bearer_token(request: Request) -> str:
+    """Return the token of the Authorization header; InvalidTokenError if there is none."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.isascii():
+        raise InvalidTokenError
+    return token.strip()
+
+
+def platform_of(request: Request) -> Platform:
+    """Return the platform behind this app."""
+    platform: Platform = request.app.state.platform
+    return platform
+
+
+ThePlatform = Annotated[Platform, Depends(platform_of)]
+
+
+async def tenant_context(request: Request, platform: ThePlatform) -> TenantContext:
+    """Return who is calling."""
+    return await platform.gateway.authenticate(bearer_token(request))
+
+
+Caller = Annotated[TenantContext, Depends(tenant_context)]
+
+
+async def require_admin(request: Request, platform: ThePlatform) -> None:
+    """Let the operator in.
+
+    Raises:
+        InvalidTokenError: the token is nobody's.
+        InsufficientPermissionsError: it is a tenant's.
+    """
+    token = bearer_token(request)
+    if hmac.compare_digest(token.encode(), platform.admin_token.encode()):
+        return
+    try:
+        await platform.gateway.authenticate(token)
+    except BitNetServiceError:
+        raise InvalidTokenError from None
+    raise InsufficientPermissionsError(required="admin")
+
+
+def caller_with(scope: Scope) -> Any:
+    """Return a dependency that gives the caller's context if its key has the scope."""
+
+    async def check(context: Caller) -> TenantContext:
+        context.require(scope)
+        return context
+
+    return Depends(check)
+
+
+tenant_key = Depends(_tenant_scheme)  # only for the OpenAPI document: it says which key a route wants
+admin_key = Depends(_admin_scheme)
+admin = Depends(require_admin)
+ModelsCaller = Annotated[TenantContext, caller_with(Scope.MODELS)]
+DeploymentsCaller = Annotated[TenantContext, caller_with(Scope.DEPLOYMENTS)]
+UsageCaller = Annotated[TenantContext, caller_with(Scope.USAGE)]
+AuditCaller = Annotated[TenantContext, caller_with(Scope.AUDIT)]

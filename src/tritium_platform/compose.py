@@ -1,0 +1,319 @@
+"""The only place that wires: a configuration becomes a platform."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tritium.model.tokenizer import Tokenizer
+from tritium_platform.adapters.engine_process import EngineOptions, EngineProcess
+from tritium_platform.adapters.jobs import DbosJobQueue, QuantizationWorker
+from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
+from tritium_platform.adapters.sql.billing_store import SqlPriceStore
+from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
+from tritium_platform.adapters.sql.job_store import SqlJobStore
+from tritium_platform.adapters.sql.metering_store import SqlUsageStore
+from tritium_platform.adapters.sql.migrate import migrate
+from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlModelStore
+from tritium_platform.adapters.sql.quota_store import SqlReservationStore
+from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
+from tritium_platform.adapters.telemetry import Metrics
+from tritium_platform.audit.log import AuditLog
+from tritium_platform.audit.note import NoteSigner
+from tritium_platform.audit.service import AuditService
+from tritium_platform.billing.invoicing import BillingService
+from tritium_platform.billing.pricing import default_price_version, parse_price_list
+from tritium_platform.config import read_or_create_secret
+from tritium_platform.errors import BitNetServiceError, ResourceError, ValidationError
+from tritium_platform.gateway import Books, Gateway
+from tritium_platform.insight.health import HealthService
+from tritium_platform.metering.service import MeteringService
+from tritium_platform.quotas.service import QuotaService
+from tritium_platform.serving.deployments import DeploymentService, ServingLimits
+from tritium_platform.serving.inference import InferenceService
+from tritium_platform.serving.quantization import QuantizationService
+from tritium_platform.serving.quantization_work import QuantizationWork, WorkBooks
+from tritium_platform.serving.registry import RegistryService
+from tritium_platform.serving.uploads import UploadService
+from tritium_platform.tenancy.model import TIER_LIMITS, TenantTier, override_limits
+from tritium_platform.tenancy.service import TenancyService
+from tritium_platform.values import SystemClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from tritium_platform.billing.model import PriceVersion
+    from tritium_platform.config import PlatformConfig
+    from tritium_platform.serving.deployments import ReplicaLauncher
+    from tritium_platform.tenancy.model import TierLimits
+    from tritium_platform.values import Clock
+
+_log = structlog.get_logger(__name__)
+ADMIN_PREFIX = "btn_admin_"
+SWEEP_SECONDS = 5.0
+# Unix socket paths end at 107 bytes; the longest name we append has about 40.
+_LONGEST_SOCKET_DIRECTORY = 60
+
+
+@dataclass(kw_only=True)
+class Platform:
+    """Everything, wired. `start` brings up engines and background work; `stop` drains."""
+
+    config: PlatformConfig
+    clock: Clock
+    database: Database
+    admin_token: str = field(repr=False)
+    verifier_key: str
+    tenancy: TenancyService
+    books: Books
+    registry: RegistryService
+    uploads: UploadService
+    quantizations: QuantizationService
+    job_queue: DbosJobQueue
+    deployments: DeploymentService
+    inference: InferenceService
+    gateway: Gateway
+    metrics: Metrics
+    is_ready: bool = False
+    _loops: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Log what a crash left in the outbox, start every deployment, and begin the background work."""
+        await self._recover_audit()
+        await self.deployments.start_all()
+        self._loops = [
+            asyncio.create_task(_every(SWEEP_SECONDS, self._sweep), name="sweep"),
+            asyncio.create_task(_every(1.0, self._recover_audit), name="audit outbox"),
+        ]
+        self.is_ready = True
+
+    async def stop(self) -> None:
+        """Finish what runs, write it down, close everything; safe to call twice."""
+        self.is_ready = False
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        self._loops = []
+        await self.deployments.shut_down()
+        await self.job_queue.close()
+        await self.gateway.close()
+        if self.books.audit is not None:
+            with contextlib.suppress(BitNetServiceError):
+                await self.books.audit.recover()
+            await self.books.audit.close()
+        await self.database.close()
+
+    async def _sweep(self) -> None:
+        expired = await self.books.quotas.sweep()
+        if expired:
+            _log.warning("reservations_expired", count=len(expired))
+
+    async def _recover_audit(self) -> None:
+        if self.books.audit is not None:
+            await self.books.audit.recover()
+
+
+async def initialize_platform(
+    config: PlatformConfig, *, clock: Clock | None = None, launch: ReplicaLauncher | None = None
+) -> Platform:
+    """Wire a platform: directories, secrets, database at the newest schema, services. Nothing runs yet.
+
+    Args:
+        config: the configuration.
+        clock: the time; the machine's unless a test owns it.
+        launch: makes engine replicas; child processes unless a test brings its own.
+
+    Raises:
+        ValidationError: the configuration cannot work; the message says what to change.
+    """
+    clock = clock or SystemClock()
+    problems = config.check()
+    if problems:
+        raise ValidationError(" ".join(problems))
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(config.resolved_database_url)
+    await asyncio.to_thread(migrate, config.resolved_database_url)
+    signer = NoteSigner(
+        config.audit_origin, private_key=Ed25519PrivateKey.from_private_bytes(config.signing_key_seed())
+    )
+    outbox = SqlAuditOutbox(database)
+    audit = _open_audit(config, signer=signer, clock=clock, outbox=outbox)
+    metering = MeteringService(store=SqlUsageStore(database))
+    billing = BillingService(prices=SqlPriceStore(database), usage=metering, clock=clock)
+    await billing.publish_prices(_price_version(config))
+    metrics = Metrics()
+    books = Books(
+        unit_of_work=database.unit_of_work,
+        quotas=QuotaService(
+            store=SqlReservationStore(database), clock=clock, reservation_seconds=config.reservation_seconds
+        ),
+        metering=metering,
+        billing=billing,
+        outbox=outbox,
+        audit=audit,
+        health=HealthService(store=SqlOutcomeStore(database), clock=clock),
+        telemetry=metrics,
+        clock=clock,
+    )
+    return _assemble(
+        config,
+        clock=clock,
+        database=database,
+        books=books,
+        metrics=metrics,
+        verifier_key=signer.verifier.vkey,
+        launch=launch,
+    )
+
+
+def _assemble(
+    config: PlatformConfig,
+    *,
+    clock: Clock,
+    database: Database,
+    books: Books,
+    metrics: Metrics,
+    verifier_key: str,
+    launch: ReplicaLauncher | None,
+) -> Platform:
+    tenancy = TenancyService(
+        store=SqlTenantStore(database),
+        pepper=config.pepper(),
+        clock=clock,
+        tier_limits=_tier_limits(config),
+        cache_seconds=config.authentication_cache_seconds,
+        poll_seconds=config.revocation_poll_seconds,
+    )
+    roots = (*config.model_roots, config.models_dir)
+    registry = RegistryService(store=SqlModelStore(database), roots=roots, clock=clock)
+    uploads = UploadService(
+        directory=config.uploads_dir, limit=config.max_upload_bytes, quotas=books.quotas, clock=clock
+    )
+    job_queue = DbosJobQueue(system_database_url=config.jobs_database_url)
+    quantizations = QuantizationService(
+        jobs=SqlJobStore(database),
+        queue=job_queue,
+        uploads=uploads,
+        registry=registry,
+        quotas=books.quotas,
+        unit_of_work=database.unit_of_work,
+        clock=clock,
+    )
+    deployments = DeploymentService(
+        store=SqlDeploymentStore(database),
+        registry=registry,
+        launch=launch or _process_launcher(config),
+        clock=clock,
+        limits=ServingLimits(
+            threads=config.threads_per_engine or os.cpu_count() or 1,
+            memory_bytes=config.engine_memory_bytes,
+            drain_seconds=config.drain_seconds,
+        ),
+    )
+    return Platform(
+        config=config,
+        clock=clock,
+        database=database,
+        admin_token=ADMIN_PREFIX + read_or_create_secret(config.data_dir / "secrets" / "admin_key").hex(),
+        verifier_key=verifier_key,
+        tenancy=tenancy,
+        books=books,
+        registry=registry,
+        uploads=uploads,
+        quantizations=quantizations,
+        job_queue=job_queue,
+        deployments=deployments,
+        inference=InferenceService(deployments=deployments, registry=registry, load_tokenizer=Tokenizer),
+        gateway=Gateway(tenancy=tenancy, books=books),
+        metrics=metrics,
+    )
+
+
+async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = None) -> QuantizationWorker:
+    """Wire what does quantization jobs; the calling process launches it. The database must be migrated."""
+    clock = clock or SystemClock()
+    database = Database(config.resolved_database_url)
+    jobs = SqlJobStore(database)
+    books = WorkBooks(
+        jobs=jobs,
+        models=SqlModelStore(database),
+        quotas=QuotaService(store=SqlReservationStore(database), clock=clock),
+        metering=MeteringService(store=SqlUsageStore(database)),
+        outbox=SqlAuditOutbox(database),
+        unit_of_work=database.unit_of_work,
+        clock=clock,
+    )
+    work = QuantizationWork(books=books, jobs_dir=config.jobs_dir, models_dir=config.models_dir)
+    return QuantizationWorker(
+        system_database_url=config.jobs_database_url, work=work, jobs=jobs, loop=asyncio.get_running_loop()
+    )
+
+
+def _open_audit(
+    config: PlatformConfig, *, signer: NoteSigner, clock: Clock, outbox: SqlAuditOutbox
+) -> AuditService | None:
+    """Open the audit log; None if another process writes it: that one empties the outbox for us."""
+    try:
+        log = AuditLog.open(config.audit_dir, signer=signer, clock=clock)
+    except ResourceError:
+        return None
+    return AuditService(log, outbox=outbox)
+
+
+def _price_version(config: PlatformConfig) -> PriceVersion:
+    listed = config.price_list
+    if not listed.prices:
+        return default_price_version()
+    return parse_price_list(
+        listed.prices, included=listed.included, currency=listed.currency, valid_from=listed.valid_from
+    )
+
+
+def _tier_limits(config: PlatformConfig) -> Mapping[TenantTier, TierLimits]:
+    unknown = set(config.tiers) - {tier.value for tier in TenantTier}
+    if unknown:
+        raise ValidationError(f"tiers: there is no tier {', '.join(sorted(unknown))}.", field="tiers")
+    return {
+        tier: override_limits(limits, config.tiers.get(tier.value, {}))
+        for tier, limits in TIER_LIMITS.items()
+    }
+
+
+def _process_launcher(config: PlatformConfig) -> ReplicaLauncher:
+    directory = _socket_directory(config.data_dir)
+
+    def launch(*, name: str, model_path: str, threads: int, memory_limit_bytes: int) -> EngineProcess:
+        options = EngineOptions(
+            threads=threads, memory_limit_bytes=memory_limit_bytes, log_level=config.log_level
+        )
+        return EngineProcess(name=name, model_path=model_path, socket_directory=directory, options=options)
+
+    return launch
+
+
+def _socket_directory(data_dir: Path) -> Path:
+    """Return a private directory whose path is short enough for a Unix socket."""
+    directory = data_dir.absolute() / "run"
+    if len(os.fsencode(directory)) > _LONGEST_SOCKET_DIRECTORY:
+        return Path(tempfile.mkdtemp(prefix="tritium-"))
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
+async def _every(seconds: float, work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Do background work for ever; one failure is logged and does not end it."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except BitNetServiceError as error:
+            _log.warning("background_work_failed", work=work.__name__, code=error.code, reason=error.message)
