@@ -116,7 +116,7 @@ class LLM:
                 "this model writes text; it does not turn texts into vectors.", param="model"
             )
         items = [texts] if isinstance(texts, str) else list(texts)
-        future = self._batcher.add([encode_prompt(self.tokenizer, item) for item in items])
+        future = self._batcher.add([encode_prompt(self.tokenizer, item, param="input") for item in items])
         with self._lock:
             while not future.done():
                 self._batcher.run_batch()

@@ -22,8 +22,13 @@ class ChatMessage:
 Prompt = str | tuple[int, ...] | tuple[ChatMessage, ...]
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, *, param: str = "prompt") -> tuple[int, ...]:
     """Turn text, token ids or chat messages into token ids.
+
+    Args:
+        tokenizer: the model's.
+        prompt: what the caller wrote.
+        param: the name of the field in an error's details.
 
     Raises:
         ValidationError: empty, an id outside the vocabulary, or messages which the model's template refuses.
@@ -33,9 +38,9 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
     elif prompt and isinstance(prompt[0], ChatMessage):
         token_ids = _encode_messages(tokenizer, prompt)
     else:
-        token_ids = tuple(_require_token_id(tokenizer, item) for item in prompt)
+        token_ids = tuple(_require_token_id(tokenizer, item, param) for item in prompt)
     if not token_ids:
-        raise ValidationError("the prompt is empty: give at least one token.", param="prompt")
+        raise ValidationError("the prompt is empty: give at least one token.", param=param)
     return token_ids
 
 
@@ -46,11 +51,11 @@ def _encode_messages(tokenizer: Tokenizer, messages: tuple[object, ...]) -> tupl
     return tuple(tokenizer.encode(text, add_special=False))
 
 
-def _require_token_id(tokenizer: Tokenizer, item: object) -> int:
+def _require_token_id(tokenizer: Tokenizer, item: object, param: str) -> int:
     if not isinstance(item, int) or not 0 <= item < tokenizer.vocab_size:
         raise ValidationError(
             f"a prompt of token ids holds {item!r}; ids run from 0 to {tokenizer.vocab_size - 1}.",
-            param="prompt",
+            param=param,
             limit=tokenizer.vocab_size - 1,
         )
     return item

@@ -57,7 +57,7 @@ class LocalBackend:
         return {}
 
     def _encode_all(self, inputs: tuple[str | tuple[int, ...], ...]) -> list[tuple[int, ...]]:
-        return [encode_prompt(self._loaded.tokenizer, item) for item in inputs]
+        return [encode_prompt(self._loaded.tokenizer, item, param="input") for item in inputs]
 
     def _require_model(self, name: str) -> None:
         if name != self.card.id:

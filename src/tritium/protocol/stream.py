@@ -62,9 +62,13 @@ class Fanout:
     async def _pump(self, backend: InferenceBackend, index: int, call: GenerationCall) -> None:
         try:
             stream = await backend.generate(call)
+            is_finished = False
             try:
                 async for output in stream:
+                    is_finished = output.finish_reason is not None
                     self._outputs.put_nowait((index, output))
+                if not is_finished:
+                    raise ProcessingError("the generation ended without saying why.")
             finally:
                 close = getattr(stream, "aclose", None)
                 if close is not None:

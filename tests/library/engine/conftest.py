@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +10,9 @@ from tritium.engine.config import EngineConfig
 from tritium.engine.engine import Engine
 from tritium.engine.request import GenerationRequest, SamplingParams, TokenOutput
 from tritium.model.pretrained import LoadedModel, load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -29,8 +30,12 @@ async def read(stream) -> tuple[int, ...]:
 
 async def until_idle(thread: EngineThread) -> None:
     """Wait until the engine holds nothing any more; pytest's own limit ends a wait in vain."""
-    while thread.metrics.running or thread.metrics.waiting or thread.metrics.kv_blocks_used:
-        await asyncio.sleep(0.005)
+
+    def poll() -> None:
+        while thread.metrics.running or thread.metrics.waiting or thread.metrics.kv_blocks_used:
+            time.sleep(0.005)
+
+    await asyncio.to_thread(poll)
 
 
 async def test_many_readers_get_what_each_gets_alone(new_thread, new_request):

@@ -1,0 +1,133 @@
+"""Tokens per second of a model at 1 and 8 streams: through `LLM`, and through the HTTP server.
+
+    python benchmarks/serving.py [MODEL ...] [--tokens N] [--threads N] [--repeats N]
+
+Every figure is the median of the repeats; a stream generates exactly N tokens, greedily.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import openai
+import uvicorn
+
+from tritium import LLM, SamplingParams
+from tritium.kernels.device import select_optimal_device
+from tritium.protocol.app import create_app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "models"
+PROMPT = "And it came to pass in those days that"
+STREAMS = (1, 8)
+
+
+def median_rate(measure: Callable[[], tuple[int, float]], *, repeats: int) -> float:
+    """Return tokens per second, the median of the repeats after one that warms up."""
+    measure()
+    rates = [tokens / seconds for tokens, seconds in (measure() for _ in range(repeats))]
+    return round(statistics.median(rates), 1)
+
+
+def through_library(llm: LLM, *, streams: int, tokens: int) -> tuple[int, float]:
+    """Generate in one call and return (tokens, seconds)."""
+    sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+    started = time.perf_counter()
+    answers = llm.generate([PROMPT] * streams, sampling=sampling)
+    return sum(answer.completion_tokens for answer in answers), time.perf_counter() - started
+
+
+async def through_http(client: openai.AsyncOpenAI, *, streams: int, tokens: int) -> tuple[int, float]:
+    """Stream side by side through the official client and return (tokens, seconds)."""
+
+    async def one() -> int:
+        stream = await client.completions.create(
+            model="demo",
+            prompt=PROMPT,
+            max_tokens=tokens,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+        counted = 0
+        async for chunk in stream:
+            counted = chunk.usage.completion_tokens if chunk.usage else counted
+        return counted
+
+    started = time.perf_counter()
+    counts = await asyncio.gather(*(one() for _ in range(streams)))
+    return sum(counts), time.perf_counter() - started
+
+
+def measure_http(model: Path, *, threads: int | None, tokens: int, repeats: int) -> dict[str, float]:
+    """Serve the model in a thread of its own and measure it from this one."""
+    app = create_app(model, served_name="demo", threads=threads)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none"))
+    serving = threading.Thread(target=server.run)
+    serving.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    rates = {}
+    for streams in STREAMS:
+        with asyncio.Runner() as runner:
+            client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+            rates[f"http, {streams} streams"] = median_rate(
+                lambda n=streams, c=client, r=runner: r.run(through_http(c, streams=n, tokens=tokens)),
+                repeats=repeats,
+            )
+            runner.run(client.close())
+    server.should_exit = True
+    serving.join()
+    return rates
+
+
+def main() -> None:
+    """Measure and print one JSON object per model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    defaults = [EXAMPLES / "scripture-llama-6m", EXAMPLES / "scripture-bitnet-6m-bitlinear"]
+    parser.add_argument("models", nargs="*", type=Path, default=defaults)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--repeats", type=int, default=5)
+    settings = parser.parse_args()
+    device = select_optimal_device(0, threads=settings.threads)
+    for model in settings.models:
+        llm = LLM(model, threads=settings.threads)
+        rates = {
+            f"library, {streams} streams": median_rate(
+                lambda n=streams, m=llm: through_library(m, streams=n, tokens=settings.tokens),
+                repeats=settings.repeats,
+            )
+            for streams in STREAMS
+        }
+        rates |= measure_http(
+            model, threads=settings.threads, tokens=settings.tokens, repeats=settings.repeats
+        )
+        print(
+            json.dumps(
+                {
+                    "model": model.name,
+                    "isa": device.isa,
+                    "threads": device.threads,
+                    "tokens": settings.tokens,
+                    "tokens_per_second": rates,
+                }
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()

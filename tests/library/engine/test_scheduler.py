@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tritium.engine.cache import BlockAllocator
+from tritium.engine.request import GenerationRequest, SamplingParams
+from tritium.engine.scheduler import FirstComeFirstServed, Scheduler
+from tritium.engine.sequence import Sequence
+
+
+class Letters:
+    """Every token is a letter."""
+
+    def push(self, token_id: int) -> str:
+        return chr(97 + token_id % 26)
+
+    def flush(self) -> str:
+        return ""
+
+
+def new_sequence(serial: int, *, num_prompt: int, num_new: int) -> Sequence:
+    request = GenerationRequest(
+        request_id=str(serial),
+        prompt_token_ids=(1,) * num_prompt,
+        sampling=SamplingParams(max_tokens=num_new),
+        arrival=float(serial),
+    )
+    return Sequence(request, decoder=Letters(), limit=num_prompt + num_new, serial=serial)
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 12)), min_size=1, max_size=8),
+    budget=st.integers(1, 16),
+    max_running=st.integers(1, 5),
+    num_blocks=st.integers(11, 20),
+)
+def test_every_request_ends_within_the_budgets_and_the_oldest_is_never_overtaken(
+    sizes, budget, max_running, num_blocks
+):
+    allocator = BlockAllocator(num_blocks=num_blocks, block_size=4)  # 11 blocks hold the longest request
+    scheduler = Scheduler(
+        allocator, policy=FirstComeFirstServed(), max_batched_tokens=budget, max_running=max_running
+    )
+    sequences = [new_sequence(i, num_prompt=p, num_new=n) for i, (p, n) in enumerate(sizes)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    admitted: list[int] = []
+    steps = 0
+    while scheduler.waiting or scheduler.running:
+        chunks = scheduler.schedule()
+        assert chunks, "work is left and nothing was scheduled"
+        steps += 1
+        assert steps < 4000
+        assert sum(chunk.num_tokens for chunk in chunks) <= budget
+        assert len(scheduler.running) <= max_running
+        assert len({chunk.sequence.serial for chunk in chunks}) == len(chunks)
+        for chunk in chunks:
+            sequence = chunk.sequence
+            reach = sequence.num_computed + chunk.num_tokens
+            assert chunk.num_tokens >= 1
+            assert len(sequence.blocks) == allocator.blocks_for(reach)
+            if sequence.serial not in admitted:
+                admitted.append(sequence.serial)
+        ended = []
+        for chunk in chunks:
+            wants = chunk.needs_logits
+            chunk.sequence.num_computed += chunk.num_tokens
+            if wants:
+                chunk.sequence.append(2, is_end_token=False)
+                if chunk.sequence.finish_reason:
+                    ended.append(chunk.sequence)
+        for sequence in ended:
+            scheduler.remove(sequence)
+        held = [block for sequence in sequences for block in sequence.blocks]
+        assert len(set(held)) == len(held) == allocator.num_used
+    assert admitted == sorted(admitted)
+    assert [sequence.num_generated for sequence in sequences] == [n for _, n in sizes]
+    assert allocator.num_used == 0
