@@ -1,4 +1,4 @@
-"""Finished layers and the rest of the source become one model directory, with its metrics and its validation."""
+"""Finished layers and the rest of the source become one model directory, measured and validated."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from tritium.errors import ValidationError
 from tritium.formats.native import is_native, open_native, save_native
 from tritium.model.pretrained import QuantizedModel
+from tritium.quantize.evaluate import sha256_of
 from tritium.quantize.layer_file import read_layer
 from tritium.quantize.report import QuantizationMetrics, QuantizationProgress, Stage, ValidationReport
 from tritium.quantize.source import Source, open_source
+from tritium.quantize.text import read_text
 from tritium.quantize.validate import validate
 
 if TYPE_CHECKING:
@@ -152,7 +154,9 @@ def _manifest(
 def _finished(plan: QuantizationPlan, target: Path) -> QuantizedModel:
     with open_native(target) as native:
         made_by = native.manifest.get("quantization", {}).get("plan")
-    if made_by != plan.digest:
+        judged_on = native.manifest.get("validation_report", {}).get("text_sha256")
+    text = plan.config.validation_text
+    if (made_by, judged_on) != (plan.digest, None if text is None else sha256_of(read_text(text))):
         raise ValidationError(f"{target} holds another quantized model. Choose another directory.")
     return QuantizedModel.from_pretrained(target)
 

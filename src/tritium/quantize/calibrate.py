@@ -1,11 +1,10 @@
-"""Real activations: what every linear layer of the source model reads while it runs over the calibration text."""
+"""Real activations: what every linear layer of the source reads while it runs over the calibration text."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from tritium.model.pretrained import LoadedModel, load_model
 from tritium.quantize.text import passages, read_text, spread, token_windows
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from tritium.quantize.plan import QuantizationPlan
@@ -29,7 +30,7 @@ TOKENS_PER_PASSAGE = 64  # about; passages are cut by characters
 
 
 class ActivationRecorder:
-    """Writes each linear layer's input to a file as soon as it is seen; layers that share an input share the file."""
+    """Writes each linear layer's input to a file when it is seen; layers with one input share the file."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -50,8 +51,8 @@ class ActivationRecorder:
 def capture_activations(plan: QuantizationPlan, workdir: Path, *, threads: int | None = None) -> None:
     """Run the source model over the calibration text and keep every linear layer's input in `workdir`.
 
-    Does nothing without a calibration text, or when it was done before. One layer's input is in memory at a time,
-    beside the source model, whose weights are memory-mapped where they are large.
+    Does nothing without a calibration text, or when it was done before. One layer's input is in memory at a
+    time, beside the source model, whose weights are memory-mapped where they are large.
 
     Raises:
         ValidationError: the text or the model cannot be read.

@@ -123,7 +123,7 @@ class QuantizationConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read a configuration from plain values; raises ValidationError for an unknown key or a bad value."""
+        """Read a configuration from plain values; ValidationError for an unknown key or a bad value."""
         _check_keys(cls, values, where="the quantization configuration")
         known = dict(values)
         layers = known.get("layers", {})

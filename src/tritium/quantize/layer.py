@@ -47,7 +47,7 @@ def check_overrides(config: QuantizationConfig, names: Sequence[str]) -> None:
 
 
 def settings_of(config: QuantizationConfig, name: str) -> LayerSettings:
-    """Return what is asked of the layer `name`: an exact override wins, else the first pattern that matches."""
+    """Return what is asked of a layer: its exact override wins, else the first pattern that matches."""
     override = config.layers.get(name) or next(
         (found for pattern, found in config.layers.items() if fnmatchcase(name, pattern)), LayerOverride()
     )
@@ -101,7 +101,7 @@ def _quantize(
     if strategy is QuantizationStrategy.AUTO:
         strategy = choose_strategy(distribution, kind=layer.kind)
     group_size = settings.group_size or weights.shape[1]
-    quantized = apply_strategy(weights, strategy=strategy, group_size=group_size)
+    quantized = apply_strategy(weights, strategy=strategy, group_size=group_size, activations=activations)
     if settings.min_planes > 1:
         quantized = _with_planes(weights, quantized, planes=settings.min_planes, group_size=group_size)
     report = _report(
@@ -121,13 +121,17 @@ def _quantize(
 
 
 def apply_strategy(
-    weights: NDArray[np.float32], *, strategy: QuantizationStrategy, group_size: int
+    weights: NDArray[np.float32],
+    *,
+    strategy: QuantizationStrategy,
+    group_size: int,
+    activations: NDArray[np.float32] | None,
 ) -> QuantizedWeights:
     """Quantize float32 [N, K] to one trit-plane by a strategy other than `auto`."""
     if strategy is QuantizationStrategy.ABSMEAN:
         return quantize_absmean(weights)
     if strategy is QuantizationStrategy.ADAPTIVE:
-        return quantize_adaptive(weights, group_size=group_size)
+        return quantize_adaptive(weights, group_size=group_size, activations=activations)
     return quantize_standard(weights, group_size=group_size)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tritium.errors import ValidationError
@@ -12,6 +11,7 @@ from tritium.formats.weight_file import WeightFile
 from tritium.quantize.report import LayerReport
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
     from numpy.typing import NDArray
@@ -31,7 +31,7 @@ def layer_path(plan: QuantizationPlan, index: int, workdir: Path) -> Path:
 def write_layer(
     plan: QuantizationPlan, index: int, workdir: Path, *, quantized: QuantizedWeights, report: LayerReport
 ) -> None:
-    """Write a finished layer so that its file is there whole or not at all; the same layer gives the same bytes."""
+    """Write a finished layer, whole or not at all; the same layer gives the same bytes."""
     about = {"plan": plan.digest, "divides": quantized.divides, "report": report.to_dict()}
     write_safetensors(
         layer_path(plan, index, workdir),

@@ -1,10 +1,10 @@
 """Algorithm 1, in steps that survive a crash: plan, one call per layer, assemble.
 
-`quantize_model` walks them in a row. A durable workflow calls them itself, in any process and any order of the
-layers: a finished layer lies in the work directory as one file, written atomically, and is not computed again.
-A layer's bytes depend on the source, the calibration text and the configuration alone, so the assembled directory
-is the same whoever computed it and however often it was interrupted. What depends on the run (seconds) is in the
-returned objects and not in the directory.
+`quantize_model` walks them in a row. A durable workflow calls them itself, in any process and any order of
+the layers: a finished layer lies in the work directory as one file, written atomically, and is not computed
+again. A layer's bytes depend on the source, the calibration text and the configuration alone, so the
+assembled directory is the same whoever computed it and however often it was interrupted. What depends on the
+run (seconds) is in the returned objects and not in the directory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
-from tritium.model.pretrained import QuantizedModel
+from tritium.formats.native import is_native
 from tritium.quantize.assemble import assemble
 from tritium.quantize.calibrate import capture_activations, read_activations
 from tritium.quantize.config import QuantizationConfig
@@ -32,6 +32,8 @@ from tritium.quantize.text import read_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tritium.model.pretrained import QuantizedModel
+
 __all__ = ["assemble", "plan_quantization", "quantize_layer", "quantize_model"]
 
 
@@ -43,8 +45,8 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
         config: what to do; None takes the defaults.
 
     Raises:
-        ValidationError: a broken or unknown checkpoint, an override that matches no layer, a text that cannot be
-            read, or a text for a model without a tokenizer.
+        ValidationError: a broken or unknown checkpoint, an override that matches no layer, a text that cannot
+            be read, or a text for a model without a tokenizer.
     """
     config = config or QuantizationConfig()
     with open_source(source) as opened:
@@ -108,7 +110,7 @@ def quantize_model(
     Args:
         source: a checkpoint directory, a .safetensors file, or a hub name.
         config: what to do; None takes the defaults.
-        out: a new or empty directory for the model; None keeps it in a temporary one that goes with the result.
+        out: a new or empty directory for the model; None takes a temporary one that goes with the result.
         workdir: where unfinished layers lie; by default beside `out`.
         threads: of the kernels while models are run; None takes what the machine has.
         progress: called after every step.
@@ -121,6 +123,8 @@ def quantize_model(
     target, temporary = _target(out)
     plan = plan_quantization(source, config)
     _tell(progress, Stage.PLAN, 1, 1)
+    if is_native(target):
+        return assemble(plan, target.parent, target, threads=threads, progress=progress)
     directory = _work_directory(workdir or target.with_name(f".{target.name}.quantizing"))
     try:
         seconds = _quantize_layers(plan, directory, threads=threads, progress=progress)
@@ -203,7 +207,10 @@ def _target(out: str | Path | None) -> tuple[Path, Path | None]:
     if out is None:
         temporary = Path(tempfile.mkdtemp(prefix="tritium-"))
         return temporary / "model", temporary
-    return Path(out), None
+    target = Path(out).absolute()
+    if target.exists() and not is_native(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise ValidationError(f"{target} is in use. Remove it or choose another place.", file=target.name)
+    return target, None
 
 
 def _tell(

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Steps of the grid that are tried first, as shares of the step at which the largest weight just fits;
-# on Gaussian, Laplace and real groups the best step lies between them.
-FIRST_STEPS = tuple(float(step) for step in np.geomspace(0.35, 1.1, 14))
-REFINEMENTS = 4
+# long groups with outliers have their best step far below it, short ones near it.
+FIRST_STEPS = tuple(float(step) for step in np.geomspace(0.2, 1.12, 36))
+REFINEMENTS = 3
 
 
 def quantize_planes(weights: NDArray[np.float32], *, planes: int, group_size: int) -> QuantizedWeights:
@@ -48,7 +48,7 @@ def _grid_scales(
 ) -> NDArray[np.float32]:
     """Return the step of the grid with the least squared error found for each column of [g, n].
 
-    A third of the coarser grid's step reaches all of its levels, so starting there makes more planes never worse.
+    A third of the coarser grid's step reaches all of its levels: starting there, more planes are never worse.
     """
     best = coarser / np.float32(3)
     gain, _ = _gain_and_refit(magnitudes, best, limit=limit)
@@ -77,7 +77,7 @@ def _keep_better(
 def _gain_and_refit(
     magnitudes: NDArray[np.float32], scales: NDArray[np.float32], *, limit: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Return by how much scales [n] lower the squared error of [g, n], and the best scales for their levels."""
+    """Return by how much scales [n] lower the squared error of [g, n], and the best for their levels."""
     safe = np.where(scales > 0, scales, np.float32(np.inf))
     levels = np.minimum(np.rint(magnitudes / safe), np.float32(limit))
     products = (levels * magnitudes).sum(axis=0).astype(np.float64)

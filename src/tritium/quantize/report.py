@@ -23,8 +23,8 @@ class Stage(StrEnum):
     PLAN = "plan"
     CALIBRATE = "calibrate"
     LAYER = "layer"
-    ASSEMBLE = "assemble"
     VALIDATE = "validate"
+    ASSEMBLE = "assemble"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ class LayerReport:
             activations; None without calibration text.
         is_lossless: the stored weights equal the source's exactly.
         kurtosis: fourth standardised moment of the weights (3 for a Gaussian); None for packed sources.
-        row_scale_dispersion: coefficient of variation of the rows' root mean squares; None for packed sources.
+        row_scale_dispersion: coefficient of variation of the rows' root mean squares; None likewise.
     """
 
     name: str

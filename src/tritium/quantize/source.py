@@ -99,7 +99,7 @@ class Source:
         return tensors
 
     def companions(self) -> dict[str, bytes]:
-        """Return the files that travel with the weights, by name; config.json without the source's packing."""
+        """Return the files that travel with the weights; config.json without the source's packing."""
         files = companion_files(self.checkpoint)
         if CONVENTION_FIELD in self.checkpoint.config:
             # The trits are stored our way now: another reader must not unpack them as the source's.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+Float = TypeVar("Float", np.float32, np.float64)
 
 # Weights handled at a time: a few MB of working memory whatever the size of the layer.
 CHUNK_WEIGHTS = 1 << 19
@@ -46,7 +48,7 @@ class QuantizedWeights:
         return self.scales.astype(np.float32)
 
     def packed(self) -> NDArray[np.uint8]:
-        """Return the trits five to a byte, row after row: uint8 [P, ceil(N K / 5)], most significant plane first."""
+        """Return the trits five to a byte, row after row: uint8 [P, ceil(N K / 5)], highest digit first."""
         digits = split_levels(self.levels.reshape(-1), planes=self.planes)
         return np.stack([pack_trits(trits) for trits in digits])
 
@@ -78,7 +80,7 @@ def level_limit(planes: int) -> int:
 
 
 def split_levels(levels: NDArray[np.int8], *, planes: int) -> Iterator[NDArray[np.int8]]:
-    """Yield the balanced-ternary digits of int8 levels, the most significant first, each int8 of the same shape."""
+    """Yield the balanced-ternary digits of int8 levels, the highest first, each int8 of the same shape."""
     rest = levels
     for plane in range(planes - 1, 0, -1):
         below = level_limit(plane)
@@ -95,8 +97,8 @@ def row_chunks(rows: int, columns: int) -> Iterator[slice]:
         yield slice(start, min(start + step, rows))
 
 
-def grouped(weights: NDArray[np.float32], *, group_size: int) -> NDArray[np.float32]:
-    """Return float32 [N, K] as groups [N x G, group_size]; a short last group is filled with zeros."""
+def grouped(weights: NDArray[Float], *, group_size: int) -> NDArray[Float]:
+    """Return [N, K] as groups [N x G, group_size]; a short last group is filled with zeros."""
     _rows, columns = weights.shape
     missing = -columns % group_size
     if missing:
@@ -105,7 +107,7 @@ def grouped(weights: NDArray[np.float32], *, group_size: int) -> NDArray[np.floa
 
 
 def levels_of(groups: NDArray[np.float32], scales: NDArray[np.float32], *, limit: int) -> NDArray[np.int8]:
-    """Return the nearest level of every weight: groups [n, g], scales [n] -> int8 [n, g]; a zero scale gives zeros."""
+    """Return the nearest level of every weight, int8 [n, g]: groups [n, g], scales [n]; scale 0 gives 0."""
     safe = np.where(scales > 0, scales, np.float32(np.inf))
     levels = np.rint(groups / safe[:, None])
     return np.clip(levels, -limit, limit, out=levels).astype(np.int8)
@@ -122,7 +124,7 @@ def storable(scales: NDArray[np.float32]) -> NDArray[Any]:
 def with_scales(
     weights: NDArray[np.float32], scales: NDArray[np.float32], *, planes: int, group_size: int
 ) -> QuantizedWeights:
-    """Quantize float32 [N, K] with given scales [N, G], stored as float16 unless that would lose a lossless fit."""
+    """Quantize float32 [N, K] with scales [N, G], stored as float16 unless that would lose a lossless fit."""
     stored = storable(scales)
     is_rounded = not np.array_equal(stored.astype(np.float32), scales)
     if is_rounded and _fits_exactly(weights, scales, planes=planes, group_size=group_size):

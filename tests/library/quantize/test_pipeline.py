@@ -1,0 +1,266 @@
+"""The steps of a quantization: the same bytes whoever takes them, and nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tritium.errors import ResourceError, ValidationError
+from tritium.formats.native import open_native
+from tritium.kernels.packing import unpack_trits
+from tritium.model.pretrained import QuantizedModel
+from tritium.quantize import (
+    LayerOverride,
+    QuantizationConfig,
+    QuantizationPlan,
+    Stage,
+    assemble,
+    plan_quantization,
+    quantize_layer,
+    quantize_model,
+)
+from tritium.quantize import pipeline as pipeline_module
+
+
+def bytes_of(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture
+def config(calibration_text: str, held_out_text: str) -> QuantizationConfig:
+    return QuantizationConfig(
+        group_size=32,
+        calibration_text=calibration_text[:4000],
+        validation_text=held_out_text[:1500],
+        calibration_tokens=128,
+        window=64,
+    )
+
+
+@pytest.fixture
+def uninterrupted(tiny_llama: Path, config: QuantizationConfig, tmp_path: Path) -> dict[str, bytes]:
+    quantize_model(tiny_llama, config, out=tmp_path / "uninterrupted")
+    return bytes_of(tmp_path / "uninterrupted")
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 6, 13, 14])
+def test_a_job_killed_at_any_layer_goes_on_there_and_ends_with_the_same_bytes(
+    tiny_llama, config, uninterrupted, tmp_path, monkeypatch, killed_at
+):
+    computed: list[str] = []
+    original = pipeline_module._quantize_one
+
+    def counting(plan, index, workdir, *, source):
+        if len(computed) == killed_at:
+            raise KeyboardInterrupt
+        computed.append(plan.layers[index].name)
+        return original(plan, index, workdir, source=source)
+
+    target = tmp_path / "resumed"
+    monkeypatch.setattr(pipeline_module, "_quantize_one", counting)
+    if killed_at < 14:
+        with pytest.raises(KeyboardInterrupt):
+            quantize_model(tiny_llama, config, out=target)
+        assert not target.exists()
+    done_before = set(computed)
+    computed.clear()
+    killed_at = -1
+    model = quantize_model(tiny_llama, config, out=target)
+    assert done_before.isdisjoint(computed)
+    assert len(done_before) + len(computed) == 14
+    assert bytes_of(target) == uninterrupted
+    assert (model.metrics["seconds"] is None) == bool(done_before)
+    assert [path.name for path in tmp_path.iterdir() if "quantizing" in path.name] == []
+
+
+def test_steps_taken_backwards_in_fresh_processes_give_the_same_bytes(
+    tiny_llama, config, uninterrupted, tmp_path
+):
+    plan = plan_quantization(tiny_llama, config)
+    stored = json.dumps(plan.to_dict())
+    for index in reversed(range(len(plan.layers))):
+        again = QuantizationPlan.from_dict(json.loads(stored))
+        report = quantize_layer(again, index, tmp_path / "work", threads=1 + index % 2)
+        assert report["name"] == plan.layer_names[index]
+    assemble(QuantizationPlan.from_dict(json.loads(stored)), tmp_path / "work", tmp_path / "out", threads=1)
+    assert bytes_of(tmp_path / "out") == uninterrupted
+
+
+def test_the_order_and_place_of_the_source_do_not_change_a_byte(tiny_llama, config, uninterrupted, tmp_path):
+    shutil.copytree(tiny_llama, tmp_path / "elsewhere")
+    quantize_model(tmp_path / "elsewhere", config, out=tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == uninterrupted
+
+
+def test_a_finished_layer_is_not_written_again(tiny_llama, config, tmp_path):
+    plan = plan_quantization(tiny_llama, config)
+    first = quantize_layer(plan, 3, tmp_path)
+    file = tmp_path / f"{plan.layer_names[3]}.safetensors"
+    before = file.stat().st_mtime_ns
+    assert quantize_layer(plan, 3, tmp_path) == first
+    assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+def test_a_damaged_or_foreign_layer_file_is_computed_again(tiny_llama, config, tmp_path, damage):
+    plan = plan_quantization(tiny_llama, config)
+    file = tmp_path / f"{plan.layer_names[0]}.safetensors"
+    quantize_layer(plan, 0, tmp_path)
+    good = file.read_bytes()
+    if damage is None:
+        quantize_layer(plan_quantization(tiny_llama, QuantizationConfig(group_size=64)), 0, tmp_path)
+        assert file.read_bytes() != good
+    else:
+        file.write_bytes(damage)
+    quantize_layer(plan, 0, tmp_path)
+    assert file.read_bytes() == good
+
+
+def test_finishing_twice_returns_the_same_model_and_another_plan_is_refused(tiny_llama, config, tmp_path):
+    target = tmp_path / "out"
+    quantize_model(tiny_llama, config, out=target)
+    before = bytes_of(target)
+    again = quantize_model(tiny_llama, config, out=target)
+    assert isinstance(again, QuantizedModel)
+    assert bytes_of(target) == before
+    with pytest.raises(ValidationError, match="another quantized model"):
+        quantize_model(tiny_llama, QuantizationConfig(), out=target)
+
+
+def test_the_saved_trits_and_scales_stand_for_the_reported_weights(tiny_llama, tmp_path):
+    quantize_model(tiny_llama, QuantizationConfig(group_size=32, min_planes=2), out=tmp_path / "out")
+    with open_native(tmp_path / "out") as native:
+        name = "model.layers.1.mlp.down_proj"
+        entry = native.manifest["linears"][name]
+        rows, columns = entry["out_features"], entry["in_features"]
+        trits = unpack_trits(native.checkpoint.read(f"{name}.trits"), count=rows * columns)
+        levels = 3 * trits[0].astype(np.float32) + trits[1]
+        scales = np.repeat(native.checkpoint.read_float32(f"{name}.scales"), 32, axis=1)[:, :columns]
+        weights = levels.reshape(rows, columns) * scales
+    from tritium.formats.checkpoint import open_checkpoint
+
+    with open_checkpoint(tiny_llama) as source:
+        original = source.read_float32(f"{name}.weight")
+    error = np.linalg.norm(weights - original) / np.linalg.norm(original)
+    assert error == pytest.approx(entry["weight_error"], rel=1e-5)
+
+
+def test_memory_does_not_grow_with_the_number_of_layers(make_llama, tmp_path):
+    peaks = []
+    for layers in (2, 12):
+        plan = plan_quantization(make_llama(layers=layers), QuantizationConfig())
+        quantize_layer(plan, 0, tmp_path / f"warm{layers}")
+        tracemalloc.start()
+        for index in range(len(plan.layers)):
+            quantize_layer(plan, index, tmp_path / f"work{layers}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.25 * peaks[0]
+
+
+def test_progress_tells_every_step_once_and_in_order(tiny_llama, config, tmp_path):
+    steps = []
+    quantize_model(tiny_llama, config, out=tmp_path / "out", progress=steps.append)
+    stages = [step.stage for step in steps]
+    assert stages == sorted(stages, key=list(Stage).index)
+    layers = [step for step in steps if step.stage is Stage.LAYER]
+    assert [step.completed for step in layers] == list(range(1, 15))
+    assert all(step.planes == 1 and step.loss > 0 and step.total == 14 for step in layers)
+    last = [step for step in steps if step.stage is Stage.VALIDATE][-1]
+    assert last.completed == last.total
+
+
+def test_without_out_the_model_lives_as_long_as_the_result(tiny_llama, tmp_path):
+    model = quantize_model(tiny_llama, QuantizationConfig(group_size=32))
+    place = model.path
+    model.save_pretrained(tmp_path / "kept")
+    assert place.is_dir()
+    del model
+    assert not place.exists()
+    assert QuantizedModel.from_pretrained(tmp_path / "kept").bits_per_weight > 1.6
+
+
+def test_a_source_that_changes_under_way_is_refused(make_llama, tmp_path):
+    source = make_llama(seed=1)
+    plan = plan_quantization(source)
+    for index in range(len(plan.layers)):
+        quantize_layer(plan, index, tmp_path / "work")
+    shutil.copy(make_llama(seed=2) / "model.safetensors", source / "model.safetensors")
+    with pytest.raises(ValidationError, match="changed since"):
+        assemble(plan, tmp_path / "work", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_assembling_before_all_layers_are_there_names_the_missing_one(tiny_llama, tmp_path):
+    plan = plan_quantization(tiny_llama)
+    with pytest.raises(ValidationError, match=r"model\.layers\.0\.self_attn\.q_proj is not quantized"):
+        assemble(plan, tmp_path / "work", tmp_path / "out")
+
+
+def test_a_directory_in_use_is_refused_before_any_work(tiny_llama, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValidationError, match="in use"):
+        quantize_model(tiny_llama, out=tmp_path)
+    with pytest.raises(ValidationError, match="in use"):
+        quantize_model(tiny_llama, out=tmp_path / "mine.txt")
+
+
+def test_a_full_disk_leaves_finished_layers_and_no_model(tiny_llama, tmp_path, monkeypatch):
+    from tritium.formats import storage
+
+    written = 0
+    original = storage.write_synced
+
+    def filling(path, pieces):
+        nonlocal written
+        written += 1
+        if written > 5:
+            raise OSError(28, "No space left on device")
+        original(path, pieces)
+
+    monkeypatch.setattr(storage, "write_synced", filling)
+    with pytest.raises(ResourceError):
+        quantize_model(tiny_llama, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert len(list((tmp_path / ".out.quantizing").glob("*.safetensors"))) == 5
+    monkeypatch.undo()
+    assert quantize_model(tiny_llama, out=tmp_path / "out").metrics["layers"] == 14
+
+
+@pytest.mark.parametrize("index", [-1, 14])
+def test_a_layer_outside_the_plan_is_refused(tiny_llama, tmp_path, index):
+    with pytest.raises(ValidationError, match="14 layers"):
+        quantize_layer(plan_quantization(tiny_llama), index, tmp_path)
+
+
+def test_an_override_that_matches_nothing_is_refused(tiny_llama):
+    config = QuantizationConfig(layers={"model.layers.9.*": LayerOverride(planes=2)})
+    with pytest.raises(ValidationError, match=r"model\.layers\.9"):
+        plan_quantization(tiny_llama, config)
+
+
+def test_text_for_a_model_without_a_tokenizer_is_refused(make_llama, held_out_text):
+    source = make_llama(tokenizer=False)
+    for name in ("calibration_text", "validation_text"):
+        with pytest.raises(ValidationError, match=r"tokenizer\.json"):
+            plan_quantization(source, QuantizationConfig(**{name: held_out_text}))
+    assert quantize_model(source).validation_report["reason"]
+
+
+def test_a_tritium_model_is_not_quantized_again(tiny_llama, tmp_path):
+    quantize_model(tiny_llama, out=tmp_path / "out")
+    with pytest.raises(ValidationError, match="Tritium model already"):
+        plan_quantization(tmp_path / "out")
+
+
+@pytest.mark.parametrize("values", [{}, {"version": 2}, {"version": 1}, {"version": 1, "layers": 3}])
+def test_a_damaged_plan_is_refused(values):
+    with pytest.raises(ValidationError):
+        QuantizationPlan.from_dict(values)
