@@ -7,7 +7,6 @@ namespace tritium {
 namespace {
 
 struct Avx2 {
-  static constexpr int kSums = 8;
   using Sum = __m256i;
 
   struct BlockCodes {
@@ -71,15 +70,14 @@ struct Avx2 {
     widen(total, multiply(codes, q));
   }
 
-  static TRITIUM_INLINE void reduce(const Sum* total, int32_t* sums) {
+  static TRITIUM_INLINE NativeInt reduce(const Sum* total) {
     const auto four = [&](int i) {
       return _mm256_hadd_epi32(_mm256_hadd_epi32(total[i], total[i + 1]),
                                _mm256_hadd_epi32(total[i + 2], total[i + 3]));
     };
     const __m256i low = four(0), high = four(4);
-    const __m256i all = _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20),
-                                         _mm256_permute2x128_si256(low, high, 0x31));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), all);
+    return (NativeInt)_mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20),
+                                       _mm256_permute2x128_si256(low, high, 0x31));
   }
 };
 

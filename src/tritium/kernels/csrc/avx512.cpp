@@ -7,7 +7,6 @@ namespace tritium {
 namespace {
 
 struct Avx512 {
-  static constexpr int kSums = 16;
   using Sum = __m512i;
 
   struct BlockCodes {
@@ -69,7 +68,7 @@ struct Avx512 {
     return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
   }
 
-  static TRITIUM_INLINE void reduce(const Sum* total, int32_t* sums) {
+  static TRITIUM_INLINE NativeInt reduce(const Sum* total) {
     const auto two = [](__m512i a, __m512i b) {
       return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     };
@@ -77,7 +76,7 @@ struct Avx512 {
       const __m512i a = two(total[i], total[i + 1]), b = two(total[i + 2], total[i + 3]);
       return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
     };
-    _mm512_storeu_si512(sums, add_halves(add_halves(four(0), four(4)), add_halves(four(8), four(12))));
+    return (NativeInt)add_halves(add_halves(four(0), four(4)), add_halves(four(8), four(12)));
   }
 };
 

@@ -55,8 +55,8 @@ Inputs inputs_of(const TernaryView& weight, const int8_t* q, const float* scale,
                 std::vector<int32_t>(static_cast<size_t>(columns * weight.groups))};
   const int64_t chunks = std::min(weight.groups * weight.group_chunks, weight.blocks * 4);
   for (int64_t column = 0; column < columns; ++column) {
-    table().sum_groups(q + column * weight.blocks * 128, chunks, weight.group_chunks,
-                       inputs.sums.data() + column * weight.groups);
+    table().sum_groups(q + column * weight.blocks * 128, chunks, weight.group_chunks, columns,
+                       inputs.sums.data() + column);
   }
   inputs.view.sums = inputs.sums.data();
   return inputs;

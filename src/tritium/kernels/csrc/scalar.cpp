@@ -5,7 +5,6 @@ namespace tritium {
 namespace {
 
 struct Scalar {
-  static constexpr int kSums = 4;
   using Sum = int32_t;
 
   template <int Count>
@@ -50,8 +49,10 @@ struct Scalar {
     add(total, codes, q);
   }
 
-  static TRITIUM_INLINE void reduce(const Sum* total, int32_t* sums) {
-    std::memcpy(sums, total, sizeof(Sum) * kSums);
+  static TRITIUM_INLINE NativeInt reduce(const Sum* total) {
+    NativeInt sums;
+    std::memcpy(&sums, total, sizeof(sums));
+    return sums;
   }
 };
 

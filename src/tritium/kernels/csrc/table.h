@@ -18,7 +18,7 @@ struct TernaryView {
   bool divides;
 };
 
-// Quantized activations; sums[m * groups + g] is the sum of row m over group g of the weight.
+// Quantized activations; sums[g * columns + m] is the sum of row m over group g of the weight.
 struct ActivationView {
   const int8_t* q;  // [columns, blocks * 128]
   const float* scale;
@@ -43,8 +43,8 @@ struct KernelTable {
   const char* name;
   void (*quantize_activations)(const float* x, int64_t rows, int64_t count, int64_t stride, int8_t* q,
                                float* scale);
-  // One row of q, summed in groups of `group_chunks` x 32.
-  void (*sum_groups)(const int8_t* q, int64_t chunks, int64_t group_chunks, int32_t* sums);
+  // One row of q, summed in groups of `group_chunks` x 32; the sums are written `stride` apart.
+  void (*sum_groups)(const int8_t* q, int64_t chunks, int64_t group_chunks, int64_t stride, int32_t* sums);
   // Rows [begin, end) of the weight for all columns; `out` is [columns, rows].
   void (*ternary_rows)(const TernaryView& weight, const ActivationView& activations, int64_t begin,
                        int64_t end, float* out);

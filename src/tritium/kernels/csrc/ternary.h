@@ -5,6 +5,8 @@
 // `Set` is the instruction set: see scalar.cpp, avx2.cpp and avx512.cpp for the six operations it offers.
 #pragma once
 
+#include <utility>
+
 #include "table.h"
 #include "vector.h"
 
@@ -14,6 +16,7 @@ namespace {
 constexpr int64_t kBlockBytes = 32;
 constexpr int64_t kBlock = 128;
 constexpr int64_t kChunk = 32;
+constexpr std::make_integer_sequence<int, kWidth> kAllLanes;
 constexpr int64_t kColumnBlock = 32;  // columns whose activations stay in the second-level cache
 
 // The code of weight 0, which is what every code is too large by: 1, 4 or 13.
@@ -21,23 +24,27 @@ constexpr int32_t code_of_zero(int planes) {
   return planes == 1 ? 1 : planes == 2 ? 4 : 13;
 }
 
-void sum_groups(const int8_t* q, int64_t chunks, int64_t group_chunks, int32_t* sums) {
-  for (int64_t begin = 0; begin < chunks; begin += group_chunks) {
+// The sum of each group of one row of q, written `stride` apart.
+void sum_groups(const int8_t* q, int64_t chunks, int64_t group_chunks, int64_t stride, int32_t* sums) {
+  for (int64_t begin = 0; begin < chunks; begin += group_chunks, sums += stride) {
     const int64_t end = begin + group_chunks < chunks ? begin + group_chunks : chunks;
     int32_t total = 0;
     for (int64_t i = begin * kChunk; i < end * kChunk; ++i) total += q[i];
-    *sums++ = total;
+    *sums = total;
   }
 }
 
+// One register of sums: kWidth / Columns weight rows by `Columns` activation columns, sum (r, c) in lane
+// r * Columns + c. Every set offers exactly as many sums as fit one register.
 template <typename Set, int Planes, int Columns>
 struct Tile {
   static constexpr int kColumns = Columns;
-  static constexpr int kRows = Set::kSums / Columns;
+  static constexpr int kRows = kWidth / Columns;
 
   const TernaryView& weight;
   const ActivationView& activations;
   const uint8_t* row_bytes[kRows];
+  const float* row_scales[kRows];
   const int8_t* column_q[Columns];
   int64_t plane_stride;
   int64_t first_row;
@@ -52,30 +59,29 @@ struct Tile {
         first_column(column),
         rows(end - row < kRows ? end - row : kRows) {
     for (int r = 0; r < kRows; ++r) {
-      row_bytes[r] = w.planes + (row + (r < rows ? r : rows - 1)) * w.blocks * kBlockBytes;
+      const int64_t existing = row + (r < rows ? r : rows - 1);
+      row_bytes[r] = w.planes + existing * w.blocks * kBlockBytes;
+      row_scales[r] = w.scales + (w.scale_rows == 1 ? 0 : existing * w.groups);
     }
     for (int c = 0; c < Columns; ++c) column_q[c] = a.q + (column + c) * w.blocks * kBlock;
   }
 
-  // Exact sums of group `group`: sums[r * Columns + c].
-  TRITIUM_INLINE void sum_group(int64_t group, int32_t* sums) const {
+  // The exact sums of a group: products with the codes, less the offset of the codes times the activations'
+  // sum.
+  TRITIUM_INLINE NativeInt sum_group(int64_t group) const {
     const int64_t begin = group * weight.group_chunks;
     const int64_t last = weight.blocks * 4;
     const int64_t end = begin + weight.group_chunks < last ? begin + weight.group_chunks : last;
-    typename Set::Sum total[Set::kSums];
+    typename Set::Sum total[kWidth];
 #pragma GCC unroll 16
-    for (int i = 0; i < Set::kSums; ++i) total[i] = Set::zero();
+    for (int i = 0; i < kWidth; ++i) total[i] = Set::zero();
     if (weight.group_chunks % 4 == 0) {
       for (int64_t block = begin / 4; block < end / 4; ++block) add_block(block, total);
     } else {
       for (int64_t chunk = begin; chunk < end; ++chunk) add_chunk(chunk, total);
     }
-    Set::reduce(total, sums);
-    const int32_t offset = code_of_zero(Planes);
-    for (int c = 0; c < Columns; ++c) {
-      const int32_t correction = offset * activations.sums[(first_column + c) * weight.groups + group];
-      for (int r = 0; r < kRows; ++r) sums[r * Columns + c] -= correction;
-    }
+    const int32_t* sums = activations.sums + group * activations.columns + first_column;
+    return Set::reduce(total) - spread_columns(sums, kAllLanes) * code_of_zero(Planes);
   }
 
   TRITIUM_INLINE void add_block(int64_t block, typename Set::Sum* total) const {
@@ -102,40 +108,45 @@ struct Tile {
     }
   }
 
-  TRITIUM_INLINE const float* scales_of(int r) const {
-    const int64_t row = weight.scale_rows == 1 ? 0 : first_row + (r < rows ? r : rows - 1);
-    return weight.scales + row * weight.groups;
+  // Lane r * Columns + c takes values[c].
+  template <int... Lane>
+  TRITIUM_INLINE NativeInt spread_columns(const int32_t* values, std::integer_sequence<int, Lane...>) const {
+    return NativeInt{values[Lane % Columns]...};
+  }
+
+  // Lane r * Columns + c takes the scale of row r in this group.
+  template <int... Lane>
+  TRITIUM_INLINE NativeFloat spread_scales(int64_t group, std::integer_sequence<int, Lane...>) const {
+    return NativeFloat{row_scales[Lane / Columns][group]...};
   }
 
   // Groups in rising order, multiply then add, one division by the activations' scale at the end.
   TRITIUM_INLINE void finish(float* out) const {
-    float total[Set::kSums] = {};
-    int32_t sums[Set::kSums];
-    for (int64_t group = 0; group < weight.groups; ++group) {
-      sum_group(group, sums);
-      for (int r = 0; r < kRows; ++r) {
-        const float scale = scales_of(r)[group];
-        for (int c = 0; c < Columns; ++c) {
-          const int i = r * Columns + c;
-          total[i] =
-              weight.divides ? static_cast<float>(sums[i]) : total[i] + static_cast<float>(sums[i]) * scale;
-        }
+    NativeFloat total = {};
+    if (weight.divides) {
+      total = __builtin_convertvector(sum_group(0), NativeFloat);
+    } else if (weight.scale_rows == 1) {
+      for (int64_t group = 0; group < weight.groups; ++group) {
+        total = total + __builtin_convertvector(sum_group(group), NativeFloat) * row_scales[0][group];
+      }
+    } else {
+      for (int64_t group = 0; group < weight.groups; ++group) {
+        const NativeFloat scales = spread_scales(group, kAllLanes);
+        total = total + __builtin_convertvector(sum_group(group), NativeFloat) * scales;
       }
     }
     for (int c = 0; c < Columns; ++c) {
       const float input_scale = activations.scale[first_column + c];
       float* column = out + (first_column + c) * weight.rows + first_row;
       for (int64_t r = 0; r < rows; ++r) {
-        const float divisor = weight.divides ? scales_of(static_cast<int>(r))[0] * input_scale : input_scale;
-        column[r] = total[r * Columns + c] / divisor;
+        column[r] = total[r * Columns + c] / (weight.divides ? row_scales[r][0] * input_scale : input_scale);
       }
     }
   }
 
   TRITIUM_INLINE void finish(int32_t* out) const {
-    int32_t sums[Set::kSums];
     for (int64_t group = 0; group < weight.groups; ++group) {
-      sum_group(group, sums);
+      const NativeInt sums = sum_group(group);
       for (int c = 0; c < Columns; ++c) {
         for (int64_t r = 0; r < rows; ++r) {
           out[((first_column + c) * weight.rows + first_row + r) * weight.groups + group] =
@@ -160,14 +171,14 @@ void run_columns(const TernaryView& weight, const ActivationView& activations, i
 template <typename Set, int Planes, typename Out>
 void run_planes(const TernaryView& weight, const ActivationView& activations, int64_t begin, int64_t end,
                 Out* out) {
-  constexpr int64_t kRowBlock = Set::kSums;  // weight rows that stay in the first-level cache for all columns
+  constexpr int64_t kRowBlock = kWidth;  // weight rows that stay in the first-level cache for all columns
   for (int64_t first = 0; first < activations.columns; first += kColumnBlock) {
     const int64_t last =
         first + kColumnBlock < activations.columns ? first + kColumnBlock : activations.columns;
     for (int64_t row = begin; row < end; row += kRowBlock) {
       const int64_t row_end = row + kRowBlock < end ? row + kRowBlock : end;
       int64_t column = first;
-      if constexpr (Set::kSums >= 16) {
+      if constexpr (kWidth >= 16) {
         run_columns<Set, Planes, 4>(weight, activations, row, row_end, column, last, out);
       }
       run_columns<Set, Planes, 2>(weight, activations, row, row_end, column, last, out);
