@@ -54,11 +54,11 @@ def bench(
         load_seconds = time.perf_counter() - started
         results = []
         for finished, count in enumerate(counts):
-            move(f"{count} streams", finished, len(counts))
+            move(f"{count} at once", finished, len(counts))
             results.append(
                 _measure(llm, count, prompt_tokens=prompt_tokens, max_tokens=max_tokens, repeat=repeat)
             )
-            move(f"{count} streams", finished + 1, len(counts))
+            move(f"{count} at once", finished + 1, len(counts))
     device = select_optimal_device(0, threads=threads)
     content = {
         "model": model,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
 from typing import Annotated
 
@@ -60,6 +61,9 @@ def serve(
         elif output_format is OutputFormat.HUMAN:
             write_note(f"Serving {model} at {url}/v1 (Ctrl-C stops)")
         level = "info" if output_format is OutputFormat.HUMAN else "warning"
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # The server stops in order on both; what it raises again afterwards says nothing new.
+            signal.signal(number, lambda *_: None)
         uvicorn.Server(uvicorn.Config(app, log_level=level)).run(sockets=[listener])
 
 

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tritium.cli.output import printable, readable_bytes
+
+
+def test_quantize_writes_a_model_and_a_report_of_measured_figures(quantized_by_the_program):
+    out, report = quantized_by_the_program
+    assert report["path"] == str(out)
+    metrics, validation = report["metrics"], report["validation_report"]
+    assert metrics["layers"] == 42
+    assert 1.6 <= metrics["trit_bits_per_weight"] < 1.62
+    assert metrics["quantized_bytes"] < metrics["source_bytes"] / 3
+    assert validation["source_perplexity"]["value"] > 1
+    assert math.isclose(
+        validation["perplexity_ratio"]["value"],
+        validation["quantized_perplexity"]["value"] / validation["source_perplexity"]["value"],
+        rel_tol=1e-9,
+    )
+
+
+def test_quantize_shows_before_and_after_to_a_human_and_a_bar_on_stderr(
+    run_tritium, scripture_llama, tmp_path
+):
+    text = tmp_path / "text.txt"
+    text.write_text("And the evening and the morning were the first day.\n" * 20)
+    done = run_tritium(
+        "quantize", scripture_llama, "--out", tmp_path / "m", "--max-planes", "2", "--max-loss", "0.2",
+        "--min-planes", "2", "--validation", text,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert " MiB -> " in done.stdout
+    assert "perplexity" in done.stdout
+    assert "42 with 2" in done.stdout
+    assert "━" in done.stderr
+    assert "━" not in done.stdout
+
+
+def test_quantize_in_quiet_prints_the_path_and_nothing_else(run_tritium, scripture_bitnet_offline, tmp_path):
+    done = run_tritium("quantize", scripture_bitnet_offline, "--out", tmp_path / "m", "--format", "quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path / 'm'}\n", "")
+
+
+def test_quantize_on_a_full_disk_says_what_to_do_and_leaves_no_model(
+    tritium_program, scripture_llama, tmp_path
+):
+    import resource  # noqa: PLC0415 - not on every system
+    import subprocess  # noqa: PLC0415
+
+    done = subprocess.run(
+        [*tritium_program, "quantize", str(scripture_llama), "--out", str(tmp_path / "m")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)),
+    )
+    assert done.returncode == 4, done.stderr
+    assert "No room to write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "m").exists()
+
+
+def test_show_tells_a_quantized_model_from_its_sources(
+    run_tritium, quantized_by_the_program, scripture_llama, scripture_bitnet_offline
+):
+    out, report = quantized_by_the_program
+    native = json.loads(run_tritium("show", out, "--format", "json").stdout)
+    assert native["format"] == "tritium 1"
+    assert native["metrics"]["bits_per_weight"] == report["metrics"]["bits_per_weight"]
+    assert len(native["layers"]) == 42
+    dense = json.loads(run_tritium("show", scripture_llama, "--tensors", "--format", "json").stdout)
+    assert (dense["format"], dense["ternary_convention"]) == ("safetensors", "none")
+    assert dense["tensors"]["model.norm.weight"] == {"dtype": "BF16", "shape": [256], "bytes": 512}
+    assert dense["elements"] == 5_770_496
+    packed = json.loads(run_tritium("show", scripture_bitnet_offline, "--format", "json").stdout)
+    assert packed["ternary_convention"] == "autobitlinear_offline"
+
+
+def test_show_draws_both_for_a_human(run_tritium, quantized_by_the_program, scripture_llama):
+    out, _ = quantized_by_the_program
+    done = run_tritium("show", out)
+    assert done.returncode == 0, done.stderr
+    assert "bits per weight" in done.stdout
+    assert "perplexity" in done.stdout
+    done = run_tritium("show", scripture_llama, "--tensors")
+    assert done.returncode == 0, done.stderr
+    assert "model.layers.5.self_attn.v_proj.weight" in done.stdout
+    assert run_tritium("show", out, "--format", "quiet").stdout == "tritium 1\n"
+
+
+def test_show_refuses_a_model_that_was_tampered_with(run_tritium, quantized_by_the_program, tmp_path):
+    shutil.copytree(quantized_by_the_program[0], tmp_path / "m")
+    with (tmp_path / "m" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
+    done = run_tritium("show", tmp_path / "m")
+    assert done.returncode == 2
+    assert "model.safetensors: the content was altered" in done.stderr
+
+
+def test_run_gives_the_same_text_for_the_same_seed_in_every_format(run_tritium, quantized_by_the_program):
+    model, _ = quantized_by_the_program
+    words = ["run", model, "In the beginning", "--max-tokens", "20", "--seed", "7"]
+    human, quiet = run_tritium(*words), run_tritium(*words, "--format", "quiet")
+    result = json.loads(run_tritium(*words, "--format", "json").stdout)
+    assert human.stdout == quiet.stdout
+    assert printable(result["text"]) + "\n" == quiet.stdout
+    assert result["completion_tokens"] == 20
+    assert result["finish_reason"] == "length"
+    assert "tokens/s" in human.stderr
+    assert quiet.stderr == ""
+
+
+def test_run_reads_the_prompt_from_stdin_without_the_shells_newline(run_tritium, scripture_bitnet_bitlinear):
+    options = ["--max-tokens", "8", "--temperature", "0", "--format", "json"]
+    piped = run_tritium("run", scripture_bitnet_bitlinear, *options, stdin="In the beginning\n")
+    given = run_tritium("run", scripture_bitnet_bitlinear, "In the beginning", *options)
+    assert json.loads(piped.stdout)["text"] == json.loads(given.stdout)["text"]
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\xff\xfe", b"\xed\xa0\x80"])
+@pytest.mark.parametrize("command", ["run", "embed"])
+def test_stdin_that_is_empty_or_not_utf8_is_refused(
+    run_tritium, scripture_llama, small_encoder, command, stdin
+):
+    model = scripture_llama if command == "run" else small_encoder
+    done = run_tritium(command, model, stdin=stdin)
+    assert done.returncode == 2
+    assert "tandard input" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_chat_answers_each_line_and_remembers_the_lines_before(run_tritium, scripture_llama):
+    done = run_tritium(
+        "chat",
+        scripture_llama,
+        "--max-tokens",
+        "5",
+        "--temperature",
+        "0",
+        "--format",
+        "json",
+        stdin="hello\n\nwho?\n",
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert second["prompt_tokens"] > first["prompt_tokens"] + first["completion_tokens"]
+
+
+def test_chat_forgets_the_oldest_turns_where_the_context_ends(run_tritium, scripture_llama):
+    long = "the earth and the heaven " * 60
+    done = run_tritium(
+        "chat",
+        scripture_llama,
+        "--max-tokens",
+        "3",
+        "--temperature",
+        "0",
+        "--format",
+        "json",
+        stdin=f"{long}\n" * 5,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == 5
+    assert max(answer["prompt_tokens"] for answer in answers) < 1024
+    assert "forgotten" in done.stderr
+
+
+def test_one_line_that_is_too_long_for_the_model_is_refused(run_tritium, scripture_llama):
+    done = run_tritium("chat", scripture_llama, stdin="word " * 3000)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_embed_writes_vectors_of_length_one(run_tritium, small_encoder):
+    done = run_tritium("embed", small_encoder, "the cat sat", "a mat", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    vectors = np.array(result["embeddings"])
+    assert vectors.shape == (2, result["dimensions"]) == (2, 32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    quiet = run_tritium("embed", small_encoder, "--format", "quiet", stdin="the cat sat\n\na mat\n")
+    np.testing.assert_array_equal(np.loadtxt(quiet.stdout.splitlines()), vectors)
+    human = run_tritium("embed", small_encoder, "the cat sat", "a mat")
+    assert f"{vectors[0] @ vectors[1]:.3f}" in human.stdout
+
+
+def test_eval_measures_and_compares(run_tritium, quantized_by_the_program, scripture_llama, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("And God said, Let there be light: and there was light.\n\n" * 30)
+    model, _ = quantized_by_the_program
+    options = ["--text", text, "--window", "64"]
+    alone = json.loads(run_tritium("eval", model, *options, "--format", "json").stdout)
+    source = json.loads(run_tritium("eval", scripture_llama, *options, "--format", "json").stdout)
+    both = run_tritium("eval", model, *options, "--against", scripture_llama, "--format", "json")
+    compared = json.loads(both.stdout)
+    assert math.isclose(compared["quantized_perplexity"]["value"], alone["perplexity"]["value"], rel_tol=1e-9)
+    assert math.isclose(compared["source_perplexity"]["value"], source["perplexity"]["value"], rel_tol=1e-9)
+    quiet = run_tritium("eval", model, *options, "--format", "quiet")
+    assert math.isclose(float(quiet.stdout), alone["perplexity"]["value"], rel_tol=1e-9)
+    human = run_tritium("eval", model, *options, "--against", scripture_llama)
+    assert "perplexity" in human.stdout
+    assert "same top token" in human.stdout
+
+
+def test_eval_compares_encoders_and_refuses_to_compare_unlike_models(
+    run_tritium, small_encoder, scripture_llama, tmp_path
+):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on a mat.\n\na cat sat on the mat.\n\nthe mat sat.\n")
+    same = run_tritium("eval", small_encoder, "--text", text, "--against", small_encoder, "--format", "json")
+    assert json.loads(same.stdout)["cosine_similarity"]["value"] == pytest.approx(1)
+    unlike = run_tritium("eval", small_encoder, "--text", text, "--against", scripture_llama)
+    assert unlike.returncode == 2
+    assert "cannot be compared" in unlike.stderr
+    assert run_tritium("eval", small_encoder, "--text", text).returncode == 2
+
+
+def test_bench_times_what_it_is_asked_for(run_tritium, scripture_bitnet_bitlinear):
+    words = ["bench", scripture_bitnet_bitlinear, "--streams", "1,3", "--prompt-tokens", "9"]
+    words += ["--max-tokens", "5", "--repeat", "2"]
+    done = run_tritium(*words, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert [result["streams"] for result in results] == [1, 3]
+    for result in results:
+        assert 7 <= result["prompt_tokens"] <= 11
+        assert result["completion_tokens"] == 5
+        assert result["tokens_per_second"] > 0
+        assert result["seconds_to_first_token"] > 0
+        assert result["seconds_between_tokens"] > 0
+    assert "tokens/s" in run_tritium(*words).stdout
+
+
+def test_env_tells_what_the_kernels_use(run_tritium):
+    facts = json.loads(run_tritium("env", "--format", "json").stdout)
+    assert facts["isa"] in facts["available_isas"]
+    assert facts["threads"] >= 1
+    assert set(facts["extras"]) == {"serve", "platform", "hub", "gguf", "train"}
+    assert facts["isa"] in run_tritium("env").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb\tc", "a\nb\tc"),
+        ("\x1b[2J\x1b]0;owned\x07", "\ufffd[2J\ufffd]0;owned\ufffd"),
+        ("\x9b31m\x7f\x00", "\ufffd31m\ufffd\ufffd"),
+        ("line\r\noverwritten\r", "line\noverwritten"),
+        ("grüße 日本 🙂\u00a0", "grüße 日本 🙂\u00a0"),
+        ("\u202eright to left", "\ufffdright to left"),
+    ],
+)
+def test_text_of_a_model_cannot_steer_the_terminal(text, shown):
+    assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (11_540_992, "11.01 MiB"), (2**43, "8.00 TiB")],
+)
+def test_sizes_are_readable(count, shown):
+    assert readable_bytes(count) == shown
+
+
+def test_the_commands_stay_small_files():
+    import tritium.cli  # noqa: PLC0415 - only to find its files
+
+    for path in Path(tritium.cli.__file__).parent.glob("*.py"):
+        assert len(path.read_text().splitlines()) < 300
