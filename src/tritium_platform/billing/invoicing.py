@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tritium_platform.metering.model import UsageRecord, UsageTotal
     from tritium_platform.values import CalendarMonth, Clock
 
+CACHE_SECONDS = 30
+
 
 class PriceStore(Protocol):
     """Keeps price versions; a version is added once and never changed."""
@@ -53,16 +55,23 @@ def version_in_force(versions: Sequence[PriceVersion], *, at: datetime) -> Price
 
 
 class BillingService:
-    """Prices uses and previews invoices."""
+    """Prices uses and previews invoices.
+
+    The published versions are read again after `CACHE_SECONDS`, so that pricing a request costs no query.
+    """
 
     def __init__(self, *, prices: PriceStore, usage: UsageTotals, clock: Clock) -> None:
         self._prices = prices
         self._usage = usage
         self._clock = clock
+        self._versions: Sequence[PriceVersion] = ()
+        self._fresh_until = -1
 
     async def publish_prices(self, version: PriceVersion) -> bool:
         """Add a price version; False if exactly this one was published before."""
-        return await self._prices.add(version)
+        is_new = await self._prices.add(version)
+        self._fresh_until = -1
+        return is_new
 
     async def prices_for(self, period: CalendarMonth) -> PriceVersion:
         """Return the version that prices a month: the one in force at its first instant.
@@ -70,7 +79,11 @@ class BillingService:
         Raises:
             PlatformError: no prices were ever published.
         """
-        version = version_in_force(await self._prices.list(), at=period.start)
+        now = self._clock.monotonic_nanoseconds()
+        if now >= self._fresh_until:
+            self._versions = await self._prices.list()
+            self._fresh_until = now + CACHE_SECONDS * 1_000_000_000
+        version = version_in_force(self._versions, at=period.start)
         if version is None:
             raise PlatformError("No prices are published: publish a price list before serving.")
         return version

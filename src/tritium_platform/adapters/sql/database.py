@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -145,6 +145,10 @@ def _translated() -> Iterator[None]:
         if "disk is full" in cause or "No space left" in cause:
             raise PlatformError("The disk of the database is full: make room and try again.") from error
         raise OverloadedError(f"The database does not answer: {cause.splitlines()[0]}.") from error
+    except DatabaseError as error:
+        if type(error) is DatabaseError:  # its subclasses are about a statement, it is about the file
+            raise PlatformError(f"The database cannot be used: {error.orig}.") from error
+        raise
 
 
 def prepare_sqlite(engine: Engine) -> None:

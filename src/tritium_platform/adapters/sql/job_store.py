@@ -82,12 +82,12 @@ class SqlJobStore:
             return (await connection.execute(statement)).one_or_none() is not None
 
     async def record_layer(self, job_id: UUID, layer: JobLayer) -> None:
-        """Keep what became of a layer; writing it again replaces it."""
+        """Keep what became of a layer; the first account of it stands."""
         values = {name: getattr(layer, name) for name in JobLayer.__slots__}
         statement = self._database.insert(quantization_layers).values(job_id=job_id, **values)
         key = [quantization_layers.c.job_id, quantization_layers.c.index]
         async with self._database.write() as connection:
-            await connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values))
+            await connection.execute(statement.on_conflict_do_nothing(index_elements=key))
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

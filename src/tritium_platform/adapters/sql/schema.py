@@ -9,11 +9,12 @@ from tritium_platform.adapters.sql.tables import (
     jobs,
     metering,
     quotas,
+    security,
     serving,
     tenancy,
 )
 from tritium_platform.adapters.sql.tables.base import metadata
 
-ROOMS = (audit, billing, insight, jobs, metering, quotas, serving, tenancy)
+ROOMS = (audit, billing, insight, jobs, metering, quotas, security, serving, tenancy)
 
 __all__ = ["ROOMS", "metadata"]

@@ -1,0 +1,193 @@
+"""One set of books per kind of database: what memory promises, SQLite and PostgreSQL promise too."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from tritium_platform.adapters.memory.audit_outbox import MemoryAuditOutbox
+from tritium_platform.adapters.memory.billing_store import MemoryPriceStore
+from tritium_platform.adapters.memory.clock import ManualClock
+from tritium_platform.adapters.memory.database import MemoryDatabase
+from tritium_platform.adapters.memory.health_store import MemoryOutcomeStore
+from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
+from tritium_platform.adapters.memory.model_store import MemoryDeploymentStore, MemoryModelStore
+from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
+from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
+from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
+from tritium_platform.adapters.sql.billing_store import SqlPriceStore
+from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
+from tritium_platform.adapters.sql.metering_store import SqlUsageStore
+from tritium_platform.adapters.sql.migrate import migrate
+from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlModelStore
+from tritium_platform.adapters.sql.quota_store import SqlReservationStore
+from tritium_platform.adapters.sql.schema import metadata
+from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from tritium_platform.audit.service import AuditOutbox
+    from tritium_platform.billing.invoicing import PriceStore
+    from tritium_platform.insight.health import OutcomeStore
+    from tritium_platform.metering.service import UsageStore
+    from tritium_platform.quotas.reservations import ReservationStore
+    from tritium_platform.serving.deployments import DeploymentStore
+    from tritium_platform.serving.registry import ModelStore
+    from tritium_platform.tenancy.service import TenantStore
+    from tritium_platform.values import UnitOfWork
+
+SERVER = os.environ.get("TRITIUM_TEST_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
+
+
+@dataclass(frozen=True)
+class Books:
+    """The stores of every room over one database."""
+
+    database: MemoryDatabase | Database
+    unit_of_work: UnitOfWork
+    tenants: TenantStore
+    usage: UsageStore
+    reservations: ReservationStore
+    prices: PriceStore
+    outcomes: OutcomeStore
+    outbox: AuditOutbox
+    models: ModelStore
+    deployments: DeploymentStore
+
+
+def books_in_memory() -> Books:
+    database = MemoryDatabase()
+    return Books(
+        database=database,
+        unit_of_work=database.unit_of_work,
+        tenants=MemoryTenantStore(database),
+        usage=MemoryUsageStore(database),
+        reservations=MemoryReservationStore(database),
+        prices=MemoryPriceStore(database),
+        outcomes=MemoryOutcomeStore(database),
+        outbox=MemoryAuditOutbox(database),
+        models=MemoryModelStore(database),
+        deployments=MemoryDeploymentStore(database),
+    )
+
+
+def books_in_sql(database: Database) -> Books:
+    return Books(
+        database=database,
+        unit_of_work=database.unit_of_work,
+        tenants=SqlTenantStore(database),
+        usage=SqlUsageStore(database),
+        reservations=SqlReservationStore(database),
+        prices=SqlPriceStore(database),
+        outcomes=SqlOutcomeStore(database),
+        outbox=SqlAuditOutbox(database),
+        models=SqlModelStore(database),
+        deployments=SqlDeploymentStore(database),
+    )
+
+
+def create_scratch_database() -> str:
+    """Create an empty PostgreSQL database and return its URL; skip if there is no server."""
+    server = make_url(SERVER)
+    name = f"tritium_test_{secrets.token_hex(6)}"
+    try:
+        with psycopg.connect(plain_url(SERVER), autocommit=True, connect_timeout=3) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+    except psycopg.OperationalError as error:
+        pytest.skip(f"PostgreSQL does not answer at {server.host}:{server.port}: {error}")
+    return server.set(database=name).render_as_string(hide_password=False)
+
+
+def drop_scratch_database(url: str) -> None:
+    with psycopg.connect(plain_url(SERVER), autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{make_url(url).database}" WITH (FORCE)')
+
+
+def plain_url(url: str) -> str:
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without a table."""
+    if request.param == "sqlite":
+        yield f"sqlite+aiosqlite:///{tmp_path / 'new' / 'directory' / 'books.sqlite3'}"
+        return
+    url = create_scratch_database()
+    yield url
+    drop_scratch_database(url)
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql() -> Iterator[str]:
+    url = create_scratch_database()
+    migrate(url)
+    yield url
+    drop_scratch_database(url)
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("template") / "books.sqlite3"
+    migrate(f"sqlite+aiosqlite:///{path}")
+    return path.read_bytes()
+
+
+def empty_database_url(kind: str, *, request: pytest.FixtureRequest, directory: Path) -> str:
+    """Return the URL of a migrated and empty database."""
+    if kind == "sqlite":
+        path = directory / "books.sqlite3"
+        path.write_bytes(request.getfixturevalue("migrated_sqlite"))
+        return f"sqlite+aiosqlite:///{path}"
+    url: str = request.getfixturevalue("migrated_postgresql")
+    tables = ", ".join(f'"{table}"' for table in metadata.tables)
+    with psycopg.connect(plain_url(url), autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {tables}")
+    return url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a migrated and empty database."""
+    return empty_database_url(request.param, request=request, directory=tmp_path)
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def books_kind(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """The URL of an empty database, None for memory."""
+    if request.param == "memory":
+        return None
+    return empty_database_url(request.param, request=request, directory=tmp_path)
+
+
+@pytest.fixture
+async def books(books_kind: str | None) -> AsyncIterator[Books]:
+    """Books in memory, in SQLite and in PostgreSQL."""
+    if books_kind is None:
+        yield books_in_memory()
+        return
+    database = Database(books_kind)
+    yield books_in_sql(database)
+    await database.close()
+
+
+@pytest.fixture
+async def sql_books(sql_url: str) -> AsyncIterator[Books]:
+    """Books in SQLite and in PostgreSQL."""
+    database = Database(sql_url)
+    yield books_in_sql(database)
+    await database.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()

@@ -1,0 +1,85 @@
+"""The migrations lead to the schema that the code believes in, there and back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect
+
+from tritium_platform.adapters.sql.migrate import downgrade, migrate, synchronous_engine
+from tritium_platform.adapters.sql.schema import metadata
+from tritium_platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+
+def drift(engine: Engine) -> list[Any]:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return compare_metadata(context, metadata)
+
+
+def checks(engine: Engine) -> set[tuple[str, str]]:
+    """The CHECK constraints, which alembic does not compare."""
+    inspector = inspect(engine)
+    return {
+        (table, str(check["name"]))
+        for table in inspector.get_table_names()
+        for check in inspector.get_check_constraints(table)
+    }
+
+
+def test_there_is_no_drift_between_migrations_and_tables_in_any_direction(empty_url: str) -> None:
+    engine = synchronous_engine(empty_url)
+    migrate(empty_url)
+    assert drift(engine) == []
+    migrate(empty_url)
+    downgrade(empty_url, revision="base")
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    migrate(empty_url)
+    assert drift(engine) == []
+    engine.dispose()
+
+
+def test_the_migrations_make_the_same_checks_as_the_tables(empty_url: str) -> None:
+    engine = synchronous_engine(empty_url)
+    migrate(empty_url)
+    migrated = checks(engine)
+    downgrade(empty_url, revision="base")
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+    assert migrated == checks(engine)
+    assert ("quota_counters", "ck_quota_counters_within_ceiling") in migrated
+    engine.dispose()
+
+
+def test_processes_that_start_together_migrate_once(empty_url: str) -> None:
+    script = "import sys; from tritium_platform.adapters.sql.migrate import migrate; migrate(sys.argv[1])"
+    processes = [subprocess.Popen([sys.executable, "-c", script, empty_url]) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    engine = synchronous_engine(empty_url)
+    assert drift(engine) == []
+    engine.dispose()
+
+
+def test_every_table_of_tenants_names_its_tenant() -> None:
+    of_everybody = {"authorization_epoch", "price_versions", "audit_outbox", "tenants"}
+    of_a_job = {"quantization_layers"}
+    for name, table in metadata.tables.items():
+        assert ("tenant_id" in table.columns) != (name in of_everybody | of_a_job), name
+
+
+def test_a_database_that_cannot_be_migrated_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match="cannot be migrated"):
+        migrate("postgresql+psycopg://nobody@127.0.0.1:1/nothing?connect_timeout=2")
+    (tmp_path / "books.sqlite3").mkdir()
+    with pytest.raises(PlatformError, match="cannot be migrated"):
+        migrate(f"sqlite+aiosqlite:///{tmp_path / 'books.sqlite3'}")

@@ -1,0 +1,235 @@
+"""A unit of work keeps everything or nothing, in every kind of database, also when the process dies."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.metering_store import SqlUsageStore
+from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
+from tritium_platform.errors import ConflictError, OverloadedError, PlatformError, ValidationError
+from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
+from tritium_platform.metering.service import MeteringService
+from tritium_platform.quotas.model import QuotaCounter
+from tritium_platform.quotas.service import QuotaService
+from tritium_platform.tenancy.model import ALL_SCOPES, TIER_LIMITS, TenantContext, TenantTier
+from tritium_platform.values import CalendarMonth, uuid7
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Books
+
+    from tritium_platform.adapters.memory.clock import ManualClock
+
+LIMIT = TIER_LIMITS[TenantTier.TEAM].monthly_quota
+
+
+def the_context(clock: ManualClock) -> TenantContext:
+    limits = TIER_LIMITS[TenantTier.TEAM]
+    return TenantContext(uuid7(clock), "Ada", TenantTier.TEAM, limits, "abcDEF012345", ALL_SCOPES)
+
+
+def the_record(clock: ManualClock, *, tenant_id: UUID, event_id: str, tokens: int = 3) -> UsageRecord:
+    return UsageRecord(
+        id=uuid7(clock),
+        tenant_id=tenant_id,
+        source="gateway",
+        event_id=event_id,
+        operation=OperationType.CHAT,
+        tier=TenantTier.TEAM,
+        outcome="success",
+        occurred_at=clock.now(),
+        quantities=UsageQuantities(output_tokens=tokens),
+        resources=ResourceUsage(compute_time_ms=1),
+    )
+
+
+def the_intent(clock: ManualClock) -> AuditIntent:
+    subject = ResourceIdentifier("model", "small")
+    return AuditIntent(
+        id=uuid7(clock),
+        event_id=uuid7(clock),
+        occurred_at=clock.now(),
+        action="inference.complete",
+        resource_affected=subject,
+        outcome=ActionOutcome.SUCCESS,
+    )
+
+
+class Road:
+    """The end of a request as the gateway writes it down."""
+
+    def __init__(self, books: Books, clock: ManualClock) -> None:
+        self.books = books
+        self.clock = clock
+        self.context = the_context(clock)
+        self.quotas = QuotaService(store=books.reservations, clock=clock)
+        self.metering = MeteringService(store=books.usage)
+
+    async def run(self, event_id: str, *, tokens: int = 3, fail: bool = False) -> None:
+        admission = await self.quotas.reserve(self.context, tokens=10)
+        async with self.books.unit_of_work():
+            await self.quotas.settle(self.context, admission=admission, tokens=tokens)
+            await self.metering.record(
+                the_record(self.clock, tenant_id=self.context.tenant_id, event_id=event_id, tokens=tokens)
+            )
+            await self.books.outbox.add(the_intent(self.clock))
+            if fail:
+                raise RuntimeError("the process stumbles")
+
+    async def state(self) -> tuple[QuotaCounter, int, int]:
+        month = CalendarMonth.of(self.clock.now())
+        records = await self.books.usage.list(
+            self.context.tenant_id, start=month.start, end=month.end, limit=1000
+        )
+        intents = await self.books.outbox.pending(limit=1000)
+        return await self.quotas.usage_of_month(self.context), len(records), len(intents)
+
+
+@pytest.fixture
+def road(books: Books, clock: ManualClock) -> Road:
+    return Road(books, clock)
+
+
+async def test_settlement_usage_and_audit_are_kept_together(road: Road) -> None:
+    await road.run("one")
+    assert await road.state() == (QuotaCounter(LIMIT, 1, 0), 1, 1)
+
+
+async def test_an_error_at_the_end_leaves_no_trace(road: Road) -> None:
+    with pytest.raises(RuntimeError):
+        await road.run("one", fail=True)
+    assert await road.state() == (QuotaCounter(LIMIT, 0, 1), 0, 0)
+
+
+async def test_a_conflicting_record_takes_the_settlement_back(road: Road) -> None:
+    await road.run("one")
+    with pytest.raises(ConflictError):
+        await road.run("one", tokens=4)
+    assert await road.state() == (QuotaCounter(LIMIT, 1, 1), 1, 1)
+
+
+async def test_a_unit_inside_a_unit_belongs_to_the_outer_one(books: Books, clock: ManualClock) -> None:
+    with pytest.raises(RuntimeError):  # noqa: PT012 - the block is what is tested
+        async with books.unit_of_work():
+            async with books.unit_of_work():
+                await books.outbox.add(the_intent(clock))
+            assert len(await books.outbox.pending(limit=5)) == 1
+            raise RuntimeError("after the inner one ended well")
+    assert not await books.outbox.pending(limit=5)
+
+
+async def test_many_units_at_the_same_time_all_arrive(road: Road) -> None:
+    ended = await asyncio.gather(
+        *(road.run(str(number), fail=number % 3 == 0) for number in range(30)), return_exceptions=True
+    )
+    failed = sum(isinstance(each, RuntimeError) for each in ended)
+    assert failed == 10
+    assert await road.state() == (QuotaCounter(LIMIT, 20, 10), 20, 20)
+
+
+async def test_a_cancelled_unit_leaves_no_trace_and_the_next_one_works(
+    books: Books, clock: ManualClock
+) -> None:
+    is_inside = asyncio.Event()
+
+    async def hang() -> None:
+        async with books.unit_of_work():
+            await books.outbox.add(the_intent(clock))
+            is_inside.set()
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(hang())
+    await is_inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not await books.outbox.pending(limit=5)
+    async with books.unit_of_work():
+        await books.outbox.add(the_intent(clock))
+    assert len(await books.outbox.pending(limit=5)) == 1
+
+
+WRITER = """
+    import asyncio, sys
+    from datetime import UTC, datetime
+    from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
+    from tritium_platform.adapters.sql.database import Database
+    from tritium_platform.adapters.sql.metering_store import SqlUsageStore
+    from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
+    from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
+    from tritium_platform.tenancy.model import TenantTier
+    from tritium_platform.values import uuid7
+
+    async def main():
+        database = Database(sys.argv[1])
+        usage, outbox = SqlUsageStore(database), SqlAuditOutbox(database)
+        for number in range(100_000):
+            async with database.unit_of_work():
+                await usage.insert(UsageRecord(
+                    id=uuid7(), tenant_id=UUID(int=1), source="gateway", event_id=str(number),
+                    operation=OperationType.CHAT, tier=TenantTier.TEAM, outcome="success",
+                    occurred_at=datetime(2026, 11, 1, tzinfo=UTC),
+                    quantities=UsageQuantities(output_tokens=1), resources=ResourceUsage()))
+                await outbox.add(AuditIntent(
+                    id=uuid7(), event_id=uuid7(), occurred_at=datetime(2026, 11, 1, tzinfo=UTC),
+                    action="inference.complete", resource_affected=ResourceIdentifier("request", str(number)),
+                    outcome=ActionOutcome.SUCCESS))
+            print(number, flush=True)
+
+    asyncio.run(main())
+"""
+
+
+async def test_what_was_acknowledged_survives_kill_9_and_nothing_is_half_written(sql_books: Books) -> None:
+    url = sql_books.database.engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", textwrap.dedent(WRITER), url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:  # noqa: ASYNC220 - a test
+        acknowledged = [writer.stdout.readline() for _ in range(25)]
+        writer.send_signal(signal.SIGKILL)
+        acknowledged += writer.stdout.readlines()
+    month = CalendarMonth(2026, 11)
+    records = await sql_books.usage.list(UUID(int=1), start=month.start, end=month.end, limit=100_000)
+    intents = await sql_books.outbox.pending(limit=100_000)
+    kept = {record.event_id for record in records}
+    assert len(acknowledged) >= 25
+    assert {line.strip() for line in acknowledged if line.endswith("\n")} <= kept
+    assert {intent.resource_affected.id for intent in intents} == kept
+
+
+async def test_a_database_that_is_not_there_is_said_so(tmp_path: Path, clock: ManualClock) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    for url in (
+        f"sqlite+aiosqlite:///{tmp_path}/file/books.sqlite3",
+        "postgresql+psycopg://nobody@127.0.0.1:1/nothing?connect_timeout=2",
+    ):
+        database = Database(url)
+        with pytest.raises(OverloadedError, match="does not answer"):
+            await SqlUsageStore(database).insert(the_record(clock, tenant_id=uuid7(clock), event_id="one"))
+        await database.close()
+
+
+async def test_a_file_that_is_no_database_is_said_so(tmp_path: Path, clock: ManualClock) -> None:
+    path = tmp_path / "books.sqlite3"
+    path.write_bytes(b"this is not a database at all" * 100)
+    database = Database(f"sqlite+aiosqlite:///{path}")
+    with pytest.raises(PlatformError):
+        await SqlUsageStore(database).insert(the_record(clock, tenant_id=uuid7(clock), event_id="one"))
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "sqlite+aiosqlite://", "sqlite:///x", "mysql://x", "sqlite+aiosqlite:///:memory:"]
+)
+def test_other_databases_are_refused_by_name(url: str) -> None:
+    with pytest.raises(ValidationError):
+        Database(url)

@@ -1,0 +1,147 @@
+"""What every store of usage records promises."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tritium_platform.errors import ConflictError
+from tritium_platform.metering.model import (
+    Meter,
+    OperationType,
+    ResourceUsage,
+    UsageQuantities,
+    UsageRecord,
+    UsageTotal,
+)
+from tritium_platform.metering.service import MeteringService
+from tritium_platform.tenancy.model import TenantTier
+from tritium_platform.values import CalendarMonth, uuid7
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from conftest import Books
+
+    from tritium_platform.adapters.memory.clock import ManualClock
+
+LARGEST = 2**63 - 1
+
+
+def a_record(
+    clock: ManualClock, *, tenant_id: UUID, event_id: str = "request-1", **changes: object
+) -> UsageRecord:
+    record = UsageRecord(
+        id=uuid7(clock),
+        tenant_id=tenant_id,
+        source="gateway",
+        event_id=event_id,
+        operation=OperationType.CHAT,
+        tier=TenantTier.TEAM,
+        outcome="success",
+        occurred_at=clock.now(),
+        quantities=UsageQuantities(input_tokens=11, output_tokens=7),
+        resources=ResourceUsage(compute_time_ms=250, memory_peak_bytes=2**33, network_bytes_transferred=900),
+        model="größte-✓",
+        key_id="abcDEF012345",
+    )
+    return replace(record, **changes)
+
+
+async def test_a_record_comes_back_as_it_was_given(books: Books, clock: ManualClock) -> None:
+    tenant_id = uuid7(clock)
+    record = a_record(clock, tenant_id=tenant_id, quantities=UsageQuantities(embedding_tokens=LARGEST))
+    assert await books.usage.insert(record) is None
+    month = CalendarMonth.of(clock.now())
+    found = await books.usage.list(tenant_id, start=month.start, end=month.end, limit=10)
+    assert list(found) == [record]
+    assert found[0].body_sha256() == record.body_sha256()
+
+
+async def test_a_resent_record_counts_once_and_a_different_one_is_a_conflict(
+    books: Books, clock: ManualClock
+) -> None:
+    tenant_id = uuid7(clock)
+    record = a_record(clock, tenant_id=tenant_id)
+    metering = MeteringService(store=books.usage)
+    assert await metering.record(record)
+    clock.advance(seconds=86_400 * 400)
+    assert not await metering.record(replace(record, id=uuid7(clock)))
+    with pytest.raises(ConflictError) as caught:
+        await metering.record(replace(record, id=uuid7(clock), quantities=UsageQuantities(input_tokens=12)))
+    assert caught.value.details == {"source": "gateway", "event_id": "request-1"}
+    totals = await metering.totals(
+        tenant_id, start=record.occurred_at, end=record.occurred_at + timedelta(seconds=1)
+    )
+    assert UsageTotal(TenantTier.TEAM, Meter.INPUT_TOKENS, 11) in totals
+
+
+async def test_the_same_event_id_of_another_tenant_or_source_is_another_event(
+    books: Books, clock: ManualClock
+) -> None:
+    first, second = uuid7(clock), uuid7(clock)
+    assert await books.usage.insert(a_record(clock, tenant_id=first)) is None
+    assert await books.usage.insert(a_record(clock, tenant_id=second)) is None
+    assert await books.usage.insert(a_record(clock, tenant_id=first, source="quantization")) is None
+
+
+async def test_resending_at_the_same_time_counts_once(books: Books, clock: ManualClock) -> None:
+    tenant_id = uuid7(clock)
+    record = a_record(clock, tenant_id=tenant_id)
+    metering = MeteringService(store=books.usage)
+    results = await asyncio.gather(*(metering.record(replace(record, id=uuid7(clock))) for _ in range(12)))
+    assert sorted(results) == [False] * 11 + [True]
+
+
+async def test_totals_are_exact_per_tier_and_meter_and_end_before_the_next_month(
+    books: Books, clock: ManualClock
+) -> None:
+    tenant_id = uuid7(clock)
+    month = CalendarMonth.of(clock.now())
+    big = UsageQuantities(input_tokens=2**60)
+    times = (month.start, month.end - timedelta(microseconds=1), month.end)
+    for number, moment in enumerate(times):
+        for tier in (TenantTier.TEAM, TenantTier.BUSINESS):
+            record = a_record(
+                clock,
+                tenant_id=tenant_id,
+                event_id=f"{tier}-{number}",
+                tier=tier,
+                occurred_at=moment,
+                quantities=big,
+            )
+            assert await books.usage.insert(record) is None
+    await books.usage.insert(a_record(clock, tenant_id=uuid7(clock)))
+    totals = await books.usage.totals(tenant_id, start=month.start, end=month.end)
+    assert list(totals) == [
+        UsageTotal(TenantTier.BUSINESS, Meter.COMPUTE_MS, 500),
+        UsageTotal(TenantTier.BUSINESS, Meter.INPUT_TOKENS, 2**61),
+        UsageTotal(TenantTier.TEAM, Meter.COMPUTE_MS, 500),
+        UsageTotal(TenantTier.TEAM, Meter.INPUT_TOKENS, 2**61),
+    ]
+
+
+async def test_pages_follow_each_other_without_gap_or_overlap(books: Books, clock: ManualClock) -> None:
+    tenant_id = uuid7(clock)
+    for number in range(7):
+        await books.usage.insert(a_record(clock, tenant_id=tenant_id, event_id=str(number)))
+        clock.advance(seconds=0.5)
+    month = CalendarMonth.of(clock.now())
+    seen: list[str] = []
+    after = None
+    while page := await books.usage.list(tenant_id, start=month.start, end=month.end, limit=3, after=after):
+        seen += [record.event_id for record in page]
+        after = page[-1].id
+    assert seen == [str(number) for number in range(7)]
+
+
+async def test_nobody_sees_the_usage_of_another_tenant(books: Books, clock: ManualClock) -> None:
+    await books.usage.insert(a_record(clock, tenant_id=uuid7(clock)))
+    month = CalendarMonth.of(clock.now())
+    stranger = uuid7(clock)
+    assert not await books.usage.list(stranger, start=month.start, end=month.end, limit=10)
+    assert not await books.usage.totals(stranger, start=month.start, end=month.end)
