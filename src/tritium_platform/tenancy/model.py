@@ -75,9 +75,9 @@ class TierLimits:
                 )
 
 
-# The monthly quotas and model sizes are the specification's; a gigabyte is 10^9 bytes. The rates are 100 times
-# times and more what spends the quota evenly over the month (100,000 requests a month are 2.3 a minute), so
-# that they stop floods, not customers. Storage is ten of the largest models.
+# The monthly quotas and model sizes are the specification's; a gigabyte is 10^9 bytes. The rates are a
+# hundred times and more what spends the quota evenly over the month (100,000 requests a month are 2.3 a
+# minute), so that they stop floods, not customers. Storage is ten of the largest models.
 TIER_LIMITS: Mapping[TenantTier, TierLimits] = MappingProxyType(
     {
         TenantTier.DEVELOPER: TierLimits(
