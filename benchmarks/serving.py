@@ -2,7 +2,8 @@
 
     python benchmarks/serving.py [MODEL ...] [--tokens N] [--threads N] [--repeats N]
 
-Every figure is the median of the repeats; a stream generates exactly N tokens, greedily.
+The HTTP server runs in a process of its own, the official client in this. Every figure is the median of
+the repeats; a stream generates exactly N tokens, greedily.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
+import socket
 import statistics
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,26 +71,31 @@ async def through_http(client: openai.AsyncOpenAI, *, streams: int, tokens: int)
     return sum(counts), time.perf_counter() - started
 
 
-def measure_http(model: Path, *, threads: int | None, tokens: int, repeats: int) -> dict[str, float]:
-    """Serve the model in a thread of its own and measure it from this one."""
+def serve(model: Path, threads: int | None, port: socket.socket) -> None:
+    """Serve the model on a socket that listens already, until the process is told to end."""
     app = create_app(model, served_name="demo", threads=threads)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none"))
-    serving = threading.Thread(target=server.run)
-    serving.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
+    server.run(sockets=[port])
+
+
+def measure_http(model: Path, *, threads: int | None, tokens: int, repeats: int) -> dict[str, float]:
+    """Serve the model in a process of its own and measure it from this one."""
+    port = socket.create_server(("127.0.0.1", 0))
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(model, threads, port))
+    server.start()
+    address = f"http://127.0.0.1:{port.getsockname()[1]}/v1"
+    port.close()
     rates = {}
     for streams in STREAMS:
         with asyncio.Runner() as runner:
-            client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+            client = openai.AsyncOpenAI(base_url=address, api_key="none", max_retries=10)
             rates[f"http, {streams} streams"] = median_rate(
                 lambda n=streams, c=client, r=runner: r.run(through_http(c, streams=n, tokens=tokens)),
                 repeats=repeats,
             )
             runner.run(client.close())
-    server.should_exit = True
-    serving.join()
+    server.terminate()
+    server.join()
     return rates
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tritium.engine.request import ContextLengthExceededError
 from tritium.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -19,24 +20,34 @@ class ChatMessage:
     content: str
 
 
+_LONGEST_TOKEN = 256  # characters; vocabularies have no longer ones
 Prompt = str | tuple[int, ...] | tuple[ChatMessage, ...]
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, *, param: str = "prompt") -> tuple[int, ...]:
+def encode_prompt(
+    tokenizer: Tokenizer, prompt: Prompt, *, context_limit: int | None = None, param: str = "prompt"
+) -> tuple[int, ...]:
     """Turn text, token ids or chat messages into token ids.
 
     Args:
         tokenizer: the model's.
         prompt: what the caller wrote.
+        context_limit: the tokens a model reads at most; a text that is far too long is refused before it is
+            encoded (that would take a while), every other one by its exact number of tokens by the engine.
         param: the name of the field in an error's details.
 
     Raises:
+        ContextLengthExceededError: far too long.
         ValidationError: empty, an id outside the vocabulary, or messages which the model's template refuses.
     """
     if isinstance(prompt, str):
+        _require_short(prompt, context_limit, param)
         token_ids = tuple(tokenizer.encode(prompt, add_special=True))
     elif prompt and isinstance(prompt[0], ChatMessage):
-        token_ids = _encode_messages(tokenizer, prompt)
+        text = _render(tokenizer, prompt)
+        _require_short(text, context_limit, "messages")
+        # The template writes the special tokens itself.
+        token_ids = tuple(tokenizer.encode(text, add_special=False))
     else:
         token_ids = tuple(_require_token_id(tokenizer, item, param) for item in prompt)
     if not token_ids:
@@ -44,11 +55,18 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, *, param: str = "prompt"
     return token_ids
 
 
-def _encode_messages(tokenizer: Tokenizer, messages: tuple[object, ...]) -> tuple[int, ...]:
+def _render(tokenizer: Tokenizer, messages: tuple[object, ...]) -> str:
     turns = [{"role": m.role, "content": m.content} for m in messages if isinstance(m, ChatMessage)]
-    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True)
-    # The template writes the special tokens itself.
-    return tuple(tokenizer.encode(text, add_special=False))
+    return tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+
+
+def _require_short(text: str, context_limit: int | None, param: str) -> None:
+    if context_limit is not None and len(text) > context_limit * _LONGEST_TOKEN:
+        raise ContextLengthExceededError(
+            f"the context limit is {context_limit} tokens; {len(text)} characters cannot fit: shorten the text.",
+            param=param,
+            limit=context_limit,
+        )
 
 
 def _require_token_id(tokenizer: Tokenizer, item: object, param: str) -> int:

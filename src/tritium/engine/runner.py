@@ -7,7 +7,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Self
 
-from tritium.engine.request import QueueFullError
+from tritium.engine.request import QueueFullError, TokenOutput
 from tritium.errors import BitNetServiceError, PlatformError, ProcessingError, ValidationError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tritium.engine.batcher import EmbeddingBatcher
     from tritium.engine.engine import Engine
     from tritium.engine.monitor import InferenceMetrics
-    from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
+    from tritium.engine.request import EmbeddingOutput, GenerationRequest
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +186,17 @@ class EngineThread:
         return bool(self._streams) or (self._batcher is not None and self._batcher.has_work)
 
     def _run(self) -> None:
+        try:
+            self._run_steps()
+            self._end_everything("the engine was shut down before the text was finished.")
+        finally:
+            # Whatever went wrong: nobody may wait for a thread that is gone.
+            with self._wake:
+                self._is_closed = True
+                left = [_lost_output(request_id) for request_id in self._streams]
+            self._deliver(left)
+
+    def _run_steps(self) -> None:
         while self._wait_for_work():
             try:
                 self._work()
@@ -193,7 +204,6 @@ class EngineThread:
                 logger.exception("a step of the engine failed; its requests fail, the engine goes on")
                 if self._engine is not None:
                     self._deliver(self._engine.fail_all("the engine failed while it worked on this request."))
-        self._end_everything("the engine was shut down before the text was finished.")
 
     def _end_everything(self, message: str) -> None:
         if self._engine is not None:
@@ -258,6 +268,21 @@ class EngineThread:
             except RuntimeError:  # the loop is closed: nobody reads any more
                 for stream, _ in items:
                     self.abort(stream.request_id)
+
+
+def _lost_output(request_id: str) -> TokenOutput:
+    return TokenOutput(
+        request_id=request_id,
+        text="",
+        token_ids=(),
+        finish_reason="error",
+        prompt_tokens=0,
+        completion_tokens=0,
+        compute_seconds=0.0,
+        queue_seconds=0.0,
+        peak_kv_bytes=0,
+        error="the engine failed and was shut down.",
+    )
 
 
 def _put_all(items: Sequence[tuple[TokenStream, TokenOutput]]) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from tritium.engine.loading import LoadedEngine
+    from tritium.engine.prompt import Prompt
     from tritium.engine.request import EmbeddingOutput, TokenOutput
     from tritium.protocol.calls import EmbeddingCall, GenerationCall
 
@@ -36,7 +37,7 @@ class LocalBackend:
         """Tokenise away from the event loop, and queue the request."""
         self._require_model(call.model)
         self._require_generator()
-        token_ids = await asyncio.to_thread(encode_prompt, self._loaded.tokenizer, call.prompt)
+        token_ids = await asyncio.to_thread(self._encode, call.prompt)
         request = GenerationRequest(
             request_id=call.request_id, prompt_token_ids=token_ids, sampling=call.sampling
         )
@@ -56,8 +57,12 @@ class LocalBackend:
         """Return nothing."""
         return {}
 
+    def _encode(self, prompt: Prompt, *, param: str = "prompt") -> tuple[int, ...]:
+        limit = self._loaded.max_tokens
+        return encode_prompt(self._loaded.tokenizer, prompt, context_limit=limit, param=param)
+
     def _encode_all(self, inputs: tuple[str | tuple[int, ...], ...]) -> list[tuple[int, ...]]:
-        return [encode_prompt(self._loaded.tokenizer, item, param="input") for item in inputs]
+        return [self._encode(item, param="input") for item in inputs]
 
     def _require_model(self, name: str) -> None:
         if name != self.card.id:

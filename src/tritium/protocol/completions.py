@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from tritium.errors import ValidationError
 from tritium.protocol.calls import GenerationCall
 from tritium.protocol.chat import call_id, sampling_of
+from tritium.protocol.schemas import MAX_CALLS
 from tritium.protocol.usage import usage_object
 
 if TYPE_CHECKING:
@@ -30,6 +32,13 @@ def prompts_of(wire: str | list[int] | list[str] | list[list[int]]) -> tuple[str
 
 def completion_calls(body: CompletionRequest, *, request_id: str, principal: object) -> list[GenerationCall]:
     """Return one call per prompt and choice, all choices of the first prompt first."""
+    num_calls = len(prompts_of(body.prompt)) * (body.n or 1)
+    if num_calls > MAX_CALLS:
+        raise ValidationError(
+            f"prompts times n make {num_calls} texts; at most {MAX_CALLS} are allowed.",
+            param="n",
+            limit=MAX_CALLS,
+        )
     choices = [(prompt, choice) for prompt in prompts_of(body.prompt) for choice in range(body.n or 1)]
     return [
         GenerationCall(

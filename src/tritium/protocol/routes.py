@@ -147,14 +147,18 @@ class OpenAIRoutes:
         is_handed_over = False
         try:
             if body.stream:
-                headers = self._headers(request, principal)
-                usage = body.includes_usage
-                stream = EventStream(
-                    fanout, form, includes_usage=usage, headers=headers, envelope=self._envelope
+                beginning = asyncio.create_task(fanout.begin())
+                is_handed_over = bool(await run_until_client_leaves(beginning, request.receive))
+                if not is_handed_over:
+                    return Response(status_code=CLIENT_CLOSED_REQUEST)
+                return EventStream(
+                    fanout,
+                    form,
+                    includes_usage=body.includes_usage,
+                    # Asked for now: the backend knows the caller's limits once it has admitted the call.
+                    headers=self._headers(request, principal),
+                    envelope=self._envelope,
                 )
-                first = asyncio.create_task(stream.wait_for_first_output())
-                is_handed_over = bool(await run_until_client_leaves(first, request.receive))
-                return stream if is_handed_over else Response(status_code=CLIENT_CLOSED_REQUEST)
             choices = await run_until_client_leaves(asyncio.create_task(fanout.drain()), request.receive)
             if choices is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)

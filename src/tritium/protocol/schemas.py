@@ -11,6 +11,7 @@ from tritium.errors import ValidationError
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 64
+MAX_CALLS = 128  # texts to generate for one request: prompts times choices
 MAX_EMBEDDING_INPUTS = 2048
 
 # They steer billing, storage or caches of the original service and never the text.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import msgspec
 from starlette.responses import StreamingResponse
 
 from tritium.errors import BitNetServiceError, ProcessingError
@@ -53,6 +53,7 @@ class Fanout:
         self._calls = calls
         self._choices_per_prompt = choices_per_prompt
         self._outputs: asyncio.Queue[tuple[int, TokenOutput | BaseException]] = asyncio.Queue()
+        self._first: tuple[int, TokenOutput | BaseException] | None = None
         self._texts: list[list[str]] = [[] for _ in calls]
         self._last: list[TokenOutput | None] = [None for _ in calls]
         self._tasks = [
@@ -76,11 +77,19 @@ class Fanout:
         except Exception as error:  # noqa: BLE001 - it travels to the reader of the queue, which raises it
             self._outputs.put_nowait((index, error))
 
+    async def begin(self) -> bool:
+        """Wait for the first output, so that a refused call still gets its own HTTP status."""
+        self._first = await self._outputs.get()
+        if isinstance(self._first[1], BaseException):
+            raise self._first[1]
+        return True
+
     async def outputs(self) -> AsyncIterator[tuple[int, TokenOutput]]:
         """Yield (choice, output) as they come, until every choice has finished."""
         running = len(self._calls)
         while running:
-            index, output = await self._outputs.get()
+            index, output = self._first or await self._outputs.get()
+            self._first = None
             if isinstance(output, BaseException):
                 raise output
             if output.finish_reason in {"error", "abort"}:
@@ -138,7 +147,7 @@ async def run_until_client_leaves(work: asyncio.Task[_Result], receive: Receive)
 
 
 def _event(data: Mapping[str, object]) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + msgspec.json.encode(data) + b"\n\n"
 
 
 class EventStream(StreamingResponse):
@@ -157,15 +166,8 @@ class EventStream(StreamingResponse):
         self._form = form
         self._includes_usage = includes_usage
         self._envelope = envelope
-        self._outputs = fanout.outputs()
-        self._first: tuple[int, TokenOutput] | None = None
         headers = {**headers, "cache-control": "no-cache"}
         super().__init__(self._events(), headers=headers, media_type="text/event-stream")
-
-    async def wait_for_first_output(self) -> bool:
-        """Wait for the first output, so that a refused call still gets its own HTTP status."""
-        self._first = await anext(self._outputs)
-        return True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send the stream."""
@@ -190,7 +192,7 @@ class EventStream(StreamingResponse):
 
     async def _events(self) -> AsyncIterator[bytes]:
         opened: set[int] = set()
-        async for index, output in self._all_outputs():
+        async for index, output in self._fanout.outputs():
             if index not in opened:
                 opened.add(index)
                 opening = self._form.opening(index)
@@ -202,9 +204,3 @@ class EventStream(StreamingResponse):
             choices = self._fanout.finished()
             yield _event(self._form.usage_chunk(choices, prompt_tokens=self._fanout.prompt_tokens))
         yield b"data: [DONE]\n\n"
-
-    async def _all_outputs(self) -> AsyncIterator[tuple[int, TokenOutput]]:
-        if self._first is not None:
-            yield self._first
-        async for item in self._outputs:
-            yield item

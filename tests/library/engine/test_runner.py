@@ -129,6 +129,23 @@ async def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(new_thre
     assert len(await read(thread.submit(new_request("r", "In")))) == 12
 
 
+async def test_nobody_waits_for_a_thread_that_is_gone(new_thread, new_request, monkeypatch):
+    thread = new_thread()
+
+    def fail():
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(thread._engine, "step", fail)
+    monkeypatch.setattr(thread._engine, "fail_all", lambda message: fail())
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    with pytest.raises(ProcessingError):
+        await read(thread.submit(new_request("r", "In")))
+    await asyncio.to_thread(thread._thread.join)
+    assert not thread.is_alive
+    with pytest.raises(PlatformError):
+        thread.submit(new_request("r", "In"))
+
+
 async def test_a_reader_whose_loop_is_gone_does_not_hold_the_others_up(new_thread, new_request):
     thread = new_thread()
 

@@ -225,6 +225,12 @@ def test_completions_refuse_what_they_do_not_do(client, param):
     assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
 
 
+def test_more_texts_than_one_request_may_ask_for_are_refused(client):
+    with pytest.raises(openai.BadRequestError, match="128") as caught:
+        client.completions.create(model="scripture", prompt=["x"] * 40, n=4)
+    assert caught.value.param == "n"
+
+
 def test_parameters_that_mean_nothing_or_nothing_here_are_taken(client):
     neutral = {
         "logit_bias": {},
@@ -239,6 +245,9 @@ def test_parameters_that_mean_nothing_or_nothing_here_are_taken(client):
 def test_a_prompt_that_is_too_long_names_the_limit(client):
     with pytest.raises(openai.BadRequestError, match="1024") as caught:
         client.completions.create(model="scripture", prompt="word " * 3000, max_tokens=5)
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, messages=[{"role": "user", "content": "a" * 7_000_000}])
     assert caught.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError) as caught:
         list(ask(client, max_tokens=5000, stream=True))
