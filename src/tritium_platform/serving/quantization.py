@@ -62,7 +62,7 @@ class JobStore(Protocol):
         """Write state, times, layer count and error of a job that is in an expected state; else False."""
 
     async def record_layer(self, job_id: UUID, layer: JobLayer) -> None:
-        """Keep what became of a layer; writing it again replaces it."""
+        """Keep what became of a layer; the first account of it stands."""
 
 
 class JobQueue(Protocol):
