@@ -63,7 +63,7 @@ def _render(tokenizer: Tokenizer, messages: tuple[object, ...]) -> str:
 def _require_short(text: str, context_limit: int | None, param: str) -> None:
     if context_limit is not None and len(text) > context_limit * _LONGEST_TOKEN:
         raise ContextLengthExceededError(
-            f"the context limit is {context_limit} tokens; {len(text)} characters cannot fit: shorten the text.",
+            f"the context limit is {context_limit} tokens; {len(text)} characters cannot fit: shorten it.",
             param=param,
             limit=context_limit,
         )

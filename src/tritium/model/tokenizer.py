@@ -55,7 +55,7 @@ class Tokenizer:
             raise ValidationError(f"A text of {len(text)} characters is too long; at most {LARGEST_INPUT}.")
         try:
             encoding = self._tokenizer.encode(text, add_special_tokens=add_special)
-        except UnicodeEncodeError:
+        except (UnicodeEncodeError, TypeError):  # the library calls half a surrogate pair "not a str"
             raise ValidationError(
                 "The text is not valid Unicode: it holds half of a surrogate pair."
             ) from None
