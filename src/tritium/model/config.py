@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention, detect_ternary_convention, modules_kept_dense
+from tritium.model.fields import refuse_unknown_fields
 from tritium.model.rope import RopeParameters, parse_rope
 
 if TYPE_CHECKING:
@@ -25,106 +26,6 @@ _ACTIVATIONS: Mapping[str, frozenset[str]] = {
     "bert": frozenset({"gelu"}),
 }
 _DEFAULT_THETA: Mapping[str, float] = {"llama": 10000.0, "bitnet": 500000.0}
-
-# Read by parse_config, or by the modules it calls.
-_READ_BY_ALL = frozenset(
-    [
-        "model_type",
-        "architectures",
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "hidden_act",
-        "max_position_embeddings",
-        "bos_token_id",
-        "eos_token_id",
-        "quantization_config",
-    ]
-)
-_READ_BY: Mapping[str, frozenset[str]] = {
-    "llama": frozenset(
-        [
-            "num_key_value_heads",
-            "head_dim",
-            "rms_norm_eps",
-            "tie_word_embeddings",
-            "attention_bias",
-            "mlp_bias",
-            "rope_parameters",
-            "rope_theta",
-            "rope_scaling",
-            "partial_rotary_factor",
-        ]
-    ),
-    "bitnet": frozenset(
-        [
-            "num_key_value_heads",
-            "head_dim",
-            "rms_norm_eps",
-            "tie_word_embeddings",
-            "attention_bias",
-            "rope_parameters",
-            "rope_theta",
-            "rope_scaling",
-            "partial_rotary_factor",
-        ]
-    ),
-    "bert": frozenset({"layer_norm_eps", "type_vocab_size"}),
-}
-# Known, and without influence on the numbers of a forward pass.
-_HARMLESS = frozenset(
-    [
-        "_name_or_path",
-        "_commit_hash",
-        "_attn_implementation_autoset",
-        "attn_implementation",
-        "auto_map",
-        "attention_dropout",
-        "attention_probs_dropout_prob",
-        "chunk_size_feed_forward",
-        "classifier_dropout",
-        "dtype",
-        "gradient_checkpointing",
-        "hidden_dropout_prob",
-        "id2label",
-        "initializer_range",
-        "keys_to_ignore_at_inference",
-        "label2id",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "pretraining_tp",
-        "problem_type",
-        "return_dict",
-        "sep_token_id",
-        "cls_token_id",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-        "tie_last_hidden_states",
-        "num_labels",
-        "finetuning_task",
-        "tokenizer_class",
-        "unsloth_version",
-        "unsloth_fixed",
-    ]
-)
-# Known, and harmless with these values only.
-_NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "is_encoder_decoder": (False,),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
-    "position_embedding_type": ("absolute",),
-    "use_sliding_window": (False,),
-    "torchscript": (False,),
-    "use_bfloat16": (False, True),
-    "pruned_heads": ({},),
-    "mlp_bias": (False,),
-    "tie_word_embeddings": (True, False),
-    "attention_type": ("standard",),
-}
 
 _LARGEST = 1 << 24  # of any size in a config: far above every real model, far below what overflows
 
@@ -181,7 +82,7 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
             missing field, or a value out of range; the message names the field.
     """
     model_type = _model_type(config)
-    _refuse_unknown_fields(config, model_type=model_type)
+    refuse_unknown_fields(config, model_type=model_type)
     is_encoder = model_type == "bert"
     hidden = _size(config, "hidden_size")
     heads = _size(config, "num_attention_heads")
@@ -232,31 +133,13 @@ def _model_type(config: Mapping[str, Any]) -> str:
     if not isinstance(names, list):
         raise ValidationError("architectures must be a list of class names.", field="architectures")
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ValidationError(
                 f"Architecture {name!r} is not known for model type {model_type!r}; "
                 f"known are {', '.join(sorted(known))}.",
                 field="architectures",
             )
     return model_type
-
-
-def _refuse_unknown_fields(config: Mapping[str, Any], *, model_type: str) -> None:
-    known = _READ_BY_ALL | _READ_BY[model_type] | _HARMLESS
-    for name, value in config.items():
-        if name in known or value is None:  # null switches a field off
-            continue
-        if name in _NEUTRAL:
-            if not any(value == neutral for neutral in _NEUTRAL[name]):
-                raise ValidationError(
-                    f"{name}={value!r} is not supported for model type {model_type!r}.", field=name
-                )
-            continue
-        raise ValidationError(
-            f"The config field {name!r} is not known for model type {model_type!r} and may change the "
-            "mathematics; remove it if it does not.",
-            field=name,
-        )
 
 
 def _size(config: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
@@ -300,13 +183,13 @@ def _small_positive(value: Any, *, name: str) -> float:
 def _activation(config: Mapping[str, Any], *, model_type: str) -> str:
     default = {"llama": "silu", "bitnet": "relu2", "bert": "gelu"}[model_type]
     name = config.get("hidden_act", default)
-    if name not in _ACTIVATIONS[model_type]:
+    if not isinstance(name, str) or name not in _ACTIVATIONS[model_type]:
         raise ValidationError(
             f"Activation {name!r} is not known for model type {model_type!r}; "
             f"known are {', '.join(sorted(_ACTIVATIONS[model_type]))}.",
             field="hidden_act",
         )
-    return str(name)
+    return name
 
 
 def _token_id(value: Any, *, name: str) -> int | None:

@@ -1,0 +1,169 @@
+"""Configs: what is known is read exactly, what is not known is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tritium.errors import ValidationError
+from tritium.formats.bitnet_hf import TernaryConvention
+from tritium.model.architecture import architecture_for
+from tritium.model.config import parse_config
+from tritium.model.rope import RopeKind, RopeParameters
+
+LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 128,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def _with(**fields: Any) -> dict[str, Any]:
+    return {**LLAMA, **fields}
+
+
+def _bert(**fields: Any) -> dict[str, Any]:
+    sizes = {key: LLAMA[key] for key in LLAMA if key not in {"model_type", "architectures", "num_key_value_heads"}}
+    return {**sizes, "model_type": "bert", "architectures": ["BertModel"], **fields}
+
+
+def test_defaults_are_those_of_transformers() -> None:
+    llama = parse_config(LLAMA)
+    assert (llama.head_dim, llama.norm_eps, llama.activation, llama.tie_word_embeddings) == (16, 1e-6, "silu", False)
+    assert llama.rope == RopeParameters(theta=10000.0, original_max_positions=128)
+    bitnet = parse_config(_with(model_type="bitnet", architectures=["BitNetForCausalLM"]))
+    assert bitnet.rope is not None
+    assert (bitnet.rope.theta, bitnet.norm_eps, bitnet.activation) == (500000.0, 1e-5, "relu2")
+    bert = parse_config(_bert())
+    assert (bert.norm_eps, bert.activation, bert.type_vocab_size, bert.rope) == (1e-12, "gelu", 2, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"model_type": "qwen3"}, "qwen3"),
+        ({"model_type": None}, "None"),
+        ({"architectures": ["BitnetForCausalLM"]}, "BitnetForCausalLM"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"sliding_window": 4096}, "sliding_window"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "dynamic"),
+        ({"rope_scaling": {"type": "linear"}}, "factor"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "mscale": 1.0}}, "mscale"),
+        ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor"),
+        ({"rope_parameters": "default"}, "rope_parameters"),
+        ({"rope_theta": float("inf")}, "rope_theta"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"quantization_config": {"quant_method": "bitnet", "linear_class": "quadlinear"}}, "quadlinear"),
+        ({"quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": "x"}}, "modules_to_not_convert"),
+    ],
+)
+def test_what_may_change_the_mathematics_is_refused_by_name(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        parse_config(_with(**fields))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"is_decoder": True}, {"position_embedding_type": "relative_key"}, {"add_cross_attention": True}]
+)
+def test_a_bert_that_is_no_plain_encoder_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        parse_config(_bert(**fields))
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"])
+@pytest.mark.parametrize("value", [0, -1, 1 << 63, 2.5, "64", True, None, [64]])
+def test_a_size_out_of_range_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        parse_config(_with(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"head_dim": 15}, "head_dim"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"attention_bias": "yes"}, "attention_bias"),
+        ({"eos_token_id": [2, -1]}, "eos_token_id"),
+        ({"bos_token_id": 1.5}, "bos_token_id"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_by_name(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        parse_config(_with(**fields))
+
+
+def test_both_spellings_of_rope_mean_the_same() -> None:
+    old = parse_config(_with(rope_theta=5e5, rope_scaling=LLAMA3))
+    new = parse_config(_with(rope_parameters={**LLAMA3, "rope_theta": 5e5}))
+    assert old == new
+    assert old.rope is not None
+    assert (old.rope.kind, old.rope.theta, old.rope.original_max_positions) == (RopeKind.LLAMA3, 5e5, 64)
+
+
+def test_harmless_and_empty_fields_are_accepted() -> None:
+    config = parse_config(
+        _with(use_cache=True, torch_dtype="bfloat16", sliding_window=None, eos_token_id=[2, 3], bos_token_id=1)
+    )
+    assert (config.eos_token_ids, config.bos_token_id) == ((2, 3), 1)
+
+
+def test_a_ternary_config_names_its_convention_and_what_stays_dense() -> None:
+    config = parse_config(
+        _with(
+            quantization_config={
+                "quant_method": "bitnet",
+                "linear_class": "autobitlinear",
+                "quantization_mode": "online",
+                "modules_to_not_convert": ["lm_head", "o_proj", "model.layers.1.mlp"],
+            }
+        )
+    )
+    assert config.ternary.convention is TernaryConvention.AUTOBITLINEAR_ONLINE
+    names = architecture_for(config).linears
+    dense = {name for name in names if not config.ternary.converts(name)}
+    assert dense == {
+        "model.layers.0.self_attn.o_proj",
+        "model.layers.1.self_attn.o_proj",
+        *(f"model.layers.1.mlp.{part}_proj" for part in ("gate", "up", "down")),
+    }
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted([*LLAMA, "rope_parameters", "rope_scaling", "quantization_config", "head_dim"])),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+            lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=8), inner, max_size=2),
+            max_leaves=4,
+        ),
+        max_size=4,
+    )
+)
+def test_any_json_is_read_or_refused_and_never_crashes(fields: dict[str, Any]) -> None:
+    try:
+        config = parse_config(_with(**fields))
+    except ValidationError:
+        return
+    assert config.num_heads % config.num_kv_heads == 0
