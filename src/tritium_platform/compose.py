@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 ADMIN_PREFIX = "btn_admin_"
 SWEEP_SECONDS = 5.0
+AUDIT_ATTEMPTS = 20
+AUDIT_PAUSE_SECONDS = 0.25
 # Unix socket paths end at 107 bytes; the longest name we append has about 40.
 _LONGEST_SOCKET_DIRECTORY = 60
 
@@ -123,7 +125,11 @@ class Platform:
 
 
 async def initialize_platform(
-    config: PlatformConfig, *, clock: Clock | None = None, launch: ReplicaLauncher | None = None
+    config: PlatformConfig,
+    *,
+    clock: Clock | None = None,
+    launch: ReplicaLauncher | None = None,
+    is_audit_required: bool = False,
 ) -> Platform:
     """Wire a platform: directories, secrets, database at the newest schema, services. Nothing runs yet.
 
@@ -131,8 +137,10 @@ async def initialize_platform(
         config: the configuration.
         clock: the time; the machine's unless a test owns it.
         launch: makes engine replicas; child processes unless a test brings its own.
+        is_audit_required: a server must own the audit log; a command beside a server leaves it to the server.
 
     Raises:
+        ResourceError: the audit log is required and another server writes it.
         ValidationError: the configuration cannot work; the message says what to change.
     """
     clock = clock or SystemClock()
@@ -146,7 +154,11 @@ async def initialize_platform(
         config.audit_origin, private_key=Ed25519PrivateKey.from_private_bytes(config.signing_key_seed())
     )
     outbox = SqlAuditOutbox(database)
-    audit = _open_audit(config, signer=signer, clock=clock, outbox=outbox)
+    audit = await _open_audit(
+        config, signer=signer, clock=clock, outbox=outbox, attempts=AUDIT_ATTEMPTS if is_audit_required else 1
+    )
+    if audit is None and is_audit_required:
+        raise ResourceError("Another server runs on this data directory: stop it first.")
     metering = MeteringService(store=SqlUsageStore(database))
     billing = BillingService(prices=SqlPriceStore(database), usage=metering, clock=clock)
     await billing.publish_prices(_price_version(config))
@@ -193,8 +205,7 @@ def _assemble(
         cache_seconds=config.authentication_cache_seconds,
         poll_seconds=config.revocation_poll_seconds,
     )
-    roots = (*config.model_roots, config.models_dir)
-    registry = RegistryService(store=SqlModelStore(database), roots=roots, clock=clock)
+    registry = RegistryService(store=SqlModelStore(database), roots=config.model_roots, clock=clock)
     uploads = UploadService(
         directory=config.uploads_dir, limit=config.max_upload_bytes, quotas=books.quotas, clock=clock
     )
@@ -258,15 +269,19 @@ async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = Non
     )
 
 
-def _open_audit(
-    config: PlatformConfig, *, signer: NoteSigner, clock: Clock, outbox: SqlAuditOutbox
+async def _open_audit(
+    config: PlatformConfig, *, signer: NoteSigner, clock: Clock, outbox: SqlAuditOutbox, attempts: int
 ) -> AuditService | None:
     """Open the audit log; None if another process writes it: that one empties the outbox for us."""
-    try:
-        log = AuditLog.open(config.audit_dir, signer=signer, clock=clock)
-    except ResourceError:
-        return None
-    return AuditService(log, outbox=outbox)
+    for attempt in range(attempts):
+        if attempt:  # a command that runs beside holds it for a moment
+            await asyncio.sleep(AUDIT_PAUSE_SECONDS)
+        try:
+            log = AuditLog.open(config.audit_dir, signer=signer, clock=clock)
+        except ResourceError:
+            continue
+        return AuditService(log, outbox=outbox)
+    return None
 
 
 def _price_version(config: PlatformConfig) -> PriceVersion:

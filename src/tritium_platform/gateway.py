@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tritium_platform.quotas.model import Admission
     from tritium_platform.quotas.service import QuotaService
     from tritium_platform.serving.model import Consumption
-    from tritium_platform.tenancy.model import Scope, TenantContext
+    from tritium_platform.tenancy.model import Scope, Tenant, TenantContext
     from tritium_platform.tenancy.service import TenancyService
     from tritium_platform.values import Clock, UnitOfWork
 
@@ -116,6 +116,21 @@ class Change:
     tenant_id: UUID | None = None
     key_id: str | None = None
     details: Mapping[str, Detail] = field(default_factory=dict)
+
+
+def tenant_changed(action: str, tenant: Tenant) -> Change:
+    """Say what happened to a tenant."""
+    return Change(
+        action=action,
+        resource=ResourceIdentifier("tenant", str(tenant.id)),
+        tenant_id=tenant.id,
+        details={"tier": tenant.tier.value, "status": tenant.status.value},
+    )
+
+
+def key_changed(action: str, *, key_id: str, tenant_id: UUID) -> Change:
+    """Say what happened to an API key."""
+    return Change(action=action, resource=ResourceIdentifier("api_key", key_id), tenant_id=tenant_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,11 +235,10 @@ class Gateway:
                 await books.quotas.void(context, admission=passage.admission)
             await books.metering.record(record)
             await books.outbox.add(intent)
+            await books.health.update_health(
+                context.tenant_id, kind=policy.outcome_kind(outcome), latency_ms=round(seconds * 1000)
+            )
         self._log_later(intent)
-        seconds = passage.seconds
-        books.health.update_health(
-            context.tenant_id, is_success=outcome is not Outcome.FAILED, seconds=seconds
-        )
         books.telemetry.finished(
             model=passage.request.model,
             tier=context.tier.value,

@@ -9,8 +9,7 @@ from fastapi import APIRouter
 
 from tritium_platform.api.deps import ThePlatform, admin, admin_key
 from tritium_platform.api.schemas import KeyOut, NewKey, NewKeyOut, NewTenant, TenantChange, TenantOut
-from tritium_platform.audit.model import ResourceIdentifier
-from tritium_platform.gateway import Change
+from tritium_platform.gateway import key_changed, tenant_changed
 
 if TYPE_CHECKING:
     from tritium_platform.tenancy.model import ApiKey, Tenant
@@ -25,7 +24,7 @@ async def create_tenant(platform: ThePlatform, wish: NewTenant) -> TenantOut:
         lambda: platform.tenancy.create_tenant(
             organization_name=wish.organization_name, tier=wish.tier, limit_overrides=wish.limit_overrides
         ),
-        describe=lambda made: _tenant_change("tenant.create", made),
+        describe=lambda made: tenant_changed("tenant.create", made),
     )
     return _tenant_out(tenant)
 
@@ -49,7 +48,7 @@ async def change_tenant(platform: ThePlatform, tenant_id: UUID, wish: TenantChan
         lambda: platform.tenancy.change_tenant(
             tenant_id, tier=wish.tier, status=wish.status, limit_overrides=wish.limit_overrides
         ),
-        describe=lambda changed: _tenant_change("tenant.change", changed),
+        describe=lambda changed: tenant_changed("tenant.change", changed),
     )
     return _tenant_out(tenant)
 
@@ -61,7 +60,7 @@ async def create_key(platform: ThePlatform, tenant_id: UUID, wish: NewKey) -> Ne
         lambda: platform.tenancy.create_key(
             tenant_id, name=wish.name, scopes=wish.scopes, expires_at=wish.expires_at
         ),
-        describe=lambda made: key_change("api_key.create", key_id=made[0].id, tenant_id=tenant_id),
+        describe=lambda made: key_changed("api_key.create", key_id=made[0].id, tenant_id=tenant_id),
     )
     return NewKeyOut(key=plaintext, **_key_fields(key))
 
@@ -78,21 +77,7 @@ async def revoke_key(platform: ThePlatform, tenant_id: UUID, key_id: str) -> Non
     """Revoke a key: refused from now on, within a second in every process."""
     await platform.gateway.change(
         lambda: platform.tenancy.revoke_key(key_id, tenant_id=tenant_id),
-        describe=lambda _: key_change("api_key.revoke", key_id=key_id, tenant_id=tenant_id),
-    )
-
-
-def key_change(action: str, *, key_id: str, tenant_id: UUID) -> Change:
-    """Say what happened to a key."""
-    return Change(action=action, resource=ResourceIdentifier("api_key", key_id), tenant_id=tenant_id)
-
-
-def _tenant_change(action: str, tenant: Tenant) -> Change:
-    return Change(
-        action=action,
-        resource=ResourceIdentifier("tenant", str(tenant.id)),
-        tenant_id=tenant.id,
-        details={"tier": tenant.tier.value, "status": tenant.status.value},
+        describe=lambda _: key_changed("api_key.revoke", key_id=key_id, tenant_id=tenant_id),
     )
 
 

@@ -1,0 +1,62 @@
+"""A small client of a running server: the management routes, with the standard library alone."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from tritium.errors import PlatformError, ProcessingError, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TIMEOUT_SECONDS = 120.0
+_OK, _REDIRECT, _SERVER_ERROR = 200, 300, 500
+
+
+class ServerClient:
+    """Asks a server as one tenant; a refusal becomes an error with the server's own words."""
+
+    def __init__(self, url: str, *, key: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValidationError(f"{url!r} is not an address: write it as http://127.0.0.1:8000.")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_SECONDS)
+        self._key = key
+        self._url = url
+
+    def get(self, path: str, name: str = "") -> Any:
+        """Return what is at an address; `name` is the last part of it."""
+        return self._ask("GET", path + quote(name, safe=""), None)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Send a thing and return the answer."""
+        return self._ask("POST", path, body)
+
+    def delete(self, path: str, name: str) -> Any:
+        """Delete the thing with that name."""
+        return self._ask("DELETE", path + quote(name, safe=""), None)
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
+        try:
+            self._connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            response = self._connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise PlatformError(f"The server at {self._url} does not answer: is it up?") from error
+        answer = _parse(content)
+        if _OK <= response.status < _REDIRECT:
+            return answer
+        message = str(answer.get("detail", f"the server answered with status {response.status}"))
+        raise (ValidationError if response.status < _SERVER_ERROR else ProcessingError)(message)
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return json.loads(content) if content else {}
+    except ValueError:
+        return {}
