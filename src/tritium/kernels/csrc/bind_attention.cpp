@@ -1,5 +1,5 @@
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "pool.h"
@@ -158,9 +158,8 @@ void write_kv(const Array& k, const Array& v, const WritableArray& k_pool, const
   }
   nb::gil_scoped_release released;
   for (int64_t row = 0; row < rows; ++row) {
-    const size_t bytes = static_cast<size_t>(width) * sizeof(float);
-    std::memcpy(key_pool + to[row] * width, keys + row * width, bytes);
-    std::memcpy(value_pool + to[row] * width, values + row * width, bytes);
+    std::copy_n(keys + row * width, width, key_pool + to[row] * width);
+    std::copy_n(values + row * width, width, value_pool + to[row] * width);
   }
 }
 

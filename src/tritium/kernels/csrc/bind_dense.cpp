@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "pool.h"
@@ -32,7 +33,7 @@ Result<float> dense_matmul(const Array& x, const Array& weight, int threads) {
 }
 
 void copy_row(const float* from, int64_t width, float* to) {
-  std::memcpy(to, from, static_cast<size_t>(width) * sizeof(float));
+  std::copy_n(from, width, to);
 }
 
 void copy_row(const uint16_t* from, int64_t width, float* to) {

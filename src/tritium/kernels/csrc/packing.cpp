@@ -1,5 +1,6 @@
 #include "packing.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <vector>
@@ -94,7 +95,7 @@ bool to_compute_layout(const int8_t* trits, int64_t rows, int64_t count, uint8_t
   if (!are_trits(trits, rows * count)) return false;
   std::vector<int8_t> line(static_cast<size_t>(padded(count)));
   for (int64_t row = 0; row < rows; ++row) {
-    std::memcpy(line.data(), trits + row * count, static_cast<size_t>(count));
+    std::copy_n(trits + row * count, count, line.data());
     lay_out_row(line.data(), count, planes + row * padded(count) / 4);
   }
   return true;
