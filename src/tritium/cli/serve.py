@@ -47,10 +47,10 @@ def serve(
         from tritium.protocol.app import create_app
     except ImportError as error:
         raise MissingExtraError(extra="serve", feature="The server") from error
-    app = create_app(model, api_key=api_key, served_name=name, threads=threads)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
-        _bind(listener, host, port)
+        _bind(listener, host, port)  # before a large model is loaded for nothing
+        app = create_app(model, api_key=api_key, served_name=name, threads=threads)
         url = _url(host, listener.getsockname()[1])
         if api_key is None and not _is_local(host):
             write_note(

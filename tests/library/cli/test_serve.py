@@ -84,8 +84,8 @@ def test_a_port_that_is_taken_is_named(run_tritium, scripture_llama: Path):
     assert f"Cannot listen on 127.0.0.1 port {port}" in done.stderr
 
 
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "1.2.3.4", "::ffff:1.2.3.4.5", ""])
+@pytest.mark.parametrize("host", ["1.2.3.4", "::ffff:1.2.3.4.5"])
 def test_an_address_that_is_not_ours_is_refused(run_tritium, scripture_llama: Path, host: str):
-    done = run_tritium("serve", scripture_llama, "--host", host or "999.1.1.1", "--port", "0")
+    done = run_tritium("serve", scripture_llama, "--host", host, "--port", "0")
     assert done.returncode == 2, done.stderr
     assert "Cannot listen" in done.stderr
