@@ -1,6 +1,6 @@
 """C2SP signed notes: a text, then lines `— name base64(key id || signature)`, here with Ed25519.
 
-The same format, verifier keys and private keys as Go's sumdb/note, so foreign tools can check our log.
+The same format and verifier keys as Go's sumdb/note, so foreign tools can check our log.
 """
 
 from __future__ import annotations
@@ -8,17 +8,16 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from tritium_platform.errors import PlatformError, ValidationError
+from tritium_platform.errors import ValidationError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ED25519 = b"\x01"
 ED25519_BYTES = 32
@@ -134,60 +133,3 @@ class NoteSigner:
         """Sign a text that ends with a newline; return the whole note."""
         blob = _key_id(self.name, self.verifier.public_key) + self.sign(text.encode())
         return f"{text}\n— {self.name} {base64.b64encode(blob).decode()}\n".encode()
-
-    def private_key_text(self) -> str:
-        """Return the private key in the text form of Go's note package; keep it secret."""
-        seed = base64.b64encode(ED25519 + self._private_key.private_bytes_raw()).decode()
-        return f"PRIVATE+KEY+{self.name}+{_key_id(self.name, self.verifier.public_key).hex()}+{seed}"
-
-    @classmethod
-    def from_private_key_text(cls, text: str) -> NoteSigner:
-        """Read what `private_key_text` wrote; ValidationError (which never echoes it) if it is damaged."""
-        parts = text.strip().split("+", 4)
-        if len(parts) != 5 or parts[:2] != ["PRIVATE", "KEY"]:  # noqa: PLR2004 - the five parts
-            raise ValidationError("The signing key file does not hold a private key.")
-        seed = decode_base64(parts[4])
-        if seed[:1] != ED25519 or len(seed) != 1 + ED25519_BYTES:
-            raise ValidationError("The signing key file does not hold an Ed25519 key.")
-        signer = cls(parts[2], private_key=Ed25519PrivateKey.from_private_bytes(seed[1:]))
-        if signer.private_key_text() != text.strip():
-            raise ValidationError("The signing key file is damaged: its key id does not fit.")
-        return signer
-
-
-def load_or_create_signer(path: Path, *, name: str) -> NoteSigner:
-    """Read the signing key file, or make a new key in a file that only its owner may read.
-
-    Raises:
-        ValidationError: the file is damaged, or holds the key of another log.
-        PlatformError: the file cannot be read or written.
-    """
-    try:
-        if not path.exists():
-            _create_private_file(path, NoteSigner(name, private_key=Ed25519PrivateKey.generate()))
-        signer = NoteSigner.from_private_key_text(path.read_text())
-    except OSError as error:
-        raise PlatformError(
-            f"The signing key {path.name} cannot be read or made: {error.strerror}."
-        ) from error
-    if signer.name != name:
-        raise ValidationError(f"{path.name} holds the key of {signer.name}, not of {name}.")
-    return signer
-
-
-def _create_private_file(path: Path, signer: NoteSigner) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(signer.private_key_text() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(
-            temporary, path
-        )  # unlike a rename, a link never replaces a key that another process just made
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
