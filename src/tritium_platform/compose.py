@@ -217,6 +217,7 @@ def _assemble(
         registry=registry,
         quotas=books.quotas,
         unit_of_work=database.unit_of_work,
+        models_dir=config.models_dir,
         clock=clock,
     )
     deployments = DeploymentService(

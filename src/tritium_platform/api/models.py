@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter
 
 from tritium_platform.api.deps import ModelsCaller, ThePlatform, tenant_key
-from tritium_platform.api.schemas import ModelOut, NewModel
+from tritium_platform.api.schemas import ModelOut, NewModel, ReportOut
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.errors import ConflictError
 from tritium_platform.gateway import Change
+from tritium_platform.serving.registry import read_report
 
 if TYPE_CHECKING:
+    from tritium_platform.compose import Platform
     from tritium_platform.serving.model import RegisteredModel
     from tritium_platform.tenancy.model import TenantContext
 
@@ -43,16 +45,29 @@ async def get_model(platform: ThePlatform, caller: ModelsCaller, model: str) -> 
     return _model_out(await platform.registry.get(caller.tenant_id, model))
 
 
+@router.get("/{model}/report")
+async def get_report(platform: ThePlatform, caller: ModelsCaller, model: str) -> ReportOut:
+    """Show what the quantization of a model measured: sizes, bits per weight, quality against its source."""
+    found = await platform.registry.get(caller.tenant_id, model)
+    return ReportOut(**await asyncio.to_thread(read_report, found))
+
+
 @router.delete("/{model}", status_code=204)
 async def delete_model(platform: ThePlatform, caller: ModelsCaller, model: str) -> None:
-    """Forget a model that is not deployed."""
+    """Forget a model that is not deployed; the files of one that was quantized here are deleted."""
     found = await platform.registry.get(caller.tenant_id, model)
     if any(one.model_id == found.id for one in await platform.deployments.list(caller.tenant_id)):
         raise ConflictError("The model is deployed: delete its deployments first.")
     await platform.gateway.change(
-        lambda: platform.registry.remove(caller.tenant_id, model),
+        lambda: _forget(platform, caller, model),
         describe=lambda gone: _change("model.delete", gone, caller=caller),
     )
+
+
+async def _forget(platform: Platform, caller: TenantContext, model: str) -> RegisteredModel:
+    gone = await platform.registry.remove(caller.tenant_id, model)
+    await platform.quantizations.discard(gone)
+    return gone
 
 
 def _change(action: str, model: RegisteredModel, *, caller: TenantContext) -> Change:

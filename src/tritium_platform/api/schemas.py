@@ -105,6 +105,14 @@ class ModelOut(BaseModel):
     created_at: datetime
 
 
+class ReportOut(BaseModel):
+    """What a quantization measured; a part that was not measured is null and says why."""
+
+    quantization: dict[str, Any] | None
+    metrics: dict[str, Any] | None
+    validation_report: dict[str, Any] | None
+
+
 class NewDeployment(BaseModel):
     """A deployment to create; the name defaults to the model's."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -18,15 +19,16 @@ from tritium_platform.serving import policy
 from tritium_platform.serving.job import OPEN_STATES, JobState, QuantizationJob
 from tritium_platform.serving.model import Consumption, Outcome
 from tritium_platform.serving.registry import inspect_checkpoint, require_name
+from tritium_platform.serving.uploads import remove_directory
 from tritium_platform.tenancy.model import Scope
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-    from pathlib import Path
 
     from tritium_platform.quotas.service import QuotaService
     from tritium_platform.serving.job import JobLayer
+    from tritium_platform.serving.model import RegisteredModel
     from tritium_platform.serving.registry import RegistryService
     from tritium_platform.serving.uploads import UploadService
     from tritium_platform.tenancy.model import TenantContext
@@ -95,6 +97,7 @@ class QuantizationService:
         registry: RegistryService,
         quotas: QuotaService,
         unit_of_work: UnitOfWork,
+        models_dir: Path,
         clock: Clock,
     ) -> None:
         self._jobs = jobs
@@ -103,6 +106,7 @@ class QuantizationService:
         self._registry = registry
         self._quotas = quotas
         self._unit_of_work = unit_of_work
+        self._models_dir = models_dir
         self._clock = clock
 
     async def plan(
@@ -198,6 +202,13 @@ class QuantizationService:
                 except ValueError:
                     raise NotFoundError(f"There is no upload {upload[:40]!r}.", kind="upload") from None
         raise ValidationError('The source is {"path": "..."} or {"upload": "<id>"}.', field="source")
+
+    async def discard(self, model: RegisteredModel) -> None:
+        """Delete the files of a forgotten model that a quantization made, and give their storage back."""
+        path = Path(model.path)
+        if path.is_relative_to(self._models_dir):
+            size = await asyncio.to_thread(remove_directory, path)
+            await self._quotas.release_storage(model.tenant_id, size=size)
 
     async def _require_free(self, tenant_id: UUID, name: str) -> None:
         if any(model.name == name for model in await self._registry.list(tenant_id)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.native import is_native, open_native
@@ -139,6 +139,18 @@ def require_name(name: str) -> None:
             "A name has 1 to 100 letters, digits, dots, dashes or underscores; the first is a letter or digit.",
             field="name",
         )
+
+
+def read_report(model: RegisteredModel) -> dict[str, Any]:
+    """Return what its quantization measured: configuration, sizes, quality against the source.
+
+    Raises:
+        NotFoundError: the model was not made by a quantization.
+    """
+    if not is_native(model.path):
+        raise NotFoundError(f"{model.name} was not quantized here, so there is no report.", kind="report")
+    with open_native(model.path, verify=False) as native:
+        return {key: native.manifest.get(key) for key in ("quantization", "metrics", "validation_report")}
 
 
 def inspect_checkpoint(directory: Path) -> tuple[ModelKind, int]:

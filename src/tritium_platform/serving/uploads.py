@@ -96,7 +96,7 @@ class UploadService:
     async def remove(self, tenant_id: UUID, upload_id: UUID) -> Upload:
         """Delete an upload and give its storage back; raises NotFoundError."""
         path = self.path(tenant_id, upload_id)
-        size = await asyncio.to_thread(_remove, path)
+        size = await asyncio.to_thread(remove_directory, path)
         await self._quotas.release_storage(tenant_id, size=size)
         return Upload(id=upload_id, size_bytes=size)
 
@@ -129,7 +129,8 @@ def _removed_on_failure(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def _remove(path: Path) -> int:
+def remove_directory(path: Path) -> int:
+    """Remove a directory; return how many bytes of files went with it."""
     size = sum(item.lstat().st_size for item in path.rglob("*") if item.is_file())
     shutil.rmtree(path)
     return size
