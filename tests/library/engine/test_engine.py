@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tritium.engine.config import EngineConfig
+from tritium.engine.engine import Engine
 from tritium.engine.request import ContextLengthExceededError, QueueFullError
 from tritium.errors import InsufficientMemoryError, ProcessingError, ValidationError
 
@@ -184,6 +186,23 @@ def test_a_long_prompt_does_not_hold_up_those_who_are_writing(new_engine, new_re
     written = [[output.request_id for output in engine.step()] for _ in range(20)]
     assert written == [["short"]] * 20
     assert engine._sequences["long"].num_computed == 20 * 7
+
+
+def test_the_policy_decides_who_comes_first(scripture, new_request, run_to_end):
+    class LastComeFirstServed:
+        def rank(self, sequence):
+            return (-sequence.serial,)
+
+    engine = Engine(
+        scripture.generator,
+        tokenizer=scripture.tokenizer,
+        end_token_ids=(),
+        config=EngineConfig(max_running=1),
+        policy=LastComeFirstServed(),
+    )
+    for name in "abc":
+        engine.add_request(new_request(name, "In", max_tokens=2))
+    assert list(run_to_end(engine)) == ["c", "b", "a"]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 6])
