@@ -35,6 +35,7 @@ async def test_a_price_version_keeps_its_exact_fractions(books: Books) -> None:
     )
     assert await books.prices.add(version)
     assert not await books.prices.add(version)
+    assert not await books.prices.add(replace(version, currency="KRW"))
     assert await books.prices.add(default_price_version())
     kept = await books.prices.list()
     assert [each.id for each in kept] == [default_price_version().id, version.id]

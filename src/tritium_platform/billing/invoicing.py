@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tritium_platform.billing.model import InvoiceLine, InvoicePreview
 from tritium_platform.billing.pricing import calculate_usage_cost, price_totals
-from tritium_platform.errors import PlatformError
+from tritium_platform.errors import ConflictError, PlatformError
 from tritium_platform.values import Money
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ CACHE_SECONDS = 30
 
 
 class PriceStore(Protocol):
-    """Keeps price versions; a version is added once and never changed."""
+    """Keeps price versions; one per `valid_from`, never changed."""
 
     async def add(self, version: PriceVersion) -> bool:
-        """Keep a version; False if exactly this one is kept already."""
+        """Keep a version; False if one that starts at the same instant is kept already."""
 
     async def list(self) -> Sequence[PriceVersion]:
         """Return all versions by `valid_from`, oldest first."""
@@ -49,7 +49,7 @@ def round_lines(cost: CostBreakdown) -> tuple[tuple[InvoiceLine, ...], Money]:
 
 def version_in_force(versions: Sequence[PriceVersion], *, at: datetime) -> PriceVersion | None:
     """Return the latest version that was valid at an instant, else the earliest there is."""
-    ordered = sorted(versions, key=lambda version: (version.valid_from, version.id))
+    ordered = sorted(versions, key=lambda version: version.valid_from)
     valid = [version for version in ordered if version.valid_from <= at]
     return valid[-1] if valid else next(iter(ordered), None)
 
@@ -68,9 +68,19 @@ class BillingService:
         self._fresh_until = -1
 
     async def publish_prices(self, version: PriceVersion) -> bool:
-        """Add a price version; False if exactly this one was published before."""
+        """Add a price version; False if exactly this one was published before.
+
+        Raises:
+            ConflictError: other prices were published for the same start.
+        """
         is_new = await self._prices.add(version)
         self._fresh_until = -1
+        if not is_new and version.id not in {kept.id for kept in await self._prices.list()}:
+            raise ConflictError(
+                f"Other prices are already published from {version.valid_from.isoformat()} on, and published "
+                "prices never change: give the new ones a later valid_from.",
+                field="valid_from",
+            )
         return is_new
 
     async def prices_for(self, period: CalendarMonth) -> PriceVersion:

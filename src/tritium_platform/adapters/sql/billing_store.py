@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class SqlPriceStore:
-    """Keeps price versions; a version is added once and never changed."""
+    """Keeps price versions; one per `valid_from`, never changed."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def add(self, version: PriceVersion) -> bool:
-        """Keep a version; False if exactly this one is kept already."""
+        """Keep a version; False if one that starts at the same instant is kept already."""
         statement = (
             self._database.insert(price_versions)
             .values(

@@ -11,6 +11,6 @@ price_versions = Table(
     metadata,
     Column("id", String(16), primary_key=True),
     Column("currency", String(3), nullable=False),
-    Column("valid_from", UtcDateTime, nullable=False),
+    Column("valid_from", UtcDateTime, nullable=False, unique=True),
     Column("body", Text, nullable=False),
 )

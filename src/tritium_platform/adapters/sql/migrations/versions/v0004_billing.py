@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("valid_from", UtcDateTime(), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_price_versions")),
+        sa.UniqueConstraint("valid_from", name=op.f("uq_price_versions_valid_from")),
     )
     # ### end Alembic commands ###
 
