@@ -97,7 +97,7 @@ def _quantize_in_finer_groups(weights: NDArray[np.float32], *, group_size: int) 
     for finer in (size for size in FINER_GROUPS if size < group_size):
         candidate = quantize_standard(weights, group_size=finer)
         finer_error = weight_error(weights, candidate)
-        if finer_error > error * (1 - WORTHWHILE_GAIN):
+        if finer_error >= error * (1 - WORTHWHILE_GAIN):
             break
         best, error = candidate, finer_error
     return best

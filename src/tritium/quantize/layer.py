@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tritium.errors import QuantizationError, ValidationError
@@ -101,21 +103,19 @@ def _quantize(
     if strategy is QuantizationStrategy.AUTO:
         strategy = choose_strategy(distribution, kind=layer.kind)
     group_size = settings.group_size or weights.shape[1]
+    measure = partial(
+        _report, weights, layer=layer, strategy=strategy, distribution=distribution, activations=activations
+    )
     quantized = apply_strategy(weights, strategy=strategy, group_size=group_size, activations=activations)
     if settings.min_planes > 1:
         quantized = _with_planes(weights, quantized, planes=settings.min_planes, group_size=group_size)
-    report = _report(
-        weights, quantized, layer=layer, strategy=strategy, distribution=distribution, activations=activations
-    )
+    report = measure(quantized)
     while report.loss > settings.max_acceptable_loss and quantized.planes < settings.max_planes:
         quantized = _with_planes(weights, quantized, planes=quantized.planes + 1, group_size=group_size)
-        report = _report(
-            weights,
-            quantized,
-            layer=layer,
-            strategy=strategy,
-            distribution=distribution,
-            activations=activations,
+        report = measure(quantized)
+    if not math.isfinite(report.loss):
+        raise QuantizationError(
+            f"The layer {layer.name} has no finite error: its weights or inputs overflow.", layer=layer.name
         )
     return quantized, report
 
@@ -157,11 +157,11 @@ def _report(
     distribution: WeightDistribution,
     activations: NDArray[np.float32] | None,
 ) -> LayerReport:
-    is_refitted = strategy is QuantizationStrategy.ABSMEAN and not quantized.divides
+    # Further planes are fitted by least squares, whatever chose the first.
     measured = _measured(
         quantized,
         layer=layer,
-        strategy=QuantizationStrategy.STANDARD if is_refitted else strategy,
+        strategy=QuantizationStrategy.STANDARD if quantized.planes > 1 else strategy,
         is_exact=is_lossless(weights, quantized),
     )
     return replace(

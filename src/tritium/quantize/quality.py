@@ -41,4 +41,6 @@ def output_error(
 
 
 def _relative(error: float, energy: float) -> float:
-    return math.sqrt(error / energy) if energy > 0 else 0.0
+    if energy == 0:
+        return 0.0 if error == 0 else 1.0
+    return math.sqrt(error / energy)  # NaN stays NaN; the layer is refused by its name

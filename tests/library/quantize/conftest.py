@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from tritium.formats.safetensors import write_safetensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HIDDEN, INNER, HEADS, KEY_HEADS, VOCABULARY = 40, 72, 4, 2, 4096
 

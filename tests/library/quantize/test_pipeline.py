@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import tracemalloc
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from tritium.errors import ResourceError, ValidationError
+from tritium.formats import storage
+from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.native import open_native
 from tritium.kernels.packing import unpack_trits
 from tritium.model.pretrained import QuantizedModel
@@ -25,6 +27,9 @@ from tritium.quantize import (
     quantize_model,
 )
 from tritium.quantize import pipeline as pipeline_module
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def bytes_of(directory: Path) -> dict[str, bytes]:
@@ -52,7 +57,7 @@ def uninterrupted(tiny_llama: Path, config: QuantizationConfig, tmp_path: Path) 
 
 @pytest.mark.parametrize("killed_at", [0, 1, 6, 13, 14])
 def test_a_job_killed_at_any_layer_goes_on_there_and_ends_with_the_same_bytes(
-    tiny_llama, config, uninterrupted, tmp_path, monkeypatch, killed_at
+    *, tiny_llama, config, uninterrupted, tmp_path, monkeypatch, killed_at
 ):
     computed: list[str] = []
     original = pipeline_module._quantize_one
@@ -144,8 +149,6 @@ def test_the_saved_trits_and_scales_stand_for_the_reported_weights(tiny_llama, t
         levels = 3 * trits[0].astype(np.float32) + trits[1]
         scales = np.repeat(native.checkpoint.read_float32(f"{name}.scales"), 32, axis=1)[:, :columns]
         weights = levels.reshape(rows, columns) * scales
-    from tritium.formats.checkpoint import open_checkpoint
-
     with open_checkpoint(tiny_llama) as source:
         original = source.read_float32(f"{name}.weight")
     error = np.linalg.norm(weights - original) / np.linalg.norm(original)
@@ -213,8 +216,6 @@ def test_a_directory_in_use_is_refused_before_any_work(tiny_llama, tmp_path):
 
 
 def test_a_full_disk_leaves_finished_layers_and_no_model(tiny_llama, tmp_path, monkeypatch):
-    from tritium.formats import storage
-
     written = 0
     original = storage.write_synced
 

@@ -1,0 +1,207 @@
+"""Measures quantization: parameters per second, memory, and what each method costs in quality.
+
+    python benchmarks/quantize.py                       speed per strategy, and one real model end to end
+    python benchmarks/quantize.py --quality             perplexity per method on the whole held-out text
+    python benchmarks/quantize.py --memory              memory over a generated model of 0.4 billion weights
+
+Speed is one thread of numpy on Gaussian weights of one layer, the best of three rounds. Memory is anonymous
+resident memory (what the system cannot take back), sampled every 5 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from tritium.formats.safetensors import write_safetensors
+from tritium.quantize import QuantizationConfig, plan_quantization, quantize_layer, quantize_model
+from tritium.quantize.absmean import quantize_absmean
+from tritium.quantize.adaptive import quantize_adaptive
+from tritium.quantize.planes import quantize_planes
+from tritium.quantize.quality import weight_error
+from tritium.quantize.standard import quantize_standard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tritium.quantize.weights import QuantizedWeights
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+LLAMA = EXAMPLES / "models" / "scripture-llama-6m"
+LAYER = (2560, 6912)
+WHOLE_TEXT = 1 << 30  # more tokens than the text has
+
+
+def show_speed() -> None:
+    """Print parameters per second of each method on one layer."""
+    draw = np.random.default_rng(0)
+    weights = draw.normal(size=LAYER).astype(np.float32)
+    activations = draw.normal(size=(512, LAYER[1])).astype(np.float32)
+    methods: dict[str, Callable[[], QuantizedWeights]] = {
+        "absmean, per tensor": lambda: quantize_absmean(weights),
+        "standard, groups of 128": lambda: quantize_standard(weights, group_size=128),
+        "standard, whole rows": lambda: quantize_standard(weights, group_size=LAYER[1]),
+        "adaptive, groups of 128, with activations": lambda: quantize_adaptive(
+            weights, group_size=128, activations=activations
+        ),
+        "2 planes, groups of 128": lambda: quantize_planes(weights, planes=2, group_size=128),
+        "3 planes, groups of 128": lambda: quantize_planes(weights, planes=3, group_size=128),
+    }
+    print(f"| method ({LAYER[0]} x {LAYER[1]}) | million parameters/s | weight error |\n|---|---|---|")
+    for name, method in methods.items():
+        seconds = min(_timed(method) for _ in range(3))
+        error = weight_error(weights, method())
+        print(f"| {name} | {weights.size / seconds / 1e6:.1f} | {error:.4f} |")
+
+
+def show_model() -> None:
+    """Print the whole way of one real model: files read, layers judged on activations, directory written."""
+    config = QuantizationConfig(calibration_text=EXAMPLES / "text" / "calibration.txt")
+    started = time.perf_counter()
+    metrics = quantize_model(LLAMA, config).metrics
+    print(
+        f"\n{LLAMA.name}: {metrics['quantized_parameters']} weights, layers in {metrics['seconds']:.2f} s "
+        f"({metrics['parameters_per_second'] / 1e6:.1f} million parameters/s with activations), "
+        f"everything in {time.perf_counter() - started:.2f} s"
+    )
+
+
+def show_quality() -> None:
+    """Print perplexity and size of each method on the whole held-out text."""
+    methods: dict[str, dict[str, Any]] = {
+        "absmean per tensor": {"strategy": "absmean", "max_planes": 1},
+        "1 plane, g128": {"max_planes": 1},
+        "2 planes, g128": {"min_planes": 2, "max_planes": 2},
+        "3 planes, g128": {"min_planes": 3, "max_planes": 3},
+        "escalated where the output loss exceeds 0.3": {
+            "max_acceptable_loss": 0.3,
+            "calibration_text": EXAMPLES / "text" / "calibration.txt",
+        },
+    }
+    print("| method | perplexity | ratio to fp32 (95 %) | top-1 | bits/weight | planes | vs fp32 |")
+    print("|---|---|---|---|---|---|---|")
+    for name, values in methods.items():
+        config = QuantizationConfig.from_dict(
+            {**values, "validation_text": EXAMPLES / "text" / "held_out.txt", "validation_tokens": WHOLE_TEXT}
+        )
+        model = quantize_model(LLAMA, config)
+        report, metrics = model.validation_report, model.metrics
+        ratio = report["perplexity_ratio"]
+        print(
+            f"| {name} | {report['quantized_perplexity']['value']:.2f} | {ratio['value']:.3f} "
+            f"({ratio['low']:.3f}-{ratio['high']:.3f}) | {report['top1_agreement']['value']:.3f} "
+            f"| {metrics['bits_per_weight']:.3f} | {json.dumps(metrics['planes'])} "
+            f"| -{metrics['reduction_to_float32']:.1%} |"
+        )
+    source = report["source_perplexity"]
+    print(
+        f"\nfp32: {source['value']:.2f} ({source['low']:.2f}-{source['high']:.2f}), "
+        f"{report['tokens']} predicted tokens in {report['samples']} windows"
+    )
+
+
+def show_memory() -> None:
+    """Print the memory that layers of a large model take while they are quantized."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = _large_model(Path(folder) / "source", layers=8)
+        plan = plan_quantization(source)
+        largest = max(layer.out_features * layer.in_features for layer in plan.layers)
+        before = _anonymous_bytes()
+        with _Peak() as peak:
+            started = time.perf_counter()
+            for index in range(len(plan.layers)):
+                quantize_layer(plan, index, Path(folder) / "work")
+            seconds = time.perf_counter() - started
+    total = sum(layer.out_features * layer.in_features for layer in plan.layers)
+    print(
+        f"\n{total / 1e6:.0f} million weights (bf16, memory-mapped) in {seconds:.1f} s "
+        f"({total / seconds / 1e6:.1f} million parameters/s); largest layer {4 * largest / 2**20:.0f} MiB as "
+        f"fp32; peak {(peak.bytes - before) / 2**20:.0f} MiB above the {before / 2**20:.0f} MiB at the start"
+    )
+
+
+def _large_model(directory: Path, *, layers: int) -> Path:
+    hidden, inner = 2048, 5632
+    config = json.loads((LLAMA / "config.json").read_text())
+    config |= {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "head_dim": 64}
+    config |= {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 4096}
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    draw = np.random.default_rng(0)
+
+    def bfloat16(*shape: int) -> np.ndarray:
+        return (draw.normal(size=shape).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+    square, wide, narrow = bfloat16(hidden, hidden), bfloat16(inner, hidden), bfloat16(hidden, inner)
+    norm = bfloat16(hidden)
+    tensors = {"model.norm.weight": norm, "model.embed_tokens.weight": bfloat16(4096, hidden)}
+    for layer in range(layers):
+        block = f"model.layers.{layer}"
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{block}.{name}.weight"] = norm
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            tensors[f"{block}.self_attn.{name}.weight"] = square
+        for name, weights in (("gate_proj", wide), ("up_proj", wide), ("down_proj", narrow)):
+            tensors[f"{block}.mlp.{name}.weight"] = weights
+    write_safetensors(directory / "model.safetensors", tensors)
+    return directory
+
+
+class _Peak:
+    """Samples the anonymous resident memory of this process."""
+
+    def __enter__(self) -> Self:
+        self.bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.005):
+            self.bytes = max(self.bytes, _anonymous_bytes())
+
+
+def _anonymous_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quality", action="store_true", help="perplexity per method; minutes")
+    parser.add_argument("--memory", action="store_true", help="writes 0.9 GB to the temporary directory")
+    choice = parser.parse_args()
+    if choice.quality:
+        show_quality()
+    elif choice.memory:
+        show_memory()
+    else:
+        show_speed()
+        show_model()
+
+
+if __name__ == "__main__":
+    main()
