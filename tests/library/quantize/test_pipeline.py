@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import tracemalloc
 from typing import TYPE_CHECKING
 
@@ -83,6 +86,42 @@ def test_a_job_killed_at_any_layer_goes_on_there_and_ends_with_the_same_bytes(
     assert bytes_of(target) == uninterrupted
     assert (model.metrics["seconds"] is None) == bool(done_before)
     assert [path.name for path in tmp_path.iterdir() if "quantizing" in path.name] == []
+
+
+KILLED_PROCESS = """
+import json, os, signal, sys
+from tritium.quantize import QuantizationConfig, Stage, quantize_model
+
+def kill_at_layer_five(step):
+    if step.stage is Stage.LAYER and step.completed == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+source, config, out = sys.argv[1:]
+quantize_model(source, QuantizationConfig.from_dict(json.loads(config)), out=out, progress=kill_at_layer_five)
+"""
+
+
+def test_after_kill_9_another_process_finishes_with_the_same_bytes(
+    tiny_llama, config, uninterrupted, tmp_path
+):
+    target = tmp_path / "out"
+    arguments = [str(tiny_llama), json.dumps(config.to_dict()), str(target)]
+    killed = subprocess.run([sys.executable, "-c", KILLED_PROCESS, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    finished = sorted((tmp_path / ".out.quantizing").glob("*.safetensors"))
+    assert len(finished) == 5
+    written = [path.stat().st_mtime_ns for path in finished]
+    seen = []
+    quantize_model(
+        tiny_llama,
+        config,
+        out=target,
+        progress=lambda step: (
+            seen.append([path.stat().st_mtime_ns for path in finished]) if step.stage is Stage.LAYER else None
+        ),
+    )
+    assert seen[-1] == written
+    assert bytes_of(target) == uninterrupted
 
 
 def test_steps_taken_backwards_in_fresh_processes_give_the_same_bytes(
