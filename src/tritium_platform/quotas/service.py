@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from tritium_platform.quotas.ratelimit import RateDecision
     from tritium_platform.quotas.reservations import ReservationStore
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock
@@ -69,7 +68,7 @@ class QuotaService:
             )
             admitted, counter = await self._store.hold(reservation, limit=context.limits.monthly_quota)
             if not admitted:
-                raise self._quota_exceeded(counter)  # noqa: TRY301 - undone below like any other failure
+                raise self._quota_exceeded(counter)
         except BaseException:
             self._leave(context.tenant_id)
             self._give_back_tokens(context, tokens=tokens)
@@ -167,20 +166,20 @@ class QuotaService:
             REQUEST_RATE: (limits.requests_per_minute, requests),
             TOKEN_RATE: (limits.tokens_per_minute, tokens),
         }
+        waits = {}
         for name, (limit, amount) in wanted.items():
-            decision = self._rates.decide((tenant_id, name), limit=limit, amount=amount, now=now)
-            self._require_admitted(decision, name=name, limit=limit, amount=amount)
+            wait = self._rates.decide((tenant_id, name), limit=limit, amount=amount, now=now).wait
+            if wait is None:
+                raise RequestTooLargeError(limit_name=name, limit=limit, current=amount)
+            waits[name] = wait
+        longest = max(waits, key=lambda name: waits[name])
+        if waits[longest]:
+            limit = wanted[longest][0]
+            seconds = -(-waits[longest] // SECOND)
+            raise self._rate_exceeded(longest, limit=limit, current=limit, seconds=seconds)
         for name, (limit, amount) in wanted.items():
             self._rates.take((tenant_id, name), limit=limit, amount=amount, now=now)
         return now
-
-    def _require_admitted(self, decision: RateDecision, *, name: str, limit: int, amount: int) -> None:
-        if decision.is_admitted:
-            return
-        if decision.wait is None:
-            raise RequestTooLargeError(limit_name=name, limit=limit, current=amount)
-        seconds = -(-decision.wait // SECOND)
-        raise self._rate_exceeded(name, limit=limit, current=limit, seconds=seconds)
 
     def _rate_exceeded(self, name: str, *, limit: int, current: int, seconds: int) -> RateLimitExceededError:
         return RateLimitExceededError(

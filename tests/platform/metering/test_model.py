@@ -1,0 +1,82 @@
+"""Usage records: whole numbers, and a body that is the same only if everything is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID
+
+import pytest
+
+from tritium_platform.errors import ValidationError
+from tritium_platform.metering.model import Meter, OperationType, ResourceUsage, UsageQuantities, UsageRecord
+from tritium_platform.tenancy.model import TenantTier
+
+RECORD = UsageRecord(
+    id=UUID(int=1),
+    tenant_id=UUID(int=2),
+    source="gateway",
+    event_id="request-1",
+    operation=OperationType.EMBEDDING,
+    tier=TenantTier.TEAM,
+    outcome="success",
+    occurred_at=datetime(2026, 11, 23, 12, tzinfo=UTC),
+    quantities=UsageQuantities(embedding_tokens=5),
+    resources=ResourceUsage(compute_time_ms=7, memory_peak_bytes=9),
+    model="minilm",
+    key_id="abcDEF012345",
+)
+CHANGES = {
+    "tenant_id": UUID(int=3),
+    "source": "worker",
+    "event_id": "request-2",
+    "operation": OperationType.CHAT,
+    "tier": TenantTier.BUSINESS,
+    "outcome": "failed",
+    "occurred_at": RECORD.occurred_at + timedelta(microseconds=1),
+    "quantities": UsageQuantities(embedding_tokens=6),
+    "resources": ResourceUsage(compute_time_ms=7, memory_peak_bytes=10),
+    "model": "",
+    "key_id": None,
+}
+
+
+def test_a_record_says_every_meter() -> None:
+    assert RECORD.metered() == {
+        Meter.INPUT_TOKENS: 0,
+        Meter.OUTPUT_TOKENS: 0,
+        Meter.EMBEDDING_TOKENS: 5,
+        Meter.QUANTIZED_PARAMETERS: 0,
+        Meter.COMPUTE_MS: 7,
+    }
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_any_change_of_the_body_shows_in_its_digest(name: str) -> None:
+    assert replace(RECORD, **{name: CHANGES[name]}).body_sha256() != RECORD.body_sha256()
+
+
+def test_the_id_and_the_time_zone_are_not_part_of_the_body() -> None:
+    elsewhere = RECORD.occurred_at.astimezone(timezone(timedelta(hours=5)))
+    assert replace(RECORD, id=UUID(int=9), occurred_at=elsewhere).body_sha256() == RECORD.body_sha256()
+
+
+def test_only_the_id_is_not_part_of_the_body() -> None:
+    assert set(CHANGES) | {"id"} == set(UsageRecord.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, True, 2**63, "3", None])
+def test_quantities_are_whole_numbers_that_a_database_can_hold(wrong: object) -> None:
+    with pytest.raises(ValidationError):
+        UsageQuantities(input_tokens=wrong)
+    with pytest.raises(ValidationError):
+        ResourceUsage(compute_time_ms=wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"event_id": ""}, {"source": "x" * 201}, {"outcome": ""}, {"occurred_at": datetime(2026, 1, 1)}],  # noqa: DTZ001 - the naive time is the point
+)
+def test_a_record_without_its_key_or_zone_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        replace(RECORD, **wrong)

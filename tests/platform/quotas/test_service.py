@@ -1,0 +1,207 @@
+"""Admission and settlement: what is reserved, what is counted, what a refusal says."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tritium_platform.adapters.memory.clock import ManualClock
+from tritium_platform.adapters.memory.database import MemoryDatabase
+from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
+from tritium_platform.errors import (
+    ModelSizeExceededError,
+    QuotaExceededError,
+    RateLimitExceededError,
+    Recovery,
+    RequestTooLargeError,
+    StorageQuotaExceededError,
+    ValidationError,
+)
+from tritium_platform.quotas.model import Admission, QuotaCounter
+from tritium_platform.quotas.service import QuotaService, require_model_size
+from tritium_platform.tenancy.model import ALL_SCOPES, TIER_LIMITS, TenantContext, TenantTier, override_limits
+from tritium_platform.values import uuid7
+
+
+def a_caller(clock: ManualClock, **overrides: int) -> TenantContext:
+    limits = override_limits(TIER_LIMITS[TenantTier.DEVELOPER], overrides)
+    return TenantContext(uuid7(clock), "Ada", TenantTier.DEVELOPER, limits, "abcDEF012345", ALL_SCOPES)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(datetime(2026, 11, 30, 23, 59, tzinfo=UTC))
+
+
+@pytest.fixture
+def quotas(clock: ManualClock) -> QuotaService:
+    return QuotaService(store=MemoryReservationStore(MemoryDatabase()), clock=clock)
+
+
+async def test_a_request_is_held_then_counted(quotas: QuotaService, clock: ManualClock) -> None:
+    caller = a_caller(clock)
+    admission = await quotas.reserve(caller, tokens=100)
+    assert await quotas.usage_of_month(caller) == QuotaCounter(100_000, 0, 1)
+    assert (admission.requests.limit, admission.requests.remaining) == (600, 599)
+    assert (admission.token_rate.limit, admission.token_rate.remaining) == (200_000, 199_900)
+    assert await quotas.settle(caller, admission=admission, tokens=40)
+    assert await quotas.usage_of_month(caller) == QuotaCounter(100_000, 1, 0)
+    assert (await quotas.reserve(caller)).token_rate.remaining == 199_960
+    assert not await quotas.settle(caller, admission=admission, tokens=0)
+    assert (await quotas.reserve(caller)).token_rate.remaining == 199_960
+
+
+async def test_a_void_request_does_not_count(quotas: QuotaService, clock: ManualClock) -> None:
+    caller = a_caller(clock)
+    admission = await quotas.reserve(caller, tokens=100)
+    assert await quotas.void(caller, admission=admission)
+    assert not await quotas.void(caller, admission=admission)
+    assert await quotas.usage_of_month(caller) == QuotaCounter(100_000, 0, 0)
+    assert (await quotas.reserve(caller)).token_rate.remaining == 200_000
+
+
+async def test_a_spent_quota_says_when_it_starts_anew(quotas: QuotaService, clock: ManualClock) -> None:
+    caller = a_caller(clock, monthly_quota=2)
+    admissions = [await quotas.reserve(caller) for _ in range(2)]
+    with pytest.raises(QuotaExceededError) as caught:
+        await quotas.reserve(caller)
+    assert caught.value.recovery is Recovery.UPGRADE_TIER
+    assert caught.value.details == {
+        "limit_name": "requests per month",
+        "limit": 2,
+        "current": 2,
+        "reset_time": "2026-12-01T00:00:00+00:00",
+        "retry_after": 60,
+    }
+    clock.advance(seconds=60)
+    december = await quotas.reserve(caller)
+    await quotas.settle(caller, admission=admissions[0], tokens=0)
+    assert (december.quota.used, december.quota.held) == (0, 1)
+    assert await quotas.usage_of_month(caller) == QuotaCounter(2, 0, 1)
+
+
+async def test_at_the_same_time_exactly_the_quota_is_admitted(
+    quotas: QuotaService, clock: ManualClock
+) -> None:
+    caller = a_caller(clock, monthly_quota=13, max_concurrent_requests=1000)
+    results = await asyncio.gather(*(quotas.reserve(caller) for _ in range(100)), return_exceptions=True)
+    assert sum(isinstance(each, Admission) for each in results) == 13
+    assert sum(isinstance(each, QuotaExceededError) for each in results) == 87
+
+
+async def test_only_so_many_run_at_one_time(quotas: QuotaService, clock: ManualClock) -> None:
+    caller = a_caller(clock, max_concurrent_requests=2)
+    running = [await quotas.reserve(caller) for _ in range(2)]
+    with pytest.raises(RateLimitExceededError) as caught:
+        await quotas.reserve(caller)
+    assert (caught.value.details["limit_name"], caught.value.details["retry_after"]) == (
+        "concurrent requests",
+        1,
+    )
+    await quotas.settle(caller, admission=running[0], tokens=0)
+    await quotas.settle(caller, admission=running[0], tokens=0)
+    await quotas.reserve(caller)
+    with pytest.raises(RateLimitExceededError):
+        await quotas.reserve(caller)
+    await quotas.reserve(a_caller(clock))
+
+
+async def test_a_refused_request_leaves_nothing_running(quotas: QuotaService, clock: ManualClock) -> None:
+    caller = a_caller(clock, monthly_quota=0, max_concurrent_requests=1, tokens_per_minute=10)
+    for _ in range(3):
+        with pytest.raises(QuotaExceededError):
+            await quotas.reserve(caller, tokens=10)
+
+
+async def test_a_token_refusal_takes_no_request(quotas: QuotaService, clock: ManualClock) -> None:
+    caller = a_caller(clock, requests_per_minute=2, tokens_per_minute=10)
+    await quotas.reserve(caller, tokens=10)
+    with pytest.raises(RateLimitExceededError, match="tokens"):
+        await quotas.reserve(caller, tokens=5)
+    assert (await quotas.reserve(caller)).requests.remaining == 0
+
+
+async def test_a_request_that_can_never_fit_is_told_so(quotas: QuotaService, clock: ManualClock) -> None:
+    caller = a_caller(clock, tokens_per_minute=10)
+    with pytest.raises(RequestTooLargeError) as caught:
+        await quotas.reserve(caller, tokens=11)
+    assert caught.value.details == {"limit_name": "tokens per minute", "limit": 10, "current": 11}
+
+
+@given(
+    st.integers(1, 50),
+    st.integers(1, 1000),
+    st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 1000)), max_size=15),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_client_that_obeys_retry_after_alone_is_admitted(
+    requests: int, tokens: int, calls: list[tuple[int, int]]
+) -> None:
+    async def run() -> None:
+        clock = ManualClock()
+        quotas = QuotaService(store=MemoryReservationStore(MemoryDatabase()), clock=clock)
+        caller = a_caller(clock, requests_per_minute=requests, tokens_per_minute=tokens)
+        for wait, wanted in calls:
+            clock.advance(nanoseconds=wait)
+            try:
+                admission = await quotas.reserve(caller, tokens=min(wanted, tokens))
+            except RateLimitExceededError as error:
+                clock.advance(seconds=int(error.details["retry_after"]))
+                admission = await quotas.reserve(caller, tokens=min(wanted, tokens))
+            await quotas.settle(caller, admission=admission, tokens=wanted // 2)
+
+    asyncio.run(run())
+
+
+async def test_a_reservation_whose_process_died_comes_back(quotas: QuotaService, clock: ManualClock) -> None:
+    caller = a_caller(clock, monthly_quota=5)
+    clock.advance(seconds=120)
+    admission = await quotas.reserve(caller)
+    clock.advance(seconds=899)
+    assert not await quotas.sweep()
+    clock.advance(seconds=1)
+    assert [each.id for each in await quotas.sweep()] == [admission.reservation.id]
+    assert await quotas.usage_of_month(caller) == QuotaCounter(5, 0, 0)
+
+
+async def test_storage_is_held_used_and_freed(quotas: QuotaService, clock: ManualClock) -> None:
+    caller = a_caller(clock, max_storage=100)
+    reservation = await quotas.reserve_storage(caller, size=70)
+    with pytest.raises(StorageQuotaExceededError) as caught:
+        await quotas.reserve_storage(caller, size=31)
+    assert caught.value.details == {"usage": 70, "quota": 100, "required": 31}
+    assert caught.value.recovery is Recovery.UPGRADE_STORAGE
+    assert await quotas.settle_storage(reservation, size=60)
+    assert not await quotas.settle_storage(reservation, size=60)
+    assert await quotas.usage_of_storage(caller) == QuotaCounter(100, 60, 0)
+    second = await quotas.reserve_storage(caller, size=40)
+    assert await quotas.void_storage(second)
+    assert await quotas.release_storage(caller.tenant_id, size=60) == 60
+    assert await quotas.usage_of_storage(caller) == QuotaCounter(100, 0, 0)
+
+
+async def test_two_tenants_do_not_share_anything(quotas: QuotaService, clock: ManualClock) -> None:
+    one = a_caller(clock, monthly_quota=1, requests_per_minute=1, max_concurrent_requests=1)
+    other = replace(one, tenant_id=uuid7(clock))
+    await quotas.reserve(one)
+    await quotas.reserve(other)
+
+
+def test_a_model_larger_than_the_tier_is_refused(clock: ManualClock) -> None:
+    caller = a_caller(clock)
+    require_model_size(caller, size=10**9)
+    with pytest.raises(ModelSizeExceededError):
+        require_model_size(caller, size=10**9 + 1)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**62, 1.5, True])
+async def test_amounts_are_whole_numbers(quotas: QuotaService, clock: ManualClock, wrong: int) -> None:
+    with pytest.raises(ValidationError):
+        await quotas.reserve(a_caller(clock), tokens=wrong)
+    with pytest.raises(ValidationError):
+        await quotas.reserve_storage(a_caller(clock), size=wrong)
