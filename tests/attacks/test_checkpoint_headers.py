@@ -45,6 +45,12 @@ def test_a_header_length_that_is_not_true(tmp_path: Path, length: int):
     refused(forged(tmp_path, {"w": HONEST}, length=length))
 
 
+def test_a_git_lfs_pointer_says_what_to_do(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 11547040\n")
+    assert "git lfs pull" in refused(path).message
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\0", bytes(7), bytes(8), b"\x80\x04\x95" * 9, b"PK\x03\x04" + bytes(40)]
 )

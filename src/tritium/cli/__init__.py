@@ -22,6 +22,9 @@ def main() -> None:
     except BitNetServiceError as error:
         report(error.message, arguments=sys.argv[1:], error=error)
         sys.exit(exit_code(error))
+    except OSError as error:
+        report(f"{error.strerror or error} ({error.filename or 'no file'})", arguments=sys.argv[1:])
+        sys.exit(1)
     except MemoryError:
         report("There is not enough memory for this. Choose a smaller model.", arguments=sys.argv[1:])
         sys.exit(4)

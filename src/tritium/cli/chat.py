@@ -80,7 +80,7 @@ def chat(
 
 def _lines() -> Iterator[str]:
     """Yield the lines of standard input that hold something; asks for each where a human types them."""
-    is_human = sys.stdin.isatty()
+    is_human = sys.stdin.isatty() and sys.stdout.isatty()
     if is_human:
         import readline  # noqa: F401 - its import alone gives line editing and history
 

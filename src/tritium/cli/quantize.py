@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Option("--out", help="A new or empty directory for the model.")]
 # A default is told and not set here: it belongs to QuantizationConfig.
+Settings = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="JSON of QuantizationConfig's fields, with layers; options win over it.",
+    ),
+]
 Strategy = Annotated[
     str | None, typer.Option(help="auto, standard, absmean or adaptive.  [default: auto]", metavar="NAME")
 ]
@@ -48,6 +56,7 @@ def quantize(
     source: ModelArgument,
     *,
     out: Out,
+    settings: Settings = None,
     strategy: Strategy = None,
     group_size: GroupSize = None,
     min_planes: MinPlanes = None,
@@ -73,7 +82,8 @@ def quantize(
         "validation_text": None if validation is None else {"path": str(validation)},
         "validation_tokens": validation_tokens,
     }
-    config = QuantizationConfig.from_dict({name: value for name, value in asked.items() if value is not None})
+    given = {name: value for name, value in asked.items() if value is not None}
+    config = QuantizationConfig.from_dict(_read_settings(settings) | given)
     with progress_bar(output_format) as move:
 
         def tell(step: QuantizationProgress) -> None:
@@ -88,3 +98,10 @@ def quantize(
         write_text(f"{out}\n")
     else:
         write_report(str(out), metrics=model.metrics, validation=model.validation_report)
+
+
+def _read_settings(file: Path | None) -> dict[str, Any]:
+    from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
+    from tritium.formats.weight_file import read_small_file
+
+    return {} if file is None else parse_json_object(read_small_file(file, limit=LARGEST_JSON), file=file)

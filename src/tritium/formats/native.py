@@ -63,7 +63,10 @@ class NativeModel:
 
 def is_native(path: str | Path) -> bool:
     """Return whether the path is a directory with a manifest of ours."""
-    return (Path(path) / MANIFEST).is_file()
+    try:
+        return (Path(path) / MANIFEST).is_file()
+    except (OSError, ValueError):  # not a possible path
+        return False
 
 
 def save_native(

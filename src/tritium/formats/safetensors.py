@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LENGTH_BYTES = 8
 MOST_DIMENSIONS = 8
+LFS_POINTER = b"version "  # the first bytes of a pointer; as a length they would be absurd
 LARGEST_TENSOR = 1 << 56  # elements; eight bytes each still fit the sizes of numpy and of the system
 METADATA_KEY = "__metadata__"
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
@@ -70,6 +71,8 @@ def read_header(descriptor: int, *, file: Path, size: int) -> tuple[dict[str, Te
     prefix = os.pread(descriptor, LENGTH_BYTES, 0)
     if len(prefix) < LENGTH_BYTES:
         raise refusal(f"{size} bytes are too few for a safetensors file", file=file)
+    if prefix == LFS_POINTER:
+        raise refusal("is a Git LFS pointer and not the weights: fetch them with git lfs pull", file=file)
     length = int.from_bytes(prefix, "little")
     if length > size - LENGTH_BYTES:
         raise refusal(f"the header claims {length} bytes, the file has {size}", file=file)

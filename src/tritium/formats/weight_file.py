@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class WeightFile:
     """A verified safetensors file; a file renamed over it later cannot change what is read.
 
+    A mapped file must not be cut in place while it is used: the system ends a process that reads beyond it.
+
     Args:
         path: a regular file.
         memory_map: read through the page cache without a copy, instead of into memory of our own.

@@ -43,6 +43,19 @@ def test_quantize_shows_before_and_after_to_a_human_and_a_bar_on_stderr(
     assert "━" not in done.stdout
 
 
+def test_quantize_takes_its_settings_from_a_file_and_options_win_over_it(
+    run_tritium, scripture_llama, tmp_path
+):
+    settings = {"group_size": 64, "max_planes": 1, "layers": {"model.layers.0.*": {"planes": 2}}}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    words = ["--config", tmp_path / "settings.json", "--group-size", "256", "--format", "json"]
+    done = run_tritium("quantize", scripture_llama, "--out", tmp_path / "m", *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"]["planes"] == {"1": 35, "2": 7}
+    layers = json.loads(run_tritium("show", tmp_path / "m", "--format", "json").stdout)["layers"]
+    assert {layer["group_size"] for layer in layers.values()} == {256}
+
+
 def test_quantize_in_quiet_prints_the_path_and_nothing_else(run_tritium, scripture_bitnet_offline, tmp_path):
     done = run_tritium("quantize", scripture_bitnet_offline, "--out", tmp_path / "m", "--format", "quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path / 'm'}\n", "")
