@@ -94,23 +94,23 @@ class RetryPolicy:
 class RetryBudget:
     """A bucket of retries that successes fill slowly: in an outage they add a tenth to the load, no multiple.
 
-    Starts full. A retry costs 1, a success brings `per_success`.
+    Starts with `capacity` retries; every `successes_per_retry` successes bring one back.
     """
 
-    def __init__(self, *, capacity: float = 100.0, per_success: float = 0.1) -> None:
-        self._capacity = capacity
-        self._per_success = per_success
-        self._balance = capacity
+    def __init__(self, *, capacity: int = 100, successes_per_retry: int = 10) -> None:
+        self._cost = successes_per_retry
+        self._capacity = capacity * successes_per_retry
+        self._balance = self._capacity
 
     def refill(self) -> None:
         """Count a success."""
-        self._balance = min(self._capacity, self._balance + self._per_success)
+        self._balance = min(self._capacity, self._balance + 1)
 
     def take(self) -> bool:
         """Take one retry; False if none is left."""
-        if self._balance < 1:
+        if self._balance < self._cost:
             return False
-        self._balance -= 1
+        self._balance -= self._cost
         return True
 
 

@@ -1,0 +1,220 @@
+"""Deadlines, retries and breakers, with time and chance in the test's hands."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tritium_platform.adapters.memory.clock import ManualClock
+from tritium_platform.errors import (
+    CircuitOpenError,
+    DeadlineExceededError,
+    ErrorCategory,
+    InvalidTokenError,
+    OverloadedError,
+    PlatformError,
+    ResourceError,
+    RetriesExhaustedError,
+    ValidationError,
+)
+from tritium_platform.resilience import (
+    CircuitBreaker,
+    Deadline,
+    ResilientCaller,
+    RetryBudget,
+    RetryPolicy,
+    classify_error,
+)
+
+
+class Neighbour:
+    """Fails as scripted, then answers."""
+
+    def __init__(self, *failures: BaseException) -> None:
+        self.failures = list(failures)
+        self.deadlines: list[Deadline] = []
+
+    async def __call__(self, deadline: Deadline) -> str:
+        self.deadlines.append(deadline)
+        if self.failures:
+            raise self.failures.pop(0)
+        return "answer"
+
+    @property
+    def calls(self) -> int:
+        return len(self.deadlines)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def caller(clock: ManualClock, **parts: object) -> ResilientCaller:
+    return ResilientCaller(neighbour="the neighbour", clock=clock, randomness=random.Random(7), **parts)
+
+
+@pytest.mark.parametrize(
+    ("error", "category"),
+    [
+        (TimeoutError(), ErrorCategory.TRANSIENT),
+        (ConnectionResetError(), ErrorCategory.TRANSIENT),
+        (OverloadedError("busy"), ErrorCategory.TRANSIENT),
+        (MemoryError(), ErrorCategory.RESOURCE_EXHAUSTED),
+        (OSError(errno.ENOSPC, "full"), ErrorCategory.RESOURCE_EXHAUSTED),
+        (ResourceError("full"), ErrorCategory.RESOURCE_EXHAUSTED),
+        (ValueError(), ErrorCategory.PERMANENT),
+        (FileNotFoundError(), ErrorCategory.PERMANENT),
+        (ValidationError("wrong"), ErrorCategory.PERMANENT),
+        (InvalidTokenError(), ErrorCategory.PERMANENT),
+        (asyncio.CancelledError(), ErrorCategory.PERMANENT),
+        (PlatformError("broken"), ErrorCategory.SYSTEM_CRITICAL),
+        (OSError(errno.EIO, "disk"), ErrorCategory.SYSTEM_CRITICAL),
+        (AssertionError(), ErrorCategory.SYSTEM_CRITICAL),
+    ],
+)
+def test_every_error_has_one_of_five_categories(error: BaseException, category: ErrorCategory) -> None:
+    assert classify_error(error) is category
+
+
+async def test_a_passing_trouble_is_waited_out(clock: ManualClock) -> None:
+    neighbour = Neighbour(ConnectionResetError(), TimeoutError())
+    deadline = Deadline.after(clock, seconds=60)
+    assert await caller(clock).call(neighbour, deadline=deadline) == "answer"
+    assert neighbour.calls == 3
+    assert 0 < clock.monotonic_nanoseconds() < 0.3e9
+
+
+@pytest.mark.parametrize("error", [ValidationError("wrong"), ResourceError("full"), PlatformError("broken")])
+async def test_what_another_attempt_cannot_help_is_raised_at_once(
+    clock: ManualClock, error: Exception
+) -> None:
+    neighbour = Neighbour(error)
+    with pytest.raises(type(error)):
+        await caller(clock).call(neighbour, deadline=Deadline.after(clock, seconds=60))
+    assert neighbour.calls == 1
+
+
+async def test_the_wait_that_a_neighbour_asks_for_is_kept(clock: ManualClock) -> None:
+    neighbour = Neighbour(OverloadedError("busy", retry_after=7))
+    await caller(clock).call(neighbour, deadline=Deadline.after(clock, seconds=60))
+    assert clock.monotonic_nanoseconds() >= 7e9
+
+
+async def test_after_the_last_attempt_the_cause_is_attached(clock: ManualClock) -> None:
+    neighbour = Neighbour(*(ConnectionResetError(str(number)) for number in range(9)))
+    with pytest.raises(RetriesExhaustedError) as caught:
+        await caller(clock).call(neighbour, deadline=Deadline.after(clock, seconds=60))
+    assert neighbour.calls == 4
+    assert str(caught.value.__cause__) == "3"
+
+
+async def test_nobody_waits_past_the_deadline(clock: ManualClock) -> None:
+    neighbour = Neighbour(OverloadedError("busy", retry_after=7))
+    with pytest.raises(DeadlineExceededError):
+        await caller(clock).call(neighbour, deadline=Deadline.after(clock, seconds=5))
+    assert clock.monotonic_nanoseconds() < 5e9
+    with pytest.raises(DeadlineExceededError):
+        await caller(clock).call(neighbour, deadline=Deadline(clock.monotonic_nanoseconds()))
+    assert neighbour.calls == 1
+
+
+async def test_an_attempt_gets_a_deadline_that_is_never_later_than_the_whole(clock: ManualClock) -> None:
+    neighbour = Neighbour()
+    policy = RetryPolicy(attempt_seconds=10)
+    whole = Deadline.after(clock, seconds=3)
+    await caller(clock, policy=policy).call(neighbour, deadline=whole)
+    await caller(clock, policy=policy).call(neighbour, deadline=Deadline.after(clock, seconds=60))
+    assert neighbour.deadlines == [whole, Deadline(10_000_000_000)]
+
+
+async def test_an_attempt_that_hangs_is_cut_off(clock: ManualClock) -> None:
+    async def hang(_: Deadline) -> None:
+        await asyncio.sleep(60)
+
+    policy = RetryPolicy(max_attempts=1, attempt_seconds=0.02)
+    with pytest.raises(RetriesExhaustedError) as caught:
+        await caller(clock, policy=policy).call(hang, deadline=Deadline.after(clock, seconds=60))
+    assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+@given(st.integers(1, 200), st.integers(0, 2**32))
+def test_a_backoff_lies_anywhere_below_its_ceiling(attempt: int, seed: int) -> None:
+    policy = RetryPolicy(base_delay=0.1, max_delay=5)
+    wait = policy.backoff(attempt, randomness=random.Random(seed))
+    assert 0 <= wait <= min(5, 0.1 * 2 ** (attempt - 1))
+
+
+async def test_in_an_outage_retries_add_no_more_than_the_budget(clock: ManualClock) -> None:
+    budget = RetryBudget(capacity=5)
+    breaker = CircuitBreaker(neighbour="the neighbour", clock=clock, min_failures=10**9)
+    calls = 0
+    for _ in range(100):
+        neighbour = Neighbour(*(TimeoutError() for _ in range(9)))
+        with pytest.raises(RetriesExhaustedError):
+            await caller(clock, budget=budget, breaker=breaker).call(
+                neighbour, deadline=Deadline.after(clock, seconds=600)
+            )
+        calls += neighbour.calls
+    assert calls == 105
+    for _ in range(10):
+        await caller(clock, budget=budget, breaker=breaker).call(
+            Neighbour(), deadline=Deadline.after(clock, seconds=600)
+        )
+    assert budget.take()
+    assert not budget.take()
+
+
+async def test_a_failing_neighbour_gets_a_pause_then_one_probe(clock: ManualClock) -> None:
+    breaker = CircuitBreaker(neighbour="the neighbour", clock=clock, min_failures=3, open_seconds=10)
+    policy = RetryPolicy(max_attempts=1)
+
+    async def call(neighbour: Neighbour) -> str:
+        resilient = caller(clock, policy=policy, breaker=breaker, budget=RetryBudget())
+        return await resilient.call(neighbour, deadline=Deadline.after(clock, seconds=60))
+
+    for _ in range(3):
+        assert breaker.state == "closed"
+        with pytest.raises(RetriesExhaustedError):
+            await call(Neighbour(TimeoutError()))
+    untouched = Neighbour()
+    with pytest.raises(CircuitOpenError) as caught:
+        await call(untouched)
+    assert (breaker.state, untouched.calls, caught.value.details["retry_after"]) == ("open", 0, 10)
+    clock.advance(seconds=10)
+    assert breaker.state == "half_open"
+    with pytest.raises(RetriesExhaustedError):
+        await call(Neighbour(TimeoutError()))
+    assert breaker.state == "open"
+    clock.advance(seconds=10)
+    breaker.enter()
+    with pytest.raises(CircuitOpenError):
+        breaker.enter()
+    breaker.succeeded()
+    assert (breaker.state, await call(Neighbour())) == ("closed", "answer")
+
+
+async def test_a_cancelled_probe_lets_the_next_one_through(clock: ManualClock) -> None:
+    breaker = CircuitBreaker(neighbour="the neighbour", clock=clock, min_failures=1, open_seconds=1)
+    breaker.failed()
+    clock.advance(seconds=1)
+    with pytest.raises(asyncio.CancelledError):
+        await caller(clock, breaker=breaker).call(
+            Neighbour(asyncio.CancelledError()), deadline=Deadline.after(clock, seconds=5)
+        )
+    assert await caller(clock, breaker=breaker).call(Neighbour(), deadline=Deadline.after(clock, seconds=5))
+
+
+async def test_wrong_requests_do_not_open_the_breaker(clock: ManualClock) -> None:
+    breaker = CircuitBreaker(neighbour="the neighbour", clock=clock, min_failures=2)
+    for _ in range(20):
+        with pytest.raises(ValidationError):
+            await caller(clock, breaker=breaker).call(
+                Neighbour(ValidationError("wrong")), deadline=Deadline.after(clock, seconds=5)
+            )
+    assert breaker.state == "closed"
