@@ -16,7 +16,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from tritium_platform.errors import ValidationError
+from tritium.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol, Self
 from uuid import UUID
 
-from tritium_platform.errors import ValidationError
+from tritium.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
