@@ -193,7 +193,7 @@ WRITER = """
 async def test_what_was_acknowledged_survives_kill_9_and_nothing_is_half_written(sql_books: Books) -> None:
     url = sql_books.database.engine.url.render_as_string(hide_password=False)
     command = [sys.executable, "-c", textwrap.dedent(WRITER), url]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:  # noqa: ASYNC220 - a test
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         acknowledged = [writer.stdout.readline() for _ in range(25)]
         writer.send_signal(signal.SIGKILL)
         acknowledged += writer.stdout.readlines()

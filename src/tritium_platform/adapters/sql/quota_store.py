@@ -31,20 +31,22 @@ class SqlReservationStore:
     async def hold(self, reservation: Reservation, *, limit: int) -> tuple[bool, QuotaCounter]:
         """Set the amount aside if it fits, in one atomic step; return whether, and the counter afterwards."""
         here = _counter_of(reservation.tenant_id, meter=reservation.meter, period=reservation.period)
+        take = (
+            update(quota_counters)
+            .where(here, _used + _held + reservation.amount <= limit)
+            .values(held=_held + reservation.amount, ceiling=limit)
+            .returning(_used, _held)
+        )
         async with self._database.write() as connection:
-            await self._ensure_counter(connection, reservation=reservation, limit=limit)
-            statement = (
-                update(quota_counters)
-                .where(here, _used + _held + reservation.amount <= limit)
-                .values(held=_held + reservation.amount, ceiling=limit)
-                .returning(_used, _held)
-            )
-            row = (await connection.execute(statement)).one_or_none()
-            if row is not None:
-                await connection.execute(insert(reservations).values(**_values(reservation)))
-                return True, QuotaCounter(limit, row.used, row.held)
-            row = (await connection.execute(select(_used, _held).where(here))).one()
-            return False, QuotaCounter(limit, row.used, row.held)
+            row = (await connection.execute(take)).one_or_none()
+            if row is None:  # refused, or the first of its period
+                await self._ensure_counter(connection, reservation=reservation, limit=limit)
+                row = (await connection.execute(take)).one_or_none()
+            if row is None:
+                row = (await connection.execute(select(_used, _held).where(here))).one()
+                return False, QuotaCounter(limit, row.used, row.held)
+            await connection.execute(insert(reservations).values(**_values(reservation)))
+        return True, QuotaCounter(limit, row.used, row.held)
 
     async def settle(self, reservation_id: UUID, *, tenant_id: UUID, amount: int, at: datetime) -> bool:
         """Turn a held reservation into `amount` used; an expired one as far as the amount still fits."""
