@@ -70,7 +70,7 @@ def oracle() -> Oracle:
 
         transformers.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return Oracle(torch, transformers)
 
 

@@ -1,0 +1,66 @@
+"""The trained models end to end: perplexity, and greedy text beside that of transformers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tritium.model.batch import ForwardBatch
+from tritium.model.decoder import DecoderModel
+from tritium.model.pretrained import LoadedModel, load_model
+
+WINDOW = 256  # tokens
+PROMPTS, PROMPT_LENGTH, CONTINUATION = 50, 8, 100
+# What one float32 sum in another order can move an activation by, in units of its integer grid.
+LARGEST_TIE = 1e-3
+
+
+def _windows(loaded: LoadedModel, text: str, count: int) -> np.ndarray:
+    """The first windows [count, WINDOW] of the documents, each beginning with token 0."""
+    ids: list[int] = []
+    for document in text.split("\n\n"):
+        ids += [0, *loaded.tokenizer.encode(document, add_special=False)]
+    return np.array(ids[: count * WINDOW], dtype=np.int32).reshape(count, WINDOW)
+
+
+def _perplexity(model: DecoderModel, windows: np.ndarray) -> float:
+    losses = []
+    for window in windows:
+        logits = model.forward_full(window)[:-1].astype(np.float64)
+        highest = logits.max(axis=1)
+        normaliser = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+        losses.append(normaliser - logits[np.arange(len(logits)), window[1:]])
+    return math.exp(np.mean(losses))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("fixture", ["llama", "bitnet_bitlinear", "bitnet_offline", "bitnet_online"])
+def test_perplexity_is_that_of_transformers(
+    fixture: str, oracle: Any, held_out_text: str, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(f"scripture_{fixture}")
+    loaded = load_model(path)
+    windows = _windows(loaded, held_out_text, 4)
+    logits = oracle.torch.tensor(oracle.logits(oracle.load(path), windows)[:, :-1])
+    expected = math.exp(
+        oracle.torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), oracle.torch.tensor(windows[:, 1:]).long().flatten()
+        )
+    )
+    # Ties of rounding move single tokens, not the mean over a thousand.
+    assert _perplexity(loaded.generator, windows) == pytest.approx(expected, rel=2e-4)
+
+
+def test_the_three_conventions_have_the_same_perplexity(
+    scripture_bitnet_bitlinear: Path, scripture_bitnet_offline: Path, held_out_text: str
+) -> None:
+    found = []
+    for path in (scripture_bitnet_bitlinear, scripture_bitnet_offline):
+        loaded = load_model(path)
+        found.append(_perplexity(loaded.generator, _windows(loaded, held_out_text, 4)))
+    # A bfloat16 of 1/mean is not the inverse of the bfloat16 of mean: the last bits of the scale differ.
+    assert found[0] == pytest.approx(found[1], rel=2e-3)
