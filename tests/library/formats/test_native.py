@@ -178,6 +178,8 @@ def test_a_manifest_whose_files_make_no_sense_is_refused(saved: Path, files):
 def test_a_directory_without_a_manifest_is_not_native(scripture_llama: Path, tmp_path: Path):
     assert not is_native(scripture_llama)
     assert not is_native(tmp_path / "nothing")
+    assert not is_native("x" * 5000)
+    assert not is_native("a\0b")
     with pytest.raises(ValidationError, match=r"no tritium\.json"):
         open_native(scripture_llama)
 
