@@ -268,9 +268,7 @@ def serve_encoder(tenant: Tenant) -> None:
     quantize(tenant, "sentences", source={"upload": upload["id"]}, config=config)
     quality = tenant.ask("GET", "/api/v1/models/sentences/report")["validation_report"]
     cosine = quality["cosine_similarity"]["value"]
-    console.print(
-        f"Cosine to the fp32 embeddings, mean over {quality['samples']} held-out texts: {cosine:.3f}"
-    )
+    console.print(f"Cosine to the fp32 embeddings, mean of {quality['samples']} texts: {cosine:.3f}")
     deploy(tenant, "sentences")
     vectors = openai.OpenAI(**tenant.address).embeddings.create(model="sentences", input=sentences).data
     first, *others = [vector.embedding for vector in vectors]
