@@ -1,10 +1,11 @@
 """Measures ternary_matmul on the shapes of a 2-billion-parameter BitNet, beside the memory's bandwidth.
 
-    python benchmarks/kernels.py [--seconds 0.4] [--isa avx512_vnni]
+    python benchmarks/kernels.py [--seconds 0.4] [--isa avx512_vnni] [--busy]
 
 Weights are cold: each call uses the next of enough copies to exceed 320 MB. GOPS counts multiplies and adds;
 the time includes the quantization of the activations. Bandwidth is that of reading as much memory by numpy's
-sum over int64, on one thread, measured just before each row of the table.
+sum over int64, on one thread, measured just before each row of the table. On a busy machine, --busy counts
+processor time instead of wall time, which is fair for one thread only.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ THREADS = (1, 2)
 COLD_BYTES = 320 << 20
 
 
-def rate(work: Callable[[], object], *, seconds: float) -> float:
-    """Calls of `work` per second: the best of three rounds."""
+def rate(
+    work: Callable[[], object], *, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Calls of `work` per second of `clock`: the best of three rounds."""
     work()
     best = 0.0
     for _ in range(3):
-        calls, begin = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - begin) < seconds / 3:
+        calls, begin = 0, clock()
+        while (elapsed := clock() - begin) < seconds / 3:
             work()
             calls += 1
         best = max(best, calls / elapsed)
@@ -62,13 +65,15 @@ def cold_weights(rows: int, columns: int, *, group_size: int) -> list[TernaryWei
     ]
 
 
-def read_bandwidth() -> float:
+def read_bandwidth(clock: Callable[[], float]) -> float:
     """Bytes per second that one thread reads from memory."""
     memory = np.ones(COLD_BYTES // 8, dtype=np.int64)
-    return memory.nbytes * rate(memory.sum, seconds=0.3)
+    return memory.nbytes * rate(memory.sum, seconds=0.3, clock=clock)
 
 
-def measure(weights: list[TernaryWeight], *, batch: int, threads: int, seconds: float) -> float:
+def measure(
+    weights: list[TernaryWeight], *, batch: int, threads: int, seconds: float, clock: Callable[[], float]
+) -> float:
     """GOPS of quantizing a batch of activations and multiplying it by one weight after the other."""
     turn = itertools.cycle(weights)
     x = np.random.default_rng(2).standard_normal((batch, weights[0].in_features)).astype(np.float32)
@@ -78,7 +83,7 @@ def measure(weights: list[TernaryWeight], *, batch: int, threads: int, seconds: 
         cpu.ternary_matmul(next(turn), q, scale, threads=threads)
 
     operations = 2 * batch * weights[0].in_features * weights[0].out_features
-    return operations * rate(work, seconds=seconds) / 1e9
+    return operations * rate(work, seconds=seconds, clock=clock) / 1e9
 
 
 def main() -> None:
@@ -88,7 +93,10 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=0.4, help="time for each figure")
     parser.add_argument("--isa", choices=_native.available_isas(), default=_native.isa())
+    parser.add_argument("--busy", action="store_true", help="count processor time, one thread only")
     options = parser.parse_args()
+    counts = (1,) if options.busy else THREADS
+    clock = time.thread_time if options.busy else time.perf_counter
     _native.set_isa(options.isa)
     head = [
         f"batch {batch}, {threads} thread{'s' * (threads > 1)}" for batch in BATCHES for threads in THREADS
@@ -98,11 +106,11 @@ def main() -> None:
     for rows, columns in SHAPES:
         for group_size in (columns, 128):
             weights = cold_weights(rows, columns, group_size=group_size)
-            bandwidth = read_bandwidth() / 1e9
+            bandwidth = read_bandwidth(clock) / 1e9
             figures = [
-                measure(weights, batch=batch, threads=threads, seconds=options.seconds)
+                measure(weights, batch=batch, threads=threads, seconds=options.seconds, clock=clock)
                 for batch in BATCHES
-                for threads in THREADS
+                for threads in counts
             ]
             group = "row" if group_size == columns else str(group_size)
             cells = " | ".join(f"{figure:.0f}" for figure in figures)

@@ -28,34 +28,39 @@ void pause_briefly() {
 #endif
 }
 
+// A job is published by one word: its generation, whether it is open, and how many threads have joined it. A
+// thread that wakes too late finds the job closed and is not waited for, so that a busy machine costs little.
 class Pool {
  public:
   // False when another call holds the pool.
   bool run(int64_t count, int64_t piece, int helpers, const std::function<void(int64_t, int64_t)>& work) {
     std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
     if (!turn.owns_lock()) return false;
-    while (size_ < helpers) {
-      std::thread([this, index = size_, seen = generation_.load()] { serve(index, seen); }).detach();
-      ++size_;
-    }
+    for (; size_ < helpers; ++size_) std::thread([this, index = size_] { serve(index); }).detach();
     work_ = &work;
     count_ = count;
     piece_ = piece;
     helpers_ = helpers;
     next_.store(0, std::memory_order_relaxed);
-    busy_.store(size_, std::memory_order_relaxed);
     {
       const std::lock_guard<std::mutex> lock(sleep_);
-      generation_.fetch_add(1, std::memory_order_release);
+      state_.store((generation_of(state_.load()) + 1) << kGenerationShift | kOpen);
     }
     wake_.notify_all();
     take_pieces();
-    wait_until_idle();
+    state_.fetch_and(~kOpen);
+    wait_until_left();
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
     return true;
   }
 
  private:
+  static constexpr int kGenerationShift = 32;
+  static constexpr uint64_t kOpen = uint64_t{1} << 31;
+  static constexpr uint64_t kJoined = kOpen - 1;
+
+  static uint64_t generation_of(uint64_t state) { return state >> kGenerationShift; }
+
   void take_pieces() {
     for (;;) {
       const int64_t begin = next_.fetch_add(piece_, std::memory_order_relaxed);
@@ -69,8 +74,8 @@ class Pool {
     }
   }
 
-  void wait_until_idle() {
-    for (int spin = 0; busy_.load(std::memory_order_acquire) != 0; ++spin) {
+  void wait_until_left() {
+    for (int spin = 0; (state_.load(std::memory_order_acquire) & kJoined) != 0; ++spin) {
       if (spin < kSpins) {
         pause_briefly();
       } else {
@@ -79,28 +84,38 @@ class Pool {
     }
   }
 
-  void serve(int index, uint64_t seen) {
+  void serve(int index) {
+    uint64_t seen = 0;
     for (;;) {
-      for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin) {
-        pause_briefly();
+      wait_for_other_than(seen);
+      uint64_t state = state_.load(std::memory_order_acquire);
+      seen = generation_of(state);
+      while ((state & kOpen) != 0 && generation_of(state) == seen) {
+        if (!state_.compare_exchange_weak(state, state + 1)) continue;
+        if (index < helpers_) take_pieces();
+        state_.fetch_sub(1);
+        break;
       }
-      if (generation_.load(std::memory_order_acquire) == seen) {
-        std::unique_lock<std::mutex> lock(sleep_);
-        wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
-      }
-      ++seen;  // the caller waits for every thread, so no generation is ever skipped
-      if (index < helpers_) take_pieces();
-      busy_.fetch_sub(1, std::memory_order_release);
     }
   }
 
-  std::mutex turn_;  // held by the call that uses the pool
-  std::mutex sleep_;
+  void wait_for_other_than(uint64_t seen) {
+    const auto changed = [&] { return generation_of(state_.load(std::memory_order_acquire)) != seen; };
+    for (int spin = 0; spin < kSpins; ++spin) {
+      if (changed()) return;
+      pause_briefly();
+    }
+    std::unique_lock<std::mutex> lock(sleep_);
+    wake_.wait(lock, changed);
+  }
+
+  std::mutex turn_;   // held by the call that uses the pool
+  std::mutex sleep_;  // guards the wake-up, and failure_
   std::condition_variable wake_;
-  std::atomic<uint64_t> generation_{0};
+  std::atomic<uint64_t> state_{0};
   std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
   std::exception_ptr failure_;
+  // Written while no job is open, read only by threads that have joined.
   const std::function<void(int64_t, int64_t)>* work_ = nullptr;
   int64_t count_ = 0;
   int64_t piece_ = 1;
