@@ -16,6 +16,7 @@ from tritium_platform.adapters.memory.billing_store import MemoryPriceStore
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.health_store import MemoryOutcomeStore
+from tritium_platform.adapters.memory.job_store import MemoryJobStore
 from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
 from tritium_platform.adapters.memory.model_store import MemoryDeploymentStore, MemoryModelStore
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
@@ -24,6 +25,7 @@ from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
+from tritium_platform.adapters.sql.job_store import SqlJobStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlModelStore
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from tritium_platform.metering.service import UsageStore
     from tritium_platform.quotas.reservations import ReservationStore
     from tritium_platform.serving.deployments import DeploymentStore
+    from tritium_platform.serving.quantization import JobStore
     from tritium_platform.serving.registry import ModelStore
     from tritium_platform.tenancy.service import TenantStore
     from tritium_platform.values import UnitOfWork
@@ -62,6 +65,7 @@ class Books:
     outbox: AuditOutbox
     models: ModelStore
     deployments: DeploymentStore
+    jobs: JobStore
 
 
 def books_in_memory() -> Books:
@@ -77,6 +81,7 @@ def books_in_memory() -> Books:
         outbox=MemoryAuditOutbox(database),
         models=MemoryModelStore(database),
         deployments=MemoryDeploymentStore(database),
+        jobs=MemoryJobStore(database),
     )
 
 
@@ -92,6 +97,7 @@ def books_in_sql(database: Database) -> Books:
         outbox=SqlAuditOutbox(database),
         models=SqlModelStore(database),
         deployments=SqlDeploymentStore(database),
+        jobs=SqlJobStore(database),
     )
 
 

@@ -73,6 +73,7 @@ class SqlJobStore:
             update(quantization_jobs)
             .where(
                 quantization_jobs.c.id == job.id,
+                quantization_jobs.c.tenant_id == job.tenant_id,
                 quantization_jobs.c.state.in_([state.value for state in expected]),
             )
             .values(**_plain({name: getattr(job, name) for name in _CHANGING}))
