@@ -64,3 +64,34 @@ def test_the_three_conventions_have_the_same_perplexity(
         found.append(_perplexity(loaded.generator, _windows(loaded, held_out_text, 4)))
     # A bfloat16 of 1/mean is not the inverse of the bfloat16 of mean: the last bits of the scale differ.
     assert found[0] == pytest.approx(found[1], rel=2e-3)
+
+
+def _beginnings(loaded: LoadedModel, text: str) -> np.ndarray:
+    """The first tokens of documents from all over the text, [PROMPTS, PROMPT_LENGTH]."""
+    encoded = [[0, *loaded.tokenizer.encode(document, add_special=False)] for document in text.split("\n\n")]
+    long_enough = [ids[:PROMPT_LENGTH] for ids in encoded if len(ids) > PROMPT_LENGTH]
+    chosen = np.linspace(0, len(long_enough) - 1, PROMPTS).astype(int)
+    return np.array([long_enough[index] for index in chosen])
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("fixture", ["bitlinear", "offline", "online"])
+def test_greedy_text_is_that_of_transformers_unless_an_activation_lay_on_a_tie(
+    fixture: str, oracle: Any, held_out_text: str, request: pytest.FixtureRequest, trace: Any
+) -> None:
+    path = request.getfixturevalue(f"scripture_bitnet_{fixture}")
+    loaded = load_model(path)
+    prompts = _beginnings(loaded, held_out_text)
+    expected, recording = oracle.greedy(oracle.load(path), prompts, CONTINUATION)
+    actual = trace.greedy(loaded.generator, prompts, CONTINUATION)
+    differing = np.flatnonzero((actual != expected).any(axis=1))
+    assert len(differing) <= PROMPTS - 45
+    for sequence in differing:
+        common = int(np.argmax(actual[sequence] != expected[sequence]))
+        token_ids = np.concatenate([prompts[sequence], expected[sequence, :common]])
+        theirs = {name: x[: len(token_ids)] for name, x in recording.inputs(sequence).items()}
+        divergence = trace.first_divergence(trace.observed_inputs(loaded.generator, token_ids), theirs)
+        assert divergence is not None, "the texts differ and no activation was rounded differently"
+        # Before that layer both multiplied the same integers: what differs can only be the order of sums.
+        assert divergence.largest_distance < LARGEST_TIE
+        assert divergence.largest_input_difference < 1e-4
