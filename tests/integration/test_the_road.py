@@ -169,7 +169,12 @@ def test_a_client_that_leaves_pays_for_what_was_written_and_stops_the_engine(run
     _, key = running.tenant()
     model = running.deploy(key)
     stream = running.openai(key).completions.create(
-        model=model, prompt="In the", max_tokens=900, temperature=0, stream=True, extra_body={"ignore_eos": True}
+        model=model,
+        prompt="In the",
+        max_tokens=900,
+        temperature=0,
+        stream=True,
+        extra_body={"ignore_eos": True},
     )
     for count, _ in enumerate(stream):
         if count == 5:
@@ -187,7 +192,12 @@ def test_deleting_a_deployment_lets_a_running_stream_finish(running, harness):
     _, key = running.tenant()
     model = running.deploy(key)
     stream = running.openai(key).completions.create(
-        model=model, prompt="In the", max_tokens=150, temperature=0, stream=True, extra_body={"ignore_eos": True}
+        model=model,
+        prompt="In the",
+        max_tokens=150,
+        temperature=0,
+        stream=True,
+        extra_body={"ignore_eos": True},
     )
     first = next(stream)
     with running.http(key) as http:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
@@ -15,7 +16,7 @@ from tritium.protocol.schemas import InvalidJsonError
 from tritium_platform.api import account, deployments, models, operations, quantizations, tenants, uploads
 from tritium_platform.api.inference import GatewayBackend
 from tritium_platform.api.middleware import RequestEnvelope
-from tritium_platform.api.problems import openai_envelope, problem_response
+from tritium_platform.api.problems import MethodNotAllowedError, openai_envelope, problem_response
 from tritium_platform.api.schemas import Problem
 from tritium_platform.errors import BitNetServiceError, NotFoundError, ValidationError
 
@@ -78,11 +79,12 @@ async def _answer_wrong_request(request: Request, error: Exception) -> Response:
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 404:  # noqa: PLR2004 - the status says what it is
+    """Answer what the framework refuses by itself: no such address, no such method, an unreadable body."""
+    status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
+    if status == HTTPStatus.NOT_FOUND:
         return await _answer(request, NotFoundError("There is nothing at this address."))
-    message = error.detail if isinstance(error, HTTPException) else "The request could not be answered."
-    response = await _answer(request, ValidationError(f"{message}."))
-    response.status_code = status
-    response.headers.update(getattr(error, "headers", None) or {})
-    return response
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        response = await _answer(request, MethodNotAllowedError("This address does not take that method."))
+        response.headers.update(getattr(error, "headers", None) or {})
+        return response
+    return await _answer(request, ValidationError("The request could not be read."))

@@ -6,7 +6,7 @@ import hmac
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from tritium_platform.compose import Platform
 from tritium_platform.errors import BitNetServiceError, InsufficientPermissionsError, InvalidTokenError
@@ -68,7 +68,14 @@ def caller_with(scope: Scope) -> Any:
     return Depends(check)
 
 
-tenant_key = Depends(_tenant_scheme)  # only for the OpenAPI document: it says which key a route wants
+async def _require_tenant(
+    _context: Caller, _scheme: Annotated[HTTPAuthorizationCredentials | None, Depends(_tenant_scheme)]
+) -> None:
+    """Let tenants in; the scheme tells the OpenAPI document which key a route wants."""
+
+
+# For every router of tenants: a stranger is refused before anything of the request is looked at.
+tenant_key = Depends(_require_tenant)
 admin_key = Depends(_admin_scheme)
 admin = Depends(require_admin)
 ModelsCaller = Annotated[TenantContext, caller_with(Scope.MODELS)]

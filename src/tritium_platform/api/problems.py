@@ -21,12 +21,18 @@ _log = structlog.get_logger(__name__)
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
 
+
+class MethodNotAllowedError(errors.ValidationError):
+    """The address exists and does not take this method."""
+
+
 RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     **LIBRARY_RULES,
     errors.TokenExpiredError: ErrorRule(401, _INVALID, "token_expired"),
     errors.TenantSuspendedError: ErrorRule(403, "permission_error", "tenant_suspended"),
     errors.InsufficientPermissionsError: ErrorRule(403, "permission_error", "insufficient_permissions"),
     errors.ModelSizeExceededError: ErrorRule(403, "permission_error", "model_size_exceeded"),
+    MethodNotAllowedError: ErrorRule(405, _INVALID, "method_not_allowed"),
     errors.NotFoundError: ErrorRule(404, _INVALID, "not_found"),
     errors.ConflictError: ErrorRule(409, _INVALID, "conflict"),
     errors.RequestTooLargeError: ErrorRule(413, _INVALID, "request_too_large"),

@@ -1,0 +1,153 @@
+"""Every route of the document x every object of another tenant: 404, and nothing learnt."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+NOBODY = str(uuid.UUID(int=7))
+
+
+@pytest.fixture(scope="module")
+def victim(running):
+    """A tenant with one of everything: (tenant id, key, what each path parameter may name)."""
+    tenant_id, key = running.tenant(name="Victim")
+    model = running.deploy(key)
+    with running.http(key) as http:
+        model_id = http.get(f"/api/v1/models/{model}").json()["id"]
+        deployment_id = http.get(f"/api/v1/deployments/{model}").json()["id"]
+        path = str(running.platform.config.model_roots[0] / "scripture-llama-6m")
+        job = http.post("/api/v1/quantizations", json={"name": "q", "source": {"path": path}})
+    objects = {
+        "model": [model, model_id],
+        "model_id": [model],
+        "deployment": [model, deployment_id],
+        "quantization": [job.raise_for_status().json()["id"]],
+    }
+    return tenant_id, key, objects
+
+
+@pytest.fixture(scope="module")
+def attacker(running):
+    """Another tenant's key, with every scope."""
+    return running.tenant(name="Attacker", tier="business")[1]
+
+
+def routes(running, *, is_admin):
+    """Yield (method, path template) of every route the document names."""
+    with running.admin() as http:
+        document = http.get("/openapi.json").raise_for_status().json()
+    for path, methods in document["paths"].items():
+        if path.startswith("/api/v1/tenants") is is_admin and path.startswith(("/api/", "/v1/")):
+            yield from ((method.upper(), path) for method in methods)
+
+
+def parameter_of(path):
+    return path.partition("{")[2].partition("}")[0]
+
+
+def ask(http, method, address):
+    return http.request(method, address, json={} if method in {"POST", "PATCH", "PUT"} else None)
+
+
+def test_every_route_with_an_object_answers_404_for_somebody_elses(running, victim, attacker):
+    _, _, objects = victim
+    tried = 0
+    with running.http(attacker) as http:
+        for method, path in routes(running, is_admin=False):
+            name = parameter_of(path)
+            if not name:
+                continue
+            for thing in objects.get(name, [NOBODY]):
+                address = path.replace(f"{{{name}}}", thing)
+                foreign, unknown = (
+                    ask(http, method, address),
+                    ask(http, method, path.replace(f"{{{name}}}", NOBODY)),
+                )
+                assert foreign.status_code == 404, (method, path)
+                # The same words for what is somebody else's and for what is not there.
+                assert strip(foreign.json(), thing) == strip(unknown.json(), NOBODY), (method, path)
+                tried += 1
+    assert tried >= 8
+
+
+def strip(body, thing):
+    return {name: str(value).replace(thing, "") for name, value in body.items() if name != "instance"}
+
+
+def test_no_list_shows_what_is_somebody_elses(running, victim, attacker):
+    _, _, objects = victim
+    with running.http(attacker) as http:
+        for method, path in routes(running, is_admin=False):
+            if method != "GET" or parameter_of(path):
+                continue
+            text = ask(http, method, path).text
+            assert not any(thing in text for things in objects.values() for thing in things), path
+
+
+def test_inference_on_a_foreign_deployment_is_404(running, victim, attacker):
+    _, _, objects = victim
+    with running.http(attacker) as http:
+        for name in objects["deployment"]:
+            for route, body in (
+                ("chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+                ("completions", {"prompt": "a"}),
+                ("embeddings", {"input": "a"}),
+            ):
+                answer = http.post(f"/v1/{route}", json={"model": name, **body})
+                assert answer.status_code == 404
+                assert answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_a_foreign_model_cannot_be_deployed_or_quantized(running, victim, attacker):
+    _, _, objects = victim
+    with running.http(attacker) as http:
+        for name in objects["model"]:
+            assert http.post("/api/v1/deployments", json={"model": name}).status_code == 404
+        models = running.platform.config.models_dir
+        wish = {"name": "stolen", "path": str(models)}
+        assert http.post("/api/v1/models", json=wish).status_code == 422
+
+
+def test_the_operators_routes_refuse_a_tenant(running, victim, attacker):
+    tenant_id, _, _ = victim
+    tried = 0
+    with running.http(attacker) as http:
+        for method, path in routes(running, is_admin=True):
+            address = path.replace("{tenant_id}", tenant_id).replace("{key_id}", "a" * 12)
+            answer = ask(http, method, address)
+            assert answer.status_code == 403, (method, path)
+            assert answer.json()["code"] == "insufficient_permissions"
+            tried += 1
+    assert tried >= 7
+
+
+@pytest.mark.parametrize("key", ["", "nonsense", "btn_live_", "btn_admin_" + "0" * 64])
+def test_every_route_refuses_strangers(running, key):
+    with running.http(key or "x") as http:
+        if not key:
+            http.headers.pop("authorization")
+        for is_admin in (True, False):
+            for method, path in routes(running, is_admin=is_admin):
+                address = path.replace(f"{{{parameter_of(path)}}}", NOBODY) if "{" in path else path
+                address = address.replace("{key_id}", "a")
+                answer = ask(http, method, address)
+                assert answer.status_code == 401, (method, path)
+                assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_key_without_the_scope_is_refused(running, victim):
+    tenant_id, _, objects = victim
+    with running.admin() as admin:
+        wish = {"name": "usage only", "scopes": ["usage"]}
+        key = admin.post(f"/api/v1/tenants/{tenant_id}/keys", json=wish).json()["key"]
+    with running.http(key) as http:
+        assert http.get("/api/v1/usage").status_code == 200
+        assert http.get("/api/v1/models").status_code == 403
+        assert http.get("/api/v1/deployments").status_code == 403
+        assert http.get("/api/v1/audit/checkpoint").status_code == 403
+        body = {"model": objects["deployment"][0], "prompt": "a"}
+        answer = http.post("/v1/completions", json=body)
+        assert answer.status_code == 403
+        assert answer.json()["error"]["code"] == "insufficient_permissions"
