@@ -98,9 +98,7 @@ def main() -> None:
     counts = (1,) if options.busy else THREADS
     clock = time.thread_time if options.busy else time.perf_counter
     _native.set_isa(options.isa)
-    head = [
-        f"batch {batch}, {threads} thread{'s' * (threads > 1)}" for batch in BATCHES for threads in THREADS
-    ]
+    head = [f"batch {batch}, {threads} threads" for batch in BATCHES for threads in counts]
     print(f"| {options.isa}: out x in | group | read GB/s |", " | ".join(head), "|")
     print("|" + "---|" * (3 + len(head)))
     for rows, columns in SHAPES:
