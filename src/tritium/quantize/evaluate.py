@@ -12,7 +12,6 @@ import numpy as np
 from tritium.errors import ValidationError
 from tritium.model.pretrained import LoadedModel, load_model
 from tritium.quantize.estimate import mean_by_window, perplexity
-from tritium.quantize.report import Estimate
 from tritium.quantize.text import passages, read_text, spread, token_windows
 
 if TYPE_CHECKING:
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from tritium.quantize.report import Estimate
 
 WINDOW = 256
 PASSAGES = 200

@@ -21,11 +21,11 @@ from tritium.formats.native import is_native
 from tritium.quantize.assemble import assemble
 from tritium.quantize.calibrate import capture_activations, read_activations
 from tritium.quantize.config import QuantizationConfig
-from tritium.quantize.evaluate import sha256_of
+from tritium.quantize.evaluate import encoder_passages, sha256_of
 from tritium.quantize.layer import check_overrides, describe_native, quantize_weights
 from tritium.quantize.layer_file import read_layer_report, write_layer
 from tritium.quantize.plan import QuantizationPlan
-from tritium.quantize.report import LayerReport, QuantizationProgress, Stage
+from tritium.quantize.report import LayerReport, ModelKind, QuantizationProgress, Stage
 from tritium.quantize.source import Source, open_source
 from tritium.quantize.text import read_text
 
@@ -54,6 +54,8 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
         check_overrides(config, [layer.name for layer in layers])
         calibration = _checked_text(config.calibration_text, opened)
         _checked_text(config.validation_text, opened)
+        if opened.kind is ModelKind.ENCODER and config.validation_text is not None:
+            encoder_passages(read_text(config.validation_text))  # too few are refused now, not after the work
         return QuantizationPlan(
             source=str(opened.path),
             source_sha256=opened.sha256(),

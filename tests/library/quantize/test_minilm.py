@@ -83,3 +83,8 @@ def test_text_for_an_encoder_without_its_tokenizer_is_refused(minilm: Path, tmp_
         shutil.copy(minilm / name, tmp_path / name)
     with pytest.raises(ValidationError, match=r"tokenizer\.json"):
         plan_quantization(tmp_path, QuantizationConfig(validation_text=texts[0]))
+
+
+def test_one_passage_is_too_few_to_compare_encoders(minilm: Path):
+    with pytest.raises(ValidationError, match="two passages"):
+        plan_quantization(minilm, QuantizationConfig(validation_text="Only one."))
