@@ -28,7 +28,6 @@ steps = st.lists(
         st.tuples(st.just("hold"), small, small),
         st.tuples(st.just("settle"), small, small),
         st.tuples(st.just("void"), small, small),
-        st.tuples(st.just("extend"), small, small),
         st.tuples(st.just("expire"), small, small),
         st.tuples(st.just("release"), small, small),
     ),
@@ -80,10 +79,6 @@ class Player:
 
     async def void(self, number: int, _: int) -> bool:
         return await self.store.void(self.pick(number), tenant_id=self.tenant_id, at=self.clock.now())
-
-    async def extend(self, number: int, seconds: int) -> bool:
-        expires_at = self.clock.now() + timedelta(seconds=seconds)
-        return await self.store.extend(self.pick(number), tenant_id=self.tenant_id, expires_at=expires_at)
 
     async def expire(self, limit: int, _: int) -> list[UUID]:
         return [each.id for each in await self.store.expire(at=self.clock.now(), limit=limit)]

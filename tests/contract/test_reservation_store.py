@@ -69,7 +69,6 @@ async def test_a_reservation_ends_once(books: Books, clock: ManualClock) -> None
     for each in (settled, voided, a_reservation(clock, tenant_id=tenant_id)):
         assert not await store.settle(each.id, tenant_id=tenant_id, amount=1, at=clock.now())
         assert not await store.void(each.id, tenant_id=tenant_id, at=clock.now())
-        assert not await store.extend(each.id, tenant_id=tenant_id, expires_at=clock.now())
     assert await counter_of(store, tenant_id) == QuotaCounter(10, 1, 0)
 
 
@@ -99,18 +98,13 @@ async def test_a_lowered_limit_refuses_new_work_and_lets_the_running_work_end(
 
 async def test_the_sweeper_gives_back_what_nobody_ended(books: Books, clock: ManualClock) -> None:
     store, tenant_id = books.reservations, uuid7(clock)
-    dead, alive, extended = (
-        a_reservation(clock, tenant_id=tenant_id, seconds=seconds) for seconds in (10, 100, 10)
-    )
-    for each in (dead, alive, extended):
+    dead, alive = (a_reservation(clock, tenant_id=tenant_id, seconds=seconds) for seconds in (10, 100))
+    for each in (dead, alive):
         await store.hold(each, limit=3)
-    assert await store.extend(
-        extended.id, tenant_id=tenant_id, expires_at=clock.now() + timedelta(seconds=100)
-    )
     clock.advance(seconds=10)
     assert [each.id for each in await store.expire(at=clock.now(), limit=100)] == [dead.id]
     assert not await store.expire(at=clock.now(), limit=100)
-    assert await counter_of(store, tenant_id) == QuotaCounter(3, 0, 2)
+    assert await counter_of(store, tenant_id) == QuotaCounter(3, 0, 1)
     assert not await store.void(dead.id, tenant_id=tenant_id, at=clock.now())
 
 

@@ -31,9 +31,6 @@ class ReservationStore(Protocol):
     async def void(self, reservation_id: UUID, *, tenant_id: UUID, at: datetime) -> bool:
         """Give back a held reservation; False if it was not held."""
 
-    async def extend(self, reservation_id: UUID, *, tenant_id: UUID, expires_at: datetime) -> bool:
-        """Let a held reservation live longer; False if it was not held."""
-
     async def expire(self, *, at: datetime, limit: int) -> Sequence[Reservation]:
         """Give back up to `limit` held reservations whose time was over at `at`, and return them."""
 

@@ -148,8 +148,16 @@ class QuotaService:
         return QuotaCounter(limit, counter.used, counter.held) if counter else QuotaCounter(limit)
 
     async def sweep(self) -> Sequence[Reservation]:
-        """Give back reservations whose process died before it ended them; run it every few seconds."""
-        return await self._store.expire(at=self._clock.now(), limit=SWEEP_AT_ONCE)
+        """Give back reservations whose process died before it ended them; run it every few seconds.
+
+        What this process admitted and never ended leaves its place among the concurrent requests, too.
+        """
+        now = self._clock.now()
+        for admission in list(self._admitted.values()):
+            if admission.reservation.expires_at <= now:
+                del self._admitted[admission.reservation.id]
+                self._leave(admission.reservation.tenant_id)
+        return await self._store.expire(at=now, limit=SWEEP_AT_ONCE)
 
     def _take_rates(self, context: TenantContext, *, requests: int, tokens: int) -> int:
         """Take from both rates or from none; return the time of the decision."""

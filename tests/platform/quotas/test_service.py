@@ -169,6 +169,19 @@ async def test_a_reservation_whose_process_died_comes_back(quotas: QuotaService,
     assert await quotas.usage_of_month(caller) == QuotaCounter(5, 0, 0)
 
 
+async def test_a_request_that_was_forgotten_does_not_block_its_tenant_for_ever(
+    quotas: QuotaService, clock: ManualClock
+) -> None:
+    caller = a_caller(clock, max_concurrent_requests=1)
+    forgotten = await quotas.reserve(caller)
+    clock.advance(seconds=900)
+    await quotas.sweep()
+    await quotas.reserve(caller)
+    assert await quotas.settle(caller, admission=forgotten, tokens=0)
+    with pytest.raises(RateLimitExceededError, match="concurrent"):
+        await quotas.reserve(caller)
+
+
 async def test_storage_is_held_used_and_freed(quotas: QuotaService, clock: ManualClock) -> None:
     caller = a_caller(clock, max_storage=100)
     reservation = await quotas.reserve_storage(caller, size=70)

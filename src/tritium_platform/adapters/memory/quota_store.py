@@ -67,15 +67,6 @@ class MemoryReservationStore:
             self._end(found, state=ReservationState.VOID, held=found.amount, amount=0)
         return True
 
-    async def extend(self, reservation_id: UUID, *, tenant_id: UUID, expires_at: datetime) -> bool:
-        """Let a held reservation live longer; False if it was not held."""
-        async with self._database.write():
-            found = self._find(reservation_id, tenant_id=tenant_id)
-            if found is None or found.state is not ReservationState.HELD:
-                return False
-            self._reservations[found.id] = replace(found, expires_at=expires_at)
-        return True
-
     async def expire(self, *, at: datetime, limit: int) -> Sequence[Reservation]:
         """Give back up to `limit` held reservations whose time was over at `at`, and return them."""
         async with self._database.write():

@@ -74,20 +74,6 @@ class SqlReservationStore:
                 await self._use(connection, ended, held=ended.amount, amount=0)
         return ended is not None
 
-    async def extend(self, reservation_id: UUID, *, tenant_id: UUID, expires_at: datetime) -> bool:
-        """Let a held reservation live longer; False if it was not held."""
-        statement = (
-            update(reservations)
-            .where(
-                reservations.c.id == reservation_id,
-                reservations.c.tenant_id == tenant_id,
-                reservations.c.state == ReservationState.HELD.value,
-            )
-            .values(expires_at=expires_at)
-        )
-        async with self._database.write() as connection:
-            return (await connection.execute(statement)).rowcount == 1
-
     async def expire(self, *, at: datetime, limit: int) -> Sequence[Reservation]:
         """Give back up to `limit` held reservations whose time was over at `at`, and return them."""
         due = (
