@@ -1,0 +1,158 @@
+"""The pages of the console: an overview that refreshes itself, behind a login with the operator's key."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tritium_platform.console.session import COOKIE, LIFETIME
+from tritium_platform.errors import BitNetServiceError, NotFoundError, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tritium_platform.console.model import Overview
+    from tritium_platform.console.session import ConsoleSessions
+    from tritium_platform.values import Clock
+
+# No inline script or style, nothing from elsewhere, no framing: what a template lets slip cannot run.
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+STATIC: Mapping[str, str] = {"console.css": "text/css", "console.js": "text/javascript"}
+LARGEST_FORM = 4096
+THOUSAND = 1000
+LOGIN_PATH = "/console/login"
+
+
+class OverviewSource(Protocol):
+    """Reads what the overview shows."""
+
+    async def read(self) -> Overview:
+        """Return the state of the platform at this moment."""
+        ...
+
+
+def build_console(source: OverviewSource, *, sessions: ConsoleSessions, clock: Clock) -> APIRouter:
+    """Return the routes under /console."""
+    console = _Console(source, sessions=sessions, clock=clock)
+    router = APIRouter(prefix="/console", include_in_schema=False)
+    router.add_api_route("", console.overview, methods=["GET"])
+    router.add_api_route("/live", console.live, methods=["GET"])
+    router.add_api_route("/login", console.login_form, methods=["GET"])
+    router.add_api_route("/login", console.log_in, methods=["POST"])
+    router.add_api_route("/logout", console.log_out, methods=["POST"])
+    router.add_api_route("/static/{name}", _static_file, methods=["GET"])
+    return router
+
+
+class _Console:
+    def __init__(self, source: OverviewSource, *, sessions: ConsoleSessions, clock: Clock) -> None:
+        self._source = source
+        self._sessions = sessions
+        self._clock = clock
+        self._templates = Environment(
+            loader=PackageLoader("tritium_platform.console"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters.update(size=format_size, number=format_number)
+
+    async def overview(self, request: Request) -> Response:
+        if not self._is_operator(request):
+            return RedirectResponse(LOGIN_PATH, status_code=303, headers=dict(HEADERS))
+        return await self._draw("overview.html")
+
+    async def live(self, request: Request) -> Response:
+        """Return the part of the overview that changes, for the script to put in place."""
+        if not self._is_operator(request):
+            return Response(status_code=401, headers=dict(HEADERS))
+        return await self._draw("live.html")
+
+    async def login_form(self) -> Response:
+        return self._page("login.html", problem=None)
+
+    async def log_in(self, request: Request) -> Response:
+        key = await _read_key(request)
+        cookie = self._sessions.log_in(key, now=self._clock.now())
+        if cookie is None:
+            return self._page("login.html", status=401, problem="This is not the operator's key.")
+        response = RedirectResponse("/console", status_code=303, headers=dict(HEADERS))
+        response.set_cookie(
+            COOKIE,
+            cookie,
+            max_age=int(LIFETIME.total_seconds()),
+            path="/console",
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return response
+
+    async def log_out(self) -> Response:
+        response = RedirectResponse(LOGIN_PATH, status_code=303, headers=dict(HEADERS))
+        response.delete_cookie(COOKIE, path="/console", httponly=True, samesite="strict")
+        return response
+
+    def _is_operator(self, request: Request) -> bool:
+        return self._sessions.is_valid(request.cookies.get(COOKIE), now=self._clock.now())
+
+    async def _draw(self, template: str) -> Response:
+        try:
+            overview = await self._source.read()
+        except BitNetServiceError as error:
+            return self._page("problem.html", status=503, problem=error.message)
+        return self._page(template, overview=overview)
+
+    def _page(self, template: str, *, status: int = 200, **values: object) -> HTMLResponse:
+        text = self._templates.get_template(template).render(**values)
+        return HTMLResponse(text, status_code=status, headers=dict(HEADERS))
+
+
+async def _static_file(name: str) -> Response:
+    if name not in STATIC:
+        raise NotFoundError("There is nothing at this address.")
+    content = (files("tritium_platform.console") / "static" / name).read_bytes()
+    return Response(content, media_type=STATIC[name], headers={**HEADERS, "Cache-Control": "no-cache"})
+
+
+async def _read_key(request: Request) -> str:
+    """Return the form's one field; ValidationError for a form that is none or too large."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_FORM:
+            raise ValidationError("The form is too large.")
+    try:
+        fields = parse_qs(body.decode("ascii"), strict_parsing=True, max_num_fields=1)
+    except ValueError:
+        return ""
+    return fields.get("key", [""])[0].strip()
+
+
+def format_size(size: int) -> str:
+    """Write a number of bytes with a decimal unit, three digits."""
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= THOUSAND and len(units) > 1:
+        value /= THOUSAND
+        units.pop(0)
+    return f"{value:.3g} {units[0]}" if units[0] != "B" else f"{size} B"
+
+
+def format_number(number: int) -> str:
+    """Write a whole number with narrow spaces between thousands."""
+    return f"{number:,}".replace(",", "\u202f")

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from tritium_platform.adapters.memory.clock import ManualClock
+from tritium_platform.console.model import AuditHeadRow, JobRow, LayerRow, ModelRow, Overview, TenantRow
+from tritium_platform.console.pages import build_console
+from tritium_platform.console.session import ConsoleSessions
+
+ADMIN_KEY = "btn_admin_" + "7" * 64
+
+
+class FixedSource:
+    """Shows what a test puts in, or fails as a test wants."""
+
+    def __init__(self, overview: Overview) -> None:
+        self.overview = overview
+        self.error: Exception | None = None
+
+    async def read(self) -> Overview:
+        if self.error is not None:
+            raise self.error
+        return self.overview
+
+
+@pytest.fixture
+def admin_key():
+    return ADMIN_KEY
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def source():
+    layers = (LayerRow(name="model.layers.0.q_proj", strategy="standard", planes=2, loss=0.125, seconds=1.5),)
+    return FixedSource(
+        Overview(
+            read_at=datetime(2026, 11, 23, 12, 30, tzinfo=UTC),
+            month="2026-11",
+            is_ready=True,
+            tenants=(
+                TenantRow(
+                    name="<script>alert(1)</script>",
+                    tier="team",
+                    status="active",
+                    requests_used=1234,
+                    requests_quota=1_000_000,
+                    tokens=56_789,
+                    storage_used=1_500_000,
+                    storage_quota=100_000_000_000,
+                    health=97,
+                ),
+            ),
+            models=(
+                ModelRow(
+                    tenant="Acme",
+                    name="small",
+                    kind="generate",
+                    size_bytes=4_630_000,
+                    bits_per_weight=1.85,
+                    state="ready",
+                    replicas_ready=1,
+                    replicas=2,
+                ),
+            ),
+            jobs=(
+                JobRow(
+                    tenant="Acme",
+                    model_name="small",
+                    source="path: /models/llama",
+                    state="running",
+                    is_open=True,
+                    finished_layers=1,
+                    total_layers=28,
+                    error=None,
+                    layers=layers,
+                ),
+            ),
+            audit=AuditHeadRow(
+                origin="audit.test", size=4321, root="ab" * 32, verifier_key="audit.test+00+AA"
+            ),
+        )
+    )
+
+
+@pytest.fixture
+async def browser(source, clock):
+    """A client of an application with nothing but the console."""
+    app = FastAPI()
+    app.include_router(build_console(source, sessions=ConsoleSessions(ADMIN_KEY), clock=clock))
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="https://console.test") as client:
+        yield client
+
+
+@pytest.fixture
+async def operator(browser):
+    """The same client, logged in."""
+    answer = await browser.post("/console/login", content=f"key={ADMIN_KEY}")
+    assert answer.status_code == 303
+    return browser

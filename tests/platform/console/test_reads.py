@@ -1,0 +1,78 @@
+"""The overview of a real platform: its database, its files, its audit log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx2
+import pytest
+
+from tritium_platform.api.app import create_app
+from tritium_platform.compose import initialize_platform
+from tritium_platform.config import PlatformConfig
+from tritium_platform.console.pages import build_console
+from tritium_platform.console.reads import PlatformOverview, read_bits_per_weight
+from tritium_platform.console.session import ConsoleSessions
+from tritium_platform.serving.model import ModelKind
+from tritium_platform.tenancy.model import TenantTier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+async def platform(tmp_path):
+    platform = await initialize_platform(PlatformConfig(data_dir=tmp_path / "data"))
+    yield platform
+    await platform.stop()
+
+
+async def test_an_empty_platform_has_an_overview(platform):
+    overview = await PlatformOverview(platform).read()
+    assert (overview.tenants, overview.models, overview.jobs) == ((), (), ())
+    assert overview.audit.size == 0
+    assert overview.audit_problem is None
+
+
+async def test_tenants_and_models_are_shown_with_their_real_figures(platform, scripture_llama: Path):
+    tenant = await platform.tenancy.create_tenant(organization_name="Acme", tier=TenantTier.TEAM)
+    await platform.registry.add(
+        tenant.id, name="dense", path=scripture_llama, kind=ModelKind.GENERATE, size=123, source="path"
+    )
+    overview = await PlatformOverview(platform).read()
+    (row,) = overview.tenants
+    assert (row.name, row.tier, row.requests_used, row.requests_quota) == ("Acme", "team", 0, 1_000_000)
+    (model,) = overview.models
+    assert (model.name, model.size_bytes, model.bits_per_weight) == ("dense", 123, None)
+    assert model.state == "not deployed"
+
+
+async def test_a_damaged_audit_head_is_reported(platform):
+    checkpoint = platform.config.audit_dir / "checkpoint"
+    checkpoint.write_bytes(checkpoint.read_bytes().replace(b"\n0\n", b"\n9\n"))
+    overview = await PlatformOverview(platform).read()
+    assert overview.audit is None
+    assert "signature" in overview.audit_problem
+
+
+async def test_the_console_of_a_platform_answers_in_its_application(platform):
+    app = create_app(platform)
+    app.include_router(
+        build_console(
+            PlatformOverview(platform), sessions=ConsoleSessions(platform.admin_token), clock=platform.clock
+        )
+    )
+    await platform.tenancy.create_tenant(organization_name="Acme", tier=TenantTier.TEAM)
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="https://console.test") as client:
+        await client.post("/console/login", content=f"key={platform.admin_token}")
+        assert "Acme" in (await client.get("/console")).text
+        assert (await client.get("/console/static/nothing")).status_code == 404
+        assert (await client.post("/console/login", content="key=" + "x" * 5000)).status_code == 422
+
+
+def test_what_is_no_model_has_no_bits_per_weight(tmp_path):
+    assert read_bits_per_weight(tmp_path) is None
+    assert read_bits_per_weight(tmp_path / "nowhere") is None
+    (tmp_path / "tritium.json").write_text("{")
+    assert read_bits_per_weight(tmp_path) is None
