@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -92,7 +92,7 @@ def _tenant_out(tenant: Tenant) -> TenantOut:
     )
 
 
-def _key_fields(key: ApiKey) -> dict[str, object]:
+def _key_fields(key: ApiKey) -> dict[str, Any]:
     return {
         "id": key.id,
         "tenant_id": key.tenant_id,

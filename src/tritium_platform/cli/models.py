@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from tritium.cli.output import (
 )
 from tritium.errors import ProcessingError
 from tritium_platform.cli.client import ServerClient
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 model_group = typer.Typer(no_args_is_help=True, help="A tenant's models.")
 deploy_group = typer.Typer(no_args_is_help=True, help="A tenant's deployments.")
@@ -122,7 +125,7 @@ def _write_many(
     output_format: OutputFormat,
     *,
     columns: tuple[str, ...],
-    rows: list[tuple[str, ...]],
+    rows: Sequence[Sequence[str]],
 ) -> None:
     if output_format is OutputFormat.JSON:
         write_json({kind: things})

@@ -205,11 +205,11 @@ class DeploymentService:
             self._drains.add(drain)
             drain.add_done_callback(self._drains.discard)
 
-    def statuses(self, deployment: Deployment) -> list[ReplicaStatus]:
+    def statuses(self, deployment: Deployment) -> Sequence[ReplicaStatus]:
         """Return the status of each replica; empty when none runs on this machine."""
         return [replica.status for replica in self._running.get(deployment.id, ())]
 
-    def all_statuses(self) -> list[ReplicaStatus]:
+    def all_statuses(self) -> Sequence[ReplicaStatus]:
         """Return the status of every replica of everybody, for the operator."""
         return [replica.status for replicas in self._running.values() for replica in replicas]
 
@@ -265,7 +265,7 @@ class DeploymentService:
             await replica.start()
 
     @staticmethod
-    def _keys(deployment: Deployment) -> list[tuple[UUID, str]]:
+    def _keys(deployment: Deployment) -> Sequence[tuple[UUID, str]]:
         return [(deployment.tenant_id, deployment.name), (deployment.tenant_id, str(deployment.id))]
 
 

@@ -136,7 +136,7 @@ def require_name(name: str) -> None:
     """Refuse a name that could not stand in a URL or a file name."""
     if not NAME.fullmatch(name):
         raise ValidationError(
-            "A name has 1 to 100 letters, digits, dots, dashes or underscores; the first is a letter or digit.",
+            "A name has 1 to 100 letters, digits, dots, dashes or underscores and begins with no sign.",
             field="name",
         )
 

@@ -1,0 +1,80 @@
+"""The core of the road on PostgreSQL: the same answers, the same books."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+
+from tritium_platform.audit.verify import verify_log
+
+pytestmark = pytest.mark.service
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, harness, postgresql_url):
+    """A platform on PostgreSQL."""
+    config = harness.platform_config(tmp_path_factory.mktemp("platform"), database_url=postgresql_url)
+    platform, stop = harness.serve(config)
+    yield platform
+    stop()
+
+
+def test_chats_streamed_and_whole_are_metered_priced_and_logged(running, harness):
+    tenant_id, key = running.tenant(tier="business")
+    model = running.deploy(key)
+    client = running.openai(key)
+    messages = [{"role": "user", "content": "In the beginning"}]
+    whole = client.chat.completions.create(model=model, messages=messages, max_tokens=6, temperature=0)
+    stream = client.chat.completions.create(
+        model=model, messages=messages, max_tokens=6, temperature=0, stream=True
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert text == whole.choices[0].message.content
+    with running.http(key) as http:
+        usage = http.get("/api/v1/usage").json()
+        totals = {total["meter"]: total["quantity"] for total in usage["totals"]}
+        assert totals["output_tokens"] == 12
+        assert totals["input_tokens"] == 2 * whole.usage.prompt_tokens
+        assert [record["outcome"] for record in usage["records"]] == ["success"] * 3
+        assert http.get("/api/v1/invoices/preview").json()["tenant_id"] == tenant_id
+        harness.wait_until(lambda: http.get("/api/v1/audit/checkpoint").json().get("size", 0) >= 6)
+    report = verify_log(running.platform.config.audit_dir, running.platform.verifier_key)
+    assert report.is_intact
+
+
+def test_a_quota_is_never_overdrawn_by_requests_at_the_same_time(running):
+    _, key = running.tenant(monthly_quota=6, max_concurrent_requests=50)
+    model = running.deploy(key)  # the first of the six
+    client = running.openai(key)
+
+    def ask(_):
+        try:
+            return client.completions.create(model=model, prompt="a", max_tokens=2).usage.completion_tokens
+        except openai.RateLimitError as error:
+            assert error.code == "insufficient_quota"  # noqa: PT017 - both ends are expected here
+            return 0
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(ask, range(12)))
+    assert sum(1 for tokens in answers if tokens) == 5
+    with running.http(key) as http:
+        quota = http.get("/api/v1/account").json()["requests_this_month"]
+    assert (quota["used"], quota["held"]) == (6, 0)
+
+
+def test_a_client_that_leaves_is_metered(running, harness):
+    _, key = running.tenant()
+    model = running.deploy(key)
+    stream = running.openai(key).completions.create(
+        model=model, prompt="In the", max_tokens=900, stream=True, extra_body={"ignore_eos": True}
+    )
+    next(stream)
+    stream.close()
+    with running.http(key) as http:
+
+        def outcomes():
+            return [record["outcome"] for record in http.get("/api/v1/usage").json()["records"]]
+
+        harness.wait_until(lambda: outcomes() == ["success", "cancelled"])

@@ -1,0 +1,303 @@
+"""The one road: what is reserved, settled, recorded and logged, however a request ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tritium_platform.adapters.memory.audit_outbox import MemoryAuditOutbox
+from tritium_platform.adapters.memory.billing_store import MemoryPriceStore
+from tritium_platform.adapters.memory.database import MemoryDatabase
+from tritium_platform.adapters.memory.health_store import MemoryOutcomeStore
+from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
+from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
+from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
+from tritium_platform.adapters.telemetry import Metrics
+from tritium_platform.audit.log import AuditLog
+from tritium_platform.audit.model import ResourceIdentifier
+from tritium_platform.audit.note import NoteSigner
+from tritium_platform.audit.service import AuditService
+from tritium_platform.billing.invoicing import BillingService
+from tritium_platform.billing.pricing import default_price_version
+from tritium_platform.errors import (
+    InsufficientPermissionsError,
+    InvalidTokenError,
+    NotFoundError,
+    ProcessingError,
+    QuotaExceededError,
+)
+from tritium_platform.gateway import Books, Gateway, tenant_changed
+from tritium_platform.insight.health import HealthService
+from tritium_platform.metering.model import OperationType, UsageQuantities
+from tritium_platform.metering.service import MeteringService
+from tritium_platform.quotas.service import QuotaService
+from tritium_platform.serving.model import Consumption, Outcome
+from tritium_platform.tenancy.model import Scope, TenantTier
+from tritium_platform.tenancy.service import TenancyService
+from tritium_platform.values import SystemClock
+
+ENDINGS = ["finish", "fail", "close", "abandon"]
+FROM, UNTIL = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+
+
+class Office:
+    """A gateway over memory, with one tenant."""
+
+    @classmethod
+    async def open(cls, directory, *, outbox=None, **limits):
+        office = cls()
+        clock, database = SystemClock(), MemoryDatabase()
+        signer = NoteSigner("test.example/audit", private_key=Ed25519PrivateKey.generate())
+        office.outbox = outbox(database) if outbox else MemoryAuditOutbox(database)
+        office.audit = None
+        if directory is not None:
+            log = AuditLog.open(directory, signer=signer, clock=clock)
+            office.audit = AuditService(log, outbox=office.outbox)
+        office.metering = MeteringService(store=MemoryUsageStore(database))
+        billing = BillingService(prices=MemoryPriceStore(database), usage=office.metering, clock=clock)
+        await billing.publish_prices(default_price_version())
+        office.quotas = QuotaService(store=MemoryReservationStore(database), clock=clock)
+        office.tenancy = TenancyService(store=MemoryTenantStore(database), pepper=bytes(32), clock=clock)
+        office.health = HealthService(store=MemoryOutcomeStore(database), clock=clock)
+        office.gateway = Gateway(
+            tenancy=office.tenancy,
+            books=Books(
+                unit_of_work=database.unit_of_work,
+                quotas=office.quotas,
+                metering=office.metering,
+                billing=billing,
+                outbox=office.outbox,
+                audit=office.audit,
+                health=office.health,
+                telemetry=Metrics(),
+                clock=clock,
+            ),
+        )
+        tenant = await office.tenancy.create_tenant(
+            organization_name="Acme", tier=TenantTier.DEVELOPER, limit_overrides=limits
+        )
+        office.tenant_id = tenant.id
+        _, office.key = await office.tenancy.create_key(tenant.id, name="k")
+        office.context = await office.tenancy.authenticate_request(office.key)
+        return office
+
+    async def walk(self, work, *, key=None):
+        return await self.gateway.process_customer_request(work, token=key or self.key, request_id="r")
+
+    async def records(self):
+        return list(await self.metering.list(self.tenant_id, start=FROM, end=UNTIL, limit=1000))
+
+    async def actions(self):
+        await self.gateway.close()
+        return sorted(intent.action for intent in await self.outbox.pending(limit=1000))
+
+
+@dataclass
+class CountToThree:
+    """Work of three pieces and three tokens, which may fail before a piece."""
+
+    fails_at: int | None = None
+    refuses: Exception | None = None
+    scope: Scope = Scope.INFERENCE
+    operation: OperationType = OperationType.COMPLETION
+    model: str = "m"
+    subject: ResourceIdentifier = field(default_factory=lambda: ResourceIdentifier("deployment", "d"))
+    pieces: int = 0
+    is_closed: bool = False
+
+    async def admit(self, context):
+        if self.refuses is not None:
+            raise self.refuses
+        return 10
+
+    async def execute(self):
+        try:
+            for piece in range(3):
+                await asyncio.sleep(0)
+                if self.fails_at == piece:
+                    raise ProcessingError("it failed")
+                self.pieces += 1
+                yield piece
+        finally:
+            self.is_closed = True
+
+    def is_last(self, piece):
+        return piece == 2
+
+    def consumed(self, outcome):
+        if self.pieces == 0 and outcome is Outcome.FAILED:
+            return Consumption(is_counted=False)
+        return Consumption(quantities=UsageQuantities(output_tokens=self.pieces), tokens=self.pieces)
+
+
+async def test_the_books_are_closed_before_the_last_piece_is_handed_out():
+    office = await Office.open(None)
+    passage = await office.walk(CountToThree())
+    assert [await anext(passage), await anext(passage)] == [0, 1]
+    assert await office.records() == []
+    assert (await office.quotas.usage_of_month(office.context)).held == 1
+    assert await anext(passage) == 2
+    (record,) = await office.records()
+    assert (record.outcome, record.quantities.output_tokens) == ("success", 3)
+    quota = await office.quotas.usage_of_month(office.context)
+    assert (quota.used, quota.held) == (1, 0)
+    with pytest.raises(StopAsyncIteration):
+        await anext(passage)
+
+
+async def test_a_failure_without_result_gives_everything_back():
+    office = await Office.open(None)
+    passage = await office.walk(CountToThree(fails_at=0))
+    with pytest.raises(ProcessingError):
+        await anext(passage)
+    quota = await office.quotas.usage_of_month(office.context)
+    assert (quota.used, quota.held) == (0, 0)
+    (record,) = await office.records()
+    assert record.outcome == "failed"
+    assert await office.actions() == ["completion.fail"]
+
+
+async def test_closing_early_counts_what_was_done_and_stops_the_work():
+    office = await Office.open(None)
+    work = CountToThree()
+    passage = await office.walk(work)
+    await anext(passage)
+    await passage.aclose()
+    await passage.aclose()
+    assert work.is_closed
+    (record,) = await office.records()
+    assert (record.outcome, record.quantities.output_tokens) == ("cancelled", 1)
+
+
+async def test_a_passage_that_is_closed_before_it_began_holds_nothing():
+    office = await Office.open(None)
+    passage = await office.walk(CountToThree())
+    await passage.aclose()
+    assert (await office.quotas.usage_of_month(office.context)).held == 0
+    assert len(await office.records()) == 1
+
+
+async def test_a_cancelled_caller_does_not_cancel_the_settlement():
+    office = await Office.open(None)
+    passage = await office.walk(CountToThree())
+
+    async def read():
+        await anext(passage)
+        await asyncio.sleep(60)
+
+    reader = asyncio.create_task(read())
+    await asyncio.sleep(0.01)
+    reader.cancel()
+    closing = asyncio.create_task(passage.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(reader, closing, return_exceptions=True)
+    await office.gateway.close()
+    assert (await office.quotas.usage_of_month(office.context)).held == 0
+    assert len(await office.records()) == 1
+
+
+async def test_refusals_reserve_nothing_and_are_logged_as_denied():
+    office = await Office.open(None)
+    with pytest.raises(NotFoundError):
+        await office.walk(CountToThree(refuses=NotFoundError("no")))
+    assert (await office.quotas.usage_of_month(office.context)).held == 0
+    assert await office.actions() == ["completion.refuse"]
+    assert await office.records() == []
+
+
+async def test_a_key_without_the_scope_and_a_stranger_get_nowhere():
+    office = await Office.open(None)
+    _, key = await office.tenancy.create_key(office.tenant_id, name="u", scopes=frozenset({Scope.USAGE}))
+    with pytest.raises(InsufficientPermissionsError):
+        await office.walk(CountToThree(), key=key)
+    with pytest.raises(InvalidTokenError):
+        await office.walk(CountToThree(), key=key[:-1] + ("0" if key[-1] != "0" else "1"))
+
+
+async def test_the_quota_holds_against_many_at_once():
+    office = await Office.open(None, monthly_quota=5, max_concurrent_requests=100)
+    results = await asyncio.gather(*(office.walk(CountToThree()) for _ in range(20)), return_exceptions=True)
+    admitted = [each for each in results if not isinstance(each, Exception)]
+    assert len(admitted) == 5
+    assert all(isinstance(each, QuotaExceededError) for each in results if isinstance(each, Exception))
+    for passage in admitted:
+        assert [piece async for piece in passage] == [0, 1, 2]
+    assert (await office.quotas.usage_of_month(office.context)).used == 5
+
+
+async def test_if_the_books_cannot_be_written_the_last_piece_is_not_handed_out():
+    class FullOutbox(MemoryAuditOutbox):
+        async def add(self, intent):
+            raise ProcessingError("the disk is full")
+
+    office = await Office.open(None, outbox=FullOutbox)
+    passage = await office.walk(CountToThree())
+    await anext(passage)
+    await anext(passage)
+    with pytest.raises(ProcessingError, match="disk is full"):
+        await anext(passage)
+    # One transaction: no record without its audit intent.
+    assert await office.records() == []
+
+
+async def test_every_ending_becomes_one_leaf_of_the_log(tmp_path):
+    office = await Office.open(tmp_path)
+    for work in (CountToThree(), CountToThree(fails_at=1)):
+        passage = await office.walk(work)
+        with contextlib.suppress(ProcessingError):
+            assert [piece async for piece in passage] == [0, 1, 2]
+    await office.gateway.change(
+        lambda: office.tenancy.change_tenant(office.tenant_id, tier=TenantTier.TEAM),
+        describe=lambda tenant: tenant_changed("tenant.change", tenant),
+    )
+    await office.gateway.close()
+    assert office.audit.head().size == 3
+    assert await office.outbox.pending(limit=10) == []
+    await office.audit.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["finish", "fail", "close", "abandon"]), st.integers(0, 3)), max_size=8
+    )
+)
+def test_however_requests_end_nothing_stays_held_and_each_is_recorded_once(endings):
+    async def play():
+        office = await Office.open(None)
+
+        async def one(ending, after):
+            work = CountToThree(fails_at=after if ending == "fail" and after < 3 else None)
+            passage = await office.walk(work)
+            try:
+                for _ in range(3 if ending in {"finish", "fail"} else after):
+                    await anext(passage)
+            except (ProcessingError, StopAsyncIteration):
+                return work
+            if ending == "close":
+                await passage.aclose()
+            if ending == "abandon":
+                task = asyncio.create_task(passage.aclose())
+                await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            return work
+
+        works = await asyncio.gather(*(one(*ending) for ending in endings))
+        await office.gateway.close()
+        records = await office.records()
+        assert len(records) == len(endings)
+        assert sum(record.quantities.output_tokens for record in records) == sum(
+            work.pieces for work in works
+        )
+        assert (await office.quotas.usage_of_month(office.context)).held == 0
+
+    asyncio.run(play())
