@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "pool.h"
@@ -53,6 +54,12 @@ std::vector<int32_t> sequence_of_rows(const int32_t* starts, int64_t count, int6
   return sequence;
 }
 
+constexpr double kOperationsPerNanosecond = 10;  // of one thread: an order of magnitude is enough
+
+double row_nanoseconds(const Heads& heads, int64_t length) {
+  return 4.0 * static_cast<double>(heads.query_heads * heads.dim * length) / kOperationsPerNanosecond;
+}
+
 struct Pages {
   const int32_t* tables;
   const int32_t* starts;
@@ -103,7 +110,9 @@ Result<float> paged_attention(const Array& q, const Array& k_pool, const Array& 
   heads.out = out.data;
   {
     nb::gil_scoped_release released;
-    parallel_for(rows, 1, threads, [&](int64_t begin, int64_t end) {
+    const int64_t longest = std::accumulate(pages.lengths, pages.lengths + sequences, int64_t{0},
+                                            [](int64_t a, int32_t b) { return std::max<int64_t>(a, b); });
+    parallel_for(rows, 1, threads, row_nanoseconds(heads, longest), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const int64_t b = sequence[static_cast<size_t>(row)];
         const int32_t* blocks = pages.tables + b * pages.table_width;
@@ -131,7 +140,7 @@ Result<float> ragged_attention(const Array& q, const Array& k, const Array& v, c
   heads.out = out.data;
   {
     nb::gil_scoped_release released;
-    parallel_for(rows, 1, threads, [&](int64_t begin, int64_t end) {
+    parallel_for(rows, 1, threads, row_nanoseconds(heads, rows), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const int32_t* range = starts + sequence[static_cast<size_t>(row)];
         attend_row(heads, row, keys, values, range[1] - range[0],

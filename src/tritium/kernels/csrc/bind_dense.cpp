@@ -9,6 +9,7 @@ namespace tritium {
 namespace {
 
 constexpr int64_t kRowGrain = 16;
+constexpr double kOperationsPerNanosecond = 20;  // of one thread: an order of magnitude is enough
 
 Result<float> dense_matmul(const Array& x, const Array& weight, int threads) {
   const int64_t columns = size_of(x, 0), count = size_of(x, 1), rows = size_of(weight, 0);
@@ -21,13 +22,15 @@ Result<float> dense_matmul(const Array& x, const Array& weight, int threads) {
   {
     nb::gil_scoped_release released;
     const KernelTable& kernels = table();
-    parallel_for(rows, kRowGrain, threads, [&](int64_t begin, int64_t end) {
-      if (is_bfloat16) {
-        kernels.dense_rows_bf16(inputs, columns, count, halves, rows, begin, end, out.data);
-      } else {
-        kernels.dense_rows(inputs, columns, count, floats, rows, begin, end, out.data);
-      }
-    });
+    const double operations = 2.0 * static_cast<double>(count * columns);
+    parallel_for(rows, kRowGrain, threads, operations / kOperationsPerNanosecond,
+                 [&](int64_t begin, int64_t end) {
+                   if (is_bfloat16) {
+                     kernels.dense_rows_bf16(inputs, columns, count, halves, rows, begin, end, out.data);
+                   } else {
+                     kernels.dense_rows(inputs, columns, count, floats, rows, begin, end, out.data);
+                   }
+                 });
   }
   return out.release();
 }

@@ -10,6 +10,7 @@ namespace tritium {
 namespace {
 
 constexpr int64_t kRowGrain = 16;
+constexpr double kOperationsPerNanosecond = 100;  // of one thread: an order of magnitude is enough
 constexpr int64_t kChunk = 32;
 constexpr int64_t kMostChunks =
     (int64_t{1} << 20) / kChunk;  // in_features <= 2^20 keeps sums inside an int32
@@ -74,9 +75,11 @@ Result<float> matmul(const Array& planes, const Array& scales, int64_t group_siz
     nb::gil_scoped_release released;
     const Inputs prepared = inputs_of(weight, inputs, input_scale, columns);
     const KernelTable& kernels = table();
-    parallel_for(weight.rows, kRowGrain, threads, [&](int64_t begin, int64_t end) {
-      kernels.ternary_rows(weight, prepared.view, begin, end, out.data);
-    });
+    const double operations = 2.0 * 128.0 * static_cast<double>(weight.blocks * weight.plane_count * columns);
+    parallel_for(weight.rows, kRowGrain, threads, operations / kOperationsPerNanosecond,
+                 [&](int64_t begin, int64_t end) {
+                   kernels.ternary_rows(weight, prepared.view, begin, end, out.data);
+                 });
   }
   return out.release();
 }

@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kSpins = 2000;  // about 50 microseconds: longer than the gap between two layers
 constexpr int kPiecesPerThread = 4;
+constexpr double kWorthSharing = 20'000;  // nanoseconds of work for each thread
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -136,10 +137,11 @@ std::atomic<Pool*>& current_pool() {
 
 }  // namespace
 
-void parallel_for(int64_t count, int64_t grain, int threads,
+void parallel_for(int64_t count, int64_t grain, int threads, double item_nanoseconds,
                   const std::function<void(int64_t, int64_t)>& work) {
   const int64_t grains = (count + grain - 1) / grain;
-  const int helpers = static_cast<int>(std::min<int64_t>(threads, grains)) - 1;
+  const auto worthwhile = static_cast<int64_t>(item_nanoseconds * static_cast<double>(count) / kWorthSharing);
+  const int helpers = static_cast<int>(std::min({int64_t{threads}, grains, worthwhile})) - 1;
   if (helpers >= 1) {
     const int64_t pieces = std::min<int64_t>(grains, static_cast<int64_t>(helpers + 1) * kPiecesPerThread);
     const int64_t piece = (grains + pieces - 1) / pieces * grain;
