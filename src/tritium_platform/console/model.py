@@ -51,7 +51,7 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
-    """A quantization; `total_layers` is None until it is planned, `layers` is filled while it is open."""
+    """A quantization; `total_layers` is None until it is planned, `layers` are the newest of an open one."""
 
     tenant: str
     model_name: str

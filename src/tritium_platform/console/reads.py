@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tritium_platform.tenancy.model import Tenant
 
 NEWEST_JOBS = 10
+NEWEST_LAYERS = 8
 TOKEN_METERS = frozenset({Meter.INPUT_TOKENS, Meter.OUTPUT_TOKENS, Meter.EMBEDDING_TOKENS})
 
 
@@ -121,7 +122,7 @@ class PlatformOverview:
 
 
 def job_row(job: QuantizationJob, *, tenant: Tenant) -> JobRow:
-    """Return what the overview shows of a job; its layers only while it is open."""
+    """Return what the overview shows of a job; its newest layers only while it is open."""
     layers = tuple(
         LayerRow(
             name=layer.name,
@@ -141,7 +142,7 @@ def job_row(job: QuantizationJob, *, tenant: Tenant) -> JobRow:
         finished_layers=len(layers),
         total_layers=job.total_layers,
         error=job.error_message,
-        layers=() if job.state.is_final else layers[::-1],
+        layers=() if job.state.is_final else layers[: -NEWEST_LAYERS - 1 : -1],
     )
 
 

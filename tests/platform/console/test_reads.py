@@ -11,13 +11,17 @@ from tritium_platform.api.app import create_app
 from tritium_platform.compose import initialize_platform
 from tritium_platform.config import PlatformConfig
 from tritium_platform.console.pages import build_console
-from tritium_platform.console.reads import PlatformOverview, read_bits_per_weight
+from tritium_platform.console.reads import PlatformOverview, job_row, read_bits_per_weight
 from tritium_platform.console.session import ConsoleSessions
+from tritium_platform.serving.job import JobLayer, JobState, QuantizationJob
 from tritium_platform.serving.model import ModelKind
-from tritium_platform.tenancy.model import TenantTier
+from tritium_platform.tenancy.model import Tenant, TenantTier
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tritium_platform.console.model import JobRow
+from uuid import UUID
 
 
 @pytest.fixture
@@ -76,3 +80,33 @@ def test_what_is_no_model_has_no_bits_per_weight(tmp_path):
     assert read_bits_per_weight(tmp_path / "nowhere") is None
     (tmp_path / "tritium.json").write_text("{")
     assert read_bits_per_weight(tmp_path) is None
+
+
+def test_an_open_job_shows_its_newest_layers_and_a_finished_one_none(clock):
+    def shown(count: int, state: JobState) -> JobRow:
+        layers = [
+            JobLayer(index=n, name=f"{n}", strategy="s", planes=1, loss=0, seconds=0) for n in range(count)
+        ]
+        job = QuantizationJob(
+            id=UUID(int=1),
+            tenant_id=UUID(int=2),
+            tier=TenantTier.TEAM,
+            key_id="K",
+            source="path: x",
+            source_path="x",
+            model_name="m",
+            config={},
+            storage_reservation=UUID(int=3),
+            storage_bytes=0,
+            created_at=clock.now(),
+            state=state,
+            layers=tuple(layers),
+        )
+        tenant = Tenant(UUID(int=2), "Acme", TenantTier.TEAM, clock.now())
+        return job_row(job, tenant=tenant)
+
+    assert [layer.name for layer in shown(20, JobState.RUNNING).layers] == [f"{n}" for n in range(19, 11, -1)]
+    assert [layer.name for layer in shown(2, JobState.RUNNING).layers] == ["1", "0"]
+    assert shown(0, JobState.QUEUED).layers == ()
+    assert shown(20, JobState.SUCCEEDED).layers == ()
+    assert shown(20, JobState.SUCCEEDED).finished_layers == 20
