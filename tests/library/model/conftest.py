@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,7 +16,12 @@ from safetensors.numpy import load_file, save_file
 from tritium.formats.bitnet_hf import pack_bitnet, ternarise_online
 from tritium.kernels import cpu
 from tritium.model.batch import ForwardBatch
-from tritium.model.decoder import DecoderModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tritium.model.decoder import DecoderModel
 
 
 class Oracle:
@@ -27,10 +30,10 @@ class Oracle:
     def __init__(self, torch: Any, transformers: Any) -> None:
         self.torch, self.transformers = torch, transformers
 
-    def load(self, path: Path) -> Any:
-        """Load a causal model; what transformers leaves in bfloat16 becomes float32, which changes no value."""
+    def load(self, path: Path, *, attention: str = "eager") -> Any:
+        """Load a causal model; what transformers leaves in bfloat16 becomes float32, unchanged."""
         model = self.transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=self.torch.float32, attn_implementation="eager"
+            path, dtype=self.torch.float32, attn_implementation=attention
         )
         for parameter in model.parameters():
             parameter.data = parameter.data.float()
@@ -136,7 +139,12 @@ def first_divergence(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray])
         if differs.any():
             rows, columns = np.nonzero(differs)
             distances = [
-                np.abs(np.abs(x[rows, columns] * s[rows] - (q[rows, columns].astype(np.float64) + q2[rows, columns]) / 2))
+                np.abs(
+                    np.abs(
+                        x[rows, columns] * s[rows]
+                        - (q[rows, columns].astype(np.float64) + q2[rows, columns]) / 2
+                    )
+                )
                 for x, s in ((actual, scale), (expected, scale2))
             ]
             return Divergence(name, float(np.max(distances)), float(np.abs(actual - expected).max()))

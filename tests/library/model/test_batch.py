@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from tritium.errors import ValidationError
 from tritium.model.batch import ForwardBatch, KVCache
-from tritium.model.decoder import DecoderModel
 from tritium.model.pretrained import load_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tritium.model.decoder import DecoderModel
 
 
 @pytest.fixture(scope="module", params=["scripture_llama", "scripture_bitnet_bitlinear"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tritium.errors import ValidationError
 from tritium.model.chat_template import ChatTemplate
 from tritium.model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " Hello "}]
 LLAMA3 = (

@@ -39,13 +39,20 @@ def _with(**fields: Any) -> dict[str, Any]:
 
 
 def _bert(**fields: Any) -> dict[str, Any]:
-    sizes = {key: LLAMA[key] for key in LLAMA if key not in {"model_type", "architectures", "num_key_value_heads"}}
+    sizes = {
+        key: LLAMA[key] for key in LLAMA if key not in {"model_type", "architectures", "num_key_value_heads"}
+    }
     return {**sizes, "model_type": "bert", "architectures": ["BertModel"], **fields}
 
 
 def test_defaults_are_those_of_transformers() -> None:
     llama = parse_config(LLAMA)
-    assert (llama.head_dim, llama.norm_eps, llama.activation, llama.tie_word_embeddings) == (16, 1e-6, "silu", False)
+    assert (llama.head_dim, llama.norm_eps, llama.activation, llama.tie_word_embeddings) == (
+        16,
+        1e-6,
+        "silu",
+        False,
+    )
     assert llama.rope == RopeParameters(theta=10000.0, original_max_positions=128)
     bitnet = parse_config(_with(model_type="bitnet", architectures=["BitNetForCausalLM"]))
     assert bitnet.rope is not None
@@ -75,7 +82,10 @@ def test_defaults_are_those_of_transformers() -> None:
         ({"rope_theta": float("inf")}, "rope_theta"),
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
         ({"quantization_config": {"quant_method": "bitnet", "linear_class": "quadlinear"}}, "quadlinear"),
-        ({"quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": "x"}}, "modules_to_not_convert"),
+        (
+            {"quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": "x"}},
+            "modules_to_not_convert",
+        ),
     ],
 )
 def test_what_may_change_the_mathematics_is_refused_by_name(fields: dict[str, Any], named: str) -> None:
@@ -84,14 +94,17 @@ def test_what_may_change_the_mathematics_is_refused_by_name(fields: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "fields", [{"is_decoder": True}, {"position_embedding_type": "relative_key"}, {"add_cross_attention": True}]
+    "fields",
+    [{"is_decoder": True}, {"position_embedding_type": "relative_key"}, {"add_cross_attention": True}],
 )
 def test_a_bert_that_is_no_plain_encoder_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(fields))):
         parse_config(_bert(**fields))
 
 
-@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"])
+@pytest.mark.parametrize(
+    "name", ["hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"]
+)
 @pytest.mark.parametrize("value", [0, -1, 1 << 63, 2.5, "64", True, None, [64]])
 def test_a_size_out_of_range_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
@@ -124,7 +137,9 @@ def test_both_spellings_of_rope_mean_the_same() -> None:
 
 def test_harmless_and_empty_fields_are_accepted() -> None:
     config = parse_config(
-        _with(use_cache=True, torch_dtype="bfloat16", sliding_window=None, eos_token_id=[2, 3], bos_token_id=1)
+        _with(
+            use_cache=True, torch_dtype="bfloat16", sliding_window=None, eos_token_id=[2, 3], bos_token_id=1
+        )
     )
     assert (config.eos_token_ids, config.bos_token_id) == ((2, 3), 1)
 
@@ -152,10 +167,14 @@ def test_a_ternary_config_names_its_convention_and_what_stays_dense() -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(sorted([*LLAMA, "rope_parameters", "rope_scaling", "quantization_config", "head_dim"])),
+        st.sampled_from(
+            sorted([*LLAMA, "rope_parameters", "rope_scaling", "quantization_config", "head_dim"])
+        ),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-            lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=8), inner, max_size=2),
+            lambda inner: (
+                st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=8), inner, max_size=2)
+            ),
             max_leaves=4,
         ),
         max_size=4,

@@ -1,27 +1,30 @@
 """The comparison with the oracle is worth something: each classic mistake makes it fail by far.
 
-Every mistake here has shipped somewhere: finite, plausible, wrong output. A right model differs from transformers
-only after an activation that lay on a tie of rounding, and then by little; a mutant must fail one of the two.
+Every mistake here has shipped somewhere: finite, plausible, wrong output. A right model differs from
+transformers only after an activation that lay on a tie of rounding, and then by little; a mutant must not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from tritium.kernels import cpu, packing
 from tritium.model.bitnet import BitNetModel
-from tritium.model.decoder import DecoderModel
 from tritium.model.layers import RMSNorm, TernaryLinear
 from tritium.model.llama import LlamaModel
 from tritium.model.pretrained import load_model
 from tritium.model.rope import RopeParameters, inverse_frequencies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tritium.model.decoder import DecoderModel
 
 pytestmark = pytest.mark.oracle
 
@@ -37,7 +40,9 @@ def _with_activation(model: DecoderModel) -> None:
 def _with_scale_inverted(model: DecoderModel) -> None:
     for name, linear in model.linears().items():
         assert isinstance(linear, TernaryLinear)
-        model.set_linear(name, replace(linear, weight=replace(linear.weight, divides=not linear.weight.divides)))
+        model.set_linear(
+            name, replace(linear, weight=replace(linear.weight, divides=not linear.weight.divides))
+        )
 
 
 def _with_one_scale_inverted(model: DecoderModel) -> None:
@@ -97,7 +102,9 @@ def _with_key_heads_in_the_wrong_order(model: DecoderModel) -> None:
     assert isinstance(linear, TernaryLinear)
     trits = packing.from_compute_layout(linear.weight.planes[0], count=linear.in_features)
     heads = trits.reshape(model.config.num_kv_heads, -1, trits.shape[1])
-    planes = packing.to_compute_layout(np.ascontiguousarray(np.roll(heads, 1, axis=0).reshape(trits.shape)))[None]
+    planes = packing.to_compute_layout(np.ascontiguousarray(np.roll(heads, 1, axis=0).reshape(trits.shape)))[
+        None
+    ]
     model.set_linear(name, replace(linear, weight=replace(linear.weight, planes=planes)))
 
 

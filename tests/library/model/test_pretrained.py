@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,10 +13,14 @@ from tritium.errors import ValidationError
 from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.native import open_native, save_native
 from tritium.kernels.packing import pack_trits
-from tritium.model.bert import BertModel
 from tritium.model.config import parse_config
 from tritium.model.pretrained import QuantizedModel, companion_files, load_model
 from tritium.model.weights import CheckpointWeights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tritium.model.bert import BertModel
 
 
 def _save(source: Path, target: Path, **manifest: Any) -> Path:
@@ -29,7 +32,10 @@ def _save(source: Path, target: Path, **manifest: Any) -> Path:
         linears = {}
         for name, shape in names.items():
             layer = weights.ternary(name)
-            tensors[f"{name}.trits"], tensors[f"{name}.scales"] = pack_trits(layer.trits.reshape(1, -1)), layer.scale
+            tensors[f"{name}.trits"], tensors[f"{name}.scales"] = (
+                pack_trits(layer.trits.reshape(1, -1)),
+                layer.scale,
+            )
             linears[name] = {
                 "in_features": shape.in_features,
                 "out_features": shape.out_features,
@@ -56,7 +62,9 @@ def test_a_saved_model_gives_the_same_bits_as_its_source(source: Path, tmp_path:
     np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
 
-def test_a_saved_scale_keeps_the_bytes_of_its_source(scripture_bitnet_bitlinear: Path, tmp_path: Path) -> None:
+def test_a_saved_scale_keeps_the_bytes_of_its_source(
+    scripture_bitnet_bitlinear: Path, tmp_path: Path
+) -> None:
     path = _save(scripture_bitnet_bitlinear, tmp_path / "native")
     with open_native(path) as native, open_checkpoint(scripture_bitnet_bitlinear) as checkpoint:
         assert native.checkpoint.is_memory_mapped

@@ -21,7 +21,13 @@ SCALINGS = [
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 256,
     },
-    {"rope_type": "llama3", "rope_theta": 1e4, "factor": 32.0, "low_freq_factor": 0.5, "high_freq_factor": 3.0},
+    {
+        "rope_type": "llama3",
+        "rope_theta": 1e4,
+        "factor": 32.0,
+        "low_freq_factor": 0.5,
+        "high_freq_factor": 3.0,
+    },
 ]
 
 
@@ -33,7 +39,10 @@ def test_frequencies_are_those_of_transformers(scaling: dict[str, Any], head_dim
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding  # noqa: PLC0415
 
     config = LlamaConfig(
-        hidden_size=head_dim * 2, num_attention_heads=2, max_position_embeddings=4096, rope_parameters=dict(scaling)
+        hidden_size=head_dim * 2,
+        num_attention_heads=2,
+        max_position_embeddings=4096,
+        rope_parameters=dict(scaling),
     )
     theirs = LlamaRotaryEmbedding(config).inv_freq.numpy()
     rope = parse_rope({"rope_parameters": scaling}, default_theta=1.0, max_positions=4096)

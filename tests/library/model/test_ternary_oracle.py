@@ -27,16 +27,16 @@ SHAPES = [(1, 1), (3, 5), (4, 127), (5, 128), (7, 129), (77, 60), (92, 257), (33
 
 
 @pytest.mark.parametrize(("out_features", "in_features"), SHAPES)
-@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("bias", ["no bias", "bias"])
 def test_a_bitlinear_layer_is_bit_identical(
-    out_features: int, in_features: int, has_bias: bool, oracle: Any
+    out_features: int, in_features: int, bias: str, oracle: Any
 ) -> None:
     from transformers.integrations.bitnet import BitLinear  # noqa: PLC0415 - the bare wheel has none
 
     torch, random = oracle.torch, np.random.default_rng(out_features * in_features)
     trits, inverse = ternarise_online(random.standard_normal((out_features, in_features)).astype(np.float32))
     packed = pack_bitnet(trits)
-    bias = random.standard_normal(out_features).astype(np.float32) if has_bias else None
+    added = random.standard_normal(out_features).astype(np.float32) if bias == "bias" else None
     # transformers reserves out // 4 rows and unpacks whole ones: give it all rows and drop the padding's.
     theirs = BitLinear(in_features, out_features, bias=False, dtype=torch.float32)
     theirs.weight, theirs.weight_scale = torch.tensor(packed), torch.tensor([inverse])
@@ -50,19 +50,19 @@ def test_a_bitlinear_layer_is_bit_identical(
         out_features=out_features,
         divides=True,
     )
-    actual = TernaryLinear(weight, bias)(x)
-    if bias is not None:
-        expected = expected + bias
+    actual = TernaryLinear(weight, added)(x)
+    if added is not None:
+        expected = expected + added
     np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
 
 @pytest.mark.parametrize("convention", ["bitlinear", "offline", "online"])
 @pytest.mark.parametrize("model_type", ["bitnet", "llama"])
-@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("bias", ["no bias", "bias"])
 def test_every_layer_of_a_tiny_model_is_that_of_transformers(
-    convention: str, model_type: str, has_bias: bool, oracle: Any, tiny_models: Any, tmp_path: Any
+    convention: str, model_type: str, bias: str, *, oracle: Any, tiny_models: Any, tmp_path: Any
 ) -> None:
-    fields: dict[str, Any] = {**BITNET, "attention_bias": has_bias}
+    fields: dict[str, Any] = {**BITNET, "attention_bias": bias == "bias"}
     if convention == "online":
         fields["intermediate_size"] = 77  # only masters can have rows that are no multiple of four there
     path = tiny_models.ternary(tmp_path / "model", convention, model_type=model_type, **fields)
@@ -85,7 +85,7 @@ def test_every_layer_of_a_tiny_model_is_that_of_transformers(
 @pytest.mark.parametrize("convention", ["bitlinear", "offline", "online"])
 @pytest.mark.parametrize("model_type", ["bitnet", "llama"])
 def test_a_tiny_model_differs_only_after_a_tie_of_rounding(
-    convention: str, model_type: str, oracle: Any, tiny_models: Any, trace: Any, tmp_path: Any
+    convention: str, model_type: str, *, oracle: Any, tiny_models: Any, trace: Any, tmp_path: Any
 ) -> None:
     path = tiny_models.ternary(tmp_path / "model", convention, model_type=model_type, **BITNET)
     token_ids = np.random.default_rng(4).integers(0, 131, 60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import tokenizers
@@ -16,6 +16,9 @@ from tritium.errors import ValidationError
 from tritium.model.config import parse_config
 from tritium.model.pretrained import load_model
 from tritium.model.tokenizer import IncrementalDecoder, Tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,9 @@ def byte_fallback(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     directory = tmp_path_factory.mktemp("fallback")
     words = ["<unk>", "▁in", "▁the", "▁be", "gin", "ning", *(f"<0x{byte:02X}>" for byte in range(256))]
     vocabulary = {word: index for index, word in enumerate(words)}
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>")
+    )
     made.decoder = tokenizers.decoders.Sequence(
         [
             tokenizers.decoders.Replace("▁", " "),
@@ -125,7 +130,9 @@ def test_the_tokenizer_of_another_model_is_refused(tokenizer: Tokenizer, scriptu
         tokenizer.validate_against(replace(config, vocab_size=10000, eos_token_ids=(9000,)))
 
 
-def test_a_model_whose_tokenizer_is_too_large_is_refused_at_load(scripture_llama: Path, tmp_path: Path) -> None:
+def test_a_model_whose_tokenizer_is_too_large_is_refused_at_load(
+    scripture_llama: Path, tmp_path: Path
+) -> None:
     directory = tmp_path / "model"
     shutil.copytree(scripture_llama, directory)
     made = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +15,10 @@ from tritium.formats.checkpoint import open_checkpoint
 from tritium.model.config import parse_config
 from tritium.model.pretrained import load_model
 from tritium.model.weights import CheckpointWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 Tensors = dict[str, np.ndarray]
 DOWN = "model.layers.5.mlp.down_proj"
@@ -34,7 +37,9 @@ def _changed(source: Path, target: Path, change: Callable[[Tensors], object], **
     shutil.copytree(source, target)
     tensors = _bits(source)
     change(tensors)
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, target / "model.safetensors")
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in tensors.items()}, target / "model.safetensors"
+    )
     values = json.loads((source / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**values, **config}))
     return target
@@ -45,12 +50,24 @@ def _changed(source: Path, target: Path, change: Callable[[Tensors], object], **
     [
         (lambda t: t.pop("model.norm.weight"), r"misses .*model\.norm\.weight"),
         (lambda t: t.pop(f"{DOWN}.weight"), rf"misses .*{DOWN}\.weight"),
-        (lambda t: t.update({"model.layers.6.x": np.zeros(2, np.float32)}), r"does not explain: model\.layers\.6\.x"),
+        (
+            lambda t: t.update({"model.layers.6.x": np.zeros(2, np.float32)}),
+            r"does not explain: model\.layers\.6\.x",
+        ),
         (lambda t: t.update({f"{DOWN}.bias": np.zeros(256, np.float32)}), rf"does not explain: {DOWN}\.bias"),
-        (lambda t: t.update({f"{DOWN}.weight": t[f"{DOWN}.weight"].T}), rf"{DOWN}\.weight has shape \[768, 256\]"),
-        (lambda t: t.update({"model.norm.weight": np.ones(255, np.float32)}), r"model\.norm\.weight has shape"),
+        (
+            lambda t: t.update({f"{DOWN}.weight": t[f"{DOWN}.weight"].T}),
+            rf"{DOWN}\.weight has shape \[768, 256\]",
+        ),
+        (
+            lambda t: t.update({"model.norm.weight": np.ones(255, np.float32)}),
+            r"model\.norm\.weight has shape",
+        ),
         (lambda t: t["model.norm.weight"].__setitem__(3, np.nan), "NaN"),
-        (lambda t: t.update({"lm_head.weight": np.zeros((4096, 256), np.float32)}), r"lm_head\.weight differs"),
+        (
+            lambda t: t.update({"lm_head.weight": np.zeros((4096, 256), np.float32)}),
+            r"lm_head\.weight differs",
+        ),
     ],
 )
 def test_a_tensor_that_is_missing_extra_or_misshapen_is_named(
@@ -129,7 +146,9 @@ def test_the_three_conventions_hold_the_same_trits(
         np.testing.assert_array_equal(trits, layers[2][name])
 
 
-def test_values_beyond_float32_on_the_way_are_an_error_not_a_guess(scripture_bitnet_offline: Path, tmp_path: Path) -> None:
+def test_values_beyond_float32_on_the_way_are_an_error_not_a_guess(
+    scripture_bitnet_offline: Path, tmp_path: Path
+) -> None:
     def blow_up(tensors: Tensors) -> None:
         for name in ("gate_proj", "up_proj"):
             tensors[f"model.layers.0.mlp.{name}.weight_scale"] = np.full(1, 1e20, np.float32)
@@ -137,4 +156,3 @@ def test_values_beyond_float32_on_the_way_are_an_error_not_a_guess(scripture_bit
     path = _changed(scripture_bitnet_offline, tmp_path / "model", blow_up)
     with pytest.raises(ProcessingError, match="NaN or infinite"):
         load_model(path).generator.forward_full([1, 2, 3])
-
