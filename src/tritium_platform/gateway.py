@@ -41,6 +41,7 @@ _log = structlog.get_logger(__name__)
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 SOURCE = "gateway"
+GROUP_SECONDS = 0.1
 
 
 class CustomerRequest(Protocol[Piece]):
@@ -158,6 +159,7 @@ class Gateway:
         self._tenancy = tenancy
         self._books = books
         self.telemetry = books.telemetry
+        self._unlogged: list[AuditIntent] = []
         self._background: set[asyncio.Task[object]] = set()
 
     async def process_customer_request(
@@ -293,14 +295,20 @@ class Gateway:
 
     def _log_later(self, intent: AuditIntent) -> None:
         """Put an intent into the log without making the client wait; the outbox remembers it until then."""
-        if self._books.audit is not None:
-            self.in_background(asyncio.create_task(self._append(self._books.audit, intent)))
+        if self._books.audit is None:
+            return
+        self._unlogged.append(intent)
+        if len(self._unlogged) == 1:
+            self.in_background(asyncio.create_task(self._append_soon(self._books.audit)))
 
-    async def _append(self, audit: AuditService, intent: AuditIntent) -> None:
+    async def _append_soon(self, audit: AuditService) -> None:
+        """Append what gathers in a moment as one group: a signature and its files cost as much as for one."""
+        await asyncio.sleep(GROUP_SECONDS)
+        group, self._unlogged = self._unlogged, []
         try:
-            await audit.append(intent)
+            await audit.append_many(group)
         except BitNetServiceError as error:
-            _log.error("audit_append_failed", intent_id=str(intent.id), code=error.code)
+            _log.error("audit_append_failed", count=len(group), code=error.code)
 
 
 class Passage(Generic[Piece]):

@@ -1,0 +1,117 @@
+"""One engine process under supervision: limits, silence, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from tritium.engine.request import GenerationRequest, SamplingParams
+from tritium.errors import ValidationError
+from tritium_platform.adapters.engine_process import EngineOptions, EngineProcess
+from tritium_platform.serving.errors import EngineUnavailableError
+from tritium_platform.serving.model import ModelKind, ReplicaState
+
+
+@pytest.fixture
+async def engine(tmp_path, scripture_llama):
+    """An engine that is ready; silence is noticed after two seconds."""
+    options = EngineOptions(heartbeat_timeout=2.0, backoff_base=0.01)
+    process = EngineProcess(
+        name="e", model_path=str(scripture_llama), socket_directory=tmp_path, options=options
+    )
+    await process.start()
+    await process.wait_ready()
+    yield process
+    await process.stop()
+
+
+def request(request_id="r", **sampling):
+    return GenerationRequest(
+        request_id=request_id, prompt_token_ids=(5, 6, 7), sampling=SamplingParams(**sampling)
+    )
+
+
+async def wait_for(claim):
+    for _ in range(400):
+        if claim():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("what was waited for did not happen")
+
+
+async def test_it_says_what_it_serves_and_streams_tokens(engine):
+    assert engine.status.facts.kind is ModelKind.GENERATE
+    assert engine.status.facts.maximum_positions == 1024
+    outputs = [output async for output in engine.generate(request(max_tokens=5, ignore_eos=True))]
+    assert outputs[-1].finish_reason == "length"
+    assert outputs[-1].completion_tokens == 5
+    assert engine.status.in_flight == 0
+
+
+async def test_errors_of_the_engine_arrive_as_the_same_class_with_the_same_details(engine):
+    with pytest.raises(ValidationError) as refusal:
+        [output async for output in engine.generate(request(max_tokens=5000))]
+    assert type(refusal.value).__name__ == "ContextLengthExceededError"
+    assert refusal.value.details["limit"] == 1024
+    with pytest.raises(ValidationError):
+        await engine.embed("r", token_ids=[(1, 2)])
+
+
+async def test_closing_a_stream_aborts_it_in_the_engine(engine):
+    stream = engine.generate(request(max_tokens=900, ignore_eos=True))
+    await anext(stream)
+    await stream.aclose()
+    assert engine.status.in_flight == 0
+
+    async def is_free():
+        try:
+            outputs = [output async for output in engine.generate(request(max_tokens=2, ignore_eos=True))]
+        except ValidationError:
+            return False
+        return outputs[-1].completion_tokens == 2
+
+    # The engine lets go of it long before the 900 tokens are written: the same id may run again.
+    async with asyncio.timeout(2):
+        while not await is_free():
+            await asyncio.sleep(0.01)
+
+
+async def test_an_engine_that_hangs_is_killed_and_started_again(engine):
+    process_id = engine.status.process_id
+    stream = engine.generate(request(max_tokens=900, ignore_eos=True))
+    await anext(stream)
+    os.kill(process_id, signal.SIGSTOP)
+    with pytest.raises(EngineUnavailableError, match="again"):
+        [output async for output in stream]
+    await wait_for(lambda: engine.status.state is ReplicaState.READY)
+    assert engine.status.process_id != process_id
+    assert engine.status.restarts == 1
+
+
+async def test_draining_finishes_what_runs_and_takes_nothing_new(engine):
+    stream = engine.generate(request(max_tokens=60, ignore_eos=True))
+    await anext(stream)
+    drain = asyncio.create_task(engine.drain(timeout=30))
+    await asyncio.sleep(0.01)
+    with pytest.raises(EngineUnavailableError, match="draining"):
+        await anext(engine.generate(request("other")))
+    outputs = [output async for output in stream]
+    assert outputs[-1].finish_reason == "length"
+    await drain
+    assert engine.status.state is ReplicaState.STOPPED
+
+
+async def test_a_memory_limit_below_what_the_model_needs_fails_with_a_reason(tmp_path, scripture_llama):
+    options = EngineOptions(memory_limit_bytes=600 * 2**20, backoff_base=0.01)
+    process = EngineProcess(
+        name="small", model_path=str(scripture_llama), socket_directory=tmp_path, options=options
+    )
+    await process.start()
+    try:
+        await wait_for(lambda: process.status.last_error is not None)
+        assert process.status.state in {ReplicaState.FAILED, ReplicaState.RESTARTING, ReplicaState.STARTING}
+    finally:
+        await process.stop()
