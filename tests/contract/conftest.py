@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,6 +122,19 @@ def drop_scratch_database(url: str) -> None:
 
 def plain_url(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@pytest.fixture(autouse=True)
+async def no_thread_is_left() -> AsyncIterator[None]:
+    """Wait for the threads of aiosqlite: one whose connection failed still reports to the loop."""
+    before = set(threading.enumerate())
+    yield
+    for _ in range(200):
+        left = [each for each in set(threading.enumerate()) - before if "_connection_worker" in each.name]
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"{len(left)} database connections are still open")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])

@@ -88,6 +88,7 @@ async def test_a_job_moves_only_from_a_state_its_author_believed_in(books: Books
         finished_at=finished_at,
         error_code="quantization",
         error_message="ö" * 5000,
+        error_recovery="contact_operator",
     )
     assert not await books.jobs.move(replace(failed, tenant_id=uuid7(clock)), expected=OPEN_STATES)
     assert await books.jobs.move(failed, expected=OPEN_STATES)

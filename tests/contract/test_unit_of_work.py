@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
@@ -224,6 +225,26 @@ async def test_a_file_that_is_no_database_is_said_so(tmp_path: Path, clock: Manu
     database = Database(f"sqlite+aiosqlite:///{path}")
     with pytest.raises(PlatformError):
         await SqlUsageStore(database).insert(the_record(clock, tenant_id=uuid7(clock), event_id="one"))
+    await database.close()
+
+
+async def test_a_full_disk_is_said_so_and_what_was_kept_stays(
+    tmp_path: Path, migrated_sqlite: bytes, clock: ManualClock
+) -> None:
+    path = tmp_path / "books.sqlite3"
+    path.write_bytes(migrated_sqlite)
+    database = Database(f"sqlite+aiosqlite:///{path}", pool_size=1)
+    usage, tenant_id, kept = SqlUsageStore(database), uuid7(clock), 0
+    async with database.read() as connection:
+        pages = (await connection.execute(text("PRAGMA page_count"))).scalar_one()
+        await connection.execute(text(f"PRAGMA max_page_count = {pages + 4}"))
+    with pytest.raises(PlatformError, match="full"):  # noqa: PT012 - until one does not fit
+        for kept in range(10_000):
+            await usage.insert(the_record(clock, tenant_id=tenant_id, event_id=str(kept)))
+    month = CalendarMonth.of(clock.now())
+    found = await usage.list(tenant_id, start=month.start, end=month.end, limit=10_000)
+    assert {record.event_id for record in found} == {str(number) for number in range(kept)}
+    assert kept > 0
     await database.close()
 
 

@@ -35,6 +35,7 @@ class MemoryDatabase:
             return
         async with self._writer:
             before = {name: dict(table) for name, table in self.tables.items()}
+            around = _writing.get()
             _writing.set(self)
             try:
                 yield
@@ -43,4 +44,4 @@ class MemoryDatabase:
                 self.tables.update(before)
                 raise
             finally:
-                _writing.set(None)
+                _writing.set(around)

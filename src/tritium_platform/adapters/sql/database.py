@@ -83,13 +83,13 @@ class Database:
         async with queue:
             with _translated():
                 async with self._begin() as connection:
-                    transaction = _Transaction(self, connection)
+                    transaction, around = _Transaction(self, connection), _current.get()
                     _current.set(transaction)
                     try:
                         yield connection
                     finally:
                         transaction.is_open = False
-                        _current.set(None)
+                        _current.set(around)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -159,12 +159,16 @@ def prepare_sqlite(engine: Engine) -> None:
 
 def _configure_sqlite(dbapi_connection: Any, _record: object) -> None:
     dbapi_connection.isolation_level = None
-    cursor = dbapi_connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")  # a usage record that was acknowledged survives a power cut
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
+    try:
+        cursor = dbapi_connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged usage record survives a power cut
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+    except BaseException:
+        dbapi_connection.close()  # nobody else will: the pool has not seen it yet
+        raise
 
 
 def _begin_sqlite(connection: Connection) -> None:
