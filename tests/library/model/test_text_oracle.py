@@ -78,7 +78,7 @@ def _beginnings(loaded: LoadedModel, text: str) -> np.ndarray:
 
 
 def _required(oracle: Any, path: Path, prompts: np.ndarray, expected: np.ndarray, differing: int) -> int:
-    """How many texts must be identical: 45, or where float32 is too coarse for that, what the oracle itself does.
+    """How many texts must be identical: 45, or where float32 is too coarse for that, what the oracle manages.
 
     transformers has other last bits on another processor, in another batch, with another attention; greedy
     texts then differ between its own runs as well, and no other program can be held to more.
