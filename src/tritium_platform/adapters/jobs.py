@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import structlog
-from dbos import DBOS, DBOSClient
-from dbos._serialization import Serializer
+from dbos import DBOS, DBOSClient, Serializer
 
+from tritium_platform.errors import PlatformError
 from tritium_platform.serving.job import OPEN_STATES
-from tritium_platform.serving.quantization_work import STOPPED
+from tritium_platform.serving.quantization_work import STOPPED, failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
+    from tritium_platform.serving.job import QuantizationJob
     from tritium_platform.serving.quantization import JobStore
     from tritium_platform.serving.quantization_work import QuantizationWork
 
@@ -32,7 +34,13 @@ EXECUTOR = "quantization-worker"
 VERSION = "1"
 SEARCH_SECONDS = 2.0
 POLL_SECONDS = 0.25
-ATTEMPTS = 5
+# A step that finds a neighbour away is tried again within the run; then the whole run is.
+ATTEMPTS = 8
+RUNS = 3
+# A worker that dies this often over one job dies of that job.
+DEATHS = 20
+AT_WORK = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
+HOPELESS = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 
 
 class JsonSerializer(Serializer):
@@ -62,24 +70,47 @@ class DbosJobQueue:
     def __init__(self, *, system_database_url: str) -> None:
         self._url = system_database_url
         self._client: DBOSClient | None = None
+        self._lock = threading.Lock()
 
-    async def enqueue(self, job_id: UUID) -> None:
+    async def enqueue(self, job_id: UUID, *, run: int = 1) -> None:
         """Let a worker do the job; doing this again is harmless: the workflow has the job's id."""
-        await asyncio.to_thread(self._enqueue, str(job_id))
+        await asyncio.to_thread(self._enqueue, job_id, run)
+
+    async def runs(self, job_ids: Collection[UUID]) -> Mapping[UUID, Sequence[str]]:
+        """Return what DBOS knows of the runs of each job, in their order; nothing for a job it has not."""
+        return await asyncio.to_thread(self._runs, job_ids)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._client is not None:
             await asyncio.to_thread(self._client.destroy)
 
-    def _enqueue(self, job_id: str) -> None:
-        if self._client is None:
-            DBOS.migrate(self._url)
-            self._client = DBOSClient(system_database_url=self._url, serializer=JsonSerializer())
-        self._client.enqueue(
-            {"queue_name": QUEUE, "workflow_name": WORKFLOW, "workflow_id": job_id, "app_version": VERSION},
-            job_id,
+    def _enqueue(self, job_id: UUID, run: int) -> None:
+        self._connected().enqueue(
+            {
+                "queue_name": QUEUE,
+                "workflow_name": WORKFLOW,
+                "workflow_id": _run_name(job_id, run),
+                "app_version": VERSION,
+            },
+            str(job_id),
         )
+
+    def _runs(self, job_ids: Collection[UUID]) -> dict[UUID, list[str]]:
+        names = [_run_name(job_id, run) for job_id in job_ids for run in range(1, RUNS + 1)]
+        found = self._connected().list_workflows(workflow_ids=names, load_input=False, load_output=False)
+        states = {each.workflow_id: each.status for each in found}
+        return {
+            job_id: [states[name] for run in range(1, RUNS + 1) if (name := _run_name(job_id, run)) in states]
+            for job_id in job_ids
+        }
+
+    def _connected(self) -> DBOSClient:
+        with self._lock:
+            if self._client is None:
+                DBOS.migrate(self._url)
+                self._client = DBOSClient(system_database_url=self._url, serializer=JsonSerializer())
+            return self._client
 
 
 class QuantizationWorker:
@@ -115,15 +146,37 @@ class QuantizationWorker:
             }
         )
         self._register()
+        self._work.clean()
         DBOS.launch()
         DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLL_SECONDS)
 
     async def search(self) -> None:
-        """For ever: hand over jobs that were kept and, because of a crash, never handed over."""
+        """For ever: look for open jobs that nobody works on, and have them done or closed."""
         while True:
-            for job in await self._jobs.list_in(OPEN_STATES):
-                await self._queue.enqueue(job.id)
+            try:
+                open_jobs = await self._jobs.list_in(OPEN_STATES)
+                runs = await self._queue.runs([job.id for job in open_jobs]) if open_jobs else {}
+                for job in open_jobs:
+                    await self._attend(job, runs=runs[job.id])
+            except Exception:  # a database that is away is back at another time
+                logger.exception("quantization_search_failed")
             await asyncio.sleep(SEARCH_SECONDS)
+
+    async def _attend(self, job: QuantizationJob, *, runs: Sequence[str]) -> None:
+        """Hand over a job that a crash kept from its queue; run again or give up one whose run broke off."""
+        if runs and runs[-1] in AT_WORK:
+            return
+        current = await self._jobs.get(job.id)  # read after its run ended: what it wrote is seen
+        if current is None or current.state.is_final:
+            return
+        if len(runs) < RUNS and HOPELESS not in runs:
+            if runs:
+                logger.warning("quantization_runs_again", job_id=str(job.id), run=len(runs) + 1)
+            await self._queue.enqueue(job.id, run=len(runs) + 1)
+            return
+        logger.error("quantization_given_up", job_id=str(job.id), runs=len(runs))
+        error = PlatformError("The quantization broke off too often; the operator's log says why.")
+        await self._work.stop(job.id, failure(error))
 
     async def close(self) -> None:
         """Stop; what is unfinished goes on at the next launch."""
@@ -140,7 +193,7 @@ class QuantizationWorker:
         def quantize(job_id: str) -> dict[str, Any]:
             return self._quantize(job_id)
 
-        DBOS.workflow(name=WORKFLOW)(quantize)
+        DBOS.workflow(name=WORKFLOW, max_recovery_attempts=DEATHS)(quantize)
 
     def _quantize(self, job_id: str) -> dict[str, Any]:
         result = self._plan(job_id)
@@ -166,3 +219,8 @@ class QuantizationWorker:
             name=name, retries_allowed=True, max_attempts=ATTEMPTS, interval_seconds=0.5
         )(step)
         return durable
+
+
+def _run_name(job_id: UUID, run: int) -> str:
+    """Name a run: the first is named like its job, so that handing it over twice is harmless."""
+    return str(job_id) if run == 1 else f"{job_id}.{run}"

@@ -67,7 +67,10 @@ class WorkerProcess:
                 "quantization_worker_died", exit_code=code, restarts=self.restarts, pause_seconds=pause
             )
             await asyncio.sleep(pause)
-            self._process = await self._spawn()
+            try:
+                self._process = await self._spawn()
+            except OSError:  # no process or memory is free: the dead one is waited for again, at once
+                logger.exception("quantization_worker_not_started")
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         # By the environment: a database URL may hold a password, and arguments are public.

@@ -62,6 +62,7 @@ class QuantizationOut(BaseModel):
     finished_at: datetime | None
     error_code: str | None
     error_message: str | None
+    error_recovery: str | None
     layers: list[LayerOut] | None = None
 
 
@@ -127,5 +128,6 @@ def _quantization_out(job: QuantizationJob, *, layers: list[LayerOut] | None = N
         finished_at=job.finished_at,
         error_code=job.error_code,
         error_message=job.error_message,
+        error_recovery=job.error_recovery,
         layers=layers,
     )

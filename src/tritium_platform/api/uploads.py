@@ -32,10 +32,14 @@ class UploadOut(BaseModel):
 async def create_upload(platform: ThePlatform, caller: ModelsCaller, request: Request) -> UploadOut:
     """Upload a checkpoint directory as one ZIP archive: the request's body."""
     received = await platform.uploads.receive(caller, chunks=request.stream())
-    upload = await platform.gateway.change(
-        lambda: platform.uploads.keep(received),
-        describe=lambda kept: _change("upload.create", kept, caller=caller),
-    )
+    try:
+        upload = await platform.gateway.change(
+            lambda: platform.uploads.keep(received),
+            describe=lambda kept: _change("upload.create", kept, caller=caller),
+        )
+    except BaseException:
+        await platform.uploads.discard(received)
+        raise
     return UploadOut(id=upload.id, size_bytes=upload.size_bytes)
 
 

@@ -6,6 +6,7 @@ again while it is unpacked.
 
 from __future__ import annotations
 
+import os
 import stat
 import zipfile
 import zlib
@@ -124,4 +125,6 @@ def _copy_counted(source: IO[bytes], target: IO[bytes], *, limit: int, name: str
         if written > limit:
             raise ValidationError(f"{name} in the archive unpacks to more than the archive says.")
         target.write(piece)
+    target.flush()
+    os.fsync(target.fileno())  # an upload that was acknowledged survives a power cut
     return written

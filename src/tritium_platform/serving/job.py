@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from tritium_platform.quotas.model import ALWAYS, QuotaMeter, Reservation
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
@@ -57,7 +59,7 @@ class QuantizationJob:
         config: plain values for `tritium.quantize.QuantizationConfig`.
         storage_reservation: what was set aside for the result, and how many bytes.
         total_layers: None until the job is planned.
-        error_code, error_message: why it failed.
+        error_code, error_message, error_recovery: why it failed, and what the tenant can do about it.
     """
 
     id: UUID
@@ -77,4 +79,18 @@ class QuantizationJob:
     total_layers: int | None = None
     error_code: str | None = None
     error_message: str | None = None
+    error_recovery: str | None = None
     layers: tuple[JobLayer, ...] = field(default=())
+
+    @property
+    def reservation(self) -> Reservation:
+        """The storage that was set aside for the result."""
+        return Reservation(
+            id=self.storage_reservation,
+            tenant_id=self.tenant_id,
+            meter=QuotaMeter.STORAGE_BYTES,
+            period=ALWAYS,
+            amount=self.storage_bytes,
+            created_at=self.created_at,
+            expires_at=self.created_at,
+        )

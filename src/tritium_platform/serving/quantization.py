@@ -76,7 +76,7 @@ class JobQueue(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedQuantization:
-    """What a job would do: its checkpoint (`size_bytes` of weights), its result's name, its configuration."""
+    """What a job would do: its checkpoint (`size_bytes` of files), its result's name, its configuration."""
 
     source: str
     path: str
@@ -125,6 +125,7 @@ class QuantizationService:
         path = self._resolve(context.tenant_id, source)
         _, size = await asyncio.to_thread(inspect_checkpoint, path)
         policy.require_model_size(size, max_model_size=context.limits.max_model_size)
+        size += await asyncio.to_thread(_companion_bytes, path)
         shown = ", ".join(f"{key}: {value}" for key, value in source.items())[:LONGEST_SOURCE]
         return PlannedQuantization(
             source=shown, path=str(path), size_bytes=size, name=name, config=dict(config)
@@ -177,20 +178,32 @@ class QuantizationService:
         return job
 
     async def cancel(self, tenant_id: UUID, job_id: UUID) -> QuantizationJob:
-        """Stop a job before its next layer; cancelling a cancelled one changes nothing.
+        """Stop a job at once if it waits, else before its next layer; a cancelled one stays as it is.
 
         Raises:
             NotFoundError: no such job.
             ConflictError: it has already succeeded or failed.
         """
-        job = await self.get(tenant_id, job_id)
-        await self._jobs.move(
-            replace(job, state=JobState.CANCELLING), expected=(JobState.QUEUED, JobState.RUNNING)
-        )
-        job = await self.get(tenant_id, job_id)
-        if job.state in (JobState.SUCCEEDED, JobState.FAILED):
-            raise ConflictError(f"The quantization has already {job.state.value}; it cannot be cancelled.")
-        return job
+        while True:  # until the state did not change between reading and writing
+            job = await self.get(tenant_id, job_id)
+            if job.state in (JobState.SUCCEEDED, JobState.FAILED):
+                raise ConflictError(
+                    f"The quantization has already {job.state.value}; it cannot be cancelled."
+                )
+            if job.state in (JobState.CANCELLING, JobState.CANCELLED) or await self._cancel(job):
+                return await self.get(tenant_id, job_id)
+
+    async def _cancel(self, job: QuantizationJob) -> bool:
+        if job.state is JobState.RUNNING:
+            return await self._jobs.move(
+                replace(job, state=JobState.CANCELLING), expected=(JobState.RUNNING,)
+            )
+        cancelled = replace(job, state=JobState.CANCELLED, finished_at=self._clock.now())
+        async with self._unit_of_work():
+            is_first = await self._jobs.move(cancelled, expected=(JobState.QUEUED,))
+            if is_first:
+                await self._quotas.void_storage(job.reservation)
+        return is_first
 
     def _resolve(self, tenant_id: UUID, source: Mapping[str, Any]) -> Path:
         match dict(source):
@@ -207,7 +220,7 @@ class QuantizationService:
         """Delete the files of a forgotten model that a quantization made, and give their storage back."""
         path = Path(model.path)
         if path.is_relative_to(self._models_dir):
-            size = await asyncio.to_thread(remove_directory, path)
+            size = await asyncio.to_thread(remove_directory, path) or 0
             await self._quotas.release_storage(model.tenant_id, size=size)
 
     async def _require_free(self, tenant_id: UUID, name: str) -> None:
@@ -228,6 +241,16 @@ def _without_paths(config: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(config.get(name), str | None):
             raise ValidationError(f"{name} must be the text itself.", field=f"config.{name}")
     return config
+
+
+def _companion_bytes(directory: Path) -> int:
+    """Return the bytes of the tokenizer and the like, which a result carries unchanged."""
+    return sum(
+        item.stat().st_size
+        for pattern in ("*.json", "*.jinja", "*.txt", "*/*.json")
+        for item in directory.glob(pattern)
+        if item.is_file()
+    )
 
 
 class QuantizeModel:

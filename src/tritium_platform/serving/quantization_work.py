@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from tritium.errors import BitNetServiceError, ErrorCategory
+from tritium.errors import BitNetServiceError, ErrorCategory, InsufficientMemoryError, PlatformError
 from tritium.formats.native import is_native
 from tritium.formats.storage import write_file_atomically
 from tritium.quantize.config import QuantizationConfig
 from tritium.quantize.pipeline import assemble, plan_quantization, quantize_layer
 from tritium.quantize.plan import QuantizationPlan
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
-from tritium_platform.errors import NotFoundError
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
-from tritium_platform.quotas.model import ALWAYS, QuotaMeter, Reservation
 from tritium_platform.serving.job import JobLayer, JobState
 from tritium_platform.serving.model import RegisteredModel
 from tritium_platform.serving.registry import inspect_checkpoint
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
     from tritium_platform.serving.quantization import JobStore
     from tritium_platform.serving.registry import ModelStore
     from tritium_platform.values import Clock, UnitOfWork
-
-    Step = Callable[[QuantizationJob], Awaitable[dict[str, Any]]]
 
 logger = structlog.get_logger(__name__)
 SOURCE = "quantization"
@@ -77,6 +73,11 @@ class QuantizationWork:
         self._jobs_dir = jobs_dir
         self._models_dir = models_dir
 
+    def clean(self) -> None:
+        """Remove what a crash left half written beside the results; nothing may be at work meanwhile."""
+        for path in self._models_dir.glob("*/.*"):
+            shutil.rmtree(path, ignore_errors=True)
+
     async def plan(self, job_id: UUID) -> dict[str, Any]:
         """Begin a job: return `{"layers": count}`."""
 
@@ -87,7 +88,8 @@ class QuantizationWork:
             directory.mkdir(parents=True, exist_ok=True)
             text = json.dumps(plan.to_dict())
             await asyncio.to_thread(write_file_atomically, directory / "plan.json", [text.encode()])
-            started = replace(job, started_at=self._books.clock.now(), total_layers=len(plan.layers))
+            started_at = job.started_at or self._books.clock.now()
+            started = replace(job, started_at=started_at, total_layers=len(plan.layers))
             await self._move(started, JobState.RUNNING, expected=(JobState.QUEUED, JobState.RUNNING))
             return {"layers": len(plan.layers)}
 
@@ -144,7 +146,7 @@ class QuantizationWork:
         async with self._books.unit_of_work():
             await self._move(replace(job, finished_at=now), JobState.SUCCEEDED, expected=(JobState.RUNNING,))
             await self._books.models.add(model)
-            await self._books.quotas.settle_storage(_reservation(job), size=usage.resources.storage_bytes)
+            await self._books.quotas.settle_storage(job.reservation, size=usage.resources.storage_bytes)
             await self._books.metering.record(usage)
             await self._books.outbox.add(self._intent(job, ActionOutcome.SUCCESS, usage=usage))
         return {"model": job.model_name}
@@ -154,30 +156,37 @@ class QuantizationWork:
     ) -> dict[str, Any]:
         """Do one step of a job that is still wanted; return what it gave, or why the job stops."""
         job = await self._books.jobs.get(job_id)
-        if job is None:
-            raise NotFoundError(f"There is no quantization {job_id}.")
-        if job.state is JobState.CANCELLING:
-            return {STOPPED: JobState.CANCELLED.value}
-        if job.state.is_final:
-            return {STOPPED: job.state.value}
+        if job is None or job.state not in (JobState.QUEUED, JobState.RUNNING):
+            state = job.state if job is not None and job.state.is_final else JobState.CANCELLED
+            return {STOPPED: state.value}
         try:
             return await do(job)
         except _NoLongerWantedError:
             return {STOPPED: JobState.CANCELLED.value}
         except BitNetServiceError as error:
             if error.category is ErrorCategory.TRANSIENT:
-                raise  # the step is tried again
-            return {STOPPED: JobState.FAILED.value, "code": error.code, "message": error.message}
+                logger.warning("quantization_step_tried_again", job_id=str(job_id), reason=error.message)
+                raise
+            return failure(error)
+        except MemoryError:
+            return failure(InsufficientMemoryError("The quantization needs more memory than there is."))
         except Exception:
             logger.exception("quantization_step_failed", job_id=str(job_id))
-            message = "The quantization failed for a reason that is ours; the operator's log has it."
-            return {STOPPED: JobState.FAILED.value, "code": "platform", "message": message}
+            return failure(
+                PlatformError("The quantization failed for a reason that is ours; the operator's log has it.")
+            )
 
     async def stop(self, job_id: UUID, result: dict[str, Any]) -> dict[str, Any]:
         """Close a job that one of its steps ended, and remove what it left on the disk."""
-        job = await self._books.jobs.get(job_id)
-        if job is None or job.state.is_final:
-            return result
+        while (job := await self._books.jobs.get(job_id)) is not None:
+            if job.state is not JobState.SUCCEEDED:
+                await asyncio.to_thread(shutil.rmtree, self._model_dir(job), ignore_errors=True)
+                await asyncio.to_thread(shutil.rmtree, self._work_dir(job), ignore_errors=True)
+            if job.state.is_final or await self._close(job, result):
+                break  # else it was cancelled between reading and writing
+        return result
+
+    async def _close(self, job: QuantizationJob, result: dict[str, Any]) -> bool:
         state = JobState(result[STOPPED])
         closed = replace(
             job,
@@ -185,15 +194,15 @@ class QuantizationWork:
             finished_at=self._books.clock.now(),
             error_code=result.get("code"),
             error_message=result.get("message"),
+            error_recovery=result.get("recovery"),
         )
-        await asyncio.to_thread(shutil.rmtree, self._model_dir(job), ignore_errors=True)
-        await asyncio.to_thread(shutil.rmtree, self._work_dir(job), ignore_errors=True)
         outcome = ActionOutcome.FAILURE if state is JobState.FAILED else ActionOutcome.DENIED
         async with self._books.unit_of_work():
-            if await self._books.jobs.move(closed, expected=(job.state,)):
-                await self._books.quotas.void_storage(_reservation(job))
+            is_first = await self._books.jobs.move(closed, expected=(job.state,))
+            if is_first:
+                await self._books.quotas.void_storage(job.reservation)
                 await self._books.outbox.add(self._intent(job, outcome, code=closed.error_code))
-        return result
+        return is_first
 
     async def _move(self, job: QuantizationJob, state: JobState, *, expected: tuple[JobState, ...]) -> None:
         if not await self._books.jobs.move(replace(job, state=state), expected=expected):
@@ -259,16 +268,14 @@ class _NoLongerWantedError(Exception):
     """The job was cancelled while a step ran."""
 
 
-def _reservation(job: QuantizationJob) -> Reservation:
-    return Reservation(
-        id=job.storage_reservation,
-        tenant_id=job.tenant_id,
-        meter=QuotaMeter.STORAGE_BYTES,
-        period=ALWAYS,
-        amount=job.storage_bytes,
-        created_at=job.created_at,
-        expires_at=job.created_at,
-    )
+def failure(error: BitNetServiceError) -> dict[str, Any]:
+    """Return what a step gives when an error ends its job."""
+    return {
+        STOPPED: JobState.FAILED.value,
+        "code": error.code,
+        "message": error.message,
+        "recovery": error.recovery.value,
+    }
 
 
 def _job_layer(figures: dict[str, Any], *, index: int, seconds: float) -> JobLayer:

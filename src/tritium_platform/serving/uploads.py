@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import shutil
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import IO, TYPE_CHECKING
+from uuid import UUID
 
 from tritium.formats.storage import storage_error
 from tritium_platform.errors import ModelSizeExceededError, NotFoundError, RequestTooLargeError
@@ -16,7 +19,6 @@ from tritium_platform.values import uuid7
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
-    from uuid import UUID
 
     from tritium_platform.quotas.model import Reservation
     from tritium_platform.quotas.service import QuotaService
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 # A checkpoint directory holds a tokenizer and configuration beside its weights.
 COMPANION_BYTES = 100_000_000
+UNPACKING_TIME = timedelta(hours=1)
+# A directory under this name is no upload yet, or none any more.
+UNFINISHED, DELETED = ".unfinished", ".deleted"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +49,10 @@ class ReceivedUpload:
 
 
 class UploadService:
-    """Takes uploads into `<directory>/<tenant>/<upload>` and gives them up again."""
+    """Takes uploads into `<directory>/<tenant>/<upload>` and gives them up again.
+
+    Under any other name than an id lies what is no upload yet or none any more; `clean` removes it.
+    """
 
     def __init__(self, *, directory: Path, limit: int, quotas: QuotaService, clock: Clock) -> None:
         self._directory = directory
@@ -71,9 +79,10 @@ class UploadService:
             size = await asyncio.to_thread(unpacked_size, archive)
             if size > limit:
                 raise ModelSizeExceededError(limit=context.limits.max_model_size, current=size)
-            reservation = await self._quotas.reserve_storage(context, size=size)
+            reservation = await self._quotas.reserve_storage(context, size=size, lifetime=UNPACKING_TIME)
+            unfinished = target.with_suffix(UNFINISHED)
             try:
-                await asyncio.to_thread(unpack_checkpoint, archive, target=target, limit=size)
+                await asyncio.to_thread(unpack_checkpoint, archive, target=unfinished, limit=size)
             except BaseException:
                 await self._quotas.void_storage(reservation)
                 raise
@@ -82,9 +91,28 @@ class UploadService:
         return ReceivedUpload(upload=Upload(id=upload_id, size_bytes=size), reservation=reservation)
 
     async def keep(self, received: ReceivedUpload) -> Upload:
-        """Count a received upload as the tenant's storage."""
+        """Count a received upload as the tenant's storage; from now on it can be named."""
         await self._quotas.settle_storage(received.reservation, size=received.upload.size_bytes)
+        target = self._path(received.reservation.tenant_id, received.upload.id)
+        target.with_suffix(UNFINISHED).rename(target)
         return received.upload
+
+    async def discard(self, received: ReceivedUpload) -> None:
+        """Forget a received upload that could not be kept."""
+        if await self._quotas.void_storage(received.reservation):
+            target = self._path(received.reservation.tenant_id, received.upload.id)
+            for path in (target.with_suffix(UNFINISHED), target):
+                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+    def clean(self) -> None:
+        """Remove what a crash left of uploads on their way; no upload may be on its way meanwhile."""
+        for path in self._directory.glob("*/*"):
+            if _is_upload(path):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def path(self, tenant_id: UUID, upload_id: UUID) -> Path:
         """Return the directory of an upload; raises NotFoundError, also for somebody else's."""
@@ -95,8 +123,9 @@ class UploadService:
 
     async def remove(self, tenant_id: UUID, upload_id: UUID) -> Upload:
         """Delete an upload and give its storage back; raises NotFoundError."""
-        path = self.path(tenant_id, upload_id)
-        size = await asyncio.to_thread(remove_directory, path)
+        size = await asyncio.to_thread(remove_directory, self.path(tenant_id, upload_id))
+        if size is None:  # somebody else was faster
+            raise NotFoundError(f"There is no upload {upload_id}.", kind="upload")
         await self._quotas.release_storage(tenant_id, size=size)
         return Upload(id=upload_id, size_bytes=size)
 
@@ -129,8 +158,23 @@ def _removed_on_failure(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def remove_directory(path: Path) -> int:
-    """Remove a directory; return how many bytes of files went with it."""
-    size = sum(item.lstat().st_size for item in path.rglob("*") if item.is_file())
-    shutil.rmtree(path)
+def _is_upload(path: Path) -> bool:
+    try:
+        return path.name == str(UUID(path.name)) and path.is_dir()
+    except ValueError:
+        return False
+
+
+def remove_directory(path: Path) -> int | None:
+    """Remove a directory; return how many bytes of files went with it, None if it was not there.
+
+    Of several that try at the same time one succeeds: the name is taken away first, in one step.
+    """
+    doomed = path.with_name(f".{path.name}{DELETED}-{secrets.token_hex(4)}")
+    try:
+        path.rename(doomed)
+    except FileNotFoundError:
+        return None
+    size = sum(item.lstat().st_size for item in doomed.rglob("*") if item.is_file())
+    shutil.rmtree(doomed)
     return size

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import resource
 import signal
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,15 +18,24 @@ from tritium_platform.compose import initialize_worker
 from tritium_platform.config import PlatformConfig
 from tritium_platform.worker.parent import die_with_parent
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 logger = structlog.get_logger(__name__)
+PATIENCE_SECONDS = 0.2
 
 
 async def run_worker(config: PlatformConfig) -> None:
-    """Do jobs until SIGTERM or SIGINT; the step that runs then starts over at the next start."""
+    """Do jobs until SIGTERM or SIGINT; the step that runs then starts over at the next start.
+
+    One worker at a time works in a data directory: another one waits for its end, ready to take over.
+    """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    if not await _take_turn(config.jobs_dir, stopped=stopped):
+        return
     worker = await initialize_worker(config)
     await asyncio.to_thread(worker.launch)
     logger.info("quantization_worker_ready")
@@ -35,6 +46,28 @@ async def run_worker(config: PlatformConfig) -> None:
         await search
     # A layer in flight is not waited for: it was not noted as done, so it starts over.
     os._exit(0)
+
+
+async def _take_turn(directory: Path, *, stopped: asyncio.Event) -> bool:
+    """Wait until no other worker lives; the lock goes with this process, however it ends."""
+    descriptor = _open_lock(directory)
+    is_told = False
+    while not stopped.is_set():
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if not is_told:
+                logger.info("quantization_worker_waits", reason="another worker is at work here")
+            is_told = True
+            await asyncio.sleep(PATIENCE_SECONDS)
+        else:
+            return True
+    return False
+
+
+def _open_lock(directory: Path) -> int:
+    directory.mkdir(parents=True, exist_ok=True)
+    return os.open(directory / "worker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def main() -> None:

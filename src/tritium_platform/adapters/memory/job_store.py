@@ -57,6 +57,7 @@ class MemoryJobStore:
                 total_layers=job.total_layers,
                 error_code=job.error_code,
                 error_message=job.error_message,
+                error_recovery=job.error_recovery,
             )
         return True
 

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
     from tritium_platform.adapters.sql.database import Database
 
-_CHANGING = ("state", "started_at", "finished_at", "total_layers", "error_code", "error_message")
+_CHANGING = (
+    "state",
+    "started_at",
+    "finished_at",
+    "total_layers",
+    "error_code",
+    "error_message",
+    "error_recovery",
+)
 
 
 class SqlJobStore:

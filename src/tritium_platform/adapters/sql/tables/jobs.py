@@ -26,6 +26,7 @@ quantization_jobs = Table(
     Column("total_layers", Integer),
     Column("error_code", String(100)),
     Column("error_message", Text),
+    Column("error_recovery", String(40)),
     Index("ix_quantization_jobs_tenant_id_id", "tenant_id", "id"),
     Index("ix_quantization_jobs_state", "state"),
 )

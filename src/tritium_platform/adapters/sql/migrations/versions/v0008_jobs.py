@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("total_layers", sa.Integer(), nullable=True),
         sa.Column("error_code", sa.String(length=100), nullable=True),
         sa.Column("error_message", sa.Text(), nullable=True),
+        sa.Column("error_recovery", sa.String(length=40), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_quantization_jobs")),
     )
     op.create_index("ix_quantization_jobs_state", "quantization_jobs", ["state"], unique=False)
