@@ -91,6 +91,8 @@ class Platform:
     async def start(self) -> None:
         """Log what a crash left in the outbox, start every deployment, and begin the background work."""
         await self._recover_audit()
+        if self.books.audit is not None:  # who owns the audit log is the only server here
+            await asyncio.to_thread(self.uploads.clean)
         await self.deployments.start_all()
         self._loops = [
             asyncio.create_task(_every(SWEEP_SECONDS, self._sweep), name="sweep"),
