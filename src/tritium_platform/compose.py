@@ -335,3 +335,5 @@ async def _every(seconds: float, work: Callable[[], Coroutine[None, None, None]]
             await work()
         except BitNetServiceError as error:
             _log.warning("background_work_failed", work=work.__name__, code=error.code, reason=error.message)
+        except Exception:  # noqa: BLE001 - one fault of the work must not end all that would follow
+            _log.exception("background_work_failed", work=work.__name__)

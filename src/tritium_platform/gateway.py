@@ -159,7 +159,7 @@ class Gateway:
         self._tenancy = tenancy
         self._books = books
         self.telemetry = books.telemetry
-        self._unlogged: list[AuditIntent] = []
+        self._is_logging_due = False
         self._background: set[asyncio.Task[object]] = set()
 
     async def process_customer_request(
@@ -208,7 +208,7 @@ class Gateway:
                 details=change.details,
             )
             await self._books.outbox.add(intent)
-        self._log_later(intent)
+        self._log_soon()
         return result
 
     async def close(self) -> None:
@@ -240,7 +240,7 @@ class Gateway:
             await books.health.update_health(
                 context.tenant_id, kind=policy.outcome_kind(outcome), latency_ms=round(seconds * 1000)
             )
-        self._log_later(intent)
+        self._log_soon()
         books.telemetry.finished(
             model=passage.request.model,
             tier=context.tier.value,
@@ -291,24 +291,25 @@ class Gateway:
         async with books.unit_of_work():
             await books.outbox.add(intent)
             await books.health.update_health(context.tenant_id, kind=policy.refusal_kind(error), latency_ms=0)
-        self._log_later(intent)
+        self._log_soon()
 
-    def _log_later(self, intent: AuditIntent) -> None:
-        """Put an intent into the log without making the client wait; the outbox remembers it until then."""
-        if self._books.audit is None:
-            return
-        self._unlogged.append(intent)
-        if len(self._unlogged) == 1:
-            self.in_background(asyncio.create_task(self._append_soon(self._books.audit)))
+    def _log_soon(self) -> None:
+        """Let the outbox be emptied into the log in a moment, without making the client wait.
 
-    async def _append_soon(self, audit: AuditService) -> None:
-        """Append what gathers in a moment as one group: a signature and its files cost as much as for one."""
+        What gathers until then goes in as one group: its signature and files cost as much as those of one.
+        Only the outbox is read, for an intent has one way into the log.
+        """
+        if self._books.audit is not None and not self._is_logging_due:
+            self._is_logging_due = True
+            self.in_background(asyncio.create_task(self._empty_outbox(self._books.audit)))
+
+    async def _empty_outbox(self, audit: AuditService) -> None:
         await asyncio.sleep(GROUP_SECONDS)
-        group, self._unlogged = self._unlogged, []
+        self._is_logging_due = False
         try:
-            await audit.append_many(group)
+            await audit.recover()
         except BitNetServiceError as error:
-            _log.error("audit_append_failed", count=len(group), code=error.code)
+            _log.error("audit_append_failed", code=error.code, reason=error.message)
 
 
 class Passage(Generic[Piece]):

@@ -21,17 +21,20 @@ from tritium_platform.api.schemas import Problem
 from tritium_platform.errors import BitNetServiceError, NotFoundError, ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
-    from fastapi import Response
+    from fastapi import APIRouter, Response
 
     from tritium_platform.compose import Platform
 
 _PROBLEM = {"description": "What went wrong and what to do", "content": {"application/problem+json": {}}}
 
 
-def create_app(platform: Platform) -> FastAPI:
-    """Build the app of a platform; it starts the platform when it starts, and stops it when it stops."""
+def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> FastAPI:
+    """Build the app of a platform; it starts the platform when it starts, and stops it when it stops.
+
+    `routers` are other doors on the same port, such as the console.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -49,7 +52,8 @@ def create_app(platform: Platform) -> FastAPI:
     )
     for resource in (tenants, account, models, uploads, quantizations, deployments):
         app.include_router(resource.router, responses={"4XX": {"model": Problem, **_PROBLEM}})
-    app.include_router(operations.router)
+    for router in (operations.router, *routers):
+        app.include_router(router)
     app.add_middleware(
         RequestEnvelope,
         max_body_bytes=platform.config.max_request_bytes,

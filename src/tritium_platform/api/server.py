@@ -15,7 +15,9 @@ from tritium_platform.api.app import create_app
 from tritium_platform.errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from fastapi import APIRouter
 
     from tritium_platform.compose import Platform
 
@@ -31,7 +33,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve_platform(platform: Platform, *, on_listening: Callable[[str], None]) -> None:
+async def serve_platform(
+    platform: Platform, *, on_listening: Callable[[str], None], routers: Sequence[APIRouter] = ()
+) -> None:
     """Serve until SIGTERM or SIGINT: not ready at once, then no new connections, then what runs is finished.
 
     A second signal ends without waiting. `on_listening` gets the URL once requests are taken.
@@ -43,7 +47,7 @@ async def serve_platform(platform: Platform, *, on_listening: Callable[[str], No
     with _listen(config.host, config.port) as listener:
         server = _Server(
             uvicorn.Config(
-                create_app(platform),
+                create_app(platform, routers=routers),
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 invoice_group = typer.Typer(no_args_is_help=True, help="Invoices.")
 TenantId = Annotated[str, typer.Argument(help="The tenant's id.")]
-Period = Annotated[
-    str | None, typer.Option(help="A month such as 2026-11 (UTC); by default this one.")
-]
+Period = Annotated[str | None, typer.Option(help="A month such as 2026-11 (UTC); by default this one.")]
 
 
 @invoice_group.callback()

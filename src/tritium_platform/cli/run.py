@@ -146,12 +146,17 @@ async def _run_server(
     from tritium_platform.adapters.worker_process import WorkerProcess
     from tritium_platform.api.server import serve_platform
     from tritium_platform.compose import initialize_platform
+    from tritium_platform.console.pages import build_console
+    from tritium_platform.console.reads import PlatformOverview
+    from tritium_platform.console.session import ConsoleSessions
 
     platform = await initialize_platform(config, is_audit_required=True)
+    sessions = ConsoleSessions(platform.admin_token)
+    console = build_console(PlatformOverview(platform), sessions=sessions, clock=platform.clock)
     quantizer = WorkerProcess(config)
 
     def announce(url: str) -> None:
-        facts = {"url": url, "openai_base_url": f"{url}/v1"}
+        facts = {"url": url, "openai_base_url": f"{url}/v1", "console": f"{url}/console"}
         if is_first_start:
             facts["admin_key"] = platform.admin_token
         if output_format is OutputFormat.JSON:
@@ -161,14 +166,12 @@ async def _run_server(
         else:
             write_facts("Tritium is up", facts.items())
             if is_first_start:
-                write_note(
-                    "The admin key is shown this once; secrets/admin_key keeps it."
-                )
+                write_note("The admin key is shown this once; secrets/admin_key keeps it.")
 
     if is_with_worker:
         await quantizer.start()
     try:
-        await serve_platform(platform, on_listening=announce)
+        await serve_platform(platform, on_listening=announce, routers=[console])
     finally:
         await quantizer.stop()
         await platform.stop()

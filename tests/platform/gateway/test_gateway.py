@@ -24,6 +24,7 @@ from tritium_platform.audit.log import AuditLog
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.audit.service import AuditService
+from tritium_platform.audit.verify import verify_log
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.pricing import default_price_version
 from tritium_platform.errors import (
@@ -55,6 +56,7 @@ class Office:
         office = cls()
         clock, database = SystemClock(), MemoryDatabase()
         signer = NoteSigner("test.example/audit", private_key=Ed25519PrivateKey.generate())
+        office.verifier_key = signer.verifier.vkey
         office.outbox = outbox(database) if outbox else MemoryAuditOutbox(database)
         office.audit = None
         if directory is not None:
@@ -301,3 +303,28 @@ def test_however_requests_end_nothing_stays_held_and_each_is_recorded_once(endin
         assert (await office.quotas.usage_of_month(office.context)).held == 0
 
     asyncio.run(play())
+
+
+async def test_an_intent_is_logged_once_although_two_empty_the_outbox_at_the_same_time(tmp_path):
+    office = await Office.open(tmp_path, max_concurrent_requests=100)
+
+    async def walk_through():
+        async for _ in await office.walk(CountToThree()):
+            pass
+
+    async def keep_recovering():
+        while True:
+            await office.audit.recover()
+            await asyncio.sleep(0)
+
+    recovering = asyncio.create_task(keep_recovering())
+    for _ in range(5):
+        await asyncio.gather(*(walk_through() for _ in range(8)))
+        await asyncio.sleep(0.05)
+    await office.gateway.close()
+    recovering.cancel()
+    await asyncio.gather(recovering, return_exceptions=True)
+    assert office.audit.head().size == 40
+    report = verify_log(tmp_path, office.verifier_key)
+    assert report.is_intact, report.problems
+    await office.audit.close()
