@@ -23,5 +23,12 @@ install pytest pytest-asyncio pytest-timeout hypothesis
 cp -r "$root/tests/library" "$work/library"
 cp "$root/tests/conftest.py" "$work/conftest.py"
 cd "$work"
-TRITIUM_EXAMPLES="$root/examples" "$work/venv/bin/python" -P -m pytest -c /dev/null --rootdir "$work" -q \
-  --import-mode=importlib -o asyncio_mode=auto -W error --timeout 300 -p no:cacheprovider library
+cat > pytest.ini <<'INI'
+[pytest]
+addopts = --import-mode=importlib -p no:cacheprovider
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
+timeout = 300
+filterwarnings = error
+INI
+TRITIUM_EXAMPLES="$root/examples" "$work/venv/bin/python" -P -m pytest -q library
