@@ -6,25 +6,37 @@ import asyncio
 import os
 import shutil
 import signal
+import sqlite3
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from dbos import DBOS
 
 from tritium.quantize.config import QuantizationConfig
 from tritium.quantize.pipeline import quantize_model
+from tritium_platform.adapters import jobs as jobs_adapter
 from tritium_platform.adapters.worker_process import WorkerProcess
-from tritium_platform.compose import Platform, initialize_platform
+from tritium_platform.compose import Platform, initialize_platform, initialize_worker
 from tritium_platform.config import load_config
-from tritium_platform.errors import ConflictError, NotFoundError, StorageQuotaExceededError, ValidationError
+from tritium_platform.errors import (
+    ConflictError,
+    NotFoundError,
+    OverloadedError,
+    StorageQuotaExceededError,
+    ValidationError,
+)
+from tritium_platform.serving import quantization_work
 from tritium_platform.serving.job import JobState, QuantizationJob
 from tritium_platform.serving.quantization import QuantizeModel
 from tritium_platform.tenancy.model import Tenant, TenantTier
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+
+    from tritium_platform.adapters.jobs import QuantizationWorker
 
 LAYERS = 42
 PATIENCE = 120.0
@@ -56,7 +68,7 @@ class Bench:
     ) -> QuantizationJob:
         async with asyncio.timeout(PATIENCE):
             while not until(found := await self.platform.quantizations.get(self.tenant.id, job.id)):
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.03)
         return found
 
     async def kill_worker(self) -> None:
@@ -68,10 +80,11 @@ class Bench:
 
 
 @asynccontextmanager
-async def opened_bench(directory: Path, *, source: Path, **limits: int) -> AsyncIterator[Bench]:
-    config = load_config(
-        flags={"data_dir": directory, "model_roots": (source.parent,), "log_level": "warning"}
-    )
+async def opened_bench(
+    directory: Path, *, source: Path, database_url: str | None = None, **limits: int
+) -> AsyncIterator[Bench]:
+    flags = {"data_dir": directory, "model_roots": (source.parent,), "log_level": "warning"}
+    config = load_config(flags={**flags, "database_url": database_url})
     platform = await initialize_platform(config)
     worker = WorkerProcess(config)
     try:
@@ -86,12 +99,42 @@ async def opened_bench(directory: Path, *, source: Path, **limits: int) -> Async
         await platform.stop()
 
 
+@asynccontextmanager
+async def opened_worker(bench: Bench) -> AsyncIterator[QuantizationWorker]:
+    """Work in this process, where a test can reach in."""
+    await bench.worker.stop()
+    worker = await initialize_worker(bench.platform.config)
+    await asyncio.to_thread(worker.launch)
+    search = asyncio.create_task(worker.search())
+    try:
+        yield worker
+    finally:
+        search.cancel()
+        await worker.close()
+        DBOS.destroy(destroy_registry=True)
+        await worker._jobs._database.close()
+
+
+async def storage_of(bench: Bench) -> tuple[int, int]:
+    context = await bench.platform.gateway.authenticate(bench.key)
+    counter = await bench.platform.books.quotas.usage_of_storage(context)
+    return counter.used, counter.held
+
+
 def is_final(job: QuantizationJob) -> bool:
     return job.state.is_final
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def job_database(request: pytest.FixtureRequest) -> str | None:
+    if request.param == "sqlite":
+        return None
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
 
 
 async def test_a_worker_killed_at_any_layer_finishes_with_the_same_bytes_and_redoes_no_finished_layer(
@@ -120,9 +163,9 @@ async def test_a_worker_killed_at_any_layer_finishes_with_the_same_bytes_and_red
 
 
 async def test_a_finished_job_is_a_model_a_usage_record_an_audit_entry_and_counted_storage(
-    tmp_path: Path, scripture_bitnet_bitlinear: Path
+    tmp_path: Path, scripture_bitnet_bitlinear: Path, job_database: str | None
 ) -> None:
-    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear, database_url=job_database) as bench:
         job = await bench.ask()
         done = await bench.wait(job, until=is_final)
         assert done.state is JobState.SUCCEEDED, done.error_message
@@ -223,3 +266,110 @@ async def test_a_result_that_may_not_fit_into_the_tenants_storage_is_refused(
         with pytest.raises(StorageQuotaExceededError):
             await bench.ask()
         assert await bench.platform.quantizations.list(bench.tenant.id) == []
+
+
+@pytest.mark.parametrize(("failures", "state"), [(1, JobState.SUCCEEDED), (10**9, JobState.FAILED)])
+async def test_a_run_that_breaks_off_is_repeated_and_a_job_that_always_breaks_off_ends(
+    tmp_path: Path,
+    scripture_bitnet_bitlinear: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failures: int,
+    state: JobState,
+) -> None:
+    calls = []
+    real = quantization_work.quantize_layer
+
+    def flaky(*arguments: Any) -> dict[str, Any]:
+        calls.append(arguments)
+        if len(calls) <= failures:
+            raise OverloadedError("A neighbour is away.")
+        return real(*arguments)
+
+    monkeypatch.setattr(jobs_adapter, "ATTEMPTS", 1)
+    monkeypatch.setattr(jobs_adapter, "SEARCH_SECONDS", 0.1)
+    monkeypatch.setattr(quantization_work, "quantize_layer", flaky)
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
+        async with opened_worker(bench):
+            job = await bench.ask()
+            done = await bench.wait(job, until=is_final)
+        used, held = await storage_of(bench)
+        config = bench.platform.config
+    assert done.state is state
+    assert held == 0
+    if state is JobState.FAILED:
+        assert len(calls) == jobs_adapter.RUNS
+        assert (done.error_code, done.error_recovery) == ("platform", "contact_operator")
+        assert used == 0
+    assert not (config.jobs_dir / str(job.id)).exists()
+
+
+async def test_a_job_that_kills_every_worker_is_given_up(
+    tmp_path: Path, scripture_bitnet_bitlinear: Path
+) -> None:
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
+        await bench.worker.stop()
+        job = await bench.ask()
+        with sqlite3.connect(tmp_path / "jobs.sqlite3") as notes:  # as DBOS notes it after too many deaths
+            notes.execute("UPDATE workflow_status SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED'")
+        notes.close()
+        await bench.worker.start()
+        done = await bench.wait(job, until=is_final)
+        assert await storage_of(bench) == (0, 0)
+    assert (done.state, done.error_recovery) == (JobState.FAILED, "contact_operator")
+
+
+async def test_every_step_done_twice_as_after_a_crash_has_the_effects_of_once(
+    tmp_path: Path, scripture_bitnet_bitlinear: Path
+) -> None:
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
+        await bench.worker.stop()
+        job = await bench.ask()
+        work = (await initialize_worker(bench.platform.config))._work
+        assert await work.plan(job.id) == await work.plan(job.id)
+        for index in range(LAYERS):
+            assert await work.layer(job.id, index) == await work.layer(job.id, index)
+        assert await work.assemble(job.id) == await work.assemble(job.id) == {}
+        assert await work.finish(job.id) == {"model": "small"}
+        assert await work.finish(job.id) == {"stopped": "succeeded"}
+        assert await work.stop(job.id, {"stopped": "failed"}) == {"stopped": "failed"}
+        await work._books.jobs._database.close()
+        done = await bench.platform.quantizations.get(bench.tenant.id, job.id)
+        now = bench.platform.clock.now()
+        records = await bench.platform.books.metering.list(bench.tenant.id, start=job.created_at, end=now)
+        intents = await bench.platform.books.outbox.pending(limit=100)
+        used, held = await storage_of(bench)
+        [model] = await bench.platform.registry.list(bench.tenant.id)
+    assert done.state is JobState.SUCCEEDED
+    assert [record.source for record in records].count("quantization") == 1
+    assert [intent.action for intent in intents].count("quantization.finish") == 1
+    assert (used, held) == (sum(map(len, files_of(Path(model.path)).values())), 0)
+
+
+@pytest.mark.parametrize("moment", ["waiting", "planned", "assembled"])
+async def test_a_cancellation_at_any_moment_closes_the_job_once_and_leaves_nothing(
+    tmp_path: Path, scripture_bitnet_bitlinear: Path, moment: str
+) -> None:
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
+        await bench.worker.stop()
+        job = await bench.ask()
+        work = (await initialize_worker(bench.platform.config))._work
+        if moment != "waiting":
+            await work.plan(job.id)
+        if moment == "assembled":
+            for index in range(LAYERS):
+                await work.layer(job.id, index)
+            await work.assemble(job.id)
+        cancelled = await bench.platform.quantizations.cancel(bench.tenant.id, job.id)
+        result = await (work.plan(job.id) if moment == "waiting" else work.finish(job.id))
+        assert result["stopped"] == "cancelled"
+        for _ in range(2):
+            await work.stop(job.id, result)
+        await work._books.jobs._database.close()
+        done = await bench.platform.quantizations.get(bench.tenant.id, job.id)
+        assert await storage_of(bench) == (0, 0)
+        assert await bench.platform.registry.list(bench.tenant.id) == []
+        config = bench.platform.config
+    assert cancelled.state is (JobState.CANCELLED if moment == "waiting" else JobState.CANCELLING)
+    assert (done.state, done.finished_at is not None) == (JobState.CANCELLED, True)
+    assert not list(config.jobs_dir.glob("*-*"))
+    assert not list(config.models_dir.glob("*/*"))
