@@ -44,7 +44,7 @@ def serve(
     try:
         import uvicorn
 
-        from tritium.protocol.app import create_app
+        from tritium.protocol.app import DRAIN_SECONDS, create_app
     except ImportError as error:
         raise MissingExtraError(extra="serve", feature="The server") from error
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -64,7 +64,8 @@ def serve(
         for number in (signal.SIGINT, signal.SIGTERM):
             # The server stops in order on both; what it raises again afterwards says nothing new.
             signal.signal(number, lambda *_: None)
-        uvicorn.Server(uvicorn.Config(app, log_level=level)).run(sockets=[listener])
+        config = uvicorn.Config(app, log_level=level, timeout_graceful_shutdown=round(DRAIN_SECONDS))
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _bind(listener: socket.socket, host: str, port: int) -> None:

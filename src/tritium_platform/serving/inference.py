@@ -85,7 +85,7 @@ class InferenceService:
             EngineUnavailableError: no replica is ready.
         """
         deployment, facts, tokenizer = await self._resolve(context, model, kind=ModelKind.GENERATE)
-        token_ids = await _encode(tokenizer, prompt)
+        token_ids = await _encode(tokenizer, prompt, context_limit=facts.maximum_positions)
         room = facts.maximum_positions - len(token_ids)
         if room < 1:
             raise ContextLengthExceededError(
@@ -111,7 +111,8 @@ class InferenceService:
     ) -> ScheduledEmbedding:
         """Find the deployment and count the inputs exactly; raises as `schedule_generation` does."""
         deployment, facts, tokenizer = await self._resolve(context, model, kind=ModelKind.EMBED)
-        token_ids = tuple([await _encode(tokenizer, text) for text in inputs])
+        limit = facts.maximum_positions
+        token_ids = tuple([await _encode(tokenizer, text, context_limit=limit) for text in inputs])
         longest = max(map(len, token_ids), default=0)
         if longest > facts.maximum_positions:
             raise ContextLengthExceededError(
@@ -159,11 +160,11 @@ class InferenceService:
             raise
 
 
-async def _encode(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
+async def _encode(tokenizer: Tokenizer, prompt: Prompt, *, context_limit: int) -> tuple[int, ...]:
     length = len(prompt) if isinstance(prompt, str) else sum(len(str(part)) for part in prompt)
     if length > _LONG_PROMPT_CHARACTERS:
-        return await asyncio.to_thread(encode_prompt, tokenizer, prompt)
-    return encode_prompt(tokenizer, prompt)
+        return await asyncio.to_thread(encode_prompt, tokenizer, prompt, context_limit=context_limit)
+    return encode_prompt(tokenizer, prompt, context_limit=context_limit)
 
 
 class GenerateText:
