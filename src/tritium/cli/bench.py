@@ -44,7 +44,7 @@ def bench(
     threads: ThreadsOption = None,
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
-    """Time the generation of text with one prompt and with several at once."""
+    """Time the generation of text. Alone and with several prompts at once, on this machine."""
     from tritium.engine.llm import LLM
     from tritium.kernels.device import select_optimal_device
 

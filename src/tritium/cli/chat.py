@@ -54,7 +54,7 @@ def chat(
     threads: ThreadsOption = None,
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
-    """Talk with a model; each line is a turn, and the end of the input is the end."""
+    """Talk with a model. Each line is a turn; the end of the input ends the conversation."""
     from tritium.engine.llm import LLM
 
     sampling = sampling_params(

@@ -35,7 +35,7 @@ def embed(
     threads: ThreadsOption = None,
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
-    """Turn texts into vectors of length 1; human shows how similar they are, json and quiet the numbers."""
+    """Turn texts into vectors. They have length 1; human shows how similar they are."""
     from tritium.engine.llm import LLM
 
     given = texts or [line for line in read_standard_input("one text per line").splitlines() if line.strip()]

@@ -19,7 +19,7 @@ EXTRAS = {
 
 
 def env(*, output_format: FormatOption = OutputFormat.HUMAN) -> None:
-    """Show the version, the processor's instruction sets, memory and installed extras."""
+    """Show what runs here. Version, instruction sets, memory and installed extras."""
     facts = _facts()
     if output_format is OutputFormat.JSON:
         write_json(facts)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 WIDTH_OF_A_PIPE = 160
+FIRST_COLUMN = 18
 KIBI = 1024
 
 
@@ -64,11 +65,21 @@ def printable(text: str) -> str:
 
 
 def write_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
-    """Write a title and aligned lines of name and value to stdout."""
+    """Write a title and aligned lines of name and value to stdout; what is empty is left out."""
     rows = [(name, value) for name, value in facts if value]
-    width = max((len(name) for name, _ in rows), default=0)
-    lines = [title, *(f"  {name:<{width}}  {value}" for name, value in rows)]
-    write_text("\n".join(lines) + "\n")
+    write_text("".join(f"{line}\n" for line in [title, *_aligned(rows)] if line))
+
+
+def write_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a title and, if there are rows, lines under named columns aligned to the left, to stdout."""
+    write_text("".join(f"{line}\n" for line in [title, *(_aligned([columns, *rows]) if rows else [])]))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    widths[:1] = [max(FIRST_COLUMN, width) for width in widths[:1]]  # blocks one below the other line up
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return [f"  {line}".rstrip() for line in lines]
 
 
 def write_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -99,13 +110,16 @@ def progress_bar(output_format: OutputFormat) -> Iterator[Callable[[str, int, in
         TimeElapsedColumn(),
     )
     progress = Progress(*columns, console=Console(stderr=True), disable=output_format is OutputFormat.QUIET)
-    with progress:
-        task = progress.add_task("", total=None)
+    task = progress.add_task("", total=None)
 
-        def move(what: str, completed: int, total: int) -> None:
-            progress.update(task, description=printable(what), completed=completed, total=total)
+    def move(what: str, completed: int, total: int) -> None:
+        progress.start()  # only now: work that is refused at once shows no empty bar
+        progress.update(task, description=printable(what), completed=completed, total=total)
 
+    try:
         yield move
+    finally:
+        progress.stop()
 
 
 def readable_bytes(count: float) -> str:

@@ -16,6 +16,7 @@ from tritium.cli.output import (
     ThreadsOption,
     progress_bar,
     write_json,
+    write_note,
     write_text,
 )
 from tritium.cli.report import write_report
@@ -69,6 +70,7 @@ def quantize(
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Quantize a model to ternary weights and report what came of it."""
+    from tritium.formats.native import is_native
     from tritium.quantize.config import QuantizationConfig
     from tritium.quantize.pipeline import quantize_model
 
@@ -84,13 +86,20 @@ def quantize(
     }
     given = {name: value for name, value in asked.items() if value is not None}
     config = QuantizationConfig.from_dict(_read_settings(settings) | given)
-    with progress_bar(output_format) as move:
+    was_there = is_native(out)
+    try:
+        with progress_bar(output_format) as move:
 
-        def tell(step: QuantizationProgress) -> None:
-            detail = f" {step.layer}" if step.layer else ""
-            move(f"{step.stage}{detail}", step.completed, step.total)
+            def tell(step: QuantizationProgress) -> None:
+                detail = f" {step.layer}" if step.layer else ""
+                move(f"{step.stage}{detail}", step.completed, step.total)
 
-        model = quantize_model(source, config, out=out, threads=threads, progress=tell)
+            model = quantize_model(source, config, out=out, threads=threads, progress=tell)
+    except KeyboardInterrupt:
+        write_note("Interrupted. The same command goes on where it stopped.")
+        raise
+    if was_there and output_format is OutputFormat.HUMAN:
+        write_note(f"{out} holds this model already; nothing was computed again.")
     content = {"path": str(out), "metrics": model.metrics, "validation_report": model.validation_report}
     if output_format is OutputFormat.JSON:
         write_json(content)

@@ -19,7 +19,7 @@ from tritium.cli.output import (
     write_table,
     write_text,
 )
-from tritium.cli.report import write_report
+from tritium.cli.report import write_layers, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,7 @@ CONFIG_SHOWN = (
 def show(
     model: ModelArgument, *, tensors: Tensors = False, output_format: FormatOption = OutputFormat.HUMAN
 ) -> None:
-    """Verify a model's files and show its architecture, its tensors and its quantization report."""
+    """Verify a model and show what it holds. A quantized one also shows its layers and its report."""
     from tritium.formats.checkpoint import open_checkpoint
     from tritium.formats.native import is_native, open_native
 
@@ -75,6 +75,7 @@ def _write(
         return
     _write_facts(content)
     if manifest is not None:
+        write_layers(content["layers"])
         write_report("quantization", metrics=content["metrics"], validation=content["validation_report"])
     if tensors:
         rows = [

@@ -172,7 +172,7 @@ def _root(directory: Path) -> Path:
 
 
 def _locate(source: str | Path, *, allow_hub: bool) -> Path:
-    path = Path(source).expanduser()
+    path = Path(source)
     try:
         exists = path.exists()
     except (OSError, ValueError) as error:
@@ -181,7 +181,11 @@ def _locate(source: str | Path, *, allow_hub: bool) -> Path:
         return path
     if isinstance(source, str) and allow_hub and hub.is_hub_name(source):
         return hub.download(source)
-    raise ValidationError(f"There is no checkpoint at {quoted(source)}", file=quoted(source))
+    raise ValidationError(
+        f"There is no checkpoint at {quoted(source)}: give a model directory, a .safetensors file, or a hub "
+        "name (organisation/model).",
+        file=quoted(source),
+    )
 
 
 def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:

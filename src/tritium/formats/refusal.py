@@ -17,7 +17,8 @@ def quoted(text: object) -> str:
 
 def refusal(reason: str, *, file: str | Path, tensor: str | None = None) -> ValidationError:
     """Return the ValidationError that names file, tensor and reason; only a path's name is shown."""
-    name = file.name if isinstance(file, Path) else file
+    # "." and "/" have no name of their own; then the path is all there is to show.
+    name = (file.name or str(file)) if isinstance(file, Path) else file
     where = name if tensor is None else f"{name}: tensor {quoted(tensor)}"
     message = f"{where}: {reason}"
     if tensor is None:

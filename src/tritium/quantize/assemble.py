@@ -43,7 +43,8 @@ def assemble(
 ) -> QuantizedModel:
     """Write the finished layers of a plan as a model directory, after running it against its source.
 
-    The directory appears whole or not at all. If it is there already from this plan, it is returned as it is.
+    The directory appears whole or not at all. If it is there already from this plan and was validated as the
+    plan asks, it is returned as it is.
 
     Args:
         plan: from plan_quantization.
@@ -152,13 +153,26 @@ def _manifest(
 
 
 def _finished(plan: QuantizationPlan, target: Path) -> QuantizedModel:
-    with open_native(target) as native:
-        made_by = native.manifest.get("quantization", {}).get("plan")
-        judged_on = native.manifest.get("validation_report", {}).get("text_sha256")
-    text = plan.config.validation_text
-    if (made_by, judged_on) != (plan.digest, None if text is None else sha256_of(read_text(text))):
-        raise ValidationError(f"{target} holds another quantized model. Choose another directory.")
-    return QuantizedModel.from_pretrained(target)
+    """Return the model at `target` if it is the one asked for, with the report asked for."""
+    model = QuantizedModel.from_pretrained(target)
+    made = model.manifest.get("quantization", {})
+    if made.get("plan") != plan.digest:
+        raise ValidationError(
+            f"{target} holds another quantized model: its source, its calibration text or its configuration "
+            "is not the one asked for now. Remove it or choose another directory.",
+            file=target.name,
+        )
+    text, tokens = plan.config.validation_text, plan.config.validation_tokens
+    asked = None if text is None else (sha256_of(read_text(text)), tokens)
+    judged_on = model.validation_report.get("text_sha256")
+    if asked != (judged_on and (judged_on, made.get("config", {}).get("validation_tokens"))):
+        raise ValidationError(
+            f"{target} holds this quantized model already, but its report was made on another "
+            "validation text or number of tokens. Ask for the same, remove it, or choose another "
+            "directory; `tritium eval` measures a model on any text.",
+            file=target.name,
+        )
+    return model
 
 
 def _with_run_figures(

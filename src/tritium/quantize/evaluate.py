@@ -98,8 +98,6 @@ def evaluate(
     Raises:
         ValidationError: the model is an encoder or cannot be read, or the text is empty or not UTF-8.
     """
-    if isinstance(window, bool) or not isinstance(window, int) or window < 2:  # noqa: PLR2004 - one predicts one
-        raise ValidationError(f"window must be a whole number from 2 on, not {window!r}.", field="window")
     content = read_text(text)
     loaded = load_model(model_path, threads=threads)
     if loaded.config.is_encoder:
@@ -125,8 +123,10 @@ def generator_windows(
     """Return the windows of a text for this model.
 
     Raises:
-        ValidationError: there is no tokenizer, or the text is too short to predict anything.
+        ValidationError: the window is below 2, there is no tokenizer, or the text is too short.
     """
+    if isinstance(window, bool) or not isinstance(window, int) or window < 2:  # noqa: PLR2004 - one predicts one
+        raise ValidationError(f"window must be a whole number from 2 on, not {window!r}.", field="window")
     windows = token_windows(
         loaded.tokenizer,
         text,

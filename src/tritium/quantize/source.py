@@ -170,7 +170,7 @@ def open_source(source: str | Path) -> Source:
     except BaseException:
         checkpoint.close()
         raise
-    path = Path(source).expanduser()
+    path = Path(source)
     return Source(
         path=path.resolve() if path.exists() else checkpoint.path,
         checkpoint=checkpoint,

@@ -31,12 +31,13 @@ def read_text(text: str | Path) -> str:
     Raises:
         ValidationError: no such file, more than 64 MiB, not UTF-8, or nothing in it.
     """
+    name = "The text"
     if isinstance(text, Path):
-        text = _read_file(text)
+        name, text = text.name, _read_file(text)
     if len(text) > LARGEST_TEXT:
-        raise ValidationError(f"The text has {len(text)} characters; {LARGEST_TEXT} are the limit.")
+        raise ValidationError(f"{name} has {len(text)} characters; {LARGEST_TEXT} are the limit.")
     if not text.strip():
-        raise ValidationError("The text is empty.")
+        raise ValidationError(f"{name} is empty.")
     return text
 
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tritium.errors import ValidationError
 from tritium.model.pretrained import load_model
 from tritium.quantize.estimate import mean_by_window, mean_of_samples, perplexity, rank_correlation
 from tritium.quantize.evaluate import (
+    WINDOW,
     EncoderRun,
     GeneratorRun,
     encoder_passages,
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from tritium.quantize.plan import QuantizationPlan
 
 NO_TEXT = "No validation text was given, so the two models were not run side by side."
@@ -40,34 +40,83 @@ def validate(
 ) -> ValidationReport:
     """Run the source and the quantized model over the plan's validation text and compare them.
 
-    The models are in memory one after the other. Without a text the report says so and holds no figures.
+    Without a text the report says so and holds no figures.
 
     Raises:
         ValidationError: the text or a model cannot be read.
     """
-    if plan.config.validation_text is None:
+    config = plan.config
+    if config.validation_text is None:
         return ValidationReport(kind=plan.kind, reason=NO_TEXT)
-    text = read_text(plan.config.validation_text)
-    if plan.kind is ModelKind.ENCODER:
-        passages = encoder_passages(text)
-        ticks = _tickers(progress, samples=len(passages))
-        encoded = [
-            run_encoder(load_model(path, threads=threads), passages, progress=tick)
-            for path, tick in zip((plan.source, quantized), ticks, strict=True)
-        ]
-        return compare_encoders(encoded[0], encoded[1], text_sha256=sha256_of(text))
-    windows = _windows(plan, text, threads=threads)
-    ticks = _tickers(progress, samples=len(windows))
-    generated = [
-        run_generator(load_model(path, threads=threads), windows, progress=tick)
-        for path, tick in zip((plan.source, quantized), ticks, strict=True)
-    ]
-    return compare_generators(generated[0], generated[1], text_sha256=sha256_of(text))
+
+    def tell(completed: int, total: int) -> None:
+        if progress is not None:
+            progress(QuantizationProgress(stage=Stage.VALIDATE, completed=completed, total=total))
+
+    return compare_models(
+        plan.source,
+        quantized,
+        text=config.validation_text,
+        window=config.window,
+        max_tokens=config.validation_tokens,
+        threads=threads,
+        progress=tell,
+    )
 
 
-def _windows(plan: QuantizationPlan, text: str, *, threads: int | None) -> list[NDArray[np.int32]]:
-    loaded = load_model(plan.source, threads=threads)
-    return generator_windows(loaded, text, window=plan.config.window, limit=plan.config.validation_tokens)
+def compare_models(
+    source: str | Path,
+    quantized: str | Path,
+    *,
+    text: str | Path,
+    window: int = WINDOW,
+    max_tokens: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ValidationReport:
+    """Run two models over the same text, one after the other, and compare them.
+
+    One model is in memory at a time; the source's tokenizer cuts the text for both.
+
+    Args:
+        source: the original, anything load_model reads.
+        quantized: what is judged against it.
+        text: the text (str) or a UTF-8 file (Path); blank lines separate documents.
+        window: tokens of context per window (generators).
+        max_tokens: take windows evenly spread over the text up to this many tokens (generators); None: all.
+        threads: of the kernels; they do not change the result.
+        progress: called with (finished samples, samples of both models).
+
+    Raises:
+        ValidationError: the text or a model cannot be read, or the two are not comparable.
+    """
+    content = read_text(text)
+    judged = load_model(quantized, threads=threads).config  # before the work: the two must fit together
+    loaded = load_model(source, threads=threads)
+    if loaded.config.is_encoder != judged.is_encoder:
+        raise ValidationError("One model generates text and the other encodes it: they cannot be compared.")
+    if loaded.config.vocab_size != judged.vocab_size:
+        raise ValidationError("The two models have different vocabularies: they cannot be compared.")
+    if loaded.config.is_encoder:
+        passages = encoder_passages(content)
+        original = run_encoder(loaded, passages, progress=_half(progress, 0))
+        del loaded
+        other = load_model(quantized, threads=threads)
+        encoded = run_encoder(other, passages, progress=_half(progress, 1))
+        return compare_encoders(original, encoded, text_sha256=sha256_of(content))
+    windows = generator_windows(loaded, content, window=window, limit=max_tokens)
+    first = run_generator(loaded, windows, progress=_half(progress, 0))
+    del loaded
+    other = load_model(quantized, threads=threads)
+    second = run_generator(other, windows, progress=_half(progress, 1))
+    return compare_generators(first, second, text_sha256=sha256_of(content))
+
+
+def _half(progress: Callable[[int, int], None] | None, part: int) -> Callable[[int, int], None] | None:
+    """Return the callback of the first (0) or the second (1) of two runs; together they count to both."""
+    if progress is None:
+        return None
+    return lambda finished, samples: progress(part * samples + finished, 2 * samples)
 
 
 def compare_generators(
@@ -108,18 +157,3 @@ def compare_encoders(source: EncoderRun, quantized: EncoderRun, *, text_sha256: 
         quantized_seconds=quantized.seconds,
         speed_ratio=source.seconds / quantized.seconds,
     )
-
-
-def _tickers(
-    progress: Callable[[QuantizationProgress], None] | None, *, samples: int
-) -> list[Callable[[int, int], None] | None]:
-    """Return one callback for each of the two models; together they count to twice the samples."""
-    if progress is None:
-        return [None, None]
-
-    def ticker(first: int) -> Callable[[int, int], None]:
-        return lambda finished, _: progress(
-            QuantizationProgress(stage=Stage.VALIDATE, completed=first + finished, total=2 * samples)
-        )
-
-    return [ticker(0), ticker(samples)]

@@ -24,7 +24,7 @@ class RunTritium(Protocol):
     """How a test runs the program."""
 
     def __call__(
-        self, *arguments: str | Path, stdin: str | bytes = ""
+        self, *arguments: str | Path, stdin: str | bytes = "", cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]: ...
 
 
@@ -43,12 +43,15 @@ def tritium_program() -> list[str]:
 def run_tritium() -> RunTritium:
     """Run the program to its end and return what it wrote."""
 
-    def run(*arguments: str | Path, stdin: str | bytes = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str | Path, stdin: str | bytes = "", cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [*PROGRAM, *map(str, arguments)],
             input=stdin if isinstance(stdin, bytes) else stdin.encode(),
             capture_output=True,
             env=environment(),
+            cwd=cwd,
             timeout=120,
             check=False,
         )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tritium.cli.output import printable, readable_bytes
+from tritium.cli.report import interval, share, write_layers
 
 
 def test_quantize_writes_a_model_and_a_report_of_measured_figures(quantized_by_the_program):
@@ -36,8 +37,12 @@ def test_quantize_shows_before_and_after_to_a_human_and_a_bar_on_stderr(
         "--min-planes", "2", "--validation", text,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert " MiB -> " in done.stdout
-    assert "perplexity" in done.stdout
+    lines = {line[:20].strip(): line[20:].split() for line in done.stdout.splitlines()}
+    assert lines[""] == ["source", "quantized", "change"]
+    assert lines["size"][1::2] == ["MiB", "MiB"]
+    assert lines["size"][-1].startswith("-")
+    assert len(lines["perplexity"]) == 3
+    assert lines["perplexity"][-1].startswith("x")
     assert "42 with 2" in done.stdout
     assert "━" in done.stderr
     assert "━" not in done.stdout
@@ -103,10 +108,23 @@ def test_show_draws_both_for_a_human(run_tritium, quantized_by_the_program, scri
     assert done.returncode == 0, done.stderr
     assert "bits per weight" in done.stdout
     assert "perplexity" in done.stdout
+    layers = [line.split() for line in done.stdout.splitlines() if line.startswith("model.layers.")]
+    assert len(layers) == 42
+    assert all(words[1] == "standard" and 0 < float(words[5]) < 1 for words in layers)
     done = run_tritium("show", scripture_llama, "--tensors")
     assert done.returncode == 0, done.stderr
     assert "model.layers.5.self_attn.v_proj.weight" in done.stdout
     assert run_tritium("show", out, "--format", "quiet").stdout == "tritium 1\n"
+
+
+def test_the_table_of_layers_puts_layer_2_before_layer_10(capsys):
+    layer = {"strategy": "standard", "planes": 1, "group_size": 128, "bits_per_weight": 1.725}
+    exact = {**layer, "is_lossless": True, "weight_error": 0.0, "output_error": None}
+    write_layers({f"layers.{index}.up": exact for index in (10, 2, 1)})
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split() for line in lines] == [
+        [f"layers.{index}.up", "standard", "1", "128", "1.725", "exact", "-"] for index in (1, 2, 10)
+    ]
 
 
 def test_show_refuses_a_model_that_was_tampered_with(run_tritium, quantized_by_the_program, tmp_path):
@@ -292,3 +310,10 @@ def test_the_commands_stay_small_files():
 
     for path in Path(tritium.cli.__file__).parent.glob("*.py"):
         assert len(path.read_text().splitlines()) < 300
+
+
+def test_an_estimate_keeps_its_zeros_and_its_interval():
+    estimate = {"value": 1.02, "low": 1.017, "high": 1.0232}
+    assert interval(estimate, digits=3) == "1.020 [1.017, 1.023]"
+    assert share({"value": 0.5, "low": None, "high": None}) == "50.0 %"
+    assert interval({"value": 1e300, "low": None, "high": None}, digits=2) == "1e+300"

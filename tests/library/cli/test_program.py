@@ -53,11 +53,32 @@ def test_help_imports_nothing_heavy():
     assert done.stdout == "[]\n"
 
 
+def test_a_quantization_on_top_of_itself_says_that_nothing_was_done(
+    run_tritium, scripture_bitnet_offline, tmp_path
+):
+    words = ["quantize", scripture_bitnet_offline, "--out", tmp_path / "m"]
+    first, second = run_tritium(*words), run_tritium(*words)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "already" not in first.stderr
+    assert "holds this model already" in second.stderr
+
+
+@pytest.mark.parametrize("place", ["", ".", "/", "nowhere", "no where/ümlaut"])
+def test_a_place_without_a_model_is_named_in_the_message(run_tritium, tmp_path, place):
+    done = run_tritium("show", place, cwd=tmp_path)
+    assert done.returncode == 2
+    assert (place or ".") in done.stderr
+    assert not done.stderr.startswith("Error: :")
+
+
 def test_help_names_every_command_and_the_exit_codes(run_tritium):
     done = run_tritium("--help")
     assert done.returncode == 0
+    lines = done.stdout.splitlines()
     for command in COMMANDS:
-        assert f"\n  {command} " in done.stdout
+        (line,) = (line for line in lines if line.startswith(f"  {command} "))
+        assert line.endswith("."), line
+        assert not line.endswith("..."), "the first sentence is cut off"
     assert "2 bad input" in done.stdout
     assert done.stderr == ""
 

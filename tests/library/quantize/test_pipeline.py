@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -176,6 +177,24 @@ def test_finishing_twice_returns_the_same_model_and_another_plan_is_refused(tiny
     assert bytes_of(target) == before
     with pytest.raises(ValidationError, match="another quantized model"):
         quantize_model(tiny_llama, QuantizationConfig(), out=target)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"validation_tokens": 64}, {"validation_text": None}, {"validation_text": "In the beginning."}],
+)
+def test_a_finished_model_whose_report_answers_another_question_is_refused(
+    tiny_llama, config, tmp_path, changed
+):
+    quantize_model(tiny_llama, config, out=tmp_path / "out")
+    with pytest.raises(ValidationError, match="report was made on another"):
+        quantize_model(tiny_llama, replace(config, **changed), out=tmp_path / "out")
+
+
+def test_without_a_validation_text_the_number_of_its_tokens_asks_nothing(tiny_llama, config, tmp_path):
+    plain = replace(config, validation_text=None)
+    quantize_model(tiny_llama, plain, out=tmp_path / "out")
+    assert quantize_model(tiny_llama, replace(plain, validation_tokens=64), out=tmp_path / "out")
 
 
 def test_the_saved_trits_and_scales_stand_for_the_reported_weights(tiny_llama, tmp_path):
