@@ -41,7 +41,7 @@ _log = structlog.get_logger(__name__)
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 SOURCE = "gateway"
-GROUP_SECONDS = 0.1
+GROUP_SECONDS = 0.25
 
 
 class CustomerRequest(Protocol[Piece]):
