@@ -7,9 +7,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from tritium_platform.api.deps import ModelsCaller, ThePlatform, tenant_key
 from tritium_platform.audit.model import ResourceIdentifier
+from tritium_platform.errors import ValidationError
 from tritium_platform.gateway import Change
 
 if TYPE_CHECKING:
@@ -31,7 +33,10 @@ class UploadOut(BaseModel):
 @router.post("", status_code=201, openapi_extra={"requestBody": _ARCHIVE})
 async def create_upload(platform: ThePlatform, caller: ModelsCaller, request: Request) -> UploadOut:
     """Upload a checkpoint directory as one ZIP archive: the request's body."""
-    received = await platform.uploads.receive(caller, chunks=request.stream())
+    try:
+        received = await platform.uploads.receive(caller, chunks=request.stream())
+    except ClientDisconnect:
+        raise ValidationError("The upload broke off before its end. Send it again.") from None
     try:
         upload = await platform.gateway.change(
             lambda: platform.uploads.keep(received),

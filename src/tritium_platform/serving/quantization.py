@@ -16,9 +16,10 @@ from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.errors import ConflictError, NotFoundError, ValidationError
 from tritium_platform.metering.model import OperationType
 from tritium_platform.serving import policy
+from tritium_platform.serving.checkpoint_check import check_source
 from tritium_platform.serving.job import OPEN_STATES, JobState, QuantizationJob
 from tritium_platform.serving.model import Consumption, Outcome
-from tritium_platform.serving.registry import inspect_checkpoint, require_name
+from tritium_platform.serving.registry import require_name
 from tritium_platform.serving.uploads import remove_directory
 from tritium_platform.tenancy.model import Scope
 from tritium_platform.values import uuid7
@@ -120,15 +121,18 @@ class QuantizationService:
             ModelSizeExceededError: the checkpoint is larger than the tier takes.
         """
         require_name(name)
-        QuantizationConfig.from_dict(_without_paths(config))
+        settings = QuantizationConfig.from_dict(_without_paths(config))
         await self._require_free(context.tenant_id, name)
         path = self._resolve(context.tenant_id, source)
-        _, size = await asyncio.to_thread(inspect_checkpoint, path)
-        policy.require_model_size(size, max_model_size=context.limits.max_model_size)
-        size += await asyncio.to_thread(_companion_bytes, path)
+        checked = await asyncio.to_thread(check_source, path, settings)
+        policy.require_model_size(checked.weight_bytes, max_model_size=context.limits.max_model_size)
         shown = ", ".join(f"{key}: {value}" for key, value in source.items())[:LONGEST_SOURCE]
         return PlannedQuantization(
-            source=shown, path=str(path), size_bytes=size, name=name, config=dict(config)
+            source=shown,
+            path=str(path),
+            size_bytes=checked.weight_bytes + checked.companion_bytes,
+            name=name,
+            config=dict(config),
         )
 
     async def submit(self, context: TenantContext, *, planned: PlannedQuantization) -> QuantizationJob:
@@ -241,16 +245,6 @@ def _without_paths(config: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(config.get(name), str | None):
             raise ValidationError(f"{name} must be the text itself.", field=f"config.{name}")
     return config
-
-
-def _companion_bytes(directory: Path) -> int:
-    """Return the bytes of the tokenizer and the like, which a result carries unchanged."""
-    return sum(
-        item.stat().st_size
-        for pattern in ("*.json", "*.jinja", "*.txt", "*/*.json")
-        for item in directory.glob(pattern)
-        if item.is_file()
-    )
 
 
 class QuantizeModel:

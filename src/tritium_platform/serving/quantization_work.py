@@ -193,7 +193,7 @@ class QuantizationWork:
             state=state,
             finished_at=self._books.clock.now(),
             error_code=result.get("code"),
-            error_message=result.get("message"),
+            error_message=self._without_places(result.get("message"), job=job),
             error_recovery=result.get("recovery"),
         )
         outcome = ActionOutcome.FAILURE if state is JobState.FAILED else ActionOutcome.DENIED
@@ -203,6 +203,17 @@ class QuantizationWork:
                 await self._books.quotas.void_storage(job.reservation)
                 await self._books.outbox.add(self._intent(job, outcome, code=closed.error_code))
         return is_first
+
+    def _without_places(self, message: str | None, *, job: QuantizationJob) -> str | None:
+        """Take our own directories out of what a tenant reads."""
+        places = {
+            job.source_path: job.source,
+            str(self._work_dir(job)): "the work directory",
+            str(self._model_dir(job)): "the model's directory",
+        }
+        for place, shown in places.items():
+            message = message and message.replace(place, shown)
+        return message
 
     async def _move(self, job: QuantizationJob, state: JobState, *, expected: tuple[JobState, ...]) -> None:
         if not await self._books.jobs.move(replace(job, state=state), expected=expected):
