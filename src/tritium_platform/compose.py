@@ -25,6 +25,7 @@ from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlModelStore
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
+from tritium_platform.adapters.sql.security_store import SqlSecurityEventStore
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.adapters.telemetry import Metrics
 from tritium_platform.audit.log import AuditLog
@@ -38,6 +39,7 @@ from tritium_platform.gateway import Books, Gateway
 from tritium_platform.insight.health import HealthService
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.service import QuotaService
+from tritium_platform.security.service import LocalContainment, SecurityService
 from tritium_platform.serving.deployments import DeploymentService, ServingLimits
 from tritium_platform.serving.inference import InferenceService
 from tritium_platform.serving.quantization import QuantizationService
@@ -76,6 +78,7 @@ class Platform:
     admin_token: str = field(repr=False)
     verifier_key: str
     tenancy: TenancyService
+    security: SecurityService
     books: Books
     registry: RegistryService
     uploads: UploadService
@@ -240,6 +243,12 @@ def _assemble(
         admin_token=ADMIN_PREFIX + read_or_create_secret(config.data_dir / "secrets" / "admin_key").hex(),
         verifier_key=verifier_key,
         tenancy=tenancy,
+        security=SecurityService(
+            store=SqlSecurityEventStore(database),
+            trail=books.outbox,
+            containment=LocalContainment(tenancy=tenancy, clock=clock),
+            clock=clock,
+        ),
         books=books,
         registry=registry,
         uploads=uploads,

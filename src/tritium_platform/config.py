@@ -52,6 +52,7 @@ class PlatformConfig(BaseSettings):
     database_url: str | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")  # whose X-Forwarded-For is believed
     model_roots: tuple[Path, ...] = ()
     max_upload_bytes: Annotated[int, Field(gt=0)] = 20_000_000_000
     max_request_bytes: Annotated[int, Field(gt=0)] = 4_000_000

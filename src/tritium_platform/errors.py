@@ -15,6 +15,7 @@ BitNetServiceError
 ├── ResourceError
 │   ├── RateLimitExceededError        too fast                                     retry_after
 │   ├── QuotaExceededError            the month is spent                           upgrade_tier
+│   ├── SourceBlockedError            too many wrong keys from this address        retry_after
 │   └── StorageQuotaExceededError     the disk share is full                       upgrade_storage
 ├── ProcessingError
 ├── PlatformError
@@ -75,6 +76,7 @@ __all__ = [
     "RequestTooLargeError",
     "ResourceError",
     "RetriesExhaustedError",
+    "SourceBlockedError",
     "StorageQuotaExceededError",
     "TenantSuspendedError",
     "TokenExpiredError",
@@ -189,6 +191,18 @@ class QuotaExceededError(ResourceError):
             limit=limit,
             current=current,
             reset_time=reset_time.isoformat(),
+            retry_after=retry_after,
+        )
+
+
+class SourceBlockedError(ResourceError):
+    """Too many authentications failed from the caller's address; details: retry_after (whole seconds)."""
+
+    category = ErrorCategory.RATE_LIMITED
+
+    def __init__(self, *, retry_after: int) -> None:
+        super().__init__(
+            f"Too many requests with wrong keys came from this address: try again in {retry_after} s.",
             retry_after=retry_after,
         )
 

@@ -7,6 +7,7 @@ import uuid
 import pytest
 
 NOBODY = str(uuid.UUID(int=7))
+OPERATORS = ("/api/v1/tenants", "/api/v1/security")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def routes(running, *, is_admin):
     with running.admin() as http:
         document = http.get("/openapi.json").raise_for_status().json()
     for path, methods in document["paths"].items():
-        if path.startswith("/api/v1/tenants") is is_admin and path.startswith(("/api/", "/v1/")):
+        if path.startswith(OPERATORS) is is_admin and path.startswith(("/api/", "/v1/")):
             yield from ((method.upper(), path) for method in methods)
 
 

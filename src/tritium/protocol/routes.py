@@ -226,6 +226,7 @@ def _envelope_route(envelope: Envelope) -> type[APIRoute]:
 def error_response(
     request: Request, error: BaseException, *, envelope: Envelope = error_envelope
 ) -> JSONResponse:
-    """Write an error as the envelope, with the request's id."""
+    """Write an error as the envelope, with the request's id; `request.state.refusal` tells layers above."""
+    request.state.refusal = error
     status, body, headers = envelope(error)
     return JSONResponse(body, status_code=status, headers={**headers, "x-request-id": request_id_of(request)})

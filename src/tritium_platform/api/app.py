@@ -13,7 +13,17 @@ from starlette.exceptions import HTTPException
 from tritium import __version__
 from tritium.protocol.routes import build_router, error_response
 from tritium.protocol.schemas import InvalidJsonError
-from tritium_platform.api import account, deployments, models, operations, quantizations, tenants, uploads
+from tritium_platform.api import (
+    account,
+    deployments,
+    models,
+    operations,
+    quantizations,
+    security,
+    tenants,
+    uploads,
+)
+from tritium_platform.api.guard import Guard
 from tritium_platform.api.inference import GatewayBackend
 from tritium_platform.api.middleware import RequestEnvelope
 from tritium_platform.api.problems import MethodNotAllowedError, openai_envelope, problem_response
@@ -50,10 +60,11 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
     app.include_router(
         build_router(backend, principal_of=backend.principal_of, envelope=openai_envelope), tags=["OpenAI"]
     )
-    for resource in (tenants, account, models, uploads, quantizations, deployments):
+    for resource in (tenants, account, models, uploads, quantizations, deployments, security):
         app.include_router(resource.router, responses={"4XX": {"model": Problem, **_PROBLEM}})
     for router in (operations.router, *routers):
         app.include_router(router)
+    app.add_middleware(Guard, platform=platform)
     app.add_middleware(
         RequestEnvelope,
         max_body_bytes=platform.config.max_request_bytes,

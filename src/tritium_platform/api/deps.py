@@ -35,7 +35,9 @@ ThePlatform = Annotated[Platform, Depends(platform_of)]
 
 async def tenant_context(request: Request, platform: ThePlatform) -> TenantContext:
     """Return who is calling."""
-    return await platform.gateway.authenticate(bearer_token(request))
+    context = await platform.gateway.authenticate(bearer_token(request))
+    request.state.caller = context
+    return context
 
 
 Caller = Annotated[TenantContext, Depends(tenant_context)]
@@ -52,7 +54,7 @@ async def require_admin(request: Request, platform: ThePlatform) -> None:
     if hmac.compare_digest(token.encode(), platform.admin_token.encode()):
         return
     try:
-        await platform.gateway.authenticate(token)
+        request.state.caller = await platform.gateway.authenticate(token)
     except BitNetServiceError:
         raise InvalidTokenError from None
     raise InsufficientPermissionsError(required="admin")

@@ -47,6 +47,7 @@ class GatewayBackend:
         """Return who calls; raises AuthenticationError."""
         token = bearer_token(request)
         context = await self._platform.gateway.authenticate(token)
+        request.state.caller = context
         # The outermost layer adds these to whatever the answer is, a refusal included.
         request.state.rate_limit_headers = headers = dict[str, str]()
         return HttpCaller(context=context, token=token, request_id=request.state.request_id, headers=headers)
@@ -97,7 +98,9 @@ class GatewayBackend:
             )
         except NotFoundError:
             raise ModelNotFoundError(
-                "There is no such model; GET /v1/models lists those you may use.", param="model"
+                "There is no such model; GET /v1/models lists those you may use.",
+                param="model",
+                model=work.model,
             ) from None
         except BitNetServiceError as error:
             caller.headers.update(headers_of_refusal(error))

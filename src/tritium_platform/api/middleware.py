@@ -7,9 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 import structlog
-from fastapi.responses import JSONResponse
 
-from tritium_platform.api.problems import openai_envelope, problem_details
+from tritium_platform.api.problems import refusal_response
 from tritium_platform.errors import RequestTooLargeError
 from tritium_platform.values import uuid7
 
@@ -115,10 +114,7 @@ class _BoundedBody:
 
 
 async def _refuse(error: RequestTooLargeError, scope: Scope, receive: Receive, send: Send) -> None:
-    is_openai = scope["path"].startswith("/v1/")
-    status, body, headers = openai_envelope(error) if is_openai else problem_details(error)
-    kind = "application/json" if is_openai else "application/problem+json"
-    await JSONResponse(body, status_code=status, headers=headers, media_type=kind)(scope, receive, send)
+    await refusal_response(scope, error)(scope, receive, send)
 
 
 def _route_of(scope: Scope) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fastapi import Request
+    from starlette.types import Scope
 
 _log = structlog.get_logger(__name__)
 _INVALID = "invalid_request_error"
@@ -83,8 +84,17 @@ def problem_response(request: Request, error: BaseException) -> JSONResponse:
     """Answer with the problem; what is not of our tree is logged and tells the caller nothing."""
     if not isinstance(error, errors.BitNetServiceError):
         _log.error("request_failed", path=request.url.path, exc_info=error)
+    request.state.refusal = error
     status, body, headers = problem_details(error)
     request_id = getattr(request.state, "request_id", None)
     if request_id is not None:
         body["instance"] = f"urn:tritium:request:{request_id}"
     return JSONResponse(body, status_code=status, headers=headers, media_type="application/problem+json")
+
+
+def refusal_response(scope: Scope, error: errors.BitNetServiceError) -> JSONResponse:
+    """Answer before any route is found: in OpenAI's form under /v1, else as problem details."""
+    is_openai = scope["path"].startswith("/v1/")
+    status, body, headers = openai_envelope(error) if is_openai else problem_details(error)
+    kind = "application/json" if is_openai else "application/problem+json"
+    return JSONResponse(body, status_code=status, headers=headers, media_type=kind)

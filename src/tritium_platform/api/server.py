@@ -51,6 +51,7 @@ async def serve_platform(
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                forwarded_allow_ips=list(config.trusted_proxies),
                 timeout_graceful_shutdown=max(1, round(config.drain_seconds)),
             )
         )

@@ -1,12 +1,14 @@
 """What is done about a threat: decided by a pure function, carried out through a port, each step undoable.
 
 A key is never revoked because of failed authentications: whoever knows a key's public id could lock its
-owner out. Only what a key did after it was accepted counts against it.
+owner out. Only what a key did after it was accepted counts against it. The machine's own address is never
+blocked: behind it is the operator, or a proxy that does not say for whom it asks.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol
 
 from tritium_platform.errors import BitNetServiceError
@@ -49,15 +51,25 @@ def plan_response(event: SecurityEvent, *, assessment: ThreatAssessment) -> tupl
     if assessment.level >= ThreatLevel.MEDIUM:
         actions.append(ResponseAction(kind=ActionKind.NOTIFY_OPERATOR, reason=reason))
     is_claim = event.event_type is SecurityEventType.AUTHENTICATION_FAILURE
-    if assessment.level >= ThreatLevel.HIGH and is_claim and event.source_ip:
+    source = event.source_ip
+    if assessment.level >= ThreatLevel.HIGH and is_claim and source and not is_own_machine(source):
         actions.append(
             ResponseAction(
-                kind=ActionKind.BLOCK_SOURCE, reason=reason, target=event.source_ip, duration=BLOCK_DURATION
+                kind=ActionKind.BLOCK_SOURCE, reason=reason, target=source, duration=BLOCK_DURATION
             )
         )
     if assessment.level >= ThreatLevel.CRITICAL and not is_claim and event.key_id and event.tenant_id:
         actions.append(ResponseAction(kind=ActionKind.REVOKE_KEY, reason=reason, target=event.key_id))
     return tuple(actions)
+
+
+def is_own_machine(address: str) -> bool:
+    """Tell whether an address is a loopback address; False for what is no address."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return parsed.is_loopback
 
 
 async def execute_incident_response(

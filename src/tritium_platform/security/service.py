@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +14,7 @@ from tritium_platform.errors import (
     InsufficientPermissionsError,
     NotFoundError,
     RateLimitExceededError,
+    SourceBlockedError,
     TenantSuspendedError,
 )
 from tritium_platform.security.model import (
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 MAX_BLOCKED = 10_000
 MAX_PAST = 2_000
+MAX_FAMILIAR = 100_000
 
 
 class SecurityEventStore(Protocol):
@@ -77,8 +81,17 @@ class LocalContainment:
 
     def is_blocked(self, address: str | None) -> bool:
         """Tell whether requests from an address are refused at the moment."""
+        return self.blocked_seconds(address) > 0
+
+    def blocked_seconds(self, address: str | None) -> int:
+        """Return for how many whole seconds an address is still refused; 0 if it is not."""
         until = self._blocked.get(address or "")
-        return until is not None and until > self._clock.now()
+        return math.ceil(max(0.0, (until - self._clock.now()).total_seconds())) if until else 0
+
+    def blocked(self) -> dict[str, datetime]:
+        """Return the addresses that are refused at the moment, and until when."""
+        now = self._clock.now()
+        return {address: until for address, until in self._blocked.items() if until > now}
 
     async def block_source(self, address: str, *, duration: timedelta) -> None:
         """Refuse an address for a while; only the newest MAX_BLOCKED addresses are kept."""
@@ -110,10 +123,42 @@ class SecurityService:
         self._trail = trail
         self._containment = containment
         self._clock = clock
+        self._familiar: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def is_blocked(self, source_ip: str | None) -> bool:
         """Tell whether requests from an address are refused at the moment."""
         return self._containment.is_blocked(source_ip)
+
+    def check_source(self, source_ip: str | None, *, claimed_key_id: str | None) -> None:
+        """Refuse an address that is blocked, but not a key that was accepted from there before.
+
+        Many may share an address with an attacker. Whoever was at work there goes on; a key id that is only
+        claimed gains nothing, for its secret is still checked.
+
+        Raises:
+            SourceBlockedError: the address is blocked; `retry_after` says for how long.
+        """
+        seconds = self._containment.blocked_seconds(source_ip)
+        if seconds and (source_ip or "", claimed_key_id or "") not in self._familiar:
+            raise SourceBlockedError(retry_after=seconds)
+
+    def note_accepted(self, source_ip: str | None, *, key_id: str) -> None:
+        """Remember that a key was accepted from an address (the newest MAX_FAMILIAR pairs)."""
+        pair = (source_ip or "", key_id)
+        self._familiar[pair] = None
+        self._familiar.move_to_end(pair)
+        if len(self._familiar) > MAX_FAMILIAR:
+            self._familiar.popitem(last=False)
+
+    def blocked(self) -> dict[str, datetime]:
+        """Return the addresses that are refused at the moment, and until when."""
+        return self._containment.blocked()
+
+    async def unblock(self, address: str) -> None:
+        """Take requests from an address again; NotFoundError if it is not blocked."""
+        if not self._containment.is_blocked(address):
+            raise NotFoundError("This address is not blocked.")
+        await self._containment.unblock_source(address)
 
     async def observe_refusal(
         self,

@@ -52,6 +52,7 @@ TABLE = [
         "model_size_exceeded",
         set(),
     ),
+    (platform.SourceBlockedError(retry_after=7), 429, 429, "retry_after", "source_blocked", {"Retry-After"}),
     (platform.TenantSuspendedError(), 403, 403, "contact_operator", "tenant_suspended", set()),
     (platform.ComplianceError("x"), 403, 403, "contact_operator", "compliance", set()),
     (platform.ValidationError("x"), 400, 422, "fix_request", "validation", set()),

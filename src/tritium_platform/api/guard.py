@@ -1,0 +1,155 @@
+"""Stands before the routes: refuses blocked addresses, and has every refusal judged once it is answered."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections import OrderedDict
+from ipaddress import IPv4Address, ip_address, ip_network
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import structlog
+
+from tritium.protocol.calls import ModelNotFoundError
+from tritium_platform.api.problems import refusal_response
+from tritium_platform.errors import (
+    AuthenticationError,
+    BitNetServiceError,
+    InvalidTokenError,
+    NotFoundError,
+    SourceBlockedError,
+)
+from tritium_platform.security.model import SecurityEventType
+from tritium_platform.security.service import classify_refusal
+from tritium_platform.tenancy.keys import parse_token
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from tritium_platform.compose import Platform
+    from tritium_platform.tenancy.model import TenantContext
+
+_log = structlog.get_logger(__name__)
+# Health and metrics stay open: a load balancer may share the address of an attacker.
+GUARDED = ("/v1/", "/api/", "/console/login")
+# What many rules count is the different things asked for: the same one again says nothing for a while.
+QUIET_SECONDS = 60.0
+MAX_QUIET = 10_000
+# More than the rules need to see an attack, and too little for a flood to keep the database busy.
+MAX_PER_SECOND = 20
+COUNTED_ONE_BY_ONE = {SecurityEventType.AUTHENTICATION_FAILURE, SecurityEventType.SYSTEM_INTRUSION_ATTEMPT}
+
+
+class Guard:
+    """Asks the security service before a request, and tells it about refusals after their answer is sent.
+
+    An accepted request costs two look-ups in memory. The operator's key is never refused.
+    """
+
+    def __init__(self, app: ASGIApp, *, platform: Platform) -> None:
+        self._app = app
+        self._platform = platform
+        self._quiet: OrderedDict[tuple[object, ...], float] = OrderedDict()
+        self._second, self._in_second = 0, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
+            await self._app(scope, receive, send)
+            return
+        source = source_of(scope)
+        state = scope.setdefault("state", {})
+        try:
+            self._check_source(scope, source)
+        except SourceBlockedError as error:
+            await refusal_response(scope, error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+        refusal: BaseException | None = state.get("refusal")
+        caller: TenantContext | None = state.get("caller")
+        if caller is not None and source is not None:
+            self._platform.security.note_accepted(source, key_id=caller.key_id)
+        if isinstance(refusal, BitNetServiceError):
+            await self._observe(refusal, caller=caller, source=source, path=scope["path"])
+
+    def _check_source(self, scope: Scope, source: str | None) -> None:
+        security = self._platform.security
+        if not security.is_blocked(source):
+            return
+        header = dict(scope["headers"]).get(b"authorization", b"")
+        token = header.partition(b" ")[2].strip()
+        if hmac.compare_digest(token, self._platform.admin_token.encode()):
+            return
+        security.check_source(source, claimed_key_id=_claimed_key_id(token))
+
+    async def _observe(
+        self, error: BitNetServiceError, *, caller: TenantContext | None, source: str | None, path: str
+    ) -> None:
+        resource = quote(path)
+        if isinstance(error, ModelNotFoundError):
+            resource = quote(f"model:{error.details.get('model', '')}", safe=":")
+            error = NotFoundError(error.message)
+        event_type = classify_refusal(error)
+        # Of strangers only wrong keys count: whoever tries addresses that do not exist learns nothing.
+        if event_type is None or (caller is None and not isinstance(error, AuthenticationError)):
+            return
+        security = self._platform.security
+        key_id = caller.key_id if caller else None
+        is_repeated = event_type not in COUNTED_ONE_BY_ONE and self._is_repeated(
+            (event_type, source, key_id, resource)
+        )
+        if is_repeated or security.is_blocked(source) or self._is_flood():
+            return
+        try:
+            await security.observe_refusal(
+                error,
+                source_ip=source,
+                tenant_id=caller.tenant_id if caller else None,
+                key_id=key_id,
+                resource=resource,
+            )
+        except BitNetServiceError as failure:  # the caller has its answer already
+            _log.warning("security_event_lost", code=failure.code, reason=failure.message)
+
+    def _is_repeated(self, fingerprint: tuple[object, ...]) -> bool:
+        now = time.monotonic()
+        if self._quiet.get(fingerprint, 0.0) > now:
+            return True
+        self._quiet.pop(fingerprint, None)
+        while len(self._quiet) >= MAX_QUIET:
+            self._quiet.popitem(last=False)
+        self._quiet[fingerprint] = now + QUIET_SECONDS
+        return False
+
+    def _is_flood(self) -> bool:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._in_second = second, 0
+        self._in_second += 1
+        if self._in_second == MAX_PER_SECOND + 1:
+            _log.warning("security_events_flood", kept_per_second=MAX_PER_SECOND)
+        return self._in_second > MAX_PER_SECOND
+
+
+def source_of(scope: Scope) -> str | None:
+    """Return the caller's address; of IPv6 the network that one customer has, for it can use all of it."""
+    client = scope.get("client")
+    if not client:
+        return None
+    try:
+        address = ip_address(client[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv4Address) or address.is_loopback:
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ip_network((int(address) >> 64 << 64, 64)))
+
+
+def _claimed_key_id(token: bytes) -> str | None:
+    try:
+        return parse_token(token.decode("ascii")).key_id
+    except (UnicodeDecodeError, InvalidTokenError):
+        return None
