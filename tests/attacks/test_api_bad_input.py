@@ -79,6 +79,8 @@ def test_values_out_of_range_are_refused_and_nothing_stays_reserved(running, sho
     assert answer.status_code == 400, answer.text
     with running.http(key) as http:
         assert http.get("/api/v1/account").json()["requests_this_month"]["held"] == 0
+        # Refused before the work: nothing of it is a use, and nothing a failure of the service.
+        assert "failed" not in {each["outcome"] for each in http.get("/api/v1/usage").json()["records"]}
 
 
 def test_a_body_that_is_too_large_is_413_whether_or_not_it_says_so(running, shop):

@@ -256,6 +256,7 @@ class EngineProcess:
             *("--threads", str(options.threads), "--memory-limit", str(options.memory_limit_bytes)),
             *("--log-level", options.log_level),
             stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,  # ours carries results of commands
             start_new_session=True,
         )
 

@@ -152,6 +152,8 @@ class DeploymentService:
         """
         model = await self._registry.get(context.tenant_id, wish.model)
         policy.require_model_size(model.size_bytes, max_model_size=context.limits.max_model_size)
+        running = sum(one.replicas for one in await self.list(context.tenant_id))
+        policy.require_replicas(wanted=wish.replicas, running=running)
         deployment = Deployment(
             id=uuid7(self._clock),
             tenant_id=context.tenant_id,

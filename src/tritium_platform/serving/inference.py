@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tritium.engine.prompt import encode_prompt
-from tritium.engine.request import ContextLengthExceededError, GenerationRequest
+from tritium.engine.request import GenerationRequest
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError, ValidationError
 from tritium_platform.metering.model import LONGEST_NAME, OperationType, ResourceUsage, UsageQuantities
+from tritium_platform.serving import policy
 from tritium_platform.serving.model import Consumption, ModelKind, Outcome
 from tritium_platform.tenancy.model import Scope
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # Longer texts are tokenised beside the event loop, so that one caller's book does not stall the others.
 _LONG_PROMPT_CHARACTERS = 16_384
+_MOST_TOKENIZERS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,20 +88,13 @@ class InferenceService:
         """
         deployment, facts, tokenizer = await self._resolve(context, model, kind=ModelKind.GENERATE)
         token_ids = await _encode(tokenizer, prompt, context_limit=facts.maximum_positions)
-        room = facts.maximum_positions - len(token_ids)
-        if room < 1:
-            raise ContextLengthExceededError(
-                f"The prompt has {len(token_ids)} tokens; prompt and answer together may have"
-                f" {facts.maximum_positions}. Shorten it.",
-                limit_name="context_length",
-                limit=facts.maximum_positions,
-                prompt_tokens=len(token_ids),
-            )
-        request = GenerationRequest(request_id=request_id, prompt_token_ids=token_ids, sampling=sampling)
-        answer = min(room, sampling.max_tokens or room)
-        return ScheduledGeneration(
-            deployment=deployment, request=request, largest_tokens=len(token_ids) + answer
+        largest = policy.require_context(
+            prompt_tokens=len(token_ids),
+            max_tokens=sampling.max_tokens,
+            context_limit=facts.maximum_positions,
         )
+        request = GenerationRequest(request_id=request_id, prompt_token_ids=token_ids, sampling=sampling)
+        return ScheduledGeneration(deployment=deployment, request=request, largest_tokens=largest)
 
     async def schedule_embedding(
         self,
@@ -115,12 +110,7 @@ class InferenceService:
         token_ids = tuple([await _encode(tokenizer, text, context_limit=limit) for text in inputs])
         longest = max(map(len, token_ids), default=0)
         if longest > facts.maximum_positions:
-            raise ContextLengthExceededError(
-                f"An input has {longest} tokens; the model reads {facts.maximum_positions}. Split it.",
-                limit_name="context_length",
-                limit=facts.maximum_positions,
-                prompt_tokens=longest,
-            )
+            raise policy.context_exceeded("An input", tokens=longest, context_limit=facts.maximum_positions)
         return ScheduledEmbedding(deployment=deployment, request_id=request_id, token_ids=token_ids)
 
     async def execute_generation(self, scheduled: ScheduledGeneration) -> AsyncGenerator[TokenOutput, None]:
@@ -153,6 +143,8 @@ class InferenceService:
             registered = await self._registry.get(context.tenant_id, str(deployment.model_id))
             loading = asyncio.ensure_future(asyncio.to_thread(self._load_tokenizer, registered.path))
             self._tokenizers[deployment.model_id] = loading
+            while len(self._tokenizers) > _MOST_TOKENIZERS:
+                self._tokenizers.pop(next(iter(self._tokenizers)))
         try:
             return await asyncio.shield(loading)
         except BitNetServiceError:

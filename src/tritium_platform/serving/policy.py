@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tritium_platform.errors import ModelSizeExceededError, PlatformError, ProcessingError, ResourceError
+from tritium.engine.request import ContextLengthExceededError
+from tritium_platform.errors import (
+    ModelSizeExceededError,
+    PlatformError,
+    ProcessingError,
+    RequestTooLargeError,
+    ResourceError,
+)
 from tritium_platform.insight.health import OutcomeKind
 from tritium_platform.serving.model import DeploymentState, Outcome, ReplicaState
 
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
 # Address space an engine needs besides its weights: the interpreter, libraries, thread stacks, the KV cache.
 _BASE_ADDRESS_SPACE = 6 * 1024**3
 _WEIGHT_COPIES = 3
+MAX_TENANT_REPLICAS = 16
 
 
 def choose_replica(statuses: Sequence[ReplicaStatus]) -> int | None:
@@ -55,6 +63,45 @@ def require_model_size(size: int, *, max_model_size: int) -> None:
     """
     if size > max_model_size:
         raise ModelSizeExceededError(limit=max_model_size, current=size)
+
+
+def require_replicas(*, wanted: int, running: int) -> None:
+    """Refuse a deployment that would give a tenant more engine processes than one may have.
+
+    Raises:
+        RequestTooLargeError: details: limit, current.
+    """
+    if wanted + running > MAX_TENANT_REPLICAS:
+        raise RequestTooLargeError(
+            limit_name="replicas of all deployments", limit=MAX_TENANT_REPLICAS, current=wanted + running
+        )
+
+
+def require_context(*, prompt_tokens: int, max_tokens: int | None, context_limit: int) -> int:
+    """Return the tokens that prompt and answer can have at most.
+
+    Raises:
+        ContextLengthExceededError: the prompt, or what was asked for, does not fit.
+    """
+    if prompt_tokens >= context_limit:
+        raise context_exceeded("The prompt", tokens=prompt_tokens, context_limit=context_limit)
+    if max_tokens is None:
+        return context_limit
+    if prompt_tokens + max_tokens > context_limit:
+        raise context_exceeded(
+            "Prompt and max_tokens", tokens=prompt_tokens + max_tokens, context_limit=context_limit
+        )
+    return prompt_tokens + max_tokens
+
+
+def context_exceeded(what: str, *, tokens: int, context_limit: int) -> ContextLengthExceededError:
+    """Return the error that says what does not fit and by how much."""
+    return ContextLengthExceededError(
+        f"{what}: {tokens} tokens; the model takes {context_limit}, the answer included. Make it shorter.",
+        limit_name="context_length",
+        limit=context_limit,
+        current=tokens,
+    )
 
 
 def outcome_kind(outcome: Outcome) -> OutcomeKind:

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tritium.engine.request import ContextLengthExceededError
 from tritium_platform.errors import (
     ModelSizeExceededError,
     NotFoundError,
     OverloadedError,
     ProcessingError,
     RateLimitExceededError,
+    RequestTooLargeError,
 )
 from tritium_platform.insight.health import OutcomeKind
 from tritium_platform.serving import policy
@@ -74,3 +76,19 @@ def test_health_counts_limits_as_refusals_faults_as_failures_and_the_rest_as_the
     assert policy.refusal_kind(NotFoundError("x")) is OutcomeKind.REJECTED
     assert policy.outcome_kind(Outcome.CANCELLED) is OutcomeKind.SUCCESS
     assert policy.outcome_kind(Outcome.FAILED) is OutcomeKind.FAILED
+
+
+@given(st.integers(1, 3000), st.none() | st.integers(1, 3000), st.integers(2, 2048))
+def test_what_is_reserved_never_exceeds_the_context_and_covers_what_was_asked(prompt, asked, limit):
+    try:
+        largest = policy.require_context(prompt_tokens=prompt, max_tokens=asked, context_limit=limit)
+    except ContextLengthExceededError:
+        assert prompt + (asked or 1) > limit
+        return
+    assert prompt + (asked or 1) <= largest <= limit
+
+
+def test_a_tenant_has_a_bounded_number_of_engines():
+    policy.require_replicas(wanted=8, running=8)
+    with pytest.raises(RequestTooLargeError):
+        policy.require_replicas(wanted=1, running=16)
