@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import socket
 import stat
 import struct
@@ -247,6 +248,16 @@ def test_a_client_that_goes_away_in_the_middle_leaves_nothing(served, harness, b
     harness.wait_until(lambda: not list(archives.rglob("*.zip")))
     nothing_is_left(served, key)
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_full_disk_is_said_to_be_full_and_leaves_nothing(served, bitnet):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))
+    try:
+        problem = refuse(served, zipped(bitnet), says=["No room", "free space"], status=503)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert problem["recovery"] == "upgrade_storage"
 
 
 def test_what_a_crash_left_of_uploads_goes_at_the_next_start(tmp_path, harness, bitnet):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -371,5 +372,23 @@ async def test_a_cancellation_at_any_moment_closes_the_job_once_and_leaves_nothi
         config = bench.platform.config
     assert cancelled.state is (JobState.CANCELLED if moment == "waiting" else JobState.CANCELLING)
     assert (done.state, done.finished_at is not None) == (JobState.CANCELLED, True)
+    assert not list(config.jobs_dir.glob("*-*"))
+    assert not list(config.models_dir.glob("*/*"))
+
+
+async def test_a_full_disk_fails_the_job_says_what_to_do_and_leaves_nothing_half_written(
+    tmp_path: Path, scripture_bitnet_bitlinear: Path
+) -> None:
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
+        # Every layer fits, the whole model (3.1 MB) does not.
+        resource.prlimit(bench.worker.process_id, resource.RLIMIT_FSIZE, (2_900_000, 2_900_000))
+        job = await bench.ask()
+        done = await bench.wait(job, until=is_final)
+        assert await storage_of(bench) == (0, 0)
+        assert await bench.platform.registry.list(bench.tenant.id) == []
+        config = bench.platform.config
+    assert (done.state, len(done.layers)) == (JobState.FAILED, LAYERS)
+    assert (done.error_code, done.error_recovery) == ("resource", "upgrade_storage")
+    assert "free space" in (done.error_message or "")
     assert not list(config.jobs_dir.glob("*-*"))
     assert not list(config.models_dir.glob("*/*"))
