@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 BLOCK = 128  # weights per block of the compute layout; a block is 32 bytes
 CHUNK = 32  # a group of weights is a multiple of this
 MAX_PLANES = 3
-MAX_IN_FEATURES = 1 << 20  # 2^20 x 128 x 13 is the largest sum that stays inside an int32
+MAX_IN_FEATURES = 1 << 19  # 2^19 x 128 x 26, the sum of the kernels' unsigned codes, stays inside an int32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
