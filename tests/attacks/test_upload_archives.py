@@ -36,9 +36,10 @@ def take(archive: Path, target: Path, *, limit: int) -> None:
     unpack_checkpoint(archive, target=target, limit=limit)
 
 
-def refuse(archive: Path, target: Path, *, match: str, limit: int = LIMIT) -> None:
-    with pytest.raises(ValidationError, match=match):
+def refuse(archive: Path, target: Path, *, match: str, limit: int = LIMIT, threat: str | None = None) -> None:
+    with pytest.raises(ValidationError, match=match) as caught:
         take(archive, target, limit=limit)
+    assert caught.value.details.get("threat") == threat
     assert not target.exists()
     assert [path.name for path in target.parent.iterdir()] == [archive.name]
 
@@ -83,7 +84,8 @@ def test_a_name_that_leads_elsewhere_is_refused(
         unpack_checkpoint(archive, target=tmp_path / "target", limit=LIMIT)
         assert (tmp_path / "target" / "nul").read_bytes() == b"x"
     else:
-        refuse(archive, tmp_path / "target", match="unsafe name")
+        threat = "path_traversal" if ".." in name or name.startswith("/") else None
+        refuse(archive, tmp_path / "target", match="unsafe name", threat=threat)
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFBLK, stat.S_IFIFO])
@@ -99,7 +101,13 @@ def test_a_bomb_stops_at_the_limit_before_it_is_written(tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "a.zip", {"model.safetensors": bytes(100_000_000)})
     assert archive.stat().st_size < 200_000
     assert unpacked_size(archive) == 100_000_000
-    refuse(archive, tmp_path / "target", match="more than the archive says", limit=1_000_000)
+    refuse(
+        archive,
+        tmp_path / "target",
+        match="more than the archive says",
+        limit=1_000_000,
+        threat="size_mismatch",
+    )
 
 
 def test_an_entry_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path) -> None:

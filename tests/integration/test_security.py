@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import zipfile
 
 import httpx2
 import pytest
@@ -123,6 +125,31 @@ def test_a_key_that_reaches_for_what_is_not_its_own_is_noted_and_in_the_end_revo
     assert {event["event_type"] for event in violations} == {"authorization_violation"}
     assert "/api/v1/models/model-1" in {event["resource"] for event in violations}
     assert ask(bystander).status_code == 200
+
+
+def escaping_archive() -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("../../etc/cron.d/evil", b"x")
+    return content.getvalue()
+
+
+def test_files_that_attack_their_reader_are_told_and_cost_the_key_when_they_go_on(running, harness, address):
+    tenant_id, key = running.tenant(name="Malicious")
+    with running.http(key) as client:
+        client.headers["x-forwarded-for"] = address
+        answer = client.post("/api/v1/uploads", content=escaping_archive())
+        assert (answer.status_code, answer.json()["threat"]) == (422, "path_traversal")
+        assert client.post("/api/v1/uploads", content=b"no archive").status_code == 422
+        harness.wait_until(lambda: events_from(running, address))
+        (event,) = events_from(running, address)
+        assert (event["event_type"], event["reason"]) == ("system_intrusion_attempt", "path_traversal")
+        assert (event["tenant_id"], event["resource"]) == (tenant_id, "/api/v1/uploads")
+        harness.wait_until(
+            lambda: client.post("/api/v1/uploads", content=escaping_archive()).status_code == 401
+        )
+    attacks = [each for each in events_from(running, address) if each["reason"] == "path_traversal"]
+    assert len(attacks) >= 5
 
 
 def test_asking_again_and_again_for_one_missing_model_is_one_event(running, harness, ask, address):

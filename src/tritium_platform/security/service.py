@@ -183,7 +183,7 @@ class SecurityService:
             tenant_id=tenant_id,
             key_id=key_id or (str(claimed) if claimed else None),
             resource=resource,
-            reason=str(error.details.get("threat", error.code)),
+            reason=str(error.details.get("threat") or error.code),
         )
         return await self.record(event)
 
@@ -232,7 +232,7 @@ def classify_refusal(error: BitNetServiceError) -> SecurityEventType | None:
     An error about an input that attacks its reader (a path that escapes, a size that lies) says so with a
     detail named `threat`.
     """
-    if "threat" in error.details:
+    if error.details.get("threat"):
         return SecurityEventType.SYSTEM_INTRUSION_ATTEMPT
     if isinstance(error, AuthenticationError):
         return SecurityEventType.AUTHENTICATION_FAILURE

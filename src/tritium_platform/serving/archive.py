@@ -85,7 +85,10 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         or bool(FORBIDDEN_CHARACTERS & set(entry.filename))
     )
     if unsafe:
-        raise ValidationError(f"The archive holds a file under the unsafe name {_shown(entry)}.")
+        raise ValidationError(
+            f"The archive holds a file under the unsafe name {_shown(entry)}.",
+            threat="path_traversal" if _escapes(entry.filename) else None,
+        )
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         raise ValidationError(f"{_shown(entry)} in the archive is a link or a device; only files are taken.")
@@ -93,6 +96,12 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         raise ValidationError(f"{_shown(entry)} in the archive is encrypted.")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValidationError(f"{_shown(entry)} is compressed in another way than stored or deflate.")
+
+
+def _escapes(name: str) -> bool:
+    """Tell whether a name leads out of its directory, on any system: no packing tool makes such names."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts
 
 
 def _shown(entry: zipfile.ZipInfo) -> str:
@@ -123,7 +132,9 @@ def _copy_counted(source: IO[bytes], target: IO[bytes], *, limit: int, name: str
     while piece := source.read(CHUNK):
         written += len(piece)
         if written > limit:
-            raise ValidationError(f"{name} in the archive unpacks to more than the archive says.")
+            raise ValidationError(
+                f"{name} in the archive unpacks to more than the archive says.", threat="size_mismatch"
+            )
         target.write(piece)
     target.flush()
     os.fsync(target.fileno())  # an upload that was acknowledged survives a power cut
