@@ -70,6 +70,10 @@ def test_only_attention_layers_with_difficult_weights_are_adaptive():
 def test_adaptive_takes_finer_groups_where_they_pay_and_only_there():
     patches = gaussian(16, 256) * np.repeat(np.float32([1, 9, 1, 9, 1, 9, 1, 9]), 32)
     assert quantize_adaptive(patches, group_size=128, activations=None).group_size == 32
+    even = gaussian(64, 512)
+    errors = [weight_error(even, quantize_standard(even, group_size=size)) for size in (128, 64)]
+    assert errors[1] < errors[0]  # finer groups fit a little better, and cost more than that
+    assert quantize_adaptive(even, group_size=128, activations=None).group_size == 128
     ternary = np.sign(gaussian(16, 256)) * np.float32(0.5)
     assert quantize_adaptive(ternary, group_size=128, activations=None).group_size == 128
 

@@ -178,6 +178,13 @@ def test_one_window_has_no_interval_and_shares_stay_between_0_and_1():
     assert mean_of_samples(np.array([1.0, 2.0, 3.0])).value == 2
 
 
+def test_the_interval_of_a_mean_is_that_of_the_sample_standard_deviation():
+    values = np.array([0.2, 0.9, 0.4, 0.7])
+    half = 1.959963984540054 * values.std(ddof=1) / np.sqrt(len(values))
+    found = mean_of_samples(values)
+    assert (found.low, found.high) == pytest.approx((0.55 - half, 0.55 + half))
+
+
 def test_an_encoder_has_no_perplexity(minilm: Path):
     with pytest.raises(ValidationError, match="encoder"):
         evaluate(minilm, text="Some text.")
