@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from tritium_platform.cli import audit, billing, models, run, tenants
+from tritium_platform.cli import audit, billing, compliance, models, quantize, retention, run, tenants
 
 app = typer.Typer(
     name="tritiumd",
@@ -19,6 +19,8 @@ app.command()(run.serve)
 app.command()(run.worker)
 app.command()(run.migrate)
 app.command()(billing.usage)
+models.model_group.command("quantize")(quantize.quantize_model)
+models.model_group.command("cancel")(quantize.cancel_quantization)
 for name, group in (
     ("config", run.config_group),
     ("tenant", tenants.tenant_group),
@@ -27,5 +29,7 @@ for name, group in (
     ("deploy", models.deploy_group),
     ("invoice", billing.invoice_group),
     ("audit", audit.audit_group),
+    ("compliance", compliance.compliance_group),
+    ("retention", retention.retention_group),
 ):
     app.add_typer(group, name=name)
