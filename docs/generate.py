@@ -49,18 +49,19 @@ def _commands(command: Any, words: list[str]) -> Iterator[list[str]]:
 
 
 def configuration() -> str:
-    """Show every setting with its environment variable, type and default."""
+    """Show every setting with its environment variable, type, default and meaning."""
     rows = [
         "# Configuration\n",
         "A flag comes before the environment, the environment before the TOML file.\n",
     ]
-    rows += ["| TOML | environment | type | default |", "|---|---|---|---|"]
+    rows += ["| TOML | environment | type | default | meaning |", "|---|---|---|---|---|"]
     for name, field in PlatformConfig.model_fields.items():
         kind = str(field.annotation).replace("typing.", "").replace("pathlib.", "").replace("|", "\\|")
         kind = (
             kind.removeprefix("<class '").removesuffix("'>").rpartition(".")[2] if "<class" in kind else kind
         )
-        rows.append(f"| `{name}` | `TRITIUM_{name.upper()}` | {kind} | `{field.default!r}` |")
+        meaning = (field.description or "").replace("|", "\\|")
+        rows.append(f"| `{name}` | `TRITIUM_{name.upper()}` | {kind} | `{field.default!r}` | {meaning} |")
     return "\n".join(rows) + "\n"
 
 

@@ -46,29 +46,51 @@ class PlatformConfig(BaseSettings):
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     data_dir: Path = Path("tritium-data")
+    """Where the platform keeps its files."""
     database_url: str | None = None
+    """`postgresql+psycopg://...`; None: SQLite in the data directory."""
     host: str = "127.0.0.1"
+    """The address to listen on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
-    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")  # whose X-Forwarded-For is believed
+    """The port to listen on; 0 takes a free one."""
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    """Peers whose X-Forwarded-For is believed."""
     model_roots: tuple[Path, ...] = ()
+    """Directories below which tenants may name checkpoints."""
     max_upload_bytes: Annotated[int, Field(gt=0)] = 20_000_000_000
+    """The largest checkpoint archive that is taken."""
     max_request_bytes: Annotated[int, Field(gt=0)] = 4_000_000
-    threads_per_engine: Annotated[int, Field(ge=0)] = 0  # 0: one per processor core
-    engine_memory_bytes: Annotated[int, Field(ge=0)] = 0  # 0: no limit
-    worker_memory_bytes: Annotated[int, Field(ge=0)] = 0  # 0: no limit
+    """The largest body of any other request."""
+    threads_per_engine: Annotated[int, Field(ge=0)] = 0
+    """Threads of an engine process; 0 takes one per processor core."""
+    engine_memory_bytes: Annotated[int, Field(ge=0)] = 0
+    """Address space of an engine process; 0 derives it from the model."""
+    worker_memory_bytes: Annotated[int, Field(ge=0)] = 0
+    """Address space of the quantization worker; 0 sets no limit."""
     pepper_file: Path | None = None
+    """32 secret bytes under which API keys are hashed; None: made in the data directory."""
     signing_key_file: Path | None = None
+    """32 secret bytes that sign the audit log; None: made in the data directory."""
     audit_origin: str = "tritium.localhost/audit"
+    """The audit log's name in its signed checkpoints."""
     authentication_cache_seconds: Annotated[float, Field(ge=0, le=30)] = 30.0
+    """How long a checked API key is remembered."""
     revocation_poll_seconds: Annotated[float, Field(ge=0, le=0.9)] = 0.5
+    """How often changes of keys by other processes are looked for."""
     reservation_seconds: Annotated[float, Field(gt=0)] = 900.0
+    """When a request that never ended gives back its quota."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """How long running requests may take to finish at the end."""
     tiers: dict[str, dict[str, int]] = {}
+    """Limits that differ from a tier's own, by tier and name."""
     price_list: PriceListConfig = PriceListConfig()
+    """Currency, start, prices and included amounts by tier and meter; no prices: the built-in list."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    """debug, info, warning or error."""
 
     @classmethod
     def settings_customise_sources(

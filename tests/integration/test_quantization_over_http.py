@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import subprocess
+import sys
 import uuid
 import zipfile
 
@@ -197,3 +201,68 @@ def test_a_wrong_wish_is_a_problem_that_names_the_field_and_keeps_nothing(shop, 
         assert answer.json()["recovery"] == "fix_request"
         assert http.get("/api/v1/quantizations").json() == []
         assert storage(http)["held"] == 0
+
+
+def tritiumd(shop, key, *arguments):
+    """Run a command as a tenant who sits at another machine."""
+    command = [sys.executable, "-m", "tritium_platform.cli", *map(str, arguments)]
+    environment = {**os.environ, "TRITIUM_URL": shop.url, "TRITIUM_API_KEY": key}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_the_command_uploads_shows_progress_and_prints_the_report(
+    shop, scripture_bitnet_bitlinear, scripture_llama, held_out_text, tmp_path
+):
+    _, key = shop.tenant(name="Commander")
+    (tmp_path / "held_out.txt").write_text(held_out_text[:3000])
+    (tmp_path / "config.json").write_text('{"validation_tokens": 256}')
+    given = ["--validation", tmp_path / "held_out.txt", "--config", tmp_path / "config.json"]
+    done = tritiumd(
+        shop,
+        key,
+        "model",
+        "quantize",
+        "mine",
+        scripture_bitnet_bitlinear,
+        "--upload",
+        *given,
+        "--format",
+        "json",
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["name"] == "mine"
+    assert report["metrics"]["bits_per_weight"] < 3
+    assert "42/42" in done.stderr or "layer" in done.stderr
+    with shop.http(key) as http:
+        assert [model["name"] for model in http.get("/api/v1/models").json()] == ["mine"]
+        used = storage(http)["used"]
+    assert used < 2 * sum(path.stat().st_size for path in scripture_bitnet_bitlinear.iterdir()), (
+        "no upload stays"
+    )
+
+    taken = tritiumd(shop, key, "model", "quantize", "mine", scripture_bitnet_bitlinear)
+    assert taken.returncode == 2
+    assert "already a model named 'mine'" in taken.stderr
+    (tmp_path / "long.txt").write_text(held_out_text)
+    slow = [scripture_llama, "--calibration", tmp_path / "long.txt"]
+    detached = tritiumd(shop, key, "model", "quantize", "more", *slow, "--detach", "--format", "quiet")
+    cancelled = tritiumd(shop, key, "model", "cancel", detached.stdout.strip(), "--format", "json")
+    assert json.loads(cancelled.stdout)["state"] in {"cancelled", "cancelling"}, cancelled.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["x", "/nowhere"], "allowed root"),
+        (["x", "/nowhere", "--upload"], "not a directory"),
+        (["x", "/nowhere", "--config", "/dev/null"], "not JSON"),
+        (["x", "/nowhere", "--validation", "/nowhere/text"], "cannot be read"),
+    ],
+)
+def test_the_command_tells_wrong_use_in_one_line(shop, arguments, says):
+    _, key = shop.tenant(name="Clumsy")
+    done = tritiumd(shop, key, "model", "quantize", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

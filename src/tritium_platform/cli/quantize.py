@@ -65,8 +65,9 @@ def quantize_model(
     except KeyboardInterrupt:
         write_note(f"The server goes on. To stop it: tritiumd model cancel {job['id']}")
         raise
-    if is_upload:
-        client.delete("/api/v1/uploads/", place["upload"])
+    finally:
+        if is_upload and client.get(f"{PLACE}/", job["id"])["state"] in FINAL:
+            client.delete("/api/v1/uploads/", place["upload"])
     report = client.get(f"/api/v1/models/{job['id']}/report")
     if output_format is OutputFormat.JSON:
         write_json({"id": job["id"], "name": name, **report})
