@@ -1,0 +1,1 @@
+"""The service: tenants, quotas, metering, billing, audit, serving, and the program `tritiumd`."""
