@@ -164,11 +164,34 @@ async def initialize_platform(
     )
     if audit is None and is_audit_required:
         raise ResourceError("Another server runs on this data directory: stop it first.")
+    metrics = Metrics()
+    books = await _open_books(
+        config, database=database, outbox=outbox, audit=audit, metrics=metrics, clock=clock
+    )
+    return _assemble(
+        config,
+        clock=clock,
+        database=database,
+        books=books,
+        metrics=metrics,
+        verifier_key=signer.verifier.vkey,
+        launch=launch,
+    )
+
+
+async def _open_books(
+    config: PlatformConfig,
+    *,
+    database: Database,
+    outbox: SqlAuditOutbox,
+    audit: AuditService | None,
+    metrics: Metrics,
+    clock: Clock,
+) -> Books:
     metering = MeteringService(store=SqlUsageStore(database))
     billing = BillingService(prices=SqlPriceStore(database), usage=metering, clock=clock)
     await billing.publish_prices(_price_version(config))
-    metrics = Metrics()
-    books = Books(
+    return Books(
         unit_of_work=database.unit_of_work,
         quotas=QuotaService(
             store=SqlReservationStore(database), clock=clock, reservation_seconds=config.reservation_seconds
@@ -180,15 +203,6 @@ async def initialize_platform(
         health=HealthService(store=SqlOutcomeStore(database), clock=clock),
         telemetry=metrics,
         clock=clock,
-    )
-    return _assemble(
-        config,
-        clock=clock,
-        database=database,
-        books=books,
-        metrics=metrics,
-        verifier_key=signer.verifier.vkey,
-        launch=launch,
     )
 
 
@@ -202,14 +216,7 @@ def _assemble(
     verifier_key: str,
     launch: ReplicaLauncher | None,
 ) -> Platform:
-    tenancy = TenancyService(
-        store=SqlTenantStore(database),
-        pepper=config.pepper(),
-        clock=clock,
-        tier_limits=_tier_limits(config),
-        cache_seconds=config.authentication_cache_seconds,
-        poll_seconds=config.revocation_poll_seconds,
-    )
+    tenancy = _open_tenancy(config, database=database, clock=clock)
     registry = RegistryService(store=SqlModelStore(database), roots=config.model_roots, clock=clock)
     uploads = UploadService(
         directory=config.uploads_dir, limit=config.max_upload_bytes, quotas=books.quotas, clock=clock
@@ -258,6 +265,17 @@ def _assemble(
         inference=InferenceService(deployments=deployments, registry=registry, load_tokenizer=Tokenizer),
         gateway=Gateway(tenancy=tenancy, books=books),
         metrics=metrics,
+    )
+
+
+def _open_tenancy(config: PlatformConfig, *, database: Database, clock: Clock) -> TenancyService:
+    return TenancyService(
+        store=SqlTenantStore(database),
+        pepper=config.pepper(),
+        clock=clock,
+        tier_limits=_tier_limits(config),
+        cache_seconds=config.authentication_cache_seconds,
+        poll_seconds=config.revocation_poll_seconds,
     )
 
 
