@@ -65,6 +65,26 @@ class JobRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityEventRow:
+    """A refusal that may be part of an attack; `source` is an address or a network."""
+
+    timestamp: datetime
+    event_type: str
+    reason: str
+    source: str | None
+    tenant: str | None
+    resource: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRow:
+    """An address that is refused for a while."""
+
+    address: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditHeadRow:
     """The signed head of the audit log; `root` in hex."""
 
@@ -84,5 +104,7 @@ class Overview:
     tenants: tuple[TenantRow, ...]
     models: tuple[ModelRow, ...]
     jobs: tuple[JobRow, ...]
+    security_events: tuple[SecurityEventRow, ...]
+    blocks: tuple[BlockRow, ...]
     audit: AuditHeadRow | None
     audit_problem: str | None = None

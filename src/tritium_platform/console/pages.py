@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tritium_platform.console.session import COOKIE, LIFETIME
-from tritium_platform.errors import BitNetServiceError, NotFoundError, ValidationError
+from tritium_platform.errors import BitNetServiceError, InvalidTokenError, NotFoundError, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,6 +90,7 @@ class _Console:
         key = await _read_key(request)
         cookie = self._sessions.log_in(key, now=self._clock.now())
         if cookie is None:
+            request.state.refusal = InvalidTokenError()  # for the layer that judges refusals
             return self._page("login.html", status=401, problem="This is not the operator's key.")
         response = RedirectResponse("/console", status_code=303, headers=dict(HEADERS))
         response.set_cookie(

@@ -11,7 +11,16 @@ from tritium.model.pretrained import QuantizedModel
 from tritium_platform.audit.checkpoint import open_checkpoint
 from tritium_platform.audit.note import NoteVerifier
 from tritium_platform.audit.verify import CHECKPOINT
-from tritium_platform.console.model import AuditHeadRow, JobRow, LayerRow, ModelRow, Overview, TenantRow
+from tritium_platform.console.model import (
+    AuditHeadRow,
+    BlockRow,
+    JobRow,
+    LayerRow,
+    ModelRow,
+    Overview,
+    SecurityEventRow,
+    TenantRow,
+)
 from tritium_platform.errors import BitNetServiceError
 from tritium_platform.metering.model import Meter
 from tritium_platform.serving.model import ReplicaState
@@ -19,6 +28,8 @@ from tritium_platform.tenancy.model import ALL_SCOPES, TenantContext
 from tritium_platform.values import CalendarMonth
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tritium_platform.compose import Platform
     from tritium_platform.serving.job import QuantizationJob
     from tritium_platform.serving.model import Deployment, RegisteredModel
@@ -26,6 +37,7 @@ if TYPE_CHECKING:
 
 NEWEST_JOBS = 10
 NEWEST_LAYERS = 8
+NEWEST_EVENTS = 8
 TOKEN_METERS = frozenset({Meter.INPUT_TOKENS, Meter.OUTPUT_TOKENS, Meter.EMBEDDING_TOKENS})
 
 
@@ -49,6 +61,11 @@ class PlatformOverview:
             tenants=tuple([await self._tenant(tenant) for tenant in tenants]),
             models=tuple([row for tenant in tenants for row in await self._models(tenant)]),
             jobs=tuple([row for tenant in tenants for row in await self._jobs(tenant)]),
+            security_events=await self._security_events(tenants),
+            blocks=tuple(
+                BlockRow(address=address, until=until)
+                for address, until in platform.security.blocked().items()
+            ),
             audit=audit,
             audit_problem=problem,
         )
@@ -108,6 +125,20 @@ class PlatformOverview:
         quantizations = self._platform.quantizations
         newest = await quantizations.list(tenant.id, limit=NEWEST_JOBS)
         return [job_row(await quantizations.get(tenant.id, job.id), tenant=tenant) for job in newest]
+
+    async def _security_events(self, tenants: Sequence[Tenant]) -> tuple[SecurityEventRow, ...]:
+        names = {tenant.id: tenant.organization_name for tenant in tenants}
+        return tuple(
+            SecurityEventRow(
+                timestamp=event.timestamp,
+                event_type=event.event_type.value,
+                reason=event.reason,
+                source=event.source_ip,
+                tenant=names.get(event.tenant_id) if event.tenant_id else None,
+                resource=event.resource,
+            )
+            for event in await self._platform.security.recent(limit=NEWEST_EVENTS)
+        )
 
     def _read_audit(self) -> tuple[AuditHeadRow | None, str | None]:
         vkey = self._platform.verifier_key

@@ -7,7 +7,16 @@ import pytest
 from fastapi import FastAPI
 
 from tritium_platform.adapters.memory.clock import ManualClock
-from tritium_platform.console.model import AuditHeadRow, JobRow, LayerRow, ModelRow, Overview, TenantRow
+from tritium_platform.console.model import (
+    AuditHeadRow,
+    BlockRow,
+    JobRow,
+    LayerRow,
+    ModelRow,
+    Overview,
+    SecurityEventRow,
+    TenantRow,
+)
 from tritium_platform.console.pages import build_console
 from tritium_platform.console.session import ConsoleSessions
 
@@ -83,6 +92,17 @@ def source():
                     layers=layers,
                 ),
             ),
+            security_events=(
+                SecurityEventRow(
+                    timestamp=datetime(2026, 11, 23, 12, 29, 58, tzinfo=UTC),
+                    event_type="authentication_failure",
+                    reason="invalid_token",
+                    source="192.0.2.7",
+                    tenant=None,
+                    resource="/v1/<i>models</i>",
+                ),
+            ),
+            blocks=(BlockRow(address="192.0.2.8", until=datetime(2026, 11, 23, 12, 45, tzinfo=UTC)),),
             audit=AuditHeadRow(
                 origin="audit.test", size=4321, root="ab" * 32, verifier_key="audit.test+00+AA"
             ),

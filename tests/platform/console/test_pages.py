@@ -62,6 +62,9 @@ async def test_the_operator_sees_tenants_models_jobs_and_the_audit_head(operator
         "0.1250",
         "4\u202f321",
         "ab" * 32,
+        "authentication failure",
+        "192.0.2.7",
+        "192.0.2.8 until 12:45:00",
     ):
         assert shown in answer.text
 
@@ -70,6 +73,7 @@ async def test_what_a_tenant_calls_itself_is_text_and_never_markup(operator):
     text = (await operator.get("/console")).text
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
+    assert "<i>" not in text
 
 
 async def test_the_live_part_is_the_page_without_its_frame(operator):
@@ -140,7 +144,16 @@ def test_a_forged_cookie_is_refused(admin_key, clock):
 
 
 async def test_an_empty_platform_is_shown_as_such(operator, source):
-    source.overview = replace(source.overview, tenants=(), models=(), jobs=(), audit=None, is_ready=False)
+    source.overview = replace(
+        source.overview,
+        tenants=(),
+        models=(),
+        jobs=(),
+        security_events=(),
+        blocks=(),
+        audit=None,
+        is_ready=False,
+    )
     answer = await operator.get("/console")
     check_page(answer.text)
     assert answer.text.count("None yet.") == 3
