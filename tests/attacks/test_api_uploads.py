@@ -250,14 +250,36 @@ def test_a_client_that_goes_away_in_the_middle_leaves_nothing(served, harness, b
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_a_full_disk_is_said_to_be_full_and_leaves_nothing(served, bitnet):
+def test_a_full_disk_is_said_to_be_full_and_leaves_nothing(tmp_path, harness, bitnet):
+    fresh, stop = harness.serve(harness.platform_config(tmp_path))  # its database files are small yet
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, before[1]))
     try:
-        problem = refuse(served, zipped(bitnet), says=["No room", "free space"], status=503)
+        problem = refuse(fresh, zipped(bitnet), says=["No room", "free space"], status=503)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        stop()
     assert problem["recovery"] == "upgrade_storage"
+
+
+def test_too_many_uploads_at_the_same_time_are_429_and_a_place_comes_free(served, harness, bitnet):
+    _, key = served.tenant(name="Many")
+    address = urlsplit(served.url)
+    head = f"POST /api/v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+    archives = served.platform.config.uploads_dir
+    connections = [socket.create_connection((address.hostname, address.port)) for _ in range(4)]
+    for connection in connections:
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\nPK".encode())
+    harness.wait_until(lambda: len(list(archives.rglob("*.zip"))) == 4)
+    with served.http(key) as http:
+        answer = http.post("/api/v1/uploads", content=zipped(bitnet))
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "10")
+        for connection in connections:
+            connection.close()
+        harness.wait_until(lambda: not list(archives.rglob("*.zip")))
+        made = http.post("/api/v1/uploads", content=zipped(bitnet)).raise_for_status().json()
+        http.delete(f"/api/v1/uploads/{made['id']}").raise_for_status()
+    nothing_is_left(served, key)
 
 
 def test_what_a_crash_left_of_uploads_goes_at_the_next_start(tmp_path, harness, bitnet):

@@ -130,6 +130,25 @@ def test_too_many_files_are_refused(tmp_path: Path) -> None:
     refuse(archive, tmp_path / "target", match="1001 files")
 
 
+@pytest.mark.parametrize("is_hidden_in_zip64", [False, True])
+def test_a_directory_of_millions_of_files_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_hidden_in_zip64: bool
+) -> None:
+    entry = struct.pack("<4s6H3I5H2I", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"x"
+    directory = entry * 30_000
+    size = len(directory)
+    end = b""
+    if is_hidden_in_zip64:
+        end = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, size, 0)
+        end += struct.pack("<4sIQI", b"PK\x06\x07", 0, size, 1)
+        size = 0
+    end += struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, size, 0, 0)
+    (tmp_path / "a.zip").write_bytes(directory + end)
+    assert len(zipfile.ZipFile(tmp_path / "a.zip").infolist()) == 30_000  # what must not happen
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    refuse(tmp_path / "a.zip", tmp_path / "target", match="far more than 1000 files")
+
+
 def test_other_compressions_and_encryption_are_refused(tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "a.zip", {"config.json": b"{}"}, compression=zipfile.ZIP_BZIP2)
     refuse(archive, tmp_path / "target", match="stored or deflate")

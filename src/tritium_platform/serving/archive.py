@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 1_000
 MAX_DEPTH = 3
 MAX_NAME = 200
+# The directory of an archive is held in memory as a whole, so its size is looked at first.
+MAX_DIRECTORY = 1 << 20
+END, END64, LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+END_SIZE, END64_SIZE, LOCATOR64_SIZE, MAX_COMMENT = 22, 56, 20, 65_535
 CHUNK = 1 << 20
 FORBIDDEN_CHARACTERS = frozenset('\\:*?"<>|') | {chr(code) for code in range(32)} | {"\x7f"}
 
@@ -53,12 +57,40 @@ def unpack_checkpoint(archive: Path, *, target: Path, limit: int) -> None:
 
 
 def _opened(archive: Path) -> zipfile.ZipFile:
+    if _directory_size(archive) > MAX_DIRECTORY:
+        raise ValidationError(f"The archive holds far more than {MAX_ENTRIES} files.")
     try:
         return zipfile.ZipFile(archive)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise ValidationError(
             f"The upload is not a ZIP archive ({error}). Send a checkpoint directory as one ZIP archive."
         ) from error
+
+
+def _directory_size(archive: Path) -> int:
+    """Return the largest size of its directory that an archive's end can be read as."""
+    with archive.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - END_SIZE - MAX_COMMENT - LOCATOR64_SIZE - END64_SIZE)
+        file.seek(start)
+        tail = file.read()
+        largest, position = 0, tail.find(END)
+        while position >= 0:
+            sizes = [_number(tail[position + 12 : position + 16])]
+            locator = tail[max(0, position - LOCATOR64_SIZE) : position]
+            if locator.startswith(LOCATOR64):
+                before = start + position - LOCATOR64_SIZE - END64_SIZE
+                for place in (before, _number(locator[8:16])):
+                    file.seek(max(0, min(place, start + len(tail))))
+                    record = file.read(END64_SIZE)
+                    if record.startswith(END64):
+                        sizes.append(_number(record[40:48]))
+            largest = max(largest, *sizes)
+            position = tail.find(END, position + 1)
+    return largest
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "little")
 
 
 def _checked_entries(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

@@ -6,13 +6,19 @@ import asyncio
 import contextlib
 import secrets
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING
 from uuid import UUID
 
 from tritium.formats.storage import storage_error
-from tritium_platform.errors import ModelSizeExceededError, NotFoundError, RequestTooLargeError
+from tritium_platform.errors import (
+    ModelSizeExceededError,
+    NotFoundError,
+    RateLimitExceededError,
+    RequestTooLargeError,
+)
 from tritium_platform.serving.archive import unpack_checkpoint, unpacked_size
 from tritium_platform.values import uuid7
 
@@ -27,6 +33,9 @@ if TYPE_CHECKING:
 
 # A checkpoint directory holds a tokenizer and configuration beside its weights.
 COMPANION_BYTES = 100_000_000
+# What arrives is counted against the storage when it is there; until then its number is bounded.
+MAX_AT_ONCE = 4
+RETRY_SECONDS = 10
 UNPACKING_TIME = timedelta(hours=1)
 # A directory under this name is no upload yet, or none any more.
 UNFINISHED, DELETED = ".unfinished", ".deleted"
@@ -59,6 +68,7 @@ class UploadService:
         self._limit = limit
         self._quotas = quotas
         self._clock = clock
+        self._arriving: Counter[UUID] = Counter()
 
     async def receive(self, context: TenantContext, *, chunks: AsyncIterator[bytes]) -> ReceivedUpload:
         """Take a ZIP archive of a checkpoint directory as a stream of bytes; `keep` makes it an upload.
@@ -68,13 +78,18 @@ class UploadService:
             RequestTooLargeError: more bytes came than the operator takes.
             ModelSizeExceededError: the checkpoint is larger than the tier takes.
             StorageQuotaExceededError: it does not fit into the tenant's storage.
+            RateLimitExceededError: too many uploads of the tenant arrive at the same time.
             ResourceError: the disk is full.
         """
+        with self._place_for(context.tenant_id):
+            return await self._receive(context, chunks=chunks)
+
+    async def _receive(self, context: TenantContext, *, chunks: AsyncIterator[bytes]) -> ReceivedUpload:
         upload_id = uuid7(self._clock)
         target = self._path(context.tenant_id, upload_id)
         archive = target.with_suffix(".zip")
         limit = context.limits.max_model_size + COMPANION_BYTES
-        await _receive(chunks, archive=archive, limit=min(self._limit, limit))
+        await _write_archive(chunks, archive=archive, limit=min(self._limit, limit))
         try:
             size = await asyncio.to_thread(unpacked_size, archive)
             if size > limit:
@@ -129,11 +144,29 @@ class UploadService:
         await self._quotas.release_storage(tenant_id, size=size)
         return Upload(id=upload_id, size_bytes=size)
 
+    @contextlib.contextmanager
+    def _place_for(self, tenant_id: UUID) -> Iterator[None]:
+        if self._arriving[tenant_id] >= MAX_AT_ONCE:
+            raise RateLimitExceededError(
+                limit_name="concurrent uploads",
+                limit=MAX_AT_ONCE,
+                current=self._arriving[tenant_id],
+                reset_time=self._clock.now() + timedelta(seconds=RETRY_SECONDS),
+                retry_after=RETRY_SECONDS,
+            )
+        self._arriving[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._arriving[tenant_id] -= 1
+            if not self._arriving[tenant_id]:
+                del self._arriving[tenant_id]
+
     def _path(self, tenant_id: UUID, upload_id: UUID) -> Path:
         return self._directory / str(tenant_id) / str(upload_id)
 
 
-async def _receive(chunks: AsyncIterator[bytes], *, archive: Path, limit: int) -> None:
+async def _write_archive(chunks: AsyncIterator[bytes], *, archive: Path, limit: int) -> None:
     received = 0
     try:
         with _removed_on_failure(archive) as file:
