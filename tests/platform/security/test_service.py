@@ -12,6 +12,7 @@ from tritium_platform.errors import (
     InvalidTokenError,
     NotFoundError,
     RateLimitExceededError,
+    SourceBlockedError,
     TenantSuspendedError,
     ValidationError,
 )
@@ -143,3 +144,69 @@ async def test_the_list_of_blocked_addresses_does_not_grow_for_ever(tenancy, clo
     for number in range(5):
         await containment.block_source(f"192.0.2.{number}", duration=later)
     assert [containment.is_blocked(f"192.0.2.{n}") for n in range(5)] == [False, False, True, True, True]
+
+
+async def block(security, address: str) -> None:
+    for _ in range(20):
+        await security.observe_refusal(InvalidTokenError(), source_ip=address)
+
+
+async def test_a_blocked_address_is_told_how_long_and_may_come_back_then(security, clock):
+    await block(security, "192.0.2.1")
+    clock.advance(seconds=14 * 60)
+    with pytest.raises(SourceBlockedError) as caught:
+        security.check_source("192.0.2.1", claimed_key_id=None)
+    assert caught.value.details["retry_after"] == 60
+    clock.advance(seconds=60)
+    security.check_source("192.0.2.1", claimed_key_id=None)
+    assert security.blocked() == {}
+
+
+async def test_keys_that_were_accepted_from_a_blocked_address_go_on_and_others_do_not(security):
+    security.note_accepted("192.0.2.1", key_id="colleague")
+    security.note_accepted("192.0.2.9", key_id="elsewhere")
+    await block(security, "192.0.2.1")
+    security.check_source("192.0.2.1", claimed_key_id="colleague")
+    for stranger in ("elsewhere", "unknown", None):
+        with pytest.raises(SourceBlockedError):
+            security.check_source("192.0.2.1", claimed_key_id=stranger)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.53", "::1"])
+async def test_the_machines_own_address_is_never_blocked_but_the_operator_is_told(security, address, caplog):
+    with caplog.at_level(logging.WARNING):
+        await block(security, address)
+    assert not security.is_blocked(address)
+    assert "20 failed authentications" in caplog.text
+
+
+async def test_a_network_of_ipv6_is_blocked_under_its_name(security):
+    await block(security, "2001:db8:1:2::/64")
+    assert list(security.blocked()) == ["2001:db8:1:2::/64"]
+
+
+async def test_the_operator_lifts_a_block_once(security):
+    await block(security, "192.0.2.1")
+    await security.unblock("192.0.2.1")
+    security.check_source("192.0.2.1", claimed_key_id=None)
+    with pytest.raises(NotFoundError):
+        await security.unblock("192.0.2.1")
+
+
+async def test_only_the_newest_acquaintances_are_kept(security, monkeypatch):
+    monkeypatch.setattr("tritium_platform.security.service.MAX_FAMILIAR", 2)
+    for name in ("first", "second", "first", "third"):
+        security.note_accepted("192.0.2.1", key_id=name)
+    await block(security, "192.0.2.1")
+    security.check_source("192.0.2.1", claimed_key_id="first")
+    security.check_source("192.0.2.1", claimed_key_id="third")
+    with pytest.raises(SourceBlockedError):
+        security.check_source("192.0.2.1", claimed_key_id="second")
+
+
+def test_a_detail_that_names_no_threat_is_none():
+    assert classify_refusal(ValidationError("x", threat=None)) is None
+    assert (
+        classify_refusal(ValidationError("x", threat="size_mismatch"))
+        is SecurityEventType.SYSTEM_INTRUSION_ATTEMPT
+    )
