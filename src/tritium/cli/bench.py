@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import time
-from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -88,6 +87,8 @@ def _measure(
     repeat: int,
 ) -> dict[str, Any]:
     """Generate `repeat` times with so many prompts at once and return the medians."""
+    from statistics import median
+
     from tritium.engine.request import SamplingParams
 
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
@@ -36,6 +35,8 @@ def exit_code(error: BitNetServiceError) -> int:
 def report(message: str, *, arguments: Sequence[str], error: BitNetServiceError | None = None) -> None:
     """Write an error to stderr: as a line, or as one JSON object where `--format json` was asked for."""
     if error is not None and _wants_json(arguments):
+        import json  # noqa: PLC0415 - needed only here; --help stays fast
+
         content = {"code": error.code, "message": error.message, "recovery": error.recovery, **error.details}
         sys.stderr.write(json.dumps({"error": content}) + "\n")
     else:

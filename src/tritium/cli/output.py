@@ -1,11 +1,10 @@
 """Results on stdout in three formats; progress on stderr."""
 
-# ruff: noqa: PLC0415 - rich is imported when there is something to draw, so that --help stays fast
+# ruff: noqa: PLC0415 - what writes is imported when there is something to write, so that --help stays fast
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +40,8 @@ ThreadsOption = Annotated[
 
 def write_json(data: Mapping[str, Any]) -> None:
     """Write one JSON object as a line on stdout."""
+    import json
+
     sys.stdout.write(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
 
 

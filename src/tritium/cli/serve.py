@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-import ipaddress
-import signal
-import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +17,9 @@ from tritium.cli.output import (
     write_note,
 )
 from tritium.errors import MissingExtraError, ValidationError
+
+if TYPE_CHECKING:
+    import socket
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
@@ -41,6 +41,9 @@ def serve(
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Serve a model through the OpenAI API until interrupted."""
+    import signal
+    import socket
+
     try:
         import uvicorn
 
@@ -69,6 +72,8 @@ def serve(
 
 
 def _bind(listener: socket.socket, host: str, port: int) -> None:
+    import socket
+
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -78,6 +83,8 @@ def _bind(listener: socket.socket, host: str, port: int) -> None:
 
 
 def _is_local(host: str) -> bool:
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import resource
 import signal
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMANDS = ["quantize", "run", "chat", "embed", "eval", "show", "bench", "env", "serve"]
-SLOW_TO_IMPORT = ["numpy", "rich.console", "tokenizers", "jinja2", "pydantic", "fastapi", "tritium.kernels"]
 
 
 def processor_seconds_of_help(program: list[str]) -> float:
@@ -45,12 +45,14 @@ def test_help_answers_within_150_milliseconds(tritium_program):
     assert best < 0.150
 
 
-def test_help_imports_nothing_heavy():
-    program = "import sys, tritium.cli; print([name for name in sys.argv[1:] if name in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *SLOW_TO_IMPORT], check=True, capture_output=True, text=True
+def test_the_program_imports_nothing_of_its_own_beyond_what_help_needs():
+    program = (
+        "import sys, typer; before = set(sys.modules); import tritium.cli; "
+        "print(sorted(name for name in set(sys.modules) - before if not name.startswith('tritium.cli')))"
     )
-    assert done.stdout == "[]\n"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    # Where the project is installed for editing, its finder has imported the package before.
+    assert set(ast.literal_eval(done.stdout)) <= {"tritium", "tritium.errors"}
 
 
 def test_a_quantization_on_top_of_itself_says_that_nothing_was_done(
