@@ -21,14 +21,6 @@ def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return widened.view(np.float32)
 
 
-def float32_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round float32 to bfloat16 bits, half to even; NaN stays NaN; any shape."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)  # rounding must not turn a NaN into Inf
-    return np.where(np.isnan(values), quiet, rounded).astype(np.uint16)
-
-
 def first_not_finite(values: NDArray[Any]) -> int | None:
     """Return the flat index of the first NaN or Inf, or None; uint16 means bfloat16 bits."""
     flat = values.reshape(-1)

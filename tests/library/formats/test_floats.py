@@ -2,41 +2,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tritium.formats.floats import SCAN_ELEMENTS, bfloat16_to_float32, first_not_finite, float32_to_bfloat16
+from tritium.formats.floats import SCAN_ELEMENTS, bfloat16_to_float32, first_not_finite
 
 
 def every_bfloat16() -> np.ndarray:
     return np.arange(1 << 16, dtype=np.uint16)
 
 
-def test_every_bfloat16_survives_the_way_to_float32_and_back():
+def test_every_bfloat16_becomes_the_float32_that_begins_with_its_bits():
     bits = every_bfloat16()
-    widened = bfloat16_to_float32(bits)
-    back = float32_to_bfloat16(widened)
-    nan = np.isnan(widened)
-    np.testing.assert_array_equal(back[~nan], bits[~nan])
-    assert np.isnan(bfloat16_to_float32(back[nan])).all()
-
-
-@given(value=st.floats(width=32, allow_nan=False))
-def test_rounding_to_bfloat16_takes_the_nearest_and_half_to_even(value):
-    single = np.array([value], dtype=np.float32)
-    bits = int(single.view(np.uint32)[0])
-    low, rest = bits >> 16, bits & 0xFFFF
-    expected = low + (1 if rest > 0x8000 or (rest == 0x8000 and low & 1) else 0)
-    assert int(float32_to_bfloat16(single)[0]) == expected
-
-
-@pytest.mark.oracle
-def test_rounding_to_bfloat16_equals_torch():
-    import torch  # noqa: PLC0415 - the oracle is not always installed
-
-    values = np.random.default_rng(7).normal(size=100_000).astype(np.float32)
-    expected = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-    np.testing.assert_array_equal(float32_to_bfloat16(values), expected)
+    np.testing.assert_array_equal(bfloat16_to_float32(bits).view(np.uint32), bits.astype(np.uint32) << 16)
+    known = {0x3F80: 1.0, 0xC000: -2.0, 0x4049: 3.140625, 0x0001: 2.0**-133}
+    for code, value in known.items():
+        assert bfloat16_to_float32(np.array([code], np.uint16))[0] == np.float32(value)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

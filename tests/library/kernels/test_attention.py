@@ -127,6 +127,7 @@ def test_a_slot_outside_the_pool_is_refused_before_anything_is_written(slot):
     ("name", "value", "reason"),
     [
         ("block_tables", np.array([[99, 0, 0, 0, 0, 0]], np.int32), "block 99"),
+        ("block_tables", np.array([[0, 0, 0, 0, 8, 0]], np.int32), "block 8 of a pool of 8"),
         ("block_tables", np.array([[-1, 0, 0, 0, 0, 0]], np.int32), "block -1"),
         ("block_tables", np.zeros((1, 2), np.int32), "fit its block table"),
         ("context_lengths", np.array([2], np.int32), "cover its queries"),

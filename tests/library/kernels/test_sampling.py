@@ -52,6 +52,14 @@ def test_top_p_draws_only_from_the_smallest_set_that_reaches_p(logits, top_p, ra
     assert shares[logits > logits[token]].sum() < top_p + 1e-9
 
 
+def test_top_p_keeps_no_more_than_reach_it_exactly():
+    equal = np.zeros(4, np.float32)
+    for module in (cpu, reference):
+        assert [
+            module.sample(equal, temperature=1.0, top_p=0.5, random=u)[0] for u in (0.0, 0.49, 0.51, 0.99)
+        ] == [0, 0, 1, 1]
+
+
 @given(LOGITS, st.floats(0, 1), DRAWS)
 def test_min_p_draws_only_what_is_probable_enough(logits, min_p, random):
     token, _ = cpu.sample(logits, temperature=1.0, min_p=min_p, random=random)

@@ -161,6 +161,21 @@ def test_the_report_counts_the_bytes_that_are_stored():
     assert report.weight_error == weight_error(gaussian(16, 96), found)
 
 
+def test_absmean_is_the_mean_absolute_weight_times_the_nearest_trit():
+    weights = gaussian()
+    found, report = quantized(weights, strategy="absmean", max_planes=1)
+    mean = np.abs(weights).mean(dtype=np.float64)
+    trits = np.clip(np.rint(weights / mean), -1, 1)
+    np.testing.assert_allclose(found.dequantized(), trits * mean, rtol=1e-6)
+    assert report.weight_error == pytest.approx(
+        np.linalg.norm(weights - trits * mean) / np.linalg.norm(weights)
+    )
+
+
+def test_a_group_longer_than_the_row_is_the_row():
+    assert quantized(gaussian(4, 40), group_size=64)[0].group_size == 40
+
+
 def test_a_forced_absmean_that_is_escalated_says_that_it_is_standard_now():
     _, kept = quantized(gaussian(), strategy="absmean", max_planes=1)
     assert (kept.strategy, kept.planes) == ("absmean", 1)

@@ -191,6 +191,14 @@ def test_a_finished_model_whose_report_answers_another_question_is_refused(
         quantize_model(tiny_llama, replace(config, **changed), out=tmp_path / "out")
 
 
+def test_another_calibration_text_is_another_plan(tiny_llama, config):
+    other = replace(config, calibration_text="And it came to pass.")
+    plans = [plan_quantization(tiny_llama, each) for each in (config, other)]
+    assert plans[0].digest != plans[1].digest
+    judged_on_more = plan_quantization(tiny_llama, replace(config, validation_text="In the beginning."))
+    assert judged_on_more.digest == plans[0].digest  # the layers do not depend on it
+
+
 def test_without_a_validation_text_the_number_of_its_tokens_asks_nothing(tiny_llama, config, tmp_path):
     plain = replace(config, validation_text=None)
     quantize_model(tiny_llama, plain, out=tmp_path / "out")

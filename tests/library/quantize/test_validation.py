@@ -89,7 +89,8 @@ def test_what_depends_on_the_run_is_returned_and_not_saved(tiny_llama, held_out_
 
 
 def test_the_sizes_are_those_of_the_tensors(tiny_llama, tmp_path):
-    metrics = quantize_model(tiny_llama, QuantizationConfig(group_size=32), out=tmp_path / "out").metrics
+    model = quantize_model(tiny_llama, QuantizationConfig(group_size=32), out=tmp_path / "out")
+    metrics = model.metrics
     per_block = 40 * 40 * 2 + 20 * 40 * 2 + 72 * 40 * 3
     assert metrics["quantized_parameters"] == 2 * per_block
     assert metrics["parameters"] == 2 * per_block + 4096 * 40 + 5 * 40
@@ -98,6 +99,8 @@ def test_the_sizes_are_those_of_the_tensors(tiny_llama, tmp_path):
     assert metrics["quantized_bytes"] < stored < metrics["quantized_bytes"] + 8192
     assert metrics["reduction_to_float16"] == 1 - metrics["quantized_bytes"] / metrics["float16_bytes"]
     assert metrics["trit_bits_per_weight"] == pytest.approx(1.6, abs=0.001)
+    assert metrics["bits_per_weight"] == model.bits_per_weight  # counted from the files, scales included
+    assert metrics["bits_per_weight"] > metrics["trit_bits_per_weight"] + 16 / 40
 
 
 @pytest.mark.parametrize("window", [0, 1, True, 2.5, "256"])
