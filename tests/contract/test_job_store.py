@@ -29,7 +29,7 @@ def a_job(clock: ManualClock, *, tenant_id: UUID) -> QuantizationJob:
         source="small-llama ✓",
         source_path="/models/ö",
         model_name="small",
-        config={"group_size": 128, "layers": {"a.b": [1, 2]}, "loss": 0.25, "text": None},
+        config={"group_size": 128, "layers": {"a.b": [1, 2]}, "loss": 0.25, "calibration_text": "a secret"},
         storage_reservation=uuid7(clock),
         storage_bytes=2**40,
         created_at=clock.now(),
@@ -83,9 +83,7 @@ async def test_a_job_moves_only_from_a_state_its_author_believed_in(books: Books
     assert not await books.jobs.move(running, expected={JobState.QUEUED})
     finished_at = clock.now() + timedelta(seconds=3)
     failed = replace(
-        running,
-        state=JobState.FAILED,
-        finished_at=finished_at,
+        running.closed(JobState.FAILED, at=finished_at),
         error_code="quantization",
         error_message="ö" * 5000,
         error_recovery="contact_operator",
@@ -93,6 +91,7 @@ async def test_a_job_moves_only_from_a_state_its_author_believed_in(books: Books
     assert not await books.jobs.move(replace(failed, tenant_id=uuid7(clock)), expected=OPEN_STATES)
     assert await books.jobs.move(failed, expected=OPEN_STATES)
     assert await books.jobs.get(job.id) == failed
+    assert "a secret" not in str(await books.jobs.get(job.id)), "texts are kept until the end only"
     assert [each.id for each in await books.jobs.list_in({JobState.FAILED})] == [job.id]
     assert not await books.jobs.list_in(OPEN_STATES)
 

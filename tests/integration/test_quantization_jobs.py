@@ -26,10 +26,11 @@ from tritium_platform.errors import (
     ConflictError,
     NotFoundError,
     OverloadedError,
+    RateLimitExceededError,
     StorageQuotaExceededError,
     ValidationError,
 )
-from tritium_platform.serving import quantization_work
+from tritium_platform.serving import quantization, quantization_work
 from tritium_platform.serving.job import JobState, QuantizationJob
 from tritium_platform.serving.quantization import QuantizeModel
 from tritium_platform.tenancy.model import Tenant, TenantTier
@@ -238,7 +239,7 @@ async def test_a_source_that_breaks_after_it_was_accepted_fails_the_job_by_name(
 
 
 async def test_what_cannot_be_quantized_is_refused_before_anything_is_kept(
-    tmp_path: Path, scripture_bitnet_bitlinear: Path
+    tmp_path: Path, scripture_bitnet_bitlinear: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
         with pytest.raises(ValidationError, match="root"):
@@ -255,6 +256,9 @@ async def test_what_cannot_be_quantized_is_refused_before_anything_is_kept(
         await bench.ask(name="taken")
         with pytest.raises(ConflictError, match="taken"):
             await bench.ask(name="taken")
+        monkeypatch.setattr(quantization, "MAX_OPEN", 1)
+        with pytest.raises(RateLimitExceededError, match="open quantizations"):
+            await bench.ask(name="more")
         [job] = await bench.platform.quantizations.list(bench.tenant.id)
         with pytest.raises(NotFoundError):
             await bench.platform.quantizations.get(job.id, job.id)

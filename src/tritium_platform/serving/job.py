@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ class JobState(StrEnum):
 
 FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 OPEN_STATES = frozenset(JobState) - FINAL_STATES
+# What a tenant gave us to read is not kept longer than the job needs it.
+TEXTS = frozenset({"calibration_text", "validation_text"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +58,7 @@ class QuantizationJob:
         source: what the tenant named, to show it again.
         source_path: the directory of the checkpoint on the platform's disk.
         model_name: under which the result is registered; its model id is the job's id.
-        config: plain values for `tritium.quantize.QuantizationConfig`.
+        config: plain values for `tritium.quantize.QuantizationConfig`; without its texts once it is over.
         storage_reservation: what was set aside for the result, and how many bytes.
         total_layers: None until the job is planned.
         error_code, error_message, error_recovery: why it failed, and what the tenant can do about it.
@@ -81,6 +83,11 @@ class QuantizationJob:
     error_message: str | None = None
     error_recovery: str | None = None
     layers: tuple[JobLayer, ...] = field(default=())
+
+    def closed(self, state: JobState, *, at: datetime) -> QuantizationJob:
+        """Return this job in a final state."""
+        config = {name: value for name, value in self.config.items() if name not in TEXTS}
+        return replace(self, state=state, finished_at=at, config=config)
 
     @property
     def reservation(self) -> Reservation:

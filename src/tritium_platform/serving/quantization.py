@@ -13,7 +13,7 @@ import structlog
 
 from tritium.quantize.config import QuantizationConfig
 from tritium_platform.audit.model import ResourceIdentifier
-from tritium_platform.errors import ConflictError, NotFoundError, ValidationError
+from tritium_platform.errors import ConflictError, NotFoundError, RateLimitExceededError, ValidationError
 from tritium_platform.metering.model import OperationType
 from tritium_platform.serving import policy
 from tritium_platform.serving.checkpoint_check import check_source
@@ -44,6 +44,9 @@ RESERVATION_LIFETIME = timedelta(days=365)
 LARGEST_GROWTH = 1.1
 FILE_OVERHEAD = 1 << 20
 LONGEST_SOURCE = 400
+# All tenants stand in one queue: nobody fills it alone.
+MAX_OPEN = 20
+RETRY_SECONDS = 60
 
 
 class JobStore(Protocol):
@@ -62,7 +65,7 @@ class JobStore(Protocol):
         """Return the jobs in these states, oldest first, without their layers."""
 
     async def move(self, job: QuantizationJob, *, expected: Collection[JobState]) -> bool:
-        """Write state, times, layer count and error of a job that is in an expected state; else False."""
+        """Write all of a job that may change, if it is in an expected state; else return False."""
 
     async def record_layer(self, job_id: UUID, layer: JobLayer) -> None:
         """Keep what became of a layer; the first account of it stands."""
@@ -118,11 +121,12 @@ class QuantizationService:
         Raises:
             ValidationError: the source, the name or the configuration is not usable.
             ConflictError: the name is taken by a model or by another open job.
+            RateLimitExceededError: the tenant has as many open jobs as it may have.
             ModelSizeExceededError: the checkpoint is larger than the tier takes.
         """
         require_name(name)
         settings = QuantizationConfig.from_dict(_without_paths(config))
-        await self._require_free(context.tenant_id, name)
+        await self._require_room(context.tenant_id, name)
         path = self._resolve(context.tenant_id, source)
         checked = await asyncio.to_thread(check_source, path, settings)
         policy.require_model_size(checked.weight_bytes, max_model_size=context.limits.max_model_size)
@@ -202,7 +206,7 @@ class QuantizationService:
             return await self._jobs.move(
                 replace(job, state=JobState.CANCELLING), expected=(JobState.RUNNING,)
             )
-        cancelled = replace(job, state=JobState.CANCELLED, finished_at=self._clock.now())
+        cancelled = job.closed(JobState.CANCELLED, at=self._clock.now())
         async with self._unit_of_work():
             is_first = await self._jobs.move(cancelled, expected=(JobState.QUEUED,))
             if is_first:
@@ -227,16 +231,25 @@ class QuantizationService:
             size = await asyncio.to_thread(remove_directory, path) or 0
             await self._quotas.release_storage(model.tenant_id, size=size)
 
-    async def _require_free(self, tenant_id: UUID, name: str) -> None:
+    async def _require_room(self, tenant_id: UUID, name: str) -> None:
         if any(model.name == name for model in await self._registry.list(tenant_id)):
             raise ConflictError(
                 f"There is already a model named {name!r}. Choose another name.", field="name"
             )
-        for job in await self._jobs.list_in(OPEN_STATES):
-            if job.tenant_id == tenant_id and job.model_name == name:
+        mine = [job for job in await self._jobs.list_in(OPEN_STATES) if job.tenant_id == tenant_id]
+        for job in mine:
+            if job.model_name == name:
                 raise ConflictError(
                     f"The quantization {job.id} will make a model named {name!r}.", field="name"
                 )
+        if len(mine) >= MAX_OPEN:
+            raise RateLimitExceededError(
+                limit_name="open quantizations",
+                limit=MAX_OPEN,
+                current=len(mine),
+                reset_time=self._clock.now() + timedelta(seconds=RETRY_SECONDS),
+                retry_after=RETRY_SECONDS,
+            )
 
 
 def _without_paths(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -144,7 +144,8 @@ class QuantizationWork:
         )
         usage = self._usage(job, size=_directory_bytes(target), parameters=self._parameters(job))
         async with self._books.unit_of_work():
-            await self._move(replace(job, finished_at=now), JobState.SUCCEEDED, expected=(JobState.RUNNING,))
+            closed = job.closed(JobState.SUCCEEDED, at=now)
+            await self._move(closed, JobState.SUCCEEDED, expected=(JobState.RUNNING,))
             await self._books.models.add(model)
             await self._books.quotas.settle_storage(job.reservation, size=usage.resources.storage_bytes)
             await self._books.metering.record(usage)
@@ -189,9 +190,7 @@ class QuantizationWork:
     async def _close(self, job: QuantizationJob, result: dict[str, Any]) -> bool:
         state = JobState(result[STOPPED])
         closed = replace(
-            job,
-            state=state,
-            finished_at=self._books.clock.now(),
+            job.closed(state, at=self._books.clock.now()),
             error_code=result.get("code"),
             error_message=self._without_places(result.get("message"), job=job),
             error_recovery=result.get("recovery"),

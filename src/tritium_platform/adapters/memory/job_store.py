@@ -44,13 +44,14 @@ class MemoryJobStore:
         return sorted((job for job in self._jobs.values() if job.state in states), key=lambda job: job.id)
 
     async def move(self, job: QuantizationJob, *, expected: Collection[JobState]) -> bool:
-        """Write state, times, layer count and error of a job that is in an expected state; else False."""
+        """Write all of a job that may change, if it is in an expected state; else return False."""
         async with self._database.write():
             kept = self._jobs.get(job.id)
             if kept is None or kept.tenant_id != job.tenant_id or kept.state not in expected:
                 return False
             self._jobs[job.id] = replace(
                 kept,
+                config=job.config,
                 state=job.state,
                 started_at=job.started_at,
                 finished_at=job.finished_at,

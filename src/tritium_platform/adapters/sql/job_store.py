@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tritium_platform.adapters.sql.database import Database
 
 _CHANGING = (
+    "config",
     "state",
     "started_at",
     "finished_at",
@@ -76,7 +77,7 @@ class SqlJobStore:
             return [_job(row) for row in await connection.execute(statement)]
 
     async def move(self, job: QuantizationJob, *, expected: Collection[JobState]) -> bool:
-        """Write state, times, layer count and error of a job that is in an expected state; else False."""
+        """Write all of a job that may change, if it is in an expected state; else return False."""
         statement = (
             update(quantization_jobs)
             .where(
