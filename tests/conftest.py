@@ -11,6 +11,12 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+# transformers compiles its quantizers unless told otherwise before torch is imported, whichever test is
+# first; compiled sums have another order, and the oracle is its formulas, one operation after another.
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
+# Two workers share two cores: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The wheel job runs tests/library with the source tree out of the way and points here instead.
 EXAMPLES = Path(os.environ.get("TRITIUM_EXAMPLES", Path(__file__).resolve().parent.parent / "examples"))
 SHARED_MODELS = Path(__file__).resolve().parent.parent.parent / "shared" / "models"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -65,7 +64,6 @@ class Oracle:
 @pytest.fixture(scope="session")
 def oracle() -> Oracle:
     """transformers and torch, imported here because the bare wheel has neither."""
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # must be set before torch is imported
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch  # noqa: PLC0415
