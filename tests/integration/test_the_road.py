@@ -215,7 +215,7 @@ def test_two_replicas_share_the_work(running):
     client = running.openai(key)
     streams = [
         client.completions.create(
-            model=model, prompt="In the", max_tokens=60, stream=True, extra_body={"ignore_eos": True}
+            model=model, prompt="In the", max_tokens=250, stream=True, extra_body={"ignore_eos": True}
         )
         for _ in range(4)
     ]
