@@ -156,8 +156,10 @@ def contained_file(directory: Path, name: str) -> Path | None:
         if not path.is_file():
             return None
         inside = path.resolve(strict=True).is_relative_to(_root(directory))
-    except (OSError, ValueError) as error:
-        raise refusal(f"the name {quoted(name)} cannot be resolved", file=directory) from error
+    except OSError as error:
+        raise refusal(f"{quoted(name)} cannot be read: {error.strerror or error}", file=directory) from error
+    except ValueError as error:
+        raise refusal(f"the name {quoted(name)} is not a possible one", file=directory) from error
     if not inside:
         raise refusal("a symbolic link leads out of the checkpoint", file=path)
     return path
@@ -175,7 +177,11 @@ def _locate(source: str | Path, *, allow_hub: bool) -> Path:
     path = Path(source)
     try:
         exists = path.exists()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ValidationError(
+            f"{quoted(source)} cannot be opened: {error.strerror or error}", file=quoted(source)
+        ) from error
+    except ValueError as error:
         raise ValidationError(f"{quoted(source)} is not a possible path", file=quoted(source)) from error
     if exists:
         return path

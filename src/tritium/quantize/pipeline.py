@@ -48,7 +48,13 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
         ValidationError: a broken or unknown checkpoint, an override that matches no layer, a text that cannot
             be read, or a text for a model without a tokenizer.
     """
-    config = config or QuantizationConfig()
+    config = QuantizationConfig() if config is None else config
+    if not isinstance(config, QuantizationConfig):
+        raise ValidationError(
+            f"config must be a QuantizationConfig, not {type(config).__name__}; "
+            "QuantizationConfig.from_dict makes one of plain values.",
+            field="config",
+        )
     with open_source(source) as opened:
         layers = opened.layers()
         check_overrides(config, [layer.name for layer in layers])

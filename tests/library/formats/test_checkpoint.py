@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,6 @@ import safetensors.numpy as official
 from tritium.errors import MissingExtraError, ValidationError
 from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.safetensors import write_safetensors
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 INDEX = "model.safetensors.index.json"
 
@@ -218,3 +216,22 @@ def test_a_hub_name_without_the_extra_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"tritium\[hub\]"):
         open_checkpoint("organisation/model")
+
+
+def test_a_directory_that_may_not_be_read_says_so():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own directories bar the way already further up
+        directory = Path(name)
+        write_safetensors(directory / "model.safetensors", {"a": np.zeros(2, np.float32)})
+        is_root = os.geteuid() == 0
+        directory.chmod(0)
+        if is_root:  # whom modes do not stop
+            os.seteuid(65534)
+        try:
+            with pytest.raises(ValidationError, match="Permission denied"):
+                open_checkpoint(directory)
+            with pytest.raises(ValidationError, match="Permission denied"):
+                open_checkpoint(directory / "model.safetensors")
+        finally:
+            if is_root:
+                os.seteuid(0)
+            directory.chmod(0o700)

@@ -307,6 +307,11 @@ def test_a_layer_outside_the_plan_is_refused(tiny_llama, tmp_path, index):
         quantize_layer(plan_quantization(tiny_llama), index, tmp_path)
 
 
+def test_a_configuration_of_plain_values_is_refused_with_the_way_to_make_one(tiny_llama):
+    with pytest.raises(ValidationError, match="from_dict"):
+        quantize_model(tiny_llama, {"group_size": 64})
+
+
 def test_an_override_that_matches_nothing_is_refused(tiny_llama):
     config = QuantizationConfig(layers={"model.layers.9.*": LayerOverride(planes=2)})
     with pytest.raises(ValidationError, match=r"model\.layers\.9"):
