@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -225,6 +226,22 @@ def test_ctrl_c_ends_with_130_and_without_a_traceback(tritium_program, scripture
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert b"Traceback" not in process.stderr.read()
+
+
+def test_ctrl_c_while_quantizing_says_how_to_go_on(tritium_program, scripture_llama: Path, tmp_path: Path):
+    words = [*tritium_program, "quantize", str(scripture_llama), "--out", str(tmp_path / "m")]
+    work = tmp_path / ".m.quantizing"
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while process.poll() is None and not any(work.glob("*.safetensors")):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        written = process.stderr.read()
+    assert b"goes on where it stopped" in written
+    assert b"Traceback" not in written
+    assert any(work.glob("*.safetensors"))
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_reader_that_goes_away_is_no_traceback(tritium_program, scripture_llama: Path):

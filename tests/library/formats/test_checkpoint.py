@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -204,34 +205,37 @@ def test_a_place_that_does_not_exist_says_so(source):
         open_checkpoint(source, allow_hub=False)
 
 
-def test_a_file_that_may_not_be_read_says_so(tmp_path: Path):
-    if os.geteuid() == 0:
-        pytest.skip("root reads everything")
-    (two_shards(tmp_path) / "config.json").chmod(0)
-    with pytest.raises(ValidationError, match="cannot be opened"):
-        open_checkpoint(tmp_path)
+@contextlib.contextmanager
+def unprivileged():
+    """Run as somebody whom the modes of files stop."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_may_not_be_read_says_so():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own directories bar the way already further up
+        directory = two_shards(Path(name))
+        directory.chmod(0o755)
+        (directory / "config.json").chmod(0)
+        with (
+            unprivileged(),
+            pytest.raises(ValidationError, match=r"config\.json: cannot be opened: Perm"),
+        ):
+            open_checkpoint(directory)
+        directory.chmod(0)
+        for path in (directory, directory / "model.safetensors"):
+            with unprivileged(), pytest.raises(ValidationError, match="Permission denied"):
+                open_checkpoint(path)
+        directory.chmod(0o700)
 
 
 def test_a_hub_name_without_the_extra_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"tritium\[hub\]"):
         open_checkpoint("organisation/model")
-
-
-def test_a_directory_that_may_not_be_read_says_so():
-    with tempfile.TemporaryDirectory() as name:  # pytest's own directories bar the way already further up
-        directory = Path(name)
-        write_safetensors(directory / "model.safetensors", {"a": np.zeros(2, np.float32)})
-        is_root = os.geteuid() == 0
-        directory.chmod(0)
-        if is_root:  # whom modes do not stop
-            os.seteuid(65534)
-        try:
-            with pytest.raises(ValidationError, match="Permission denied"):
-                open_checkpoint(directory)
-            with pytest.raises(ValidationError, match="Permission denied"):
-                open_checkpoint(directory / "model.safetensors")
-        finally:
-            if is_root:
-                os.seteuid(0)
-            directory.chmod(0o700)
