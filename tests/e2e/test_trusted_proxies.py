@@ -1,0 +1,69 @@
+"""Whose word about the caller's address `tritiumd` takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import httpx2
+import pytest
+
+ADDRESS = "192.0.2.77"
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start `tritiumd serve` with some environment; return what it printed."""
+    processes = []
+
+    def run(**environment):
+        command = [sys.executable, "-m", "tritium_platform.cli", "serve", "--data-dir", tmp_path]
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [*command, "--port", "0", "--format", "json"],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **environment},
+            )
+        processes.append(process)
+        return json.loads(process.stdout.readline())
+
+    yield run
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        process.stdout.close()
+
+
+def guess(facts, *, times):
+    """Try wrong keys at the console in the name of an address; return the statuses."""
+    statuses = []
+    with httpx2.Client(headers={"x-forwarded-for": ADDRESS}) as http:
+        for _ in range(times):
+            statuses.append(http.post(f"{facts['console']}/login", data={"key": "wrong"}).status_code)
+            time.sleep(0.02)
+    return statuses
+
+
+def sources(facts):
+    with httpx2.Client(headers={"authorization": f"Bearer {facts['admin_key']}"}) as http:
+        events = http.get(f"{facts['url']}/api/v1/security/events").raise_for_status().json()
+    return {event["source_ip"] for event in events}
+
+
+def test_a_proxy_on_this_machine_says_who_asks_and_a_guesser_at_the_console_is_refused(start):
+    facts = start()
+    statuses = guess(facts, times=40)
+    assert set(statuses) == {401, 429}
+    assert statuses == sorted(statuses)
+    assert sources(facts) == {ADDRESS}
+
+
+def test_whoever_is_not_trusted_cannot_speak_for_others(start):
+    facts = start(TRITIUM_TRUSTED_PROXIES="[]")
+    assert set(guess(facts, times=30)) == {401}
+    assert sources(facts) == {"127.0.0.1"}
