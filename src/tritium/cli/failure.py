@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from tritium.errors import BitNetServiceError, ErrorCategory, MissingExtraError, ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 BAD_INPUT = 2
 MISSING_EXTRA = 3
@@ -41,6 +41,24 @@ def report(message: str, *, arguments: Sequence[str], error: BitNetServiceError 
         sys.stderr.write(json.dumps({"error": content}) + "\n")
     else:
         sys.stderr.write(f"Error: {message}\n")
+
+
+def run_program(program: Callable[[], object]) -> None:
+    """Run a program of commands; errors become one clear message on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character must not end the program
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        program()
+    except BitNetServiceError as error:
+        report(error.message, arguments=sys.argv[1:], error=error)
+        sys.exit(exit_code(error))
+    except OSError as error:
+        report(f"{error.strerror or error} ({error.filename or 'no file'})", arguments=sys.argv[1:])
+        sys.exit(OTHER)
+    except MemoryError:
+        report("There is not enough memory for this. Choose a smaller model.", arguments=sys.argv[1:])
+        sys.exit(NO_RESOURCES)
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

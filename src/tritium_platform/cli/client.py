@@ -22,12 +22,12 @@ class ServerClient:
     """Asks a server as one tenant; a refusal becomes an error with the server's own words."""
 
     def __init__(self, url: str, *, key: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValidationError(f"{url!r} is not an address: write it as http://127.0.0.1:8000.")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_SECONDS)
-        self._key = key
+        scheme, host, port = _place_of(url)
+        kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(host, port, timeout=TIMEOUT_SECONDS)
+        self._key = key.strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ValidationError("The API key holds a character that no key has: copy it again.")
         self._url = url
 
     def get(self, path: str, name: str = "") -> Any:
@@ -70,6 +70,17 @@ class ServerClient:
             return answer
         message = str(answer.get("detail", f"the server answered with status {response.status}"))
         raise (ValidationError if response.status < _SERVER_ERROR else ProcessingError)(message)
+
+
+def _place_of(url: str) -> tuple[str, str, int | None]:
+    """Take an address apart into scheme, host and port."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in {"http", "https"} and parts.hostname:
+            return parts.scheme, parts.hostname, parts.port
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        pass
+    raise ValidationError(f"{url!r} is not an address: write it as http://127.0.0.1:8000.")
 
 
 def _parse(content: bytes) -> Any:
