@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import resource
 import shutil
@@ -34,6 +35,7 @@ from tritium_platform.serving import quantization, quantization_work
 from tritium_platform.serving.job import JobState, QuantizationJob
 from tritium_platform.serving.quantization import QuantizeModel
 from tritium_platform.tenancy.model import Tenant, TenantTier
+from tritium_platform.worker import quantization_main
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -393,3 +395,17 @@ async def test_a_full_disk_fails_the_job_says_what_to_do_and_leaves_nothing_half
     assert "free space" in (done.error_message or "")
     assert not list(config.jobs_dir.glob("*-*"))
     assert not list(config.models_dir.glob("*/*"))
+
+
+async def test_a_second_worker_waits_until_the_first_is_gone_and_leaves_when_told(tmp_path: Path) -> None:
+    (tmp_path / "worker.lock").touch()
+    with (tmp_path / "worker.lock").open("rb") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        stopped = asyncio.Event()
+        told = asyncio.create_task(quantization_main._take_turn(tmp_path, stopped=stopped))
+        waiting = asyncio.create_task(quantization_main._take_turn(tmp_path, stopped=asyncio.Event()))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        stopped.set()
+        assert not await told
+    assert await asyncio.wait_for(waiting, PATIENCE)
