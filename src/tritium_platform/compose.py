@@ -129,6 +129,17 @@ class Platform:
             await self.books.audit.recover()
 
 
+def problems_of(config: PlatformConfig) -> list[str]:
+    """Return what would stop a platform from starting, one sentence each; empty if nothing would."""
+    problems = config.check()
+    for read in (_tier_limits, _price_version):
+        try:
+            read(config)
+        except ValidationError as error:
+            problems.append(error.message)
+    return problems
+
+
 async def initialize_platform(
     config: PlatformConfig,
     *,
@@ -149,7 +160,7 @@ async def initialize_platform(
         ValidationError: the configuration cannot work; the message says what to change.
     """
     clock = clock or SystemClock()
-    problems = config.check()
+    problems = problems_of(config)
     if problems:
         raise ValidationError(" ".join(problems))
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 DATABASE_SCHEMES = ("sqlite+aiosqlite", "postgresql+psycopg")
 SECRET_BYTES = 32
+PREFIX = "TRITIUM_"
+# Variables of this name that are no settings: of this file, the kernels, and the commands that call a server.
+_OTHER_VARIABLES = {"TRITIUM_CONFIG", "TRITIUM_ISA", "TRITIUM_URL", "TRITIUM_API_KEY"}
+_REASONS = {"extra_forbidden": "there is no such setting"}
 _toml_values: ContextVar[Mapping[str, Any]] = ContextVar("_toml_values", default={})  # noqa: B039 - never changed
 
 
@@ -41,7 +45,7 @@ class PlatformConfig(BaseSettings):
     """Everything an operator can set; immutable once read. Sizes are bytes, times are seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TRITIUM_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -188,13 +192,24 @@ def load_config(*, toml_file: Path | None = None, flags: Mapping[str, Any] | Non
         return PlatformConfig(**{name: value for name, value in (flags or {}).items() if value is not None})
     except pydantic.ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()
+            f"{'.'.join(str(part) for part in each['loc'])}: {_REASONS.get(each['type'], each['msg'])}"
+            for each in error.errors()
         )
         raise ValidationError(f"The configuration is wrong: {wrong}.") from None
     except SettingsError as error:
-        raise ValidationError(f"The configuration is wrong: {error}.") from None
+        # Only lists and tables are parsed; pydantic's own words say neither that nor how to write one.
+        raise ValidationError(
+            f"The configuration is wrong: {error}. In the environment a list or a table is written as JSON."
+        ) from None
     finally:
         _toml_values.reset(token)
+
+
+def unknown_variables() -> list[str]:
+    """Return the environment's variables that look like settings and are none: misspelt, or another's."""
+    known = {name.upper() for name in PlatformConfig.model_fields}
+    names = [name for name in os.environ if name.startswith(PREFIX) and name not in _OTHER_VARIABLES]
+    return sorted(name for name in names if name.removeprefix(PREFIX).split("__")[0].upper() not in known)
 
 
 def read_or_create_secret(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tritium_platform.config import PlatformConfig, load_config, read_or_create_secret
+from tritium_platform.config import PlatformConfig, load_config, read_or_create_secret, unknown_variables
 from tritium_platform.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def test_a_broken_or_missing_file_is_named(tmp_path: Path) -> None:
 def test_an_unknown_name_in_the_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tritium.toml"
     path.write_text("prot = 1")
-    with pytest.raises(ValidationError, match="prot"):
+    with pytest.raises(ValidationError, match="prot: there is no such setting"):
         load_config(toml_file=path)
 
 
@@ -173,3 +173,15 @@ def test_processes_that_start_together_agree_on_the_secret(tmp_path: Path) -> No
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(4)]
     assert len({process.communicate()[0] for process in processes}) == 1
     assert [path.name for path in (tmp_path / "secrets").iterdir()] == ["pepper"]
+
+
+def test_variables_that_look_like_settings_and_are_none_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TRITIUM_PROT", "TRITIUM_PORT", "TRITIUM_TIERS__team__monthly_quota", "TRITIUM_URL"):
+        monkeypatch.setenv(name, "1")
+    assert unknown_variables() == ["TRITIUM_PROT"]
+
+
+def test_a_list_in_the_environment_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITIUM_MODEL_ROOTS", "/srv/models")
+    with pytest.raises(ValidationError, match=r"model_roots.*written as JSON"):
+        load_config()

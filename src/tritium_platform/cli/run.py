@@ -118,10 +118,15 @@ def check(
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Say whether the platform could start with this configuration."""
+    from tritium_platform.compose import problems_of
+    from tritium_platform.config import unknown_variables
+
     config = read_config(config_file, data_dir=data_dir, database_url=database_url)
-    problems = config.check()
+    problems, unknown = problems_of(config), unknown_variables()
+    for name in unknown:
+        write_note(f"{name} in the environment is no setting; is it misspelt?")
     if output_format is OutputFormat.JSON:
-        write_json({"is_usable": not problems, "problems": problems})
+        write_json({"is_usable": not problems, "problems": problems, "unknown_variables": unknown})
     elif output_format is OutputFormat.HUMAN:
         write_text("".join(f"{problem}\n" for problem in problems) or "The configuration is usable.\n")
     if problems:

@@ -42,3 +42,14 @@ def test_a_data_directory_that_cannot_be_made_is_a_message_and_no_traceback():
     assert done.stderr.startswith("Error: ")
     assert "/proc/nowhere" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_check_names_limits_and_prices_that_the_start_would_refuse(tmp_path):
+    path = tmp_path / "tritium.toml"
+    path.write_text("[tiers.team]\nmonthly_qota = 3\n[price_list.prices.team]\ninput_tokens = 'cheap'\n")
+    done = tritiumd("config", "check", "--config", path, "--data-dir", tmp_path / "data", TRITIUM_PROT="1")
+    assert done.returncode == 2
+    assert "'monthly_qota' is not a limit" in done.stdout
+    assert "'cheap' is not a price" in done.stdout
+    assert "TRITIUM_PROT" in done.stderr
+    assert not (tmp_path / "data").exists()
