@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 import structlog
@@ -16,6 +16,7 @@ import structlog
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError
 from tritium_platform.metering.model import UsageRecord
+from tritium_platform.resilience import Deadline, ResilientCaller, RetryBudget, RetryPolicy
 from tritium_platform.serving import policy
 from tritium_platform.serving.model import Outcome
 from tritium_platform.values import CalendarMonth, uuid7
@@ -42,6 +43,10 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 SOURCE = "gateway"
 GROUP_SECONDS = 0.25
+# A database that starts anew or hands over to its twin is back within this time.
+SETTLEMENT_SECONDS = 30.0
+SETTLEMENT = RetryPolicy(max_attempts=10, base_delay=0.2, max_delay=5.0, attempt_seconds=SETTLEMENT_SECONDS)
+MOST_SETTLEMENT_RETRIES = 10_000
 
 
 class CustomerRequest(Protocol[Piece]):
@@ -158,6 +163,14 @@ class Gateway:
     def __init__(self, *, tenancy: TenancyService, books: Books) -> None:
         self._tenancy = tenancy
         self._books = books
+        # No breaker and a large budget: a settlement that is refused is a use that is lost, and while the
+        # database is away nothing new is admitted, so that few wait.
+        self._database = ResilientCaller(
+            neighbour="writing the books",
+            clock=books.clock,
+            policy=SETTLEMENT,
+            budget=RetryBudget(capacity=MOST_SETTLEMENT_RETRIES),
+        )
         self.telemetry = books.telemetry
         self._is_logging_due = False
         self._background: set[asyncio.Task[object]] = set()
@@ -222,14 +235,48 @@ class Gateway:
         work.add_done_callback(self._background.discard)
 
     async def settle(self, passage: Passage[Piece], *, outcome: Outcome, error: BaseException | None) -> None:
-        """End a passage in one transaction: reservation, usage record and audit intent; then the rest."""
-        books, context = self._books, passage.context
+        """End a passage in one transaction: reservation, usage record and audit intent; then the rest.
+
+        A database that is away for a moment is waited for: the work is done, and nobody would count it later.
+        """
         seconds = passage.seconds
         consumption = passage.request.consumed(outcome)
         record = self._record(passage, outcome=outcome, consumption=consumption)
-        cost = await books.billing.price(record, period=CalendarMonth.of(record.occurred_at))
         code = error.code if isinstance(error, BitNetServiceError) else None
+
+        async def write(_: Deadline) -> None:  # may run twice: the record, the intent and the end have one id
+            await self._write(passage, record=record, consumption=consumption, seconds=seconds, code=code)
+
+        try:
+            deadline = Deadline.after(self._books.clock, seconds=SETTLEMENT_SECONDS)
+            await self._database.call(write, deadline=deadline)
+        except Exception:
+            _log.exception("usage_not_recorded", event_id=record.event_id, **asdict(record.quantities))
+            raise
+        finally:
+            self._books.telemetry.finished(
+                model=passage.request.model,
+                tier=passage.context.tier.value,
+                operation=passage.request.operation.value,
+                outcome=outcome.value,
+                seconds=seconds,
+                consumption=consumption,
+            )
+        self._log_soon()
+
+    async def _write(
+        self,
+        passage: Passage[Piece],
+        *,
+        record: UsageRecord,
+        consumption: Consumption,
+        seconds: float,
+        code: str | None,
+    ) -> None:
+        books, context = self._books, passage.context
+        cost = await books.billing.price(record, period=CalendarMonth.of(record.occurred_at))
         intent = _intent(passage, record=record, cost=str(cost.total), code=code)
+        kind = policy.outcome_kind(Outcome(record.outcome))
         async with books.unit_of_work():
             if consumption.is_counted:
                 await books.quotas.settle(context, admission=passage.admission, tokens=consumption.tokens)
@@ -237,18 +284,7 @@ class Gateway:
                 await books.quotas.void(context, admission=passage.admission)
             await books.metering.record(record)
             await books.outbox.add(intent)
-            await books.health.update_health(
-                context.tenant_id, kind=policy.outcome_kind(outcome), latency_ms=round(seconds * 1000)
-            )
-        self._log_soon()
-        books.telemetry.finished(
-            model=passage.request.model,
-            tier=context.tier.value,
-            operation=passage.request.operation.value,
-            outcome=outcome.value,
-            seconds=seconds,
-            consumption=consumption,
-        )
+            await books.health.update_health(context.tenant_id, kind=kind, latency_ms=round(seconds * 1000))
 
     def _record(self, passage: Passage[Piece], *, outcome: Outcome, consumption: Consumption) -> UsageRecord:
         context, request = passage.context, passage.request
@@ -366,14 +402,18 @@ class Passage(Generic[Piece]):
                 model=self.request.model, tier=self.context.tier.value, seconds=self.seconds
             )
         if self.request.is_last(piece):
-            await self._settle(Outcome.SUCCESS)
-            await self._pieces.aclose()
+            try:
+                await self._settle(Outcome.SUCCESS)
+            finally:
+                await self._pieces.aclose()
         return piece
 
     async def aclose(self) -> None:
         """Cancel what still runs; harmless at the end."""
-        await self._pieces.aclose()
-        await self._settle(Outcome.CANCELLED)
+        try:
+            await self._pieces.aclose()
+        finally:
+            await self._settle(Outcome.CANCELLED)
 
     async def _settle(self, outcome: Outcome, *, error: BaseException | None = None) -> None:
         """Settle once; a caller that is cancelled meanwhile does not stop it."""

@@ -191,7 +191,7 @@ class ResilientCaller:
         clock: the time.
         policy: how often and how fast to try again.
         budget: shared by everybody who calls this neighbour.
-        breaker: shared by everybody who calls this neighbour.
+        breaker: shared by everybody who calls this neighbour; None: no call is ever refused.
         randomness: where jitter comes from.
     """
 
@@ -209,7 +209,7 @@ class ResilientCaller:
         self._clock = clock
         self._policy = policy or RetryPolicy()
         self._budget = budget or RetryBudget()
-        self._breaker = breaker or CircuitBreaker(neighbour=neighbour, clock=clock)
+        self._breaker = breaker
         # Jitter spreads load; nobody gains by guessing it.
         self._randomness = randomness or random.Random()  # noqa: S311 - no secret
 
@@ -227,7 +227,8 @@ class ResilientCaller:
             attempt += 1
             if deadline.remaining(self._clock) <= 0:
                 raise DeadlineExceededError(operation=self._neighbour)
-            self._breaker.enter()
+            if self._breaker is not None:
+                self._breaker.enter()
             try:
                 return await self._attempt(operation, deadline=deadline)
             except Exception as error:
@@ -246,14 +247,18 @@ class ResilientCaller:
             self._note(error)
             raise
         except BaseException:
-            self._breaker.abandoned()
+            if self._breaker is not None:
+                self._breaker.abandoned()
             raise
-        self._breaker.succeeded()
+        if self._breaker is not None:
+            self._breaker.succeeded()
         self._budget.refill()
         return result
 
     def _note(self, error: Exception) -> None:
         """Tell the breaker: a wrong request or a limit is an answer, and no sign of a broken neighbour."""
+        if self._breaker is None:
+            return
         if classify_error(error) in {ErrorCategory.TRANSIENT, ErrorCategory.SYSTEM_CRITICAL}:
             self._breaker.failed()
         else:

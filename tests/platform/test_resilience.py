@@ -152,20 +152,15 @@ def test_a_backoff_lies_anywhere_below_its_ceiling(attempt: int, seed: int) -> N
 
 async def test_in_an_outage_retries_add_no_more_than_the_budget(clock: ManualClock) -> None:
     budget = RetryBudget(capacity=5)
-    breaker = CircuitBreaker(neighbour="the neighbour", clock=clock, min_failures=10**9)
     calls = 0
     for _ in range(100):
         neighbour = Neighbour(*(TimeoutError() for _ in range(9)))
         with pytest.raises(RetriesExhaustedError):
-            await caller(clock, budget=budget, breaker=breaker).call(
-                neighbour, deadline=Deadline.after(clock, seconds=600)
-            )
+            await caller(clock, budget=budget).call(neighbour, deadline=Deadline.after(clock, seconds=600))
         calls += neighbour.calls
     assert calls == 105
     for _ in range(10):
-        await caller(clock, budget=budget, breaker=breaker).call(
-            Neighbour(), deadline=Deadline.after(clock, seconds=600)
-        )
+        await caller(clock, budget=budget).call(Neighbour(), deadline=Deadline.after(clock, seconds=600))
     assert budget.take()
     assert not budget.take()
 

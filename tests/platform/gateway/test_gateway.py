@@ -31,6 +31,7 @@ from tritium_platform.errors import (
     InsufficientPermissionsError,
     InvalidTokenError,
     NotFoundError,
+    OverloadedError,
     ProcessingError,
     QuotaExceededError,
 )
@@ -248,6 +249,44 @@ async def test_if_the_books_cannot_be_written_the_last_piece_is_not_handed_out()
         await anext(passage)
     # One transaction: no record without its audit intent.
     assert await office.records() == []
+
+
+async def test_a_database_that_is_away_for_a_moment_loses_no_use_and_doubles_none():
+    failures = [OverloadedError("away", retry_after=0), OverloadedError("away", retry_after=0)]
+
+    class AwayTwice(MemoryAuditOutbox):
+        async def add(self, intent):
+            if failures:
+                raise failures.pop()
+            await super().add(intent)
+
+    office = await Office.open(None, outbox=AwayTwice, max_concurrent_requests=1)
+    assert [piece async for piece in await office.walk(CountToThree())] == [0, 1, 2]
+    (record,) = await office.records()
+    assert record.quantities.output_tokens == 3
+    assert await office.actions() == ["completion.complete"]
+    quota = await office.quotas.usage_of_month(office.context)
+    assert (quota.used, quota.held) == (1, 0)
+    passage = await office.walk(CountToThree())  # its place is free
+    await passage.aclose()
+
+
+async def test_work_whose_end_fails_is_in_the_books_nevertheless():
+    class Stubborn(CountToThree):
+        async def execute(self):
+            try:
+                yield 0
+                yield 1
+            finally:
+                raise ProcessingError("it does not end")
+
+    office = await Office.open(None)
+    passage = await office.walk(Stubborn(pieces=1))
+    await anext(passage)
+    with pytest.raises(ProcessingError):
+        await passage.aclose()
+    (record,) = await office.records()
+    assert record.outcome == "cancelled"
 
 
 async def test_every_ending_becomes_one_leaf_of_the_log(tmp_path):
