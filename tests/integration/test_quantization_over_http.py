@@ -26,6 +26,12 @@ def shop(running):
     running.run(worker.stop())
 
 
+@pytest.fixture(scope="module")
+def clumsy(shop):
+    """The key of a tenant with nothing."""
+    return shop.tenant(name="Clumsy")[1]
+
+
 def zipped(directory):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -189,12 +195,11 @@ def test_what_is_somebody_elses_is_not_there(shop, harness, scripture_bitnet_bit
         {"name": "x", "source": {"path": "MODEL"}, "surprise": 1},
     ],
 )
-def test_a_wrong_wish_is_a_problem_that_names_the_field_and_keeps_nothing(shop, harness, body):
-    _, key = shop.tenant(name="Wrong")
+def test_a_wrong_wish_is_a_problem_that_names_the_field_and_keeps_nothing(clumsy, shop, harness, body):
     source = body.get("source", {})
     if source.get("path") == "MODEL":
         source["path"] = str(harness.EXAMPLE_MODELS / "scripture-bitnet-6m-bitlinear")
-    with shop.http(key) as http:
+    with shop.http(clumsy) as http:
         answer = http.post("/api/v1/quantizations", json=body)
         assert answer.status_code == 422, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
@@ -260,9 +265,8 @@ def test_the_command_uploads_shows_progress_and_prints_the_report(
         (["x", "/nowhere", "--validation", "/nowhere/text"], "cannot be read"),
     ],
 )
-def test_the_command_tells_wrong_use_in_one_line(shop, arguments, says):
-    _, key = shop.tenant(name="Clumsy")
-    done = tritiumd(shop, key, "model", "quantize", *arguments)
+def test_the_command_tells_wrong_use_in_one_line(clumsy, shop, arguments, says):
+    done = tritiumd(shop, clumsy, "model", "quantize", *arguments)
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
