@@ -116,7 +116,9 @@ def test_wrong_use_is_told_in_one_line_and_an_exit_code(tmp_path):
 
 
 def test_config_check_names_what_is_wrong(tmp_path):
-    assert answer_of("config", "check", "--data-dir", tmp_path) == {"is_usable": True, "problems": []}
+    fine = answer_of("config", "check", "--data-dir", tmp_path, TRITIUM_PROT="1")
+    assert (fine["is_usable"], fine["problems"]) == (True, [])
+    assert "TRITIUM_PROT" in fine["unknown_variables"]
     (tmp_path / "c.toml").write_text("port = 99999999\n")
     done = tritiumd("config", "check", "--config", tmp_path / "c.toml")
     assert done.returncode == 2

@@ -105,7 +105,7 @@ async def test_draining_finishes_what_runs_and_takes_nothing_new(engine):
 
 
 async def test_a_memory_limit_below_what_the_model_needs_fails_with_a_reason(tmp_path, scripture_llama):
-    options = EngineOptions(memory_limit_bytes=600 * 2**20, backoff_base=0.01)
+    options = EngineOptions(memory_limit_bytes=400 * 2**20, backoff_base=0.01)
     process = EngineProcess(
         name="small", model_path=str(scripture_llama), socket_directory=tmp_path, options=options
     )
@@ -113,5 +113,24 @@ async def test_a_memory_limit_below_what_the_model_needs_fails_with_a_reason(tmp
     try:
         await wait_for(lambda: process.status.last_error is not None)
         assert process.status.state in {ReplicaState.FAILED, ReplicaState.RESTARTING, ReplicaState.STARTING}
+    finally:
+        await process.stop()
+
+
+async def test_an_engine_that_could_not_be_started_is_tried_again(tmp_path, scripture_llama):
+    directory = tmp_path / "run"
+    process = EngineProcess(
+        name="e",
+        model_path=str(scripture_llama),
+        socket_directory=directory,
+        options=EngineOptions(backoff_base=0.01, backoff_cap=0.1),
+    )
+    await process.start()
+    try:
+        await wait_for(lambda: process.status.restarts > 1)
+        assert "could not be started" in process.status.last_error
+        directory.mkdir()
+        await process.wait_ready()
+        assert process.status.last_error is None
     finally:
         await process.stop()

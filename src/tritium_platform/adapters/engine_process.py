@@ -212,7 +212,11 @@ class EngineProcess:
         failures = 0
         while self._state not in {ReplicaState.STOPPED, ReplicaState.FAILED}:
             started = time.monotonic()
-            await self._run_one_child(attempt=self._restarts)
+            try:
+                await self._run_one_child(attempt=self._restarts)
+            except (OSError, zmq.ZMQError) as error:  # no process, file or memory is free; later one may be
+                self._last_error = f"the engine could not be started: {error.strerror}"
+                _log.exception("engine_not_started", replica=self._name)
             if self._state in {ReplicaState.STOPPED, ReplicaState.FAILED, ReplicaState.DRAINING}:
                 return
             healthy = time.monotonic() - started > self._options.healthy_after
@@ -226,27 +230,32 @@ class EngineProcess:
     async def _run_one_child(self, *, attempt: int) -> None:
         endpoint = f"ipc://{self._directory / f'{self._name}-{attempt}.sock'}"
         self._socket = self._context.socket(zmq.PAIR)
-        self._socket.set_hwm(0)
-        self._socket.bind(endpoint)
-        self._process = await self._spawn(endpoint)
-        self._last_heard = time.monotonic()
-        reader = asyncio.create_task(self._read())
-        watcher = asyncio.create_task(self._watch())
         try:
-            code = await self._process.wait()
-            self._last_error = self._last_error or _describe_exit(code)
-            _log.warning("engine_exit", replica=self._name, code=code)
+            self._socket.set_hwm(0)
+            self._socket.bind(endpoint)
+            self._process = await self._spawn(endpoint)
+            await self._watch_over(self._process)
         finally:
-            self._kill()
-            await self._process.wait()
-            for task in (reader, watcher):
-                task.cancel()
-            await asyncio.gather(reader, watcher, return_exceptions=True)
             self._socket.close(linger=0)
             self._socket = None
             self._fail_everything()
             with contextlib.suppress(OSError):
                 (self._directory / f"{self._name}-{attempt}.sock").unlink()
+
+    async def _watch_over(self, process: asyncio.subprocess.Process) -> None:
+        """Listen to a child until it ends."""
+        self._last_heard = time.monotonic()
+        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        try:
+            code = await process.wait()
+            self._last_error = self._last_error or _describe_exit(code)
+            _log.warning("engine_exit", replica=self._name, code=code)
+        finally:
+            self._kill()
+            await process.wait()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _spawn(self, endpoint: str) -> asyncio.subprocess.Process:
         options = self._options

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fractions import Fraction
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -34,6 +35,7 @@ from tritium_platform.errors import (
     OverloadedError,
     ProcessingError,
     QuotaExceededError,
+    RateLimitExceededError,
 )
 from tritium_platform.gateway import Books, Gateway, tenant_changed
 from tritium_platform.insight.health import HealthService
@@ -153,6 +155,22 @@ async def test_the_books_are_closed_before_the_last_piece_is_handed_out():
     assert (quota.used, quota.held) == (1, 0)
     with pytest.raises(StopAsyncIteration):
         await anext(passage)
+
+
+async def test_the_log_tells_the_exact_price_of_a_use():
+    office = await Office.open(None)
+    assert [piece async for piece in await office.walk(CountToThree())] == [0, 1, 2]
+    (intent,) = await office.outbox.pending(limit=10)
+    # Three tokens at 0.40 USD a million, in cents.
+    assert Fraction(intent.details["cost"]) == Fraction(3 * 40, 1_000_000)
+
+
+async def test_tokens_that_were_not_needed_come_back_and_the_others_do_not():
+    office = await Office.open(None, tokens_per_minute=13)  # each walk wants 10 and uses 3
+    for _ in range(2):
+        assert [piece async for piece in await office.walk(CountToThree())] == [0, 1, 2]
+    with pytest.raises(RateLimitExceededError, match="tokens per minute"):
+        await office.walk(CountToThree())
 
 
 async def test_a_failure_without_result_gives_everything_back():
