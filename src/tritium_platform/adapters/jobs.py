@@ -15,7 +15,7 @@ import structlog
 from dbos import DBOS, DBOSClient, Serializer
 
 from tritium_platform.errors import PlatformError
-from tritium_platform.serving.job import OPEN_STATES
+from tritium_platform.serving.job import OPEN_STATES, JobState
 from tritium_platform.serving.quantization_work import STOPPED, failure
 
 if TYPE_CHECKING:
@@ -154,13 +154,19 @@ class QuantizationWorker:
         """For ever: look for open jobs that nobody works on, and have them done or closed."""
         while True:
             try:
-                open_jobs = await self._jobs.list_in(OPEN_STATES)
-                runs = await self._queue.runs([job.id for job in open_jobs]) if open_jobs else {}
-                for job in open_jobs:
-                    await self._attend(job, runs=runs[job.id])
+                await self._search_once()
             except Exception:  # a database that is away is back at another time
                 logger.exception("quantization_search_failed")
             await asyncio.sleep(SEARCH_SECONDS)
+
+    async def _search_once(self) -> None:
+        open_jobs = await self._jobs.list_in(OPEN_STATES)
+        runs = await self._queue.runs([job.id for job in open_jobs]) if open_jobs else {}
+        for job in open_jobs:
+            try:
+                await self._attend(job, runs=runs[job.id])
+            except Exception:  # the next job is not to blame
+                logger.exception("quantization_not_attended", job_id=str(job.id))
 
     async def _attend(self, job: QuantizationJob, *, runs: Sequence[str]) -> None:
         """Hand over a job that a crash kept from its queue; run again or give up one whose run broke off."""
@@ -176,7 +182,8 @@ class QuantizationWorker:
             return
         logger.error("quantization_given_up", job_id=str(job.id), runs=len(runs))
         error = PlatformError("The quantization broke off too often; the operator's log says why.")
-        await self._work.stop(job.id, failure(error))
+        is_unwanted = current.state is JobState.CANCELLING
+        await self._work.stop(job.id, {STOPPED: JobState.CANCELLED.value} if is_unwanted else failure(error))
 
     async def close(self) -> None:
         """Stop; what is unfinished goes on at the next launch."""
