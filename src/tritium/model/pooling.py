@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tritium.errors import ValidationError
+from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
+from tritium.formats.weight_file import read_small_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ def require_mean_pooling(path: Path | None) -> None:
     """
     if path is None:
         return
-    values = _read(path)
+    values = parse_json_object(read_small_file(path, limit=LARGEST_JSON), file=POOLING_FILE)
     modes = {name for name, value in values.items() if name.startswith("pooling_mode_") and value is True}
     named = values.get("pooling_mode")
     if isinstance(named, str) and named != "mean":
@@ -31,13 +32,3 @@ def require_mean_pooling(path: Path | None) -> None:
     if others or (not modes and named is None):
         shown = ", ".join(name.removeprefix("pooling_mode_") for name in others) or "none"
         raise ValidationError(f"Pooling {shown!r} is not known; known is 'mean_tokens'.", file=POOLING_FILE)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        raise ValidationError(f"{POOLING_FILE} is not valid JSON.", file=POOLING_FILE) from None
-    if not isinstance(content, dict):
-        raise ValidationError(f"{POOLING_FILE} must hold an object.", file=POOLING_FILE)
-    return content

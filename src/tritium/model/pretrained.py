@@ -85,7 +85,7 @@ def load_model(source: str | Path, *, threads: int | None = None, verify: bool =
     Raises:
         ValidationError: the checkpoint is broken, not known, or its tensors do not fit its config.
     """
-    if _is_native(source):
+    if is_native(source):
         with open_native(source, verify=verify) as native:
             return _build(native.checkpoint, threads=threads, manifest=native.manifest)
     with open_checkpoint(source) as checkpoint:
@@ -176,13 +176,6 @@ class QuantizedModel:
             stored = sum(tensors[f"{name}.{part}"].nbytes for name in linears for part in ("trits", "scales"))
         weights = sum(entry["in_features"] * entry["out_features"] for entry in linears.values())
         return 8 * stored / weights if weights else 0.0
-
-
-def _is_native(source: str | Path) -> bool:
-    try:
-        return is_native(source)
-    except (OSError, ValueError):  # not a possible path; open_checkpoint says so
-        return False
 
 
 def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str, Any] | None) -> LoadedModel:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
 from tritium.errors import ValidationError
-from tritium.model.chat_template import ChatTemplate
+from tritium.formats.checkpoint import contained_file
+from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
+from tritium.formats.weight_file import read_small_file
+from tritium.model.chat_template import LARGEST_TEMPLATE, ChatTemplate
 from tritium.model.config import ModelConfig, parse_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 TOKENIZER_FILE = "tokenizer.json"
+TEMPLATE_FILE = "chat_template.jinja"
 LARGEST_TOKENIZER = 1 << 28  # bytes
 LARGEST_INPUT = 1 << 24  # characters of one text
 _REPLACEMENT = "\ufffd"  # what stands for bytes that are no UTF-8 yet
@@ -33,12 +36,12 @@ class Tokenizer:
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         self.path = path if path.is_dir() else path.parent
-        self._tokenizer = _load(self.path / TOKENIZER_FILE)
+        self._tokenizer = _load(self.path)
         # A file may ask for cutting or padding of every text; both are the caller's decision.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        settings = _read_json(self.path / "tokenizer_config.json")
-        self._special = _special_tokens(settings, _read_json(self.path / "special_tokens_map.json"))
+        settings = _read_json(self.path, "tokenizer_config.json")
+        self._special = _special_tokens(settings, _read_json(self.path, "special_tokens_map.json"))
         self.vocab_size: int = self._largest_id() + 1
         self.bos_token_id = self._id_of("bos_token")
         self.eos_token_ids = self._eos_token_ids()
@@ -123,7 +126,7 @@ class Tokenizer:
     def _eos_token_ids(self) -> tuple[int, ...]:
         """generation_config.json says when to stop; then the config, then the tokenizer's own end token."""
         for file in ("generation_config.json", "config.json"):
-            found = parse_token_ids(_read_json(self.path / file).get("eos_token_id"), name="eos_token_id")
+            found = parse_token_ids(_read_json(self.path, file).get("eos_token_id"), name="eos_token_id")
             if found:
                 return found
         own = self._id_of("eos_token")
@@ -166,17 +169,17 @@ class IncrementalDecoder:
         return fresh
 
 
-def _load(path: Path) -> tokenizers.Tokenizer:
-    try:
-        size = path.stat().st_size
-    except OSError:
-        raise ValidationError(f"The model has no {TOKENIZER_FILE}.", file=TOKENIZER_FILE) from None
-    if size > LARGEST_TOKENIZER:
+def _load(directory: Path) -> tokenizers.Tokenizer:
+    content = _read_file(directory, TOKENIZER_FILE, limit=LARGEST_TOKENIZER)
+    if content is None:
         raise ValidationError(
-            f"{TOKENIZER_FILE} is larger than {LARGEST_TOKENIZER} bytes.", file=TOKENIZER_FILE
+            f"The model has no {TOKENIZER_FILE}: copy it, and tokenizer_config.json, from where the model "
+            "comes from into its directory. If only a tokenizer.model is there, transformers can convert it: "
+            "AutoTokenizer.from_pretrained(directory).save_pretrained(directory).",
+            file=TOKENIZER_FILE,
         )
     try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        return tokenizers.Tokenizer.from_str(content.decode("utf-8"))
     # The tokenizers library raises a bare Exception for a file it does not understand.
     except Exception as error:  # noqa: BLE001 - see above
         raise ValidationError(
@@ -184,16 +187,15 @@ def _load(path: Path) -> tokenizers.Tokenizer:
         ) from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError):
-        raise ValidationError(f"{path.name} is not valid JSON.", file=path.name) from None
-    if not isinstance(content, dict):
-        raise ValidationError(f"{path.name} must hold an object.", file=path.name)
-    return content
+def _read_file(directory: Path, name: str, *, limit: int) -> bytes | None:
+    """Read a file that truly lies in the checkpoint; None if there is none."""
+    path = contained_file(directory, name)
+    return None if path is None else read_small_file(path, limit=limit)
+
+
+def _read_json(directory: Path, name: str) -> dict[str, Any]:
+    content = _read_file(directory, name, limit=LARGEST_JSON)
+    return {} if content is None else parse_json_object(content, file=name)
 
 
 def _special_tokens(*sources: Mapping[str, Any]) -> dict[str, str]:
@@ -210,12 +212,12 @@ def _special_tokens(*sources: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _template_source(directory: Path, settings: Mapping[str, Any]) -> str | None:
-    file = directory / "chat_template.jinja"
-    if file.is_file():
+    content = _read_file(directory, TEMPLATE_FILE, limit=4 * LARGEST_TEMPLATE)
+    if content is not None:
         try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            raise ValidationError("chat_template.jinja cannot be read as UTF-8.", file=file.name) from None
+            return content.decode("utf-8")
+        except UnicodeDecodeError:
+            raise ValidationError(f"{TEMPLATE_FILE} is not valid UTF-8.", file=TEMPLATE_FILE) from None
     value = settings.get("chat_template")
     if isinstance(value, list):  # several named templates
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}

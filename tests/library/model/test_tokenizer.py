@@ -146,8 +146,38 @@ def test_a_missing_tokenizer_is_named(scripture_llama: Path, tmp_path: Path) -> 
     for name in ("config.json", "model.safetensors"):
         shutil.copy(scripture_llama / name, tmp_path / name)
     loaded = load_model(tmp_path)
-    with pytest.raises(ValidationError, match=r"no tokenizer\.json"):
+    with pytest.raises(ValidationError, match=r"no tokenizer\.json: copy it"):
         _ = loaded.tokenizer
+
+
+TEXT_FILES = [
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
+    *("generation_config.json", "config.json"),
+]
+
+
+@pytest.mark.parametrize("name", TEXT_FILES)
+def test_a_link_out_of_the_checkpoint_is_not_followed(
+    name: str, scripture_llama: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    shutil.copy(scripture_llama / "tokenizer.json", directory)
+    (tmp_path / "outside").write_text("{}")
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(ValidationError, match="leads out of the checkpoint"):
+        Tokenizer(directory)
+
+
+@pytest.mark.parametrize("name", TEXT_FILES)
+def test_a_file_of_any_size_is_not_read(name: str, scripture_llama: Path, tmp_path: Path) -> None:
+    shutil.copy(scripture_llama / "tokenizer.json", tmp_path)
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(1 << 40)  # takes no room on the disk, and would take a terabyte of memory
+    with pytest.raises(ValidationError, match="more than the limit") as caught:
+        Tokenizer(tmp_path)
+    assert caught.value.details["file"] == name
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"model": {"type": "Unknown"}}'])
