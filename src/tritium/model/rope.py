@@ -31,6 +31,10 @@ _ALLOWED_KEYS = {
         {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
     ),
 }
+# Far beyond what models use, and far from where float32 overflows.
+_LARGEST_THETA = 1e12
+_SMALLEST_FACTOR, _LARGEST_FACTOR = 1e-3, 1e6
+_LARGEST_POSITION = 1 << 24
 _COMMON_KEYS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 
 
@@ -50,9 +54,26 @@ def parse_rope(config: Mapping[str, Any], *, default_theta: float, max_positions
     """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (transformers 4).
 
     Raises:
-        ValidationError: an unknown rope type, an unknown key, or a value out of range.
+        ValidationError: an unknown rope type, an unknown key, a value out of range, or two spellings that say
+            different things.
     """
-    values = _rope_dictionary(config)
+    spellings = [(name, _object(config, name)) for name in ("rope_parameters", "rope_scaling")]
+    given = [(name, values) for name, values in spellings if values is not None]
+    parsed = [
+        _parse(values, config, default_theta=default_theta, max_positions=max_positions)
+        for _, values in given or [("", {})]
+    ]
+    if any(other != parsed[0] for other in parsed):
+        raise ValidationError(
+            "rope_scaling and rope_parameters say different things: remove the one that is wrong.",
+            field="rope_scaling",
+        )
+    return parsed[0]
+
+
+def _parse(
+    values: Mapping[str, Any], config: Mapping[str, Any], *, default_theta: float, max_positions: int
+) -> RopeParameters:
     kind = _rope_kind(values)
     unknown = sorted(set(values) - _COMMON_KEYS - _ALLOWED_KEYS[kind])
     if unknown:
@@ -60,23 +81,23 @@ def parse_rope(config: Mapping[str, Any], *, default_theta: float, max_positions
             f"Rope type {kind.value!r} has unknown fields: {', '.join(unknown)}; they may change the result.",
             field=unknown[0],
         )
-    theta = values.get("rope_theta", config.get("rope_theta"))
-    partial = values.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if partial not in (None, 1, 1.0):
+    partial = _agreed(values, config, "partial_rotary_factor", default=1)
+    if partial not in (1, 1.0):
         raise ValidationError(
             f"partial_rotary_factor {partial!r} is not supported.", field="partial_rotary_factor"
         )
+    theta = _agreed(values, config, "rope_theta", default=default_theta)
     original = values.get("original_max_position_embeddings", max_positions)
     return _checked(
         RopeParameters(
-            theta=_positive(default_theta if theta is None else theta, name="rope_theta"),
+            theta=_between(theta, name="rope_theta", low=1.0, high=_LARGEST_THETA),
             kind=kind,
-            factor=_positive(_required(values, "factor", kind), name="factor")
-            if _ALLOWED_KEYS[kind]
-            else 1.0,
+            factor=_factor(_required(values, "factor", kind), name="factor") if _ALLOWED_KEYS[kind] else 1.0,
             low_frequency_factor=_llama3(values, "low_freq_factor", kind, default=1.0),
             high_frequency_factor=_llama3(values, "high_freq_factor", kind, default=4.0),
-            original_max_positions=int(_positive(original, name="original_max_position_embeddings")),
+            original_max_positions=int(
+                _between(original, name="original_max_position_embeddings", low=1, high=_LARGEST_POSITION)
+            ),
         )
     )
 
@@ -110,15 +131,22 @@ def _llama3_frequencies(
     return np.where(is_between, blended, slowed).astype(np.float32)
 
 
-def _rope_dictionary(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    for name in ("rope_parameters", "rope_scaling"):
-        values = config.get(name)
-        if values is None:
-            continue
-        if not isinstance(values, dict):
-            raise ValidationError(f"{name} must be an object, not {type(values).__name__}.", field=name)
-        return values
-    return {}
+def _object(config: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    values = config.get(name)
+    if values is not None and not isinstance(values, dict):
+        raise ValidationError(f"{name} must be an object, not {type(values).__name__}.", field=name)
+    return values
+
+
+def _agreed(values: Mapping[str, Any], config: Mapping[str, Any], name: str, *, default: float) -> Any:
+    """Return a value that may stand in the rope's own object, beside it, or in both alike."""
+    found = [value for value in (values.get(name), config.get(name)) if value is not None]
+    if any(value != found[0] for value in found):
+        raise ValidationError(
+            f"{name} is {found[0]!r} in one place and {found[1]!r} in another: remove the one that is wrong.",
+            field=name,
+        )
+    return found[0] if found else default
 
 
 def _rope_kind(values: Mapping[str, Any]) -> RopeKind:
@@ -141,16 +169,19 @@ def _required(values: Mapping[str, Any], name: str, kind: RopeKind) -> Any:
 def _llama3(values: Mapping[str, Any], name: str, kind: RopeKind, *, default: float) -> float:
     if kind is not RopeKind.LLAMA3:
         return default
-    return _positive(_required(values, name, kind), name=name)
+    return _factor(_required(values, name, kind), name=name)
 
 
-def _positive(value: Any, *, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValidationError(f"{name} must be a number, not {value!r}.", field=name)
-    number = float(value)
-    if not (math.isfinite(number) and number > 0):
-        raise ValidationError(f"{name} must be positive and finite, not {value!r}.", field=name)
-    return number
+def _factor(value: Any, *, name: str) -> float:
+    return _between(value, name=name, low=_SMALLEST_FACTOR, high=_LARGEST_FACTOR)
+
+
+def _between(value: Any, *, name: str, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValidationError(
+            f"{name} must be a number from {low:g} to {high:g}, not {str(value)[:40]!r}.", field=name
+        )
+    return float(value)
 
 
 def _checked(rope: RopeParameters) -> RopeParameters:

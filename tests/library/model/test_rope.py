@@ -47,3 +47,11 @@ def test_frequencies_are_those_of_transformers(scaling: dict[str, Any], head_dim
     theirs = LlamaRotaryEmbedding(config).inv_freq.numpy()
     rope = parse_rope({"rope_parameters": scaling}, default_theta=1.0, max_positions=4096)
     np.testing.assert_allclose(inverse_frequencies(rope, head_dim=head_dim), theirs, rtol=3e-7)
+
+
+@pytest.mark.parametrize("theta", [1.0, 1e12])
+@pytest.mark.parametrize("factor", [1e-3, 1e6])
+def test_the_outermost_values_give_finite_frequencies(theta: float, factor: float) -> None:
+    values = {**SCALINGS[3], "rope_theta": theta, "factor": factor}  # a warning of NumPy would be an error
+    rope = parse_rope({"rope_parameters": values}, default_theta=1.0, max_positions=4096)
+    assert np.isfinite(inverse_frequencies(rope, head_dim=128)).all()
