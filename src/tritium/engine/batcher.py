@@ -94,7 +94,7 @@ class EmbeddingBatcher:
         with self._lock:
             if len(self._waiting) + len(inputs) > self.config.max_waiting_inputs:
                 raise QueueFullError(
-                    "too many inputs are waiting: try again soon, or send fewer at once.",
+                    "Too many inputs are waiting: try again soon, or send fewer at once.",
                     limit=self.config.max_waiting_inputs,
                     current=len(self._waiting),
                     retry_after=1,
@@ -136,16 +136,16 @@ class EmbeddingBatcher:
             waiting, self._waiting = list(self._waiting), deque()
             self._waiting_tokens = 0
         for item in waiting:
-            _fail(item.job, PlatformError("the engine was shut down.", retry_after=5))
+            _fail(item.job, PlatformError("The engine was shut down.", retry_after=5))
 
     def _validate(self, inputs: Sequence[Sequence[int]]) -> None:
         if not inputs or not all(inputs):
-            raise ValidationError("an input is empty: every input needs at least one token.", param="input")
+            raise ValidationError("An input is empty: every input needs at least one token.", param="input")
         longest = max(map(len, inputs))
         limit = self.config.max_input_tokens
         if longest > limit:
             raise ContextLengthExceededError(
-                f"an input has {longest} tokens; the model takes at most {limit}: shorten it.",
+                f"An input has {longest} tokens; the model takes at most {limit}: shorten it.",
                 param="input",
                 limit=limit,
                 prompt_tokens=longest,
@@ -194,7 +194,7 @@ class EmbeddingBatcher:
 
 def _fail(job: _Job, error: Exception) -> None:
     if not isinstance(error, BitNetServiceError):
-        error = ProcessingError("the model failed on an input.")
+        error = ProcessingError("The model failed on an input.")
     if not job.future.done() and job.future.set_running_or_notify_cancel():
         job.future.set_exception(error)
 

@@ -49,6 +49,6 @@ class BlockAllocator:
         while blocks:
             block = blocks.pop()
             if not self._is_used[block]:
-                raise ResourceError("a block of the key-value cache was given back twice.", block=block)
+                raise ResourceError("A block of the key-value cache was given back twice.", block=block)
             self._is_used[block] = 0
             self._free.append(block)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tritium.errors import ValidationError
+from tritium.engine.request import whole_number_between
+
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +14,7 @@ class EngineConfig:
     """Budgets of one engine; all are hard.
 
     Raises:
-        ValidationError: a limit below 1.
+        ValidationError: a limit below 1, or no whole number.
 
     Attributes:
         kv_cache_bytes: memory of the key-value cache (never more than `max_running` full contexts need).
@@ -32,11 +34,6 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         for name in ("kv_cache_bytes", "block_size", "max_batched_tokens", "max_running", "max_waiting"):
-            if getattr(self, name) < 1:
-                raise ValidationError(
-                    f"{name} must be at least 1, not {getattr(self, name)}.", param=name, limit=1
-                )
-        if self.max_context is not None and self.max_context < 2:  # noqa: PLR2004 - one token in, one out
-            raise ValidationError(
-                f"max_context must be at least 2, not {self.max_context}.", param="max_context"
-            )
+            whole_number_between(name, getattr(self, name), low=1, high=_LARGEST)
+        if self.max_context is not None:  # at least one token in and one out
+            whole_number_between("max_context", self.max_context, low=2, high=_LARGEST)

@@ -104,17 +104,17 @@ class Engine:
             ContextLengthExceededError: prompt and answer can never fit.
         """
         if not request.prompt_token_ids:
-            raise ValidationError("the prompt is empty: give at least one token.", param="prompt")
+            raise ValidationError("The prompt is empty: give at least one token.", param="prompt")
         vocabulary = self._model.config.vocab_size
         if not all(0 <= token < vocabulary for token in request.prompt_token_ids):
             raise ValidationError(
-                f"the prompt holds a token outside of 0 to {vocabulary - 1}.", param="prompt"
+                f"The prompt holds a token outside of 0 to {vocabulary - 1}.", param="prompt"
             )
         num_prompt = len(request.prompt_token_ids)
         num_new = request.sampling.max_tokens or 1
         if num_prompt + num_new > self.context_limit:
             raise ContextLengthExceededError(
-                f"the context limit is {self.context_limit} tokens; the prompt has {num_prompt} and"
+                f"The context limit is {self.context_limit} tokens; the prompt has {num_prompt} and"
                 f" {num_new} more were asked for: shorten the prompt or lower max_tokens.",
                 param="max_tokens" if num_prompt < self.context_limit else "prompt",
                 limit=self.context_limit,
@@ -130,10 +130,10 @@ class Engine:
         """
         self.validate(request)
         if request.request_id in self._sequences:
-            raise ValidationError("a request with this id is running already.", param="request_id")
+            raise ValidationError("A request with this id is running already.", param="request_id")
         if self.num_waiting >= self.config.max_waiting:
             raise QueueFullError(
-                "too many requests are waiting: try again soon.",
+                "Too many requests are waiting: try again soon.",
                 limit=self.config.max_waiting,
                 current=self.num_waiting,
                 retry_after=1,
@@ -231,7 +231,7 @@ class Engine:
                 return self._compute_apart(chunks)
             logger.exception("a request failed in the model")
             message = (
-                str(error) if isinstance(error, BitNetServiceError) else "the model failed on this request."
+                str(error) if isinstance(error, BitNetServiceError) else "The model failed on this request."
             )
             return {}, {chunks[0].sequence.request.request_id: message}
         wanted = [chunk.sequence.request.request_id for chunk in chunks if chunk.needs_logits]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from tritium.engine.loading import load_engine
-from tritium.engine.prompt import ChatMessage, Prompt, encode_prompt
+from tritium.engine.prompt import Prompt, chat_messages, encode_prompt, split_prompts
 from tritium.engine.request import FinishReason, GenerationRequest, SamplingParams
-from tritium.errors import ProcessingError, ValidationError
+from tritium.engine.sharing import SharedEngine, closed_error
+from tritium.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tritium.engine.config import EngineConfig
-    from tritium.engine.engine import Engine
     from tritium.engine.monitor import InferenceMetrics
     from tritium.engine.request import TokenOutput
     from tritium.model.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ class Completion:
 
 
 class LLM:
-    """A model ready to work; calls from several threads take turns.
+    """A model ready to work: from several threads, and within the loop over a stream of its own.
 
     Args:
         source: a checkpoint (dense, native ternary, or written by Tritium) as a path, or a hub name.
@@ -59,36 +59,42 @@ class LLM:
         loaded = load_engine(source, threads=threads, config=config)
         self.name = loaded.name
         self.tokenizer: Tokenizer = loaded.tokenizer
-        self._engine = loaded.engine
+        self._shared = None if loaded.engine is None else SharedEngine(loaded.engine)
         self._batcher = loaded.batcher
-        self._lock = threading.Lock()
+        self._batcher_lock = threading.Lock()
+        self._is_closed = False
         self._ids = itertools.count()
 
     def generate(
-        self, prompts: str | Sequence[str], *, sampling: SamplingParams | None = None
+        self,
+        prompts: str | Sequence[int] | Sequence[str | Sequence[int]],
+        *,
+        sampling: SamplingParams | None = None,
     ) -> list[Completion]:
         """Continue one prompt or many (batched together) and return a completion for each, in order.
 
+        A prompt is a text or a list of token ids; a list of numbers is therefore one prompt.
+
         Raises:
-            ValidationError: a prompt is empty or too long, or the model does not write text.
+            ValidationError: a prompt is empty, too long or no prompt; or the model does not write text.
             ProcessingError: the model failed on a prompt.
         """
-        engine = self._generator()
-        items = [prompts] if isinstance(prompts, str) else list(prompts)
-        requests = [self._request(item, sampling) for item in items]
-        for request in requests:
-            engine.validate(request)
+        shared = self._generator()
+        requests = [self._request(item, sampling) for item in split_prompts(prompts)]
         collected: dict[str, list[TokenOutput]] = {request.request_id: [] for request in requests}
-        for output in self._run(engine, requests):
+        for output in shared.run(requests):
             collected[output.request_id].append(output)
         return [_completion(outputs) for outputs in collected.values()]
 
-    def stream(self, prompt: str, *, sampling: SamplingParams | None = None) -> Iterator[TokenOutput]:
+    def stream(
+        self, prompt: str | Sequence[int], *, sampling: SamplingParams | None = None
+    ) -> Iterator[TokenOutput]:
         """Yield the outputs of one prompt as they come; leaving the loop cancels the rest."""
-        engine = self._generator()
-        request = self._request(prompt, sampling)
-        engine.validate(request)
-        return self._run(engine, [request])
+        shared = self._generator()
+        prompts = split_prompts(prompt)
+        if len(prompts) != 1:
+            raise ValidationError("A stream takes one prompt; generate takes several.", param="prompt")
+        return shared.run([self._request(prompts[0], sampling)])
 
     def chat(
         self, messages: Sequence[Mapping[str, str]], *, sampling: SamplingParams | None = None
@@ -100,86 +106,77 @@ class LLM:
         self, messages: Sequence[Mapping[str, str]], *, sampling: SamplingParams | None = None
     ) -> Iterator[TokenOutput]:
         """Yield the answer to a conversation as it comes."""
-        engine = self._generator()
-        request = self._request(_chat_prompt(messages), sampling)
-        engine.validate(request)
-        return self._run(engine, [request])
+        shared = self._generator()
+        return shared.run([self._request(chat_messages(messages), sampling)])
 
-    def embed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
-        """Return one unit-length row f32[number of texts, H] per text.
+    def embed(self, texts: str | Sequence[int] | Sequence[str | Sequence[int]]) -> NDArray[np.float32]:
+        """Return one unit-length row f32[number of texts, H] per text (or list of token ids).
 
         Raises:
             ValidationError: a text is empty or too long, or the model does not embed.
         """
+        self._require_open()
         if self._batcher is None:
             raise ValidationError(
-                "this model writes text; it does not turn texts into vectors.", param="model"
+                "This model writes text; it does not turn texts into vectors.", param="model"
             )
-        items = [texts] if isinstance(texts, str) else list(texts)
+        items = split_prompts(texts, param="input")
         future = self._batcher.add([encode_prompt(self.tokenizer, item, param="input") for item in items])
-        with self._lock:
+        with self._batcher_lock:
             while not future.done():
                 self._batcher.run_batch()
         return np.array(future.result().vectors, dtype=np.float32)
 
     def metrics(self) -> InferenceMetrics:
         """Return the engine's figures."""
-        return self._generator().metrics()
+        return self._generator().engine.metrics()
+
+    def close(self) -> None:
+        """Cancel what runs and free the model and its cache; harmless when repeated.
+
+        Whatever is asked afterwards, of a stream left open too, raises ValidationError.
+        """
+        self._is_closed = True
+        if self._shared is not None:
+            self._shared.close()
+        with self._batcher_lock:
+            batcher, self._batcher = self._batcher, None
+        if batcher is not None:
+            batcher.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Drop what still waits."""
-        if self._batcher is not None:
-            self._batcher.close()
+        """Close it."""
+        self.close()
 
-    def _generator(self) -> Engine:
-        if self._engine is None:
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise closed_error()
+
+    def _generator(self) -> SharedEngine:
+        self._require_open()
+        if self._shared is None:
             raise ValidationError(
-                "this model turns texts into vectors; it does not write text.", param="model"
+                "This model turns texts into vectors; it does not write text.", param="model"
             )
-        return self._engine
+        return self._shared
 
     def _request(self, prompt: Prompt, sampling: SamplingParams | None) -> GenerationRequest:
-        return GenerationRequest(
+        if sampling is not None and not isinstance(sampling, SamplingParams):
+            raise ValidationError(
+                f"sampling must be SamplingParams, not {type(sampling).__name__}.", param="sampling"
+            )
+        engine = self._generator().engine
+        request = GenerationRequest(
             request_id=f"llm-{next(self._ids)}",
-            prompt_token_ids=encode_prompt(self.tokenizer, prompt),
+            prompt_token_ids=encode_prompt(self.tokenizer, prompt, context_limit=engine.context_limit),
             sampling=sampling or SamplingParams(),
         )
-
-    def _run(self, engine: Engine, requests: list[GenerationRequest]) -> Iterator[TokenOutput]:
-        waiting = list(reversed(requests))
-        running: set[str] = set()
-        with self._lock:
-            try:
-                while waiting or running:
-                    while waiting and engine.num_waiting < engine.config.max_waiting:
-                        engine.add_request(waiting[-1])
-                        running.add(waiting.pop().request_id)
-                    for output in engine.step():
-                        if output.finish_reason is not None:
-                            running.discard(output.request_id)
-                        if output.finish_reason == "error":
-                            raise ProcessingError(output.error or "the generation failed.")
-                        yield output
-            finally:
-                for request_id in running:
-                    engine.abort(request_id)
-
-
-def _chat_prompt(messages: Sequence[Mapping[str, str]]) -> tuple[ChatMessage, ...]:
-    turns = []
-    for message in messages:
-        role, content = message.get("role"), message.get("content")
-        if role not in {"system", "user", "assistant"} or not isinstance(content, str):
-            raise ValidationError(
-                'a message must be {"role": "system" | "user" | "assistant", "content": text}.',
-                param="messages",
-            )
-        turns.append(ChatMessage(role, content))  # type: ignore[arg-type]  # the role was checked above
-    return tuple(turns)
+        engine.validate(request)
+        return request
 
 
 def _completion(outputs: Sequence[TokenOutput]) -> Completion:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
 
 from tritium.engine.request import ContextLengthExceededError
 from tritium.errors import ValidationError
@@ -12,16 +13,48 @@ if TYPE_CHECKING:
     from tritium.model.tokenizer import Tokenizer
 
 
+Role = Literal["system", "user", "assistant"]
+
+
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
 
 
+_ROLES = frozenset(get_args(Role))
 _LONGEST_TOKEN = 256  # characters; vocabularies have no longer ones
 Prompt = str | tuple[int, ...] | tuple[ChatMessage, ...]
+
+
+def split_prompts(value: object, *, param: str = "prompt") -> tuple[str | tuple[int, ...], ...]:
+    """Return the prompts of a text, a list of token ids (one prompt), or a list of these.
+
+    Raises:
+        ValidationError: anything else.
+    """
+    if isinstance(value, str):
+        return (value,)
+    if _is_list(value) and value and all(_is_token_id(item) for item in value):
+        return (tuple(value),)
+    if not _is_list(value) or not all(_is_prompt(item) for item in value):
+        raise ValidationError(
+            "A prompt is a text or a list of token ids; give one, or a list of them.", param=param
+        )
+    return tuple(item if isinstance(item, str) else tuple(item) for item in value)
+
+
+def chat_messages(value: object) -> tuple[ChatMessage, ...]:
+    """Return the turns of a list of {"role": ..., "content": ...}.
+
+    Raises:
+        ValidationError: there is none, or one is something else.
+    """
+    if not _is_list(value) or not value:
+        raise ValidationError("A chat is a list of at least one message.", param="messages")
+    return tuple(_chat_message(item) for item in value)
 
 
 def encode_prompt(
@@ -51,8 +84,29 @@ def encode_prompt(
     else:
         token_ids = tuple(_require_token_id(tokenizer, item, param) for item in prompt)
     if not token_ids:
-        raise ValidationError("the prompt is empty: give at least one token.", param=param)
+        raise ValidationError("The prompt is empty: give at least one token.", param=param)
     return token_ids
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
+def _is_token_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_prompt(value: object) -> bool:
+    return isinstance(value, str) or (_is_list(value) and all(_is_token_id(item) for item in value))
+
+
+def _chat_message(value: object) -> ChatMessage:
+    role, content = (value.get("role"), value.get("content")) if isinstance(value, Mapping) else (None, None)
+    if not isinstance(content, str) or not isinstance(role, str) or role not in _ROLES:
+        raise ValidationError(
+            'A message must be {"role": "system" | "user" | "assistant", "content": text}.', param="messages"
+        )
+    return ChatMessage(role, content)  # type: ignore[arg-type]  # the role was checked above
 
 
 def _render(tokenizer: Tokenizer, messages: tuple[object, ...]) -> str:
@@ -63,16 +117,16 @@ def _render(tokenizer: Tokenizer, messages: tuple[object, ...]) -> str:
 def _require_short(text: str, context_limit: int | None, param: str) -> None:
     if context_limit is not None and len(text) > context_limit * _LONGEST_TOKEN:
         raise ContextLengthExceededError(
-            f"the context limit is {context_limit} tokens; {len(text)} characters cannot fit: shorten it.",
+            f"The context limit is {context_limit} tokens; {len(text)} characters cannot fit: shorten it.",
             param=param,
             limit=context_limit,
         )
 
 
 def _require_token_id(tokenizer: Tokenizer, item: object, param: str) -> int:
-    if not isinstance(item, int) or not 0 <= item < tokenizer.vocab_size:
+    if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item < tokenizer.vocab_size:
         raise ValidationError(
-            f"a prompt of token ids holds {item!r}; ids run from 0 to {tokenizer.vocab_size - 1}.",
+            f"A prompt of token ids holds {item!r}; ids run from 0 to {tokenizer.vocab_size - 1}.",
             param=param,
             limit=tokenizer.vocab_size - 1,
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Literal
 
 from tritium.errors import ErrorCategory, ResourceError, ValidationError
@@ -39,7 +39,7 @@ class SamplingParams:
         top_k: keep the k most likely tokens; 0 = all.
         min_p: drop tokens below this share of the most likely token's probability.
         seed: the same seed, prompt and model give the same text, alone or in any batch; None = a fresh one.
-        stop: texts which end the answer and do not appear in it.
+        stop: texts which end the answer and do not appear in it; a single text or a list becomes a tuple.
     """
 
     max_tokens: int | None = None
@@ -54,35 +54,84 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None:
-            _require_between("max_tokens", self.max_tokens, low=1, high=2**31 - 1)
-        _require_between("temperature", self.temperature, low=0.0, high=2.0)
-        _require_between("top_p", self.top_p, low=0.0, high=1.0)
-        _require_between("top_k", self.top_k, low=0, high=2**31 - 1)
-        _require_between("min_p", self.min_p, low=0.0, high=1.0)
-        _require_between("presence_penalty", self.presence_penalty, low=-2.0, high=2.0)
-        _require_between("frequency_penalty", self.frequency_penalty, low=-2.0, high=2.0)
-        if self.seed is not None:
-            _require_between("seed", self.seed, low=-MAX_SEED - 1, high=MAX_SEED)
-        if len(self.stop) > MAX_STOP_STRINGS:
+        for name, (low, high) in _WHOLE_RANGES.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, whole_number_between(name, value, low=low, high=high))
+        for name, (lowest, highest) in _REAL_RANGES.items():
+            number = _number_between(name, getattr(self, name), low=lowest, high=highest)
+            object.__setattr__(self, name, number)
+        if self.top_p == 0:
             raise ValidationError(
-                f"stop holds {len(self.stop)} texts; at most {MAX_STOP_STRINGS} are allowed.",
-                param="stop",
-                limit=MAX_STOP_STRINGS,
+                "top_p must be above 0, not 0: for the most likely token alone set temperature to 0.",
+                param="top_p",
+                limit=1.0,
             )
-        if any(not text or len(text) > MAX_STOP_LENGTH for text in self.stop):
-            raise ValidationError(
-                f"each stop text must have 1 to {MAX_STOP_LENGTH} characters.",
-                param="stop",
-                limit=MAX_STOP_LENGTH,
-            )
+        if not isinstance(self.ignore_eos, bool):
+            raise ValidationError("ignore_eos must be True or False.", param="ignore_eos")
+        object.__setattr__(self, "stop", _stop_texts(self.stop))
 
 
-def _require_between(name: str, value: float, *, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
+# Smallest and largest value of each field.
+_WHOLE_RANGES = {"max_tokens": (1, 2**31 - 1), "top_k": (0, 2**31 - 1), "seed": (-MAX_SEED - 1, MAX_SEED)}
+_REAL_RANGES = {
+    "temperature": (0.0, 2.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+}
+_OPTIONAL = frozenset({"max_tokens", "seed"})
+
+
+def whole_number_between(name: str, value: object, *, low: int, high: int) -> int:
+    """Return a value as a plain int.
+
+    Raises:
+        ValidationError: it is no whole number, or out of range; details hold param and limit.
+    """
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    if number is None or not low <= number <= high:
         raise ValidationError(
-            f"{name} must be between {low} and {high}, not {value}.", param=name, limit=high
+            f"{name} must be a whole number from {low} to {high}, not {str(value)[:40]!r}.",
+            param=name,
+            limit=high,
         )
+    return number
+
+
+def _number_between(name: str, value: object, *, low: float, high: float) -> float:
+    number = float("nan")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        number = value  # an int may be too large for a float
+    elif isinstance(value, Real):  # NumPy's
+        number = float(value)
+    if not low <= number <= high:  # false for NaN
+        raise ValidationError(
+            f"{name} must be a number between {low} and {high}, not {str(value)[:40]!r}.",
+            param=name,
+            limit=high,
+        )
+    return float(number)
+
+
+def _stop_texts(value: object) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValidationError("stop must be a text or a list of texts.", param="stop")
+    if len(texts) > MAX_STOP_STRINGS:
+        raise ValidationError(
+            f"stop holds {len(texts)} texts; at most {MAX_STOP_STRINGS} are allowed.",
+            param="stop",
+            limit=MAX_STOP_STRINGS,
+        )
+    if any(not text or len(text) > MAX_STOP_LENGTH for text in texts):
+        raise ValidationError(
+            f"Each stop text must have 1 to {MAX_STOP_LENGTH} characters.",
+            param="stop",
+            limit=MAX_STOP_LENGTH,
+        )
+    return tuple(texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ class TokenStream:
         output = await self._outputs.get()
         self._is_finished = output.finish_reason is not None
         if output.finish_reason == "error":
-            raise ProcessingError(output.error or "the generation failed.")
+            raise ProcessingError(output.error or "The generation failed.")
         return output
 
     async def aclose(self) -> None:
@@ -97,7 +97,7 @@ class EngineThread:
         """
         if self._engine is None:
             raise ValidationError(
-                "this model turns texts into vectors; it does not write text.", param="model"
+                "This model turns texts into vectors; it does not write text.", param="model"
             )
         self._engine.validate(request)
         stream = TokenStream(self, request.request_id)
@@ -107,13 +107,13 @@ class EngineThread:
             waiting = len(self._arrived) + self._engine.num_waiting
             if waiting >= limit:
                 raise QueueFullError(
-                    "too many requests are waiting: try again soon.",
+                    "Too many requests are waiting: try again soon.",
                     limit=limit,
                     current=waiting,
                     retry_after=1,
                 )
             if request.request_id in self._streams:
-                raise ValidationError("a request with this id is running already.", param="request_id")
+                raise ValidationError("A request with this id is running already.", param="request_id")
             self._streams[request.request_id] = stream
             self._arrived.append(request)
             self._wake.notify_all()
@@ -135,7 +135,7 @@ class EngineThread:
         """
         if self._batcher is None:
             raise ValidationError(
-                "this model writes text; it does not turn texts into vectors.", param="model"
+                "This model writes text; it does not turn texts into vectors.", param="model"
             )
         with self._wake:
             self._require_open()
@@ -175,7 +175,7 @@ class EngineThread:
     def _require_open(self) -> None:
         if self._is_draining or self._is_closed or not self._thread.is_alive():
             raise PlatformError(
-                "the engine is shutting down: try another replica or try again later.", retry_after=5
+                "The engine is shutting down: try another replica or try again later.", retry_after=5
             )
 
     def _wait_until_idle(self, timeout: float) -> bool:
@@ -188,7 +188,7 @@ class EngineThread:
     def _run(self) -> None:
         try:
             self._run_steps()
-            self._end_everything("the engine was shut down before the text was finished.")
+            self._end_everything("The engine was shut down before the text was finished.")
         finally:
             # Whatever went wrong: nobody may wait for a thread that is gone.
             with self._wake:
@@ -203,7 +203,7 @@ class EngineThread:
             except Exception:
                 logger.exception("a step of the engine failed; its requests fail, the engine goes on")
                 if self._engine is not None:
-                    self._deliver(self._engine.fail_all("the engine failed while it worked on this request."))
+                    self._deliver(self._engine.fail_all("The engine failed while it worked on this request."))
 
     def _end_everything(self, message: str) -> None:
         if self._engine is not None:
@@ -281,7 +281,7 @@ def _lost_output(request_id: str) -> TokenOutput:
         compute_seconds=0.0,
         queue_seconds=0.0,
         peak_kv_bytes=0,
-        error="the engine failed and was shut down.",
+        error="The engine failed and was shut down.",
     )
 
 

@@ -52,7 +52,7 @@ def choose_token(logits: NDArray[np.float32], sequence: Sequence) -> int:
         ProcessingError: the logits are not finite: a sampled token would be meaningless.
     """
     if not np.isfinite(logits).all():
-        raise ProcessingError("the model produced numbers that are not finite for this request.")
+        raise ProcessingError("The model produced numbers that are not finite for this request.")
     sampling: SamplingParams = sequence.request.sampling
     logits = penalise(
         logits, sequence.counts, presence=sampling.presence_penalty, frequency=sampling.frequency_penalty

@@ -53,7 +53,7 @@ def create_app(
     """
     if api_key is not None and not api_key.strip():
         raise ValidationError(
-            "the API key is empty: give one, or leave it out to let everybody in.", param="api_key"
+            "The API key is empty: give one, or leave it out to let everybody in.", param="api_key"
         )
     backend = LocalBackend(load_engine(model_path, threads=threads, config=config), served_name=served_name)
 
@@ -90,7 +90,7 @@ def _bearer_check(api_key: str | None) -> Callable[[Request], Awaitable[object]]
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         # Compared in constant time: the time of an answer says nothing about the key.
         if not hmac.compare_digest(f"{scheme.lower()} {token.strip()}".encode(), expected):
-            raise AuthenticationError("the API key is missing or wrong: send Authorization: Bearer <key>.")
+            raise AuthenticationError("The API key is missing or wrong: send Authorization: Bearer <key>.")
 
     return check
 
@@ -99,7 +99,7 @@ async def _unknown_route(request: Request, error: Exception) -> Response:
     """Write the framework's own refusals (no such route, wrong method) in the envelope too."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    detail = str(error.detail) if isinstance(error, HTTPException) else "the server failed."
+    detail = str(error.detail) if isinstance(error, HTTPException) else "The server failed."
     code = detail.lower().replace(" ", "_")
     body = {
         "error": {

@@ -48,7 +48,7 @@ class LocalBackend:
         self._require_model(call.model)
         if self._loaded.batcher is None:
             raise ValidationError(
-                "this model writes text; it does not turn texts into vectors.", param="model"
+                "This model writes text; it does not turn texts into vectors.", param="model"
             )
         inputs = await asyncio.to_thread(self._encode_all, call.inputs)
         return await self.thread.embed(inputs)
@@ -67,11 +67,11 @@ class LocalBackend:
     def _require_model(self, name: str) -> None:
         if name != self.card.id:
             raise ModelNotFoundError(
-                "there is no such model; GET /v1/models lists those you may use.", param="model"
+                "There is no such model; GET /v1/models lists those you may use.", param="model"
             )
 
     def _require_generator(self) -> None:
         if self._loaded.engine is None:
             raise ValidationError(
-                "this model turns texts into vectors; it does not write text.", param="model"
+                "This model turns texts into vectors; it does not write text.", param="model"
             )

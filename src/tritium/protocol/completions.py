@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from tritium.engine.prompt import split_prompts
 from tritium.errors import ValidationError
 from tritium.protocol.calls import GenerationCall
 from tritium.protocol.chat import call_id, sampling_of
@@ -19,27 +20,17 @@ if TYPE_CHECKING:
 DEFAULT_MAX_TOKENS = 16  # the wire format's own default for this route
 
 
-def prompts_of(wire: str | list[int] | list[str] | list[list[int]]) -> tuple[str | tuple[int, ...], ...]:
-    """Return the prompts of any of the four wire forms: a text, token ids, texts, lists of token ids."""
-    if isinstance(wire, str):
-        return (wire,)
-    if wire and isinstance(wire[0], int):
-        return (tuple(wire),)
-    return tuple(
-        item if isinstance(item, str) else tuple(item) for item in cast("list[str | list[int]]", wire)
-    )
-
-
 def completion_calls(body: CompletionRequest, *, request_id: str, principal: object) -> list[GenerationCall]:
     """Return one call per prompt and choice, all choices of the first prompt first."""
-    num_calls = len(prompts_of(body.prompt)) * (body.n or 1)
+    prompts = split_prompts(body.prompt)
+    num_calls = len(prompts) * (body.n or 1)
     if num_calls > MAX_CALLS:
         raise ValidationError(
             f"prompts times n make {num_calls} texts; at most {MAX_CALLS} are allowed.",
             param="n",
             limit=MAX_CALLS,
         )
-    choices = [(prompt, choice) for prompt in prompts_of(body.prompt) for choice in range(body.n or 1)]
+    choices = [(prompt, choice) for prompt in prompts for choice in range(body.n or 1)]
     return [
         GenerationCall(
             request_id=call_id(request_id, index),

@@ -6,9 +6,9 @@ import base64
 from array import array
 from typing import TYPE_CHECKING
 
+from tritium.engine.prompt import split_prompts
 from tritium.errors import ValidationError
 from tritium.protocol.calls import EmbeddingCall
-from tritium.protocol.completions import prompts_of
 
 if TYPE_CHECKING:
     from tritium.engine.request import EmbeddingOutput
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def embedding_call(body: EmbeddingRequest, *, request_id: str, principal: object) -> EmbeddingCall:
     """Return the one call of an embedding request."""
-    inputs = prompts_of(body.input)
+    inputs = split_prompts(body.input, param="input")
     if any(not item for item in inputs):
-        raise ValidationError("an input is empty: every input needs at least one character.", param="input")
+        raise ValidationError("An input is empty: every input needs at least one character.", param="input")
     return EmbeddingCall(request_id=request_id, model=body.model, inputs=inputs, principal=principal)
 
 

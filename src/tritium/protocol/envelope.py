@@ -56,7 +56,7 @@ def error_envelope(
     """
     if not isinstance(error, errors.BitNetServiceError):
         body = _body(
-            "the server failed; the request id helps to find out why.", _SERVER, None, "internal_error"
+            "The server failed; the request id helps to find out why.", _SERVER, None, "internal_error"
         )
         return 500, body, {}
     rule = _rule_for(error, rules)

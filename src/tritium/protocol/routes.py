@@ -109,7 +109,7 @@ class OpenAIRoutes:
             if card.id == model_id:
                 return self._json(request, _card_object(card), principal)
         raise ModelNotFoundError(
-            "there is no such model; GET /v1/models lists those you may use.", param="model"
+            "There is no such model; GET /v1/models lists those you may use.", param="model"
         )
 
     async def chat_completions(self, request: Request) -> Response:
@@ -185,7 +185,7 @@ async def _bounded_body(request: Request) -> bytes:
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise RequestTooLargeError(
-                f"the body is larger than {MAX_BODY_BYTES} bytes.", limit=MAX_BODY_BYTES
+                f"The body is larger than {MAX_BODY_BYTES} bytes.", limit=MAX_BODY_BYTES
             )
     return bytes(body)
 

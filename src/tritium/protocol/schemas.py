@@ -74,11 +74,11 @@ class WireRequest(BaseModel):
             if name in _HARMLESS:
                 continue
             if name not in _UNSUPPORTED:
-                raise UnknownParameterError(f"unknown parameter: {name[:64]!r}.", param=name[:64])
+                raise UnknownParameterError(f"Unknown parameter: {name[:64]!r}.", param=name[:64])
             # `False == 0`: compare types too, so that 0 never passes for "off" where a boolean belongs.
             if not any(type(value) is type(neutral) and value == neutral for neutral in _UNSUPPORTED[name]):
                 raise UnsupportedParameterError(
-                    f"the parameter {name!r} is not supported: leave it out.", param=name
+                    f"The parameter {name!r} is not supported: leave it out.", param=name
                 )
 
 
@@ -203,7 +203,7 @@ def _first_problem(error: SchemaError) -> ValidationError:
     # The input itself is not repeated: it may be a prompt.
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if problem["type"] == "json_invalid":
-        return InvalidJsonError(f"the body is not valid JSON in UTF-8: {problem['msg']}.")
+        return InvalidJsonError(f"The body is not valid JSON in UTF-8: {problem['msg']}.")
     place = [str(part) for part in problem["loc"]]
     name = place[0] if place else "body"
     return ValidationError(f"{'.'.join(place)[:128] or 'body'}: {problem['msg']}.", param=name)

@@ -69,7 +69,7 @@ class Fanout:
                     is_finished = output.finish_reason is not None
                     self._outputs.put_nowait((index, output))
                 if not is_finished:
-                    raise ProcessingError("the generation ended without saying why.")
+                    raise ProcessingError("The generation ended without saying why.")
             finally:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
@@ -93,7 +93,7 @@ class Fanout:
             if isinstance(output, BaseException):
                 raise output
             if output.finish_reason in {"error", "abort"}:
-                raise ProcessingError(output.error or "the generation was stopped before its end.")
+                raise ProcessingError(output.error or "The generation was stopped before its end.")
             self._texts[index].append(output.text)
             self._last[index] = output
             running -= output.finish_reason is not None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
@@ -36,6 +37,107 @@ def test_a_stream_gives_the_text_in_pieces_and_leaving_it_frees_the_engine(llm):
     stream.close()
     assert llm.metrics().running == llm.metrics().kv_blocks_used == 0
     assert llm.generate("In the beginning", sampling=GREEDY)[0].text == whole
+
+
+def test_a_model_answers_within_the_loop_over_its_own_stream(llm):
+    whole = llm.generate("In the beginning", sampling=GREEDY)[0].text
+    other = llm.generate("And", sampling=GREEDY)[0].text
+    pieces = []
+    for output in llm.stream("In the beginning", sampling=GREEDY):
+        pieces.append(output.text)
+        assert llm.generate("And", sampling=GREEDY)[0].text == other
+    assert "".join(pieces) == whole
+    assert llm.metrics().running == llm.metrics().waiting == llm.metrics().kv_blocks_used == 0
+
+
+def test_streams_side_by_side_each_get_their_own_text(llm):
+    prompts = [f"Verse {number}" for number in range(6)]  # more than run, and than wait, at once
+    expected = [llm.generate(prompt, sampling=GREEDY)[0].text for prompt in prompts]
+    streams = [llm.stream(prompt, sampling=GREEDY) for prompt in prompts]
+    texts = [""] * len(prompts)
+    for outputs in zip(*streams, strict=True):
+        texts = [text + output.text for text, output in zip(texts, outputs, strict=True)]
+    assert texts == expected
+
+
+def test_a_stream_closed_in_the_midst_of_a_step_waits_for_nobody(llm, monkeypatch):
+    left = llm.stream("In the beginning", sampling=SamplingParams(max_tokens=500, ignore_eos=True))
+    next(left)
+    step = llm._shared.engine.step
+
+    def step_while_garbage_is_collected():
+        left.close()  # the collector does this wherever it happens to run
+        return step()
+
+    monkeypatch.setattr(llm._shared.engine, "step", step_while_garbage_is_collected)
+    assert llm.generate("And", sampling=GREEDY)[0].completion_tokens == 10
+    assert llm.metrics().running == llm.metrics().kv_blocks_used == 0
+
+
+def test_token_ids_are_a_prompt_too(llm):
+    ids = llm.tokenizer.encode("In the beginning")
+    expected = llm.generate("In the beginning", sampling=GREEDY)
+    assert [answer.text for answer in llm.generate(ids, sampling=GREEDY)] == [expected[0].text]
+    assert [a.text for a in llm.generate([ids, "In the beginning"], sampling=GREEDY)] == [
+        expected[0].text
+    ] * 2
+    assert "".join(output.text for output in llm.stream(ids, sampling=GREEDY)) == expected[0].text
+    assert llm.generate([]) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "param"),
+    [
+        ("generate", 5, "prompt"),
+        ("generate", None, "prompt"),
+        ("generate", b"bytes", "prompt"),
+        ("generate", ["a", None], "prompt"),
+        ("generate", [1, "a"], "prompt"),
+        ("generate", [True], "prompt"),
+        ("generate", [-1], "prompt"),
+        ("generate", [10**9], "prompt"),
+        ("stream", None, "prompt"),
+        ("stream", ["a", "b"], "prompt"),
+        ("stream", [], "prompt"),
+        ("chat", "hi", "messages"),
+        ("chat", None, "messages"),
+        ("chat", [], "messages"),
+        ("chat", ["hi"], "messages"),
+        ("chat", {"role": "user", "content": "hi"}, "messages"),
+        ("chat", [{"role": "user", "content": None}], "messages"),
+        ("chat", [{"role": ["user"], "content": "hi"}], "messages"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_by_name(llm, method, value, param):
+    with pytest.raises(ValidationError) as caught:
+        getattr(llm, method)(value)
+    assert caught.value.details["param"] == param
+    assert caught.value.message[0].isupper()
+
+
+def test_settings_of_another_kind_are_refused(llm):
+    with pytest.raises(ValidationError, match="SamplingParams"):
+        llm.generate("And", sampling={"temperature": 0})
+
+
+def test_a_closed_model_frees_its_memory_and_says_that_it_is_closed(scripture_llama):
+    with LLM(scripture_llama, threads=1, config=EngineConfig(max_running=2)) as llm:
+        stream = llm.stream("And", sampling=GREEDY)
+        next(stream)
+        memory = [weakref.ref(llm._shared.engine), weakref.ref(llm._shared.engine._cache)]
+        llm.close()
+        assert [reference() for reference in memory] == [None, None]
+    for use in (
+        lambda: next(stream),
+        lambda: llm.generate("And"),
+        lambda: llm.stream("And"),
+        lambda: llm.chat([{"role": "user", "content": "And"}]),
+        lambda: llm.embed("And"),
+        llm.metrics,
+    ):
+        with pytest.raises(ValidationError, match="closed"):
+            use()
+    llm.close()
 
 
 def test_a_chat_uses_the_models_template(llm):

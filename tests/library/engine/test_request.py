@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +29,23 @@ from tritium.errors import ValidationError
         ("stop", ("",)),
         ("stop", ("x",) * 17),
         ("stop", ("x" * 2000,)),
+        ("stop", 5),
+        ("stop", None),
+        ("stop", ["x", 5]),
+        ("max_tokens", 1.5),
+        ("max_tokens", "5"),
+        ("max_tokens", True),
+        ("seed", 1.5),
+        ("seed", "5"),
+        ("top_k", None),
+        ("top_k", 2.0),
+        ("temperature", None),
+        ("temperature", "warm"),
+        ("temperature", 10**400),
+        ("top_p", 0),
+        ("top_p", float("nan")),
+        ("min_p", None),
+        ("ignore_eos", "no"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field, value):
@@ -36,10 +54,27 @@ def test_a_value_out_of_range_is_refused_by_name(field, value):
     assert caught.value.details["param"] == field
 
 
+def test_one_stop_text_is_one_and_a_list_of_them_cannot_change_afterwards():
+    assert SamplingParams(stop="the").stop == ("the",)
+    texts = ["a", "b"]
+    sampling = SamplingParams(stop=texts)
+    texts.append("")
+    assert sampling.stop == ("a", "b")
+    assert hash(sampling) == hash(SamplingParams(stop=("a", "b")))
+
+
+def test_the_numbers_of_numpy_become_plain_ones():
+    sampling = SamplingParams(max_tokens=np.int64(5), seed=np.int32(7), temperature=np.float32(0.5))
+    assert (sampling.max_tokens, sampling.seed, sampling.temperature) == (5, 7, 0.5)
+    assert {type(sampling.max_tokens), type(sampling.seed)} == {int}
+    assert type(sampling.temperature) is float
+
+
 @pytest.mark.parametrize("field", ["block_size", "max_batched_tokens", "max_running", "max_context"])
-def test_a_limit_below_one_is_refused_by_name(field):
+@pytest.mark.parametrize("value", [0, -1, 1.5, "8", True])
+def test_a_limit_that_is_no_whole_number_above_zero_is_refused_by_name(field, value):
     with pytest.raises(ValidationError, match=field):
-        EngineConfig(**{field: 0})
+        EngineConfig(**{field: value})
 
 
 @given(st.integers(0, 10**15), st.lists(st.integers(1, 4096), min_size=1, max_size=40))

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tritium.engine.prompt import split_prompts
 from tritium.errors import ValidationError
 from tritium.protocol.chat import chat_calls
-from tritium.protocol.completions import completion_calls, prompts_of
+from tritium.protocol.completions import completion_calls
 from tritium.protocol.embeddings import embedding_call
 from tritium.protocol.schemas import (
     ChatCompletionRequest,
@@ -108,4 +109,4 @@ def test_a_completion_without_a_limit_has_the_wires_own():
     [("a", ("a",)), ([1, 2], ((1, 2),)), (["a", "b"], ("a", "b")), ([[1], [2, 3]], ((1,), (2, 3)))],
 )
 def test_the_four_forms_of_a_prompt(wire, prompts):
-    assert prompts_of(wire) == prompts
+    assert split_prompts(wire) == prompts
