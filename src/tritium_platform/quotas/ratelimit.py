@@ -78,8 +78,8 @@ class RateLimiter:
         return decision
 
     def give_back(self, key: Hashable, *, limit: int, amount: int, now: int) -> None:
-        """Return units that were taken and not needed; a bucket never holds more than its size."""
-        arrival = max(self._arrival(key, limit=limit, now=now) - amount * MINUTE, now * limit)
+        """Return units that were taken and not needed; an arrival in the past is a full bucket, not more."""
+        arrival = self._arrival(key, limit=limit, now=now) - amount * MINUTE
         self._keep(key, limit=limit, arrival=arrival, now=now)
 
     def status(self, key: Hashable, *, limit: int, now: int) -> RateStatus:
@@ -91,8 +91,8 @@ class RateLimiter:
         if kept_limit != limit and kept_limit > 0:
             # The limit changed: the same number of units is missing from the bucket of the new size.
             missing = max(0, arrival - now * kept_limit)
-            arrival = now * limit + min(missing, limit * MINUTE)
-        return max(arrival, now * limit)
+            return now * limit + min(missing, limit * MINUTE)
+        return arrival
 
     def _keep(self, key: Hashable, *, limit: int, arrival: int, now: int) -> None:
         self._buckets[key] = (limit, arrival)

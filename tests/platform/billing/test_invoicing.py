@@ -87,6 +87,9 @@ async def test_a_month_is_priced_by_the_version_in_force_when_it_began(shop: Sho
     assert (await shop.billing.prices_for(NOVEMBER)).id == old.id
     assert (await shop.billing.prices_for(NOVEMBER.next())).id == new.id
     assert (await shop.billing.prices_for(CalendarMonth(2025, 1))).id == old.id
+    latest = await shop.publish(3, valid_from=CalendarMonth(2027, 1).start)
+    assert (await shop.billing.prices_for(CalendarMonth(2026, 12))).id == new.id
+    assert (await shop.billing.prices_for(CalendarMonth(2027, 1))).id == latest.id
 
 
 async def test_published_prices_never_change(shop: Shop) -> None:

@@ -234,6 +234,20 @@ async def test_refusals_reserve_nothing_and_are_logged_as_denied():
     assert await office.records() == []
 
 
+async def test_the_health_score_tells_failures_from_wrong_requests_and_success():
+    async def score_after(*works):
+        office = await Office.open(None)
+        for work in works:
+            with contextlib.suppress(ProcessingError, NotFoundError):
+                assert [piece async for piece in await office.walk(work)]
+        return (await office.health.health_of(office.tenant_id, quota_used=0.0)).score
+
+    assert await score_after(CountToThree()) == 100
+    assert await score_after(CountToThree(refuses=NotFoundError("no"))) == 100
+    assert await score_after(CountToThree(fails_at=0)) == 50
+    assert await score_after(CountToThree(refuses=ProcessingError("ours"))) == 50
+
+
 async def test_a_key_without_the_scope_and_a_stranger_get_nowhere():
     office = await Office.open(None)
     _, key = await office.tenancy.create_key(office.tenant_id, name="u", scopes=frozenset({Scope.USAGE}))

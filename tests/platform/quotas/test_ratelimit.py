@@ -53,7 +53,7 @@ def test_no_window_of_time_admits_more_than_the_bucket_and_its_refill(
 
 
 @given(arrivals())
-def test_the_wait_is_not_a_nanosecond_longer_than_needed(case: tuple[int, list[tuple[int, int]]]) -> None:
+def test_the_wait_is_right_to_the_nanosecond(case: tuple[int, list[tuple[int, int]]]) -> None:
     limit, steps = case
     arrival, now = 0, 0
     for wait, amount in steps:
@@ -63,6 +63,9 @@ def test_the_wait_is_not_a_nanosecond_longer_than_needed(case: tuple[int, list[t
             sooner = now + decision.wait - 1
             assert not decide_rate(
                 limit=limit, amount=amount, theoretical_arrival=arrival, now=sooner
+            ).is_admitted
+            assert decide_rate(
+                limit=limit, amount=amount, theoretical_arrival=arrival, now=sooner + 1
             ).is_admitted
         arrival = decision.theoretical_arrival
 
