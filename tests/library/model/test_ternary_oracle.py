@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tritium.formats.bitnet_hf import pack_bitnet, ternarise_online
 from tritium.kernels import cpu, packing
 from tritium.model.layers import TernaryLinear
 from tritium.model.pretrained import load_model
+from tritium.quantize import quantize_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.oracle
 
@@ -80,6 +86,39 @@ def test_every_layer_of_a_tiny_model_is_that_of_transformers(
             np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
         else:  # there transformers multiplies rounded floats, so its own order of additions shows
             assert np.abs(actual - expected).max() < 2e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("convention", ["bitlinear", "offline", "online"])
+@pytest.mark.parametrize("kept_dense", ["no layer", "a layer"])
+def test_a_model_with_biases_survives_its_import_bit_for_bit(
+    convention: str, kept_dense: str, *, oracle: Any, tiny_models: Any, tmp_path: Any
+) -> None:
+    path = tiny_models.ternary(tmp_path / "model", convention, **{**BITNET, "attention_bias": True})
+    if kept_dense == "a layer":
+        _keep_dense(path, "model.layers.1.self_attn.q_proj")
+    quantize_model(path, out=tmp_path / "imported")
+    token_ids = np.random.default_rng(5).integers(0, 131, 40).astype(np.int32)
+    source, imported = load_model(path).generator, load_model(tmp_path / "imported").generator
+    np.testing.assert_array_equal(imported.forward_full(token_ids), source.forward_full(token_ids))
+    x, theirs = np.random.default_rng(6).standard_normal((8, 60)).astype(np.float32), oracle.load(path)
+    for name in ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"):
+        linear, module = imported.linears()[name], theirs.get_submodule(name)
+        assert np.abs(linear.bias).max() > 0.01
+        with oracle.torch.no_grad():
+            expected = module(oracle.torch.tensor(x)).numpy()
+        assert np.abs(linear(x) - expected).max() < 3e-6 * np.abs(expected).max()
+
+
+def _keep_dense(path: Path, name: str) -> None:
+    """Make one ternary layer of a checkpoint an ordinary one, and say so in its config."""
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"]["modules_to_not_convert"] = ["lm_head", name]
+    (path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(path / "model.safetensors")
+    tensors.pop(f"{name}.weight_scale", None)
+    random = np.random.default_rng(7)
+    tensors[f"{name}.weight"] = random.standard_normal((60, 60)).astype(np.float32)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("convention", ["bitlinear", "offline", "online"])
