@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
@@ -214,9 +215,19 @@ async def test_a_database_that_is_not_there_is_said_so(tmp_path: Path, clock: Ma
         "postgresql+psycopg://nobody@127.0.0.1:1/nothing?connect_timeout=2",
     ):
         database = Database(url)
-        with pytest.raises(OverloadedError, match="does not answer"):
+        with pytest.raises(OverloadedError, match="does not answer") as caught:
             await SqlUsageStore(database).insert(the_record(clock, tenant_id=uuid7(clock), event_id="one"))
+        assert not any(word in caught.value.message for word in ("127.0.0.1", "nobody", "file"))
         await database.close()
+
+
+async def test_an_error_of_a_statement_does_not_repeat_its_values(sql_books: Books) -> None:
+    wrong = text("SELECT no_such_column FROM usage_records WHERE source = :source")
+    with pytest.raises((OverloadedError, DBAPIError)) as caught:
+        async with sql_books.database.read() as connection:
+            await connection.execute(wrong, {"source": "hunter2"})
+    assert "no_such_column" in str(caught.value.__cause__)
+    assert "hunter2" not in f"{caught.value} {caught.value.__cause__}"
 
 
 async def test_a_file_that_is_no_database_is_said_so(tmp_path: Path, clock: ManualClock) -> None:

@@ -37,9 +37,9 @@ class AuditOutbox(Protocol):
 class AuditService:
     """Appends intents durably, each exactly once, and replays the outbox after a crash.
 
-    Usage: insert the intent into the outbox inside the transaction that changes something, and after the
-    commit `await service.append(intent)`. Call `recover()` at the start and now and then: what a crash
-    or another process left in the outbox is logged then.
+    Usage: insert the intent into the outbox inside the transaction that changes something. Call `recover()`
+    at the start and soon after changes: whatever this process, a crash or another process left in the outbox
+    is logged then. `append` is for an intent that stands in no outbox.
     """
 
     def __init__(self, log: AuditLog, *, outbox: AuditOutbox) -> None:

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from sqlalchemy import event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+_log = structlog.get_logger(__name__)
 BUSY_SECONDS = 10
 WRITE_OPTION = "tritium_write"
 
@@ -55,7 +57,12 @@ class Database:
         self.is_sqlite = require_supported(url)
         arguments: dict[str, Any] = {} if self.is_sqlite else {"pool_pre_ping": True}
         self.engine: AsyncEngine = create_async_engine(
-            url, pool_size=pool_size, max_overflow=0, pool_timeout=BUSY_SECONDS, **arguments
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=BUSY_SECONDS,
+            hide_parameters=True,  # an error that is logged must not bring a row with it
+            **arguments,
         )
         # SQLite has one writer at a time: waiting here is fair and costs nothing, waiting there is polling.
         self._writer = asyncio.Lock() if self.is_sqlite else None
@@ -144,7 +151,9 @@ def _translated() -> Iterator[None]:
         cause = str(error.orig) if isinstance(error, DBAPIError) else "no connection is free"
         if "disk is full" in cause or "No space left" in cause:
             raise PlatformError("The disk of the database is full: make room and try again.") from error
-        raise OverloadedError(f"The database does not answer: {cause.splitlines()[0]}.") from error
+        # The reason names hosts and users of ours; it is the operator's, and the answer goes to a tenant.
+        _log.warning("database_away", reason=cause.splitlines()[0])
+        raise OverloadedError("The database does not answer: try again in a moment.") from error
     except DatabaseError as error:
         if type(error) is DatabaseError:  # its subclasses are about a statement, it is about the file
             raise PlatformError(f"The database cannot be used: {error.orig}.") from error
