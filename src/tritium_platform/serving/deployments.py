@@ -132,6 +132,7 @@ class DeploymentService:
         # What runs here is found without asking the store: every request asks.
         self._found: dict[tuple[UUID, str], Deployment] = {}
         self._drains: set[asyncio.Task[None]] = set()
+        self._creating = asyncio.Lock()
 
     async def start_all(self) -> None:
         """Start every remembered deployment: what ran before a restart runs after it."""
@@ -149,11 +150,11 @@ class DeploymentService:
         Raises:
             NotFoundError: the tenant has no such model.
             ModelSizeExceededError: the model is larger than the tier serves.
+            RequestTooLargeError: the tenant would have more engines than one may have.
         """
         model = await self._registry.get(context.tenant_id, wish.model)
         policy.require_model_size(model.size_bytes, max_model_size=context.limits.max_model_size)
-        running = sum(one.replicas for one in await self.list(context.tenant_id))
-        policy.require_replicas(wanted=wish.replicas, running=running)
+        await self._require_room(context.tenant_id, wanted=wish.replicas)
         deployment = Deployment(
             id=uuid7(self._clock),
             tenant_id=context.tenant_id,
@@ -171,9 +172,12 @@ class DeploymentService:
 
         Raises:
             ConflictError: the tenant already uses the name.
+            RequestTooLargeError: others were created since the plan, and it does not fit any more.
         """
         deployment, model = plan
-        await self._store.add(deployment)
+        async with self._creating:
+            await self._require_room(deployment.tenant_id, wanted=deployment.replicas)
+            await self._store.add(deployment)
         await self._start(deployment, model=model)
         return deployment
 
@@ -250,6 +254,10 @@ class DeploymentService:
             *(replica.drain(timeout=self._limits.drain_seconds) for replica in replicas), *self._drains
         )
         self._running.clear()
+
+    async def _require_room(self, tenant_id: UUID, *, wanted: int) -> None:
+        running = sum(one.replicas for one in await self.list(tenant_id))
+        policy.require_replicas(wanted=wanted, running=running)
 
     async def _start(self, deployment: Deployment, *, model: RegisteredModel) -> None:
         replicas = [

@@ -1,0 +1,52 @@
+"""What a tenant deploys, however many ask at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tritium_platform.adapters.memory.clock import ManualClock
+from tritium_platform.adapters.memory.database import MemoryDatabase
+from tritium_platform.adapters.memory.model_store import MemoryDeploymentStore, MemoryModelStore
+from tritium_platform.errors import RequestTooLargeError
+from tritium_platform.serving.deployments import DeploymentService, DeploymentWish, ServingLimits
+from tritium_platform.serving.model import ModelKind
+from tritium_platform.serving.policy import MAX_TENANT_REPLICAS
+from tritium_platform.serving.registry import RegistryService
+from tritium_platform.tenancy.model import ALL_SCOPES, TIER_LIMITS, TenantContext, TenantTier
+from tritium_platform.values import uuid7
+
+
+class Standing:
+    """A replica that only stands there."""
+
+    async def start(self):
+        pass
+
+
+async def test_nobody_gets_more_engines_by_asking_many_times_at_once():
+    clock, database = ManualClock(), MemoryDatabase()
+    limits = TIER_LIMITS[TenantTier.TEAM]
+    context = TenantContext(uuid7(clock), "Ada", TenantTier.TEAM, limits, "abcDEF012345", ALL_SCOPES)
+    registry = RegistryService(store=MemoryModelStore(database), roots=(), clock=clock)
+    await registry.add(
+        context.tenant_id, name="m", path=Path("m"), kind=ModelKind.GENERATE, size=1, source="path"
+    )
+    started = []
+
+    def launch(**replica):
+        started.append(replica["name"])
+        return Standing()
+
+    service = DeploymentService(
+        store=MemoryDeploymentStore(database),
+        registry=registry,
+        launch=launch,
+        clock=clock,
+        limits=ServingLimits(),
+    )
+    wishes = [DeploymentWish(model="m", name=f"d{number}", replicas=5) for number in range(6)]
+    plans = [await service.plan(context, wish=wish) for wish in wishes]
+    ends = await asyncio.gather(*(service.create(plan) for plan in plans), return_exceptions=True)
+    assert [type(end) for end in ends if isinstance(end, Exception)] == [RequestTooLargeError] * 3
+    assert len(started) == 15 <= MAX_TENANT_REPLICAS
