@@ -88,10 +88,7 @@ class BertModel:
 
     def hidden_states(self, token_ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int32]) -> Float32:
         """Return the last hidden states [T, hidden] of sequences laid side by side, `starts` [B + 1]."""
-        lengths = np.diff(starts)
-        positions = np.arange(len(token_ids), dtype=np.int32) - np.repeat(starts[:-1], lengths)
-        embedded = self._words(token_ids) + self._first_type + self._positions[positions]
-        hidden = self._input_norm(embedded)
+        hidden = self.embed(token_ids, starts)
         for index in range(self.config.num_layers):
             hidden = self.run_block(index, hidden, starts)
         if not np.isfinite(hidden).all():
@@ -99,6 +96,12 @@ class BertModel:
                 "An activation is NaN or infinite: the weights or the input overflow float32."
             )
         return hidden
+
+    def embed(self, token_ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int32]) -> Float32:
+        """Return what enters the first block, [T, hidden]."""
+        lengths = np.diff(starts)
+        positions = np.arange(len(token_ids), dtype=np.int32) - np.repeat(starts[:-1], lengths)
+        return self._input_norm(self._words(token_ids) + self._first_type + self._positions[positions])
 
     def run_block(self, index: int, hidden: Float32, starts: npt.NDArray[np.int32]) -> Float32:
         """Run one block on [T, hidden]."""

@@ -1,129 +1,150 @@
-"""Real activations: what every linear layer of the source reads while it runs over the calibration text."""
+"""Real inputs of every layer: the calibration text in the source and behind what is quantized so far.
+
+Block after block, two streams of hidden states are kept: that of the source model, and that of the model
+whose earlier layers are quantized. A layer's inputs are those of its block run on both. The streams that
+enter the current block lie in the work directory as one file; whoever finds it there need not run the blocks
+before. All follows from the source, the text and the finished layers, so it is the same in every process.
+"""
 
 from __future__ import annotations
 
-import json
-import shutil
-from dataclasses import replace
+import re
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tritium.errors import BitNetServiceError, ValidationError
-from tritium.formats.checkpoint import open_checkpoint
+from tritium.errors import ValidationError
 from tritium.formats.safetensors import write_safetensors
-from tritium.formats.storage import staged_directory, write_synced
-from tritium.model.batch import ForwardBatch
-from tritium.model.pretrained import LoadedModel, load_model
-from tritium.quantize.text import passages, read_text, spread, token_windows
+from tritium.formats.weight_file import WeightFile
+from tritium.model.layers import TernaryLinear
+from tritium.model.pretrained import load_model
+from tritium.quantize.inputs import LayerInputs
+from tritium.quantize.layer_file import read_weights
+from tritium.quantize.stream import TextStream
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from tritium.quantize.plan import QuantizationPlan
 
-INDEX = "index.json"
-TENSOR = "activations"
-TOKENS_PER_PASSAGE = 64  # about; passages are cut by characters
+BLOCK_NUMBER = re.compile(r"\.layers?\.(\d+)\.")
+SOURCE, ACTUAL = "source", "actual"
+
+Streams = tuple["NDArray[np.float32]", "NDArray[np.float32]"]
 
 
-class ActivationRecorder:
-    """Writes each linear layer's input to a file when it is seen; layers with one input share the file."""
+class Calibration:
+    """Runs the calibration text of one plan, as far as the layers that are asked for need it.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._last: NDArray[np.float32] | None = None
-        self.files: dict[str, str] = {}
-
-    def __call__(self, name: str, x: NDArray[np.float32]) -> None:
-        """Record the input x [M, K] of the layer `name`."""
-        if x is not self._last:
-            self._last = x
-            self._file = f"{len(self.files):05d}.safetensors"
-            write_safetensors(
-                self._directory / self._file, {TENSOR: np.ascontiguousarray(x, dtype=np.float32)}
-            )
-        self.files[name] = self._file
-
-
-def capture_activations(plan: QuantizationPlan, workdir: Path, *, threads: int | None = None) -> None:
-    """Run the source model over the calibration text and keep every linear layer's input in `workdir`.
-
-    Does nothing without a calibration text, or when it was done before. One layer's input is in memory at a
-    time, beside the source model, whose weights are memory-mapped where they are large.
-
-    Raises:
-        ValidationError: the text or the model cannot be read.
+    In memory: two models (memory-mapped where they are large), and T x (widths of one block's inputs) floats.
     """
-    if plan.config.calibration_text is None or _is_captured(plan, workdir):
-        return
-    target = _directory(workdir)
-    if target.exists():
-        shutil.rmtree(target)
-    loaded = load_model(plan.source, threads=threads)
-    try:
-        with staged_directory(target) as staging:
-            recorder = ActivationRecorder(staging)
-            _run(plan, loaded, recorder)
-            index = {"plan": plan.digest, "files": recorder.files}
-            write_synced(staging / INDEX, [json.dumps(index, indent=1, sort_keys=True).encode()])
-    except BitNetServiceError:
-        # Another worker may have finished the same capture first; its bytes are the same.
-        if not _is_captured(plan, workdir):
-            raise
 
+    def __init__(self, plan: QuantizationPlan, workdir: Path, *, threads: int | None = None) -> None:
+        """Load the source model; raises ValidationError if it or the text cannot be read."""
+        self._plan = plan
+        self._workdir = workdir
+        self._source = TextStream(plan.config, load_model(plan.source, threads=threads))
+        self._actual = TextStream(plan.config, load_model(plan.source, threads=threads))
+        self._block = -1
+        self._streams: Streams | None = None
+        self._source_inputs: dict[str, NDArray[np.float32]] = {}
+        self._last: tuple[NDArray[np.float32], LayerInputs] | None = None
 
-def read_activations(plan: QuantizationPlan, name: str, workdir: Path) -> NDArray[np.float32] | None:
-    """Return the captured input of a layer, float32 [M, K]; None without a calibration text."""
-    if plan.config.calibration_text is None:
-        return None
-    files = _read_index(workdir).get("files", {})
-    plain = next((known for known in files if name.endswith(known)), None)
-    if plain is None:
-        raise ValidationError(f"No activations of {name} were captured.", layer=name)
-    with open_checkpoint(_directory(workdir) / files[plain], allow_hub=False) as checkpoint:
-        return checkpoint.read_float32(TENSOR)
+    def first_missing(self, index: int) -> int:
+        """Return the first layer that may be unfinished and decides the inputs of layer `index`."""
+        block = self._block_of(index)
+        first = min(self._layers_of(block))
+        return first if block == 0 or self._read(block) is not None else 0
 
+    def inputs(self, index: int) -> LayerInputs:
+        """Return the inputs of a layer; the layers before it must be finished.
 
-def _run(plan: QuantizationPlan, loaded: LoadedModel, recorder: ActivationRecorder) -> None:
-    text = read_text(plan.config.calibration_text or "")
-    window = min(plan.config.window, loaded.config.max_positions)
-    limit = plan.config.calibration_tokens
-    loaded.model.observer = recorder
-    try:
-        if loaded.config.is_encoder:
-            chosen = spread(passages(text), count=max(1, limit // TOKENS_PER_PASSAGE))
-            loaded.encoder.encode([loaded.tokenizer.encode(passage)[:window] for passage in chosen])
+        Raises:
+            ValidationError: one of them is not.
+        """
+        block = self._block_of(index)
+        self._enter(block)
+        source, actual = self._streams or (None, None)
+        if source is None or actual is None:
+            raise ValidationError(f"No inputs of {self._plan.layers[index].name} are known.")
+        if not self._source_inputs:
+            self._source_inputs = self._source.inputs_of_block(block, source)
+        for earlier in self._layers_of(block):
+            if earlier < index:
+                self._take(earlier)
+        name = self._plain(index)
+        shared = self._source_inputs[name]
+        # Layers that read the same rows share what is worked out from them.
+        if self._last is None or self._last[0] is not shared:
+            found = self._actual.inputs_of_block(block, actual, until=name)[name]
+            self._last = (shared, LayerInputs(source=shared, actual=found))
+        return self._last[1]
+
+    def _enter(self, block: int) -> None:
+        """Bring both streams to the entrance of a block."""
+        if block == self._block:
             return
-        windows = token_windows(
-            loaded.tokenizer,
-            text,
-            window=max(2, min(window, limit)),
-            limit=limit,
-            first_token=loaded.config.bos_token_id,
+        streams = self._read(block) if block else (self._source.embedded(), self._actual.embedded())
+        if streams is None:
+            self._enter(block - 1)
+            source, actual = self._streams or (None, None)
+            if source is None or actual is None:
+                raise ValidationError(f"Block {block - 1} has no inputs.")
+            for index in self._layers_of(block - 1):
+                self._take(index)
+            streams = self._source.after_block(block - 1, source), self._actual.after_block(block - 1, actual)
+            self._write(block, streams)
+        self._block, self._streams, self._source_inputs, self._last = block, streams, {}, None
+
+    def _take(self, index: int) -> None:
+        """Put a finished layer into the model that is quantized as far as it goes."""
+        name = self._plain(index)
+        current = self._actual.model.linears()[name]
+        if isinstance(current, TernaryLinear):
+            return  # taken before, or ternary in the source
+        weight = read_weights(self._plan, index, self._workdir).ternary_weight()
+        bias = getattr(current, "bias", None)
+        linear = TernaryLinear(weight, bias=bias, threads=self._actual.model.threads)
+        self._actual.model.set_linear(name, linear)
+
+    def _plain(self, index: int) -> str:
+        """Return the model's own name of a layer, without the checkpoint's prefix."""
+        name = self._plan.layers[index].name
+        plain = next((known for known in self._actual.model.linears() if name.endswith(known)), None)
+        if plain is None:
+            raise ValidationError(f"The model has no layer {name}.", layer=name)
+        return plain
+
+    def _block_of(self, index: int) -> int:
+        name = self._plan.layers[index].name
+        found = BLOCK_NUMBER.search(name)
+        if found is None:
+            raise ValidationError(f"The layer {name} belongs to no block.", layer=name)
+        return int(found.group(1))
+
+    def _layers_of(self, block: int) -> list[int]:
+        return [index for index in range(len(self._plan.layers)) if self._block_of(index) == block]
+
+    def _path(self, block: int) -> Path:
+        return self._workdir / "streams" / f"{block:05d}.safetensors"
+
+    def _read(self, block: int) -> Streams | None:
+        try:
+            with WeightFile(self._path(block), memory_map=False) as file:
+                if file.metadata.get("plan") != self._plan.digest:
+                    return None
+                tensors: dict[str, Any] = {name: file.read(file.tensors[name]) for name in (SOURCE, ACTUAL)}
+        except (ValidationError, OSError, KeyError):
+            return None  # not there, or damaged: it is worked out again
+        return tensors[SOURCE], tensors[ACTUAL]
+
+    def _write(self, block: int, streams: Streams) -> None:
+        self._path(block).parent.mkdir(parents=True, exist_ok=True)
+        write_safetensors(
+            self._path(block),
+            {SOURCE: streams[0], ACTUAL: streams[1]},
+            metadata={"plan": self._plan.digest},
         )
-        batch = ForwardBatch.of_sequences(windows)
-        # Nobody reads the logits here; one row of them is enough.
-        batch = replace(batch, logit_rows=batch.logit_rows[:1])
-        loaded.generator.forward(batch, loaded.generator.new_cache(batch.num_blocks))
-    finally:
-        loaded.model.observer = None
-
-
-def _directory(workdir: Path) -> Path:
-    return workdir / "activations"
-
-
-def _read_index(workdir: Path) -> dict[str, Any]:
-    path = _directory(workdir) / INDEX
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _is_captured(plan: QuantizationPlan, workdir: Path) -> bool:
-    return _read_index(workdir).get("plan") == plan.digest
+        # Nobody asks for the blocks before once all their layers are finished.
+        self._path(block - 1).unlink(missing_ok=True)

@@ -24,6 +24,7 @@ class QuantizationStrategy(StrEnum):
     STANDARD = "standard"
     ABSMEAN = "absmean"
     ADAPTIVE = "adaptive"
+    COMPENSATED = "compensated"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,16 +62,18 @@ class QuantizationConfig:
     """What a quantization is asked to do.
 
     Attributes:
-        strategy: `auto` chooses per layer by the distribution of its weights; the others are forced.
+        strategy: `auto` chooses per layer: `compensated` where calibration text is given and shows that it
+            lowers the output error, else by the distribution of the weights; the others are forced.
         group_size: weights of one row that share a scale (a multiple of 32); 0 means the whole row.
         min_planes: trit-planes every layer starts with, 1 to 3.
         max_planes: trit-planes a layer may be escalated to, 1 to 3.
         max_acceptable_loss: relative root-mean-square error above which a layer gets another plane: of the
             layer's output on the calibration text, or of the weights where there is no calibration text.
         layers: overrides by layer name or shell pattern (`model.layers.0.*`); every pattern must match.
-        calibration_text: text (str) or a file of text (Path) whose activations judge each layer.
+        calibration_text: text (str) or a file of text (Path) like what the model will be used for: its
+            activations make and judge each layer.
         validation_text: held-out text (str) or a file of text (Path) both models are run on afterwards.
-        calibration_tokens: at most so many tokens of the calibration text are run through the source model.
+        calibration_tokens: at most so many tokens of the calibration text are run through the model.
         validation_tokens: at most so many tokens of the validation text are run through both models.
         window: tokens of context in one evaluation window.
     """
@@ -83,7 +86,7 @@ class QuantizationConfig:
     layers: Mapping[str, LayerOverride] = field(default_factory=dict)
     calibration_text: str | Path | None = None
     validation_text: str | Path | None = None
-    calibration_tokens: int = 512
+    calibration_tokens: int = 4096
     validation_tokens: int = 16_384
     window: int = 256
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tritium.errors import QuantizationError, ValidationError
 from tritium.quantize.absmean import quantize_absmean
 from tritium.quantize.adaptive import choose_strategy, quantize_adaptive
+from tritium.quantize.compensate import corrected, quantize_compensated
 from tritium.quantize.config import LayerOverride, QuantizationConfig, QuantizationStrategy
 from tritium.quantize.planes import quantize_planes
 from tritium.quantize.quality import output_error, weight_error
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tritium.quantize.inputs import LayerInputs
     from tritium.quantize.plan import PlannedLayer
 
 
@@ -68,7 +70,7 @@ def quantize_weights(
     *,
     layer: PlannedLayer,
     config: QuantizationConfig,
-    activations: NDArray[np.float32] | None,
+    inputs: LayerInputs | None,
 ) -> tuple[QuantizedWeights, LayerReport]:
     """Quantize one dense layer.
 
@@ -76,19 +78,26 @@ def quantize_weights(
         weights: float32 [N, K].
         layer: which layer it is.
         config: what is asked for.
-        activations: real inputs of the layer, float32 [M, K]; None judges the layer by its weights.
+        inputs: real inputs of the layer; None judges the layer by its weights.
 
     Raises:
         QuantizationError: names the layer and what went wrong.
     """
     try:
-        return _quantize(
-            weights, layer=layer, settings=settings_of(config, layer.name), activations=activations
-        )
+        return _quantize(weights, layer=layer, settings=settings_of(config, layer.name), inputs=inputs)
     except (FloatingPointError, MemoryError, ValueError) as error:
         raise QuantizationError(
             f"The layer {layer.name} cannot be quantized: {error}", layer=layer.name
         ) from error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class _Candidate:
+    """Weights as one strategy quantizes them; `target` are those it rounded, float32 [N, K]."""
+
+    strategy: QuantizationStrategy
+    quantized: QuantizedWeights
+    target: NDArray[np.float32]
 
 
 def _quantize(
@@ -96,28 +105,75 @@ def _quantize(
     *,
     layer: PlannedLayer,
     settings: LayerSettings,
-    activations: NDArray[np.float32] | None,
+    inputs: LayerInputs | None,
 ) -> tuple[QuantizedWeights, LayerReport]:
     distribution = analyze_weight_distribution(weights)
-    strategy = settings.strategy
-    if strategy is QuantizationStrategy.AUTO:
-        strategy = choose_strategy(distribution, kind=layer.kind)
+    simple = settings.strategy
+    if simple is QuantizationStrategy.AUTO:
+        simple = choose_strategy(distribution, kind=layer.kind)
     group_size = settings.group_size or weights.shape[1]
-    measure = partial(
-        _report, weights, layer=layer, strategy=strategy, distribution=distribution, activations=activations
-    )
-    quantized = apply_strategy(weights, strategy=strategy, group_size=group_size, activations=activations)
-    if settings.min_planes > 1:
-        quantized = _with_planes(weights, quantized, planes=settings.min_planes, group_size=group_size)
-    report = measure(quantized)
-    while report.loss > settings.max_acceptable_loss and quantized.planes < settings.max_planes:
-        quantized = _with_planes(weights, quantized, planes=quantized.planes + 1, group_size=group_size)
-        report = measure(quantized)
+    fit = partial(_fitted, weights, settings=settings, simple=simple, group_size=group_size, inputs=inputs)
+    measure = partial(_report, weights, layer=layer, distribution=distribution, inputs=inputs)
+    found = fit(planes=settings.min_planes)
+    report = measure(found)
+    while report.loss > settings.max_acceptable_loss and report.planes < settings.max_planes:
+        found = fit(planes=report.planes + 1)
+        report = measure(found)
     if not math.isfinite(report.loss):
         raise QuantizationError(
             f"The layer {layer.name} has no finite error: its weights or inputs overflow.", layer=layer.name
         )
-    return quantized, report
+    return found.quantized, report
+
+
+def _fitted(
+    weights: NDArray[np.float32],
+    *,
+    settings: LayerSettings,
+    simple: QuantizationStrategy,
+    group_size: int,
+    inputs: LayerInputs | None,
+    planes: int,
+) -> _Candidate:
+    """Quantize to so many planes; `auto` keeps the compensated weights where they give the better output."""
+    if simple is QuantizationStrategy.COMPENSATED:
+        return _compensated(weights, inputs=inputs, planes=planes, group_size=group_size)
+    activations = None if inputs is None else inputs.judged.actual
+    quantized = apply_strategy(weights, strategy=simple, group_size=group_size, activations=activations)
+    if planes > 1:
+        quantized = _with_planes(weights, quantized, planes=planes, group_size=group_size)
+        simple = QuantizationStrategy.STANDARD  # further planes are fitted by least squares
+    plain = _Candidate(strategy=simple, quantized=quantized, target=weights)
+    if (
+        settings.strategy is not QuantizationStrategy.AUTO
+        or inputs is None
+        or is_lossless(weights, quantized)
+    ):
+        return plain
+    compensated = _compensated(weights, inputs=inputs, planes=planes, group_size=group_size)
+    errors = [
+        output_error(
+            weights,
+            candidate.quantized,
+            activations=inputs.judged.actual,
+            source_activations=inputs.judged.source,
+        )
+        for candidate in (plain, compensated)
+    ]
+    return compensated if errors[1] < errors[0] else plain
+
+
+def _compensated(
+    weights: NDArray[np.float32], *, inputs: LayerInputs | None, planes: int, group_size: int
+) -> _Candidate:
+    if inputs is None:
+        raise ValueError("compensation needs a calibration text")
+    target = corrected(weights, inputs=inputs)
+    return _Candidate(
+        strategy=QuantizationStrategy.COMPENSATED,
+        quantized=quantize_compensated(target, inputs=inputs, planes=planes, group_size=group_size),
+        target=target,
+    )
 
 
 def apply_strategy(
@@ -127,7 +183,7 @@ def apply_strategy(
     group_size: int,
     activations: NDArray[np.float32] | None,
 ) -> QuantizedWeights:
-    """Quantize float32 [N, K] to one trit-plane by a strategy other than `auto`."""
+    """Quantize float32 [N, K] to one trit-plane by a data-free strategy or `adaptive`."""
     if strategy is QuantizationStrategy.ABSMEAN:
         return quantize_absmean(weights)
     if strategy is QuantizationStrategy.ADAPTIVE:
@@ -150,26 +206,22 @@ def _with_planes(
 
 def _report(
     weights: NDArray[np.float32],
-    quantized: QuantizedWeights,
+    found: _Candidate,
     *,
     layer: PlannedLayer,
-    strategy: QuantizationStrategy,
     distribution: WeightDistribution,
-    activations: NDArray[np.float32] | None,
+    inputs: LayerInputs | None,
 ) -> LayerReport:
-    # Further planes are fitted by least squares, whatever chose the first.
+    quantized = found.quantized
     measured = _measured(
-        quantized,
-        layer=layer,
-        strategy=QuantizationStrategy.STANDARD if quantized.planes > 1 else strategy,
-        is_exact=is_lossless(weights, quantized),
+        quantized, layer=layer, strategy=found.strategy, is_exact=is_lossless(weights, quantized)
     )
     return replace(
         measured,
         weight_error=weight_error(weights, quantized),
         output_error=None
-        if activations is None
-        else output_error(weights, quantized, activations=activations),
+        if inputs is None
+        else output_error(found.target, quantized, activations=inputs.judged.actual),
         kurtosis=distribution.kurtosis,
         row_scale_dispersion=distribution.row_scale_dispersion,
     )

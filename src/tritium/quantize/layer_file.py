@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tritium.errors import ValidationError
 from tritium.formats.safetensors import write_safetensors
 from tritium.formats.weight_file import WeightFile
+from tritium.kernels.packing import unpack_trits
 from tritium.quantize.report import LayerReport
+from tritium.quantize.weights import QuantizedWeights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tritium.quantize.plan import QuantizationPlan
-    from tritium.quantize.weights import QuantizedWeights
 
 TRITS = "trits"
 SCALES = "scales"
@@ -77,6 +80,24 @@ def read_layer(
             "divides": about["divides"],
         }
         return file.read(file.tensors[TRITS]), file.read(file.tensors[SCALES]), entry
+
+
+def read_weights(plan: QuantizationPlan, index: int, workdir: Path) -> QuantizedWeights:
+    """Return a finished layer's levels and scales (ValidationError: it is not finished)."""
+    layer = plan.layers[index]
+    packed, scales, entry = read_layer(plan, index, workdir)
+    shape = (layer.out_features, layer.in_features)
+    levels = np.zeros(shape, dtype=np.int8)
+    for digits in packed:
+        levels *= 3
+        levels += unpack_trits(np.ascontiguousarray(digits), count=levels.size).reshape(shape)
+    return QuantizedWeights(
+        levels=levels,
+        scales=np.array(scales),
+        planes=entry["planes"],
+        group_size=entry["group_size"],
+        divides=entry["divides"],
+    )
 
 
 def _about(plan: QuantizationPlan, file: WeightFile) -> dict[str, Any] | None:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from tritium.errors import ValidationError
 from tritium.formats.native import is_native
 from tritium.quantize.assemble import assemble
-from tritium.quantize.calibrate import capture_activations, read_activations
-from tritium.quantize.config import QuantizationConfig
+from tritium.quantize.calibrate import Calibration
+from tritium.quantize.config import QuantizationConfig, QuantizationStrategy
 from tritium.quantize.evaluate import encoder_passages, sha256_of
-from tritium.quantize.layer import check_overrides, describe_native, quantize_weights
+from tritium.quantize.layer import check_overrides, describe_native, quantize_weights, settings_of
 from tritium.quantize.layer_file import read_layer_report, write_layer
 from tritium.quantize.plan import QuantizationPlan
 from tritium.quantize.report import LayerReport, ModelKind, QuantizationProgress, Stage
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tritium.model.pretrained import QuantizedModel
+    from tritium.quantize.plan import PlannedLayer
 
 __all__ = ["assemble", "plan_quantization", "quantize_layer", "quantize_model"]
 
@@ -62,6 +63,7 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
         _checked_text(config.validation_text, opened)
         if opened.kind is ModelKind.ENCODER and config.validation_text is not None:
             encoder_passages(read_text(config.validation_text))  # too few are refused now, not after the work
+        _check_strategies(config, layers)
         return QuantizationPlan(
             source=str(opened.path),
             source_sha256=opened.sha256(),
@@ -77,13 +79,14 @@ def quantize_layer(
 ) -> dict[str, Any]:
     """Quantize one layer of a plan into `workdir` and return its LayerReport as plain values.
 
-    Does nothing but read the report if the layer was finished before.
+    Does nothing but read the report if the layer was finished before. With a calibration text the layers
+    before it are finished first, where they are not: its inputs are what they make of the text.
 
     Args:
         plan: from plan_quantization.
         index: which of plan.layers.
         workdir: the directory of this plan's unfinished work; created if it is missing.
-        threads: of the source model's kernels while activations are captured; they do not change the result.
+        threads: of the kernels while the calibration text is run; they do not change the result.
 
     Raises:
         ValidationError: the index is out of range, or the source changed or cannot be read.
@@ -96,9 +99,14 @@ def quantize_layer(
     finished = read_layer_report(plan, index, directory)
     if finished is not None:
         return finished.to_dict()
-    capture_activations(plan, directory, threads=threads)
     with open_source(plan.source) as source:
-        return _quantize_one(plan, index, directory, source=source).to_dict()
+        calibration = _calibration(plan, directory, source=source, threads=threads)
+        first = index if calibration is None else calibration.first_missing(index)
+        for earlier in range(first, index):
+            # With a calibration text a layer answers to what the layers before it became.
+            if read_layer_report(plan, earlier, directory) is None:
+                _quantize_one(plan, earlier, directory, source=source, calibration=calibration)
+        return _quantize_one(plan, index, directory, source=source, calibration=calibration).to_dict()
 
 
 def quantize_model(
@@ -156,23 +164,35 @@ def _quantize_layers(
 ) -> float | None:
     """Finish all layers; return the seconds this took, None if some were finished before."""
     total = len(plan.layers)
-    if any(read_layer_report(plan, index, workdir) is None for index in range(total)):
-        capture_activations(plan, workdir, threads=threads)
-        _tell(progress, Stage.CALIBRATE, 1, 1)
     is_complete_run = True
     started = time.perf_counter()
     with open_source(plan.source) as source:
+        calibration = None
+        if any(read_layer_report(plan, index, workdir) is None for index in range(total)):
+            calibration = _calibration(plan, workdir, source=source, threads=threads)
+            _tell(progress, Stage.CALIBRATE, 1, 1)
         for index in range(total):
             report = read_layer_report(plan, index, workdir)
             if report is None:
-                report = _quantize_one(plan, index, workdir, source=source)
+                report = _quantize_one(plan, index, workdir, source=source, calibration=calibration)
             else:
                 is_complete_run = False
             _tell(progress, Stage.LAYER, index + 1, total, report=report)
     return time.perf_counter() - started if is_complete_run else None
 
 
-def _quantize_one(plan: QuantizationPlan, index: int, workdir: Path, *, source: Source) -> LayerReport:
+def _calibration(
+    plan: QuantizationPlan, workdir: Path, *, source: Source, threads: int | None
+) -> Calibration | None:
+    """Return what tells the layers' inputs; None without a text, or where no layer asks for them."""
+    if plan.config.calibration_text is None or all(source.is_ternary(name) for name in plan.layer_names):
+        return None
+    return Calibration(plan, workdir, threads=threads)
+
+
+def _quantize_one(
+    plan: QuantizationPlan, index: int, workdir: Path, *, source: Source, calibration: Calibration | None
+) -> LayerReport:
     layer = plan.layers[index]
     if source.is_ternary(layer.name):
         quantized = source.ternary_weights(layer.name)
@@ -182,10 +202,20 @@ def _quantize_one(plan: QuantizationPlan, index: int, workdir: Path, *, source: 
             source.dense_weights(layer.name),
             layer=layer,
             config=plan.config,
-            activations=read_activations(plan, layer.name, workdir),
+            inputs=None if calibration is None else calibration.inputs(index),
         )
     write_layer(plan, index, workdir, quantized=quantized, report=report)
     return report
+
+
+def _check_strategies(config: QuantizationConfig, layers: tuple[PlannedLayer, ...]) -> None:
+    """Raise ValidationError for a layer that cannot be compensated because there is no calibration text."""
+    for layer in layers if config.calibration_text is None else ():
+        if settings_of(config, layer.name).strategy is QuantizationStrategy.COMPENSATED:
+            raise ValidationError(
+                f"The strategy compensated, asked for {layer.name}, needs a calibration text.",
+                field="calibration_text",
+            )
 
 
 def _checked_text(text: str | Path | None, source: Source) -> str | None:

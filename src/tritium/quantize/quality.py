@@ -27,13 +27,19 @@ def weight_error(weights: NDArray[np.float32], quantized: QuantizedWeights) -> f
 
 
 def output_error(
-    weights: NDArray[np.float32], quantized: QuantizedWeights, *, activations: NDArray[np.float32]
+    weights: NDArray[np.float32],
+    quantized: QuantizedWeights,
+    *,
+    activations: NDArray[np.float32],
+    source_activations: NDArray[np.float32] | None = None,
 ) -> float:
     """Return |Y - Y'| / |Y| on activations float32 [M, K], with Y' as the ternary kernel computes it.
 
     Y' includes the int8 quantization of the activations, so it is the error that the model will really make.
+    Y is computed from `source_activations` where they are given.
     """
-    source = dense_matmul(activations, weights).astype(np.float64)
+    wanted = activations if source_activations is None else source_activations
+    source = dense_matmul(wanted, weights).astype(np.float64)
     codes, scale = quantize_activations(activations)
     output = ternary_matmul(quantized.ternary_weight(), codes, scale)
     error = float(np.square(source - output).sum())

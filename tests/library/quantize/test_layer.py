@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from tritium.errors import QuantizationError
 from tritium.quantize.adaptive import choose_strategy, quantize_adaptive, weighted_scales
 from tritium.quantize.config import LayerOverride, QuantizationConfig
+from tritium.quantize.inputs import LayerInputs
 from tritium.quantize.layer import quantize_weights, settings_of
 from tritium.quantize.plan import PlannedLayer
 from tritium.quantize.quality import output_error, weight_error
@@ -32,9 +33,8 @@ def gaussian(rows: int = 16, columns: int = 128, seed: int = 1) -> np.ndarray:
 
 def quantized(weights: np.ndarray, *, kind: str = "attention", activations=None, **config):
     layer = attention_layer(*weights.shape, kind=kind)
-    return quantize_weights(
-        weights, layer=layer, config=QuantizationConfig(**config), activations=activations
-    )
+    inputs = None if activations is None else LayerInputs.alike(activations)
+    return quantize_weights(weights, layer=layer, config=QuantizationConfig(**config), inputs=inputs)
 
 
 @given(

@@ -32,6 +32,7 @@ def by_planes(minilm, texts, tmp_path_factory) -> dict[int, QuantizedModel]:
                 min_planes=planes,
                 max_planes=planes,
                 calibration_text=calibration,
+                calibration_tokens=512,
                 validation_text=validation[:15_000],
             ),
             out=tmp_path_factory.mktemp("minilm") / str(planes),

@@ -66,11 +66,11 @@ def test_a_job_killed_at_any_layer_goes_on_there_and_ends_with_the_same_bytes(
     computed: list[str] = []
     original = pipeline_module._quantize_one
 
-    def counting(plan, index, workdir, *, source):
+    def counting(plan, index, workdir, **opened):
         if len(computed) == killed_at:
             raise KeyboardInterrupt
         computed.append(plan.layers[index].name)
-        return original(plan, index, workdir, source=source)
+        return original(plan, index, workdir, **opened)
 
     target = tmp_path / "resumed"
     monkeypatch.setattr(pipeline_module, "_quantize_one", counting)
