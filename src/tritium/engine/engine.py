@@ -111,15 +111,8 @@ class Engine:
                 f"The prompt holds a token outside of 0 to {vocabulary - 1}.", param="prompt"
             )
         num_prompt = len(request.prompt_token_ids)
-        num_new = request.sampling.max_tokens or 1
-        if num_prompt + num_new > self.context_limit:
-            raise ContextLengthExceededError(
-                f"The context limit is {self.context_limit} tokens; the prompt has {num_prompt} and"
-                f" {num_new} more were asked for: shorten the prompt or lower max_tokens.",
-                param="max_tokens" if num_prompt < self.context_limit else "prompt",
-                limit=self.context_limit,
-                prompt_tokens=num_prompt,
-            )
+        if num_prompt + (request.sampling.max_tokens or 1) > self.context_limit:
+            raise self._too_long(num_prompt, request.sampling.max_tokens)
 
     def add_request(self, request: GenerationRequest) -> None:
         """Queue a request.
@@ -210,6 +203,20 @@ class Engine:
             finished=dict(monitor.finished),
             time_to_first_token=monitor.time_to_first_token.histogram(),
             inter_token_latency=monitor.inter_token_latency.histogram(),
+        )
+
+    def _too_long(self, num_prompt: int, max_tokens: int | None) -> ContextLengthExceededError:
+        is_prompt_alone = num_prompt >= self.context_limit
+        advice = (
+            "it leaves no room for an answer: shorten it."
+            if is_prompt_alone
+            else f"{max_tokens} more were asked for: shorten the prompt or lower max_tokens."
+        )
+        return ContextLengthExceededError(
+            f"The context limit is {self.context_limit} tokens and the prompt has {num_prompt}; {advice}",
+            param="prompt" if is_prompt_alone else "max_tokens",
+            limit=self.context_limit,
+            prompt_tokens=num_prompt,
         )
 
     def _new_sequence(self, request: GenerationRequest) -> Sequence:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tritium.engine.batcher import BatcherConfig, EmbeddingBatcher
+from tritium.engine.config import EngineConfig
 from tritium.engine.engine import Engine
+from tritium.errors import ValidationError
 from tritium.model.pretrained import load_model
 
 if TYPE_CHECKING:
-    from tritium.engine.config import EngineConfig
     from tritium.engine.scheduler import SchedulingPolicy
     from tritium.model.tokenizer import Tokenizer
 
@@ -44,6 +45,8 @@ def load_engine(
     Raises:
         ValidationError: the checkpoint is damaged or not supported, or has no tokenizer.
     """
+    if config is not None and not isinstance(config, EngineConfig):
+        raise ValidationError(f"config must be an EngineConfig, not {type(config).__name__}.", param="config")
     loaded = load_model(source, threads=threads)
     name, tokenizer = loaded.path.name or Path(source).name, loaded.tokenizer
     if loaded.config.is_encoder:

@@ -14,6 +14,7 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1024
 MAX_SEED = 2**63 - 1
+_LONGEST_SHOWN = 40  # characters of a wrong value that a message repeats
 
 
 class ContextLengthExceededError(ValidationError):
@@ -93,7 +94,7 @@ def whole_number_between(name: str, value: object, *, low: int, high: int) -> in
     number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
     if number is None or not low <= number <= high:
         raise ValidationError(
-            f"{name} must be a whole number from {low} to {high}, not {str(value)[:40]!r}.",
+            f"{name} must be a whole number from {low} to {high}, not {_shown(value)}.",
             param=name,
             limit=high,
         )
@@ -108,11 +109,18 @@ def _number_between(name: str, value: object, *, low: float, high: float) -> flo
         number = float(value)
     if not low <= number <= high:  # false for NaN
         raise ValidationError(
-            f"{name} must be a number between {low} and {high}, not {str(value)[:40]!r}.",
+            f"{name} must be a number from {low:g} to {high:g}, not {_shown(value)}.",
             param=name,
             limit=high,
         )
     return float(number)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > MAX_SEED.bit_length() + 1:
+        return "a number that large"  # Python refuses to write out the largest ones
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _stop_texts(value: object) -> tuple[str, ...]:

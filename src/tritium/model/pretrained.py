@@ -37,6 +37,7 @@ COMPANION_FILES = (
     POOLING_FILE,
 )
 _LARGEST_COMPANION = 1 << 28  # bytes
+_MOST_THREADS = 1024  # of the kernels
 _MODELS = {"llama": LlamaModel, "bitnet": BitNetModel}
 
 
@@ -83,8 +84,10 @@ def load_model(source: str | Path, *, threads: int | None = None, verify: bool =
         verify: hash every file of a directory that Tritium saved.
 
     Raises:
-        ValidationError: the checkpoint is broken, not known, or its tensors do not fit its config.
+        ValidationError: the checkpoint is broken, not known, or its tensors do not fit its config; or an
+            argument is not possible.
     """
+    _check_arguments(source, threads)
     if is_native(source):
         with open_native(source, verify=verify) as native:
             return _build(native.checkpoint, threads=threads, manifest=native.manifest)
@@ -176,6 +179,19 @@ class QuantizedModel:
             stored = sum(tensors[f"{name}.{part}"].nbytes for name in linears for part in ("trits", "scales"))
         weights = sum(entry["in_features"] * entry["out_features"] for entry in linears.values())
         return 8 * stored / weights if weights else 0.0
+
+
+def _check_arguments(source: object, threads: object) -> None:
+    if not isinstance(source, str | Path) or not str(source):
+        raise ValidationError(
+            "A model is named by its path or its hub name (organisation/model), as text or a pathlib.Path.",
+            param="source",
+        )
+    is_count = isinstance(threads, int) and not isinstance(threads, bool) and 1 <= threads <= _MOST_THREADS
+    if threads is not None and not is_count:
+        raise ValidationError(
+            f"threads must be a whole number from 1 to {_MOST_THREADS}, or None for all.", param="threads"
+        )
 
 
 def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str, Any] | None) -> LoadedModel:

@@ -44,6 +44,16 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
 }
 
 
+# The fields that may be written in several forms, and the sentence which says them all.
+_TEXTS_OR_TOKENS = "must be a text, a list of token ids, or a list of at most {} of these; none may be empty."
+_FORMS = {
+    "prompt": _TEXTS_OR_TOKENS.format(MAX_PROMPTS),
+    "input": _TEXTS_OR_TOKENS.format(MAX_EMBEDDING_INPUTS),
+    "stop": "must be a text or a list of texts.",
+    "content": 'must be a text or a list of {"type": "text", "text": ...}; only text is understood.',
+}
+
+
 class UnsupportedParameterError(ValidationError):
     """A parameter would change the answer and is not supported; details: param."""
 
@@ -206,4 +216,9 @@ def _first_problem(error: SchemaError) -> ValidationError:
         return InvalidJsonError(f"The body is not valid JSON in UTF-8: {problem['msg']}.")
     place = [str(part) for part in problem["loc"]]
     name = place[0] if place else "body"
-    return ValidationError(f"{'.'.join(place)[:128] or 'body'}: {problem['msg']}.", param=name)
+    message = f"{problem['msg']}."
+    for depth, part in enumerate(place):
+        if part in _FORMS:  # what follows names only the last of the forms that were tried
+            place, message = place[: depth + 1], _FORMS[part]
+            break
+    return ValidationError(f"{'.'.join(place)[:128] or 'body'}: {message}", param=name)

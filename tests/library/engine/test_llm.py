@@ -115,9 +115,23 @@ def test_what_is_no_prompt_is_refused_by_name(llm, method, value, param):
     assert caught.value.message[0].isupper()
 
 
-def test_settings_of_another_kind_are_refused(llm):
+def test_settings_of_another_kind_are_refused(llm, scripture_llama):
     with pytest.raises(ValidationError, match="SamplingParams"):
         llm.generate("And", sampling={"temperature": 0})
+    with pytest.raises(ValidationError, match="EngineConfig"):
+        LLM(scripture_llama, config={"max_running": 1})
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True, 1025])
+def test_a_number_of_threads_that_cannot_be_is_refused_at_load(threads, scripture_llama):
+    with pytest.raises(ValidationError, match="threads"):
+        LLM(scripture_llama, threads=threads)
+
+
+@pytest.mark.parametrize("source", [None, 5, b"path", "", ["path"]])
+def test_what_is_no_source_is_refused(source):
+    with pytest.raises(ValidationError, match="path or its hub name"):
+        LLM(source)
 
 
 def test_a_closed_model_frees_its_memory_and_says_that_it_is_closed(scripture_llama):

@@ -42,6 +42,8 @@ from tritium.errors import ValidationError
         ("temperature", None),
         ("temperature", "warm"),
         ("temperature", 10**400),
+        pytest.param("seed", 10**5000, id="seed-more digits than Python writes"),
+        ("top_k", "x" * 5000),
         ("top_p", 0),
         ("top_p", float("nan")),
         ("min_p", None),
@@ -52,6 +54,7 @@ def test_a_value_out_of_range_is_refused_by_name(field, value):
     with pytest.raises(ValidationError) as caught:
         SamplingParams(**{field: value})
     assert caught.value.details["param"] == field
+    assert len(caught.value.message) < 200
 
 
 def test_one_stop_text_is_one_and_a_list_of_them_cannot_change_afterwards():

@@ -110,3 +110,30 @@ def test_a_completion_without_a_limit_has_the_wires_own():
 )
 def test_the_four_forms_of_a_prompt(wire, prompts):
     assert split_prompts(wire) == prompts
+
+
+@pytest.mark.parametrize(
+    ("schema", "changes", "sentence"),
+    [
+        (CompletionRequest, {"prompt": []}, "prompt: must be a text, a list of token ids"),
+        (CompletionRequest, {"prompt": {"a": 1}}, "prompt: must be a text, a list of token ids"),
+        (CompletionRequest, {"prompt": ["a"] * 65}, "at most 64"),
+        (EmbeddingRequest, {"input": [1, "a"]}, "input: must be a text, a list of token ids"),
+        (CompletionRequest, {"prompt": "p", "stop": 5}, "stop: must be a text or a list of texts"),
+        (
+            ChatCompletionRequest,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages.0.content: must be a text",
+        ),
+        (
+            ChatCompletionRequest,
+            {"messages": [{"role": "assistant", "content": None}]},
+            "messages.0.content: must be a text",
+        ),
+    ],
+)
+def test_a_field_of_several_forms_says_all_of_them(schema, changes, sentence):
+    with pytest.raises(ValidationError) as caught:
+        parse_body(schema, json.dumps({"model": "m", **changes}).encode())
+    assert sentence in caught.value.message
+    assert caught.value.details["param"] == list(changes)[-1]
