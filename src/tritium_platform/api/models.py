@@ -58,15 +58,17 @@ async def delete_model(platform: ThePlatform, caller: ModelsCaller, model: str) 
     found = await platform.registry.get(caller.tenant_id, model)
     if any(one.model_id == found.id for one in await platform.deployments.list(caller.tenant_id)):
         raise ConflictError("The model is deployed: delete its deployments first.")
-    await platform.gateway.change(
+    gone = await platform.gateway.change(
         lambda: _forget(platform, caller, model),
-        describe=lambda gone: _change("model.delete", gone, caller=caller),
+        describe=lambda forgotten: _change("model.delete", forgotten, caller=caller),
     )
+    # After the commit: files without a model can be swept, a model without files cannot be mended.
+    await platform.quantizations.delete_files(gone)
 
 
 async def _forget(platform: Platform, caller: TenantContext, model: str) -> RegisteredModel:
     gone = await platform.registry.remove(caller.tenant_id, model)
-    await platform.quantizations.discard(gone)
+    await platform.quantizations.release(gone)
     return gone
 
 

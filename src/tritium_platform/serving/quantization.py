@@ -17,10 +17,10 @@ from tritium_platform.errors import ConflictError, NotFoundError, RateLimitExcee
 from tritium_platform.metering.model import OperationType
 from tritium_platform.serving import policy
 from tritium_platform.serving.checkpoint_check import check_source
+from tritium_platform.serving.directories import directory_bytes, remove_directory
 from tritium_platform.serving.job import OPEN_STATES, JobState, QuantizationJob
 from tritium_platform.serving.model import Consumption, Outcome
 from tritium_platform.serving.registry import require_name
-from tritium_platform.serving.uploads import remove_directory
 from tritium_platform.tenancy.model import Scope
 from tritium_platform.values import uuid7
 
@@ -224,12 +224,19 @@ class QuantizationService:
                     raise NotFoundError(f"There is no upload {upload[:40]!r}.", kind="upload") from None
         raise ValidationError('The source is {"path": "..."} or {"upload": "<id>"}.', field="source")
 
-    async def discard(self, model: RegisteredModel) -> None:
-        """Delete the files of a forgotten model that a quantization made, and give their storage back."""
-        path = Path(model.path)
-        if path.is_relative_to(self._models_dir):
-            size = await asyncio.to_thread(remove_directory, path) or 0
+    async def release(self, model: RegisteredModel) -> None:
+        """Give back the storage of a model that this unit of work forgets; `delete_files` comes after."""
+        if self._is_made_here(model):
+            size = await asyncio.to_thread(directory_bytes, Path(model.path))
             await self._quotas.release_storage(model.tenant_id, size=size)
+
+    async def delete_files(self, model: RegisteredModel) -> None:
+        """Delete the files of a forgotten model that a quantization made; nobody else's are touched."""
+        if self._is_made_here(model):
+            await asyncio.to_thread(remove_directory, Path(model.path))
+
+    def _is_made_here(self, model: RegisteredModel) -> bool:
+        return Path(model.path).is_relative_to(self._models_dir)
 
     async def _require_room(self, tenant_id: UUID, name: str) -> None:
         if any(model.name == name for model in await self._registry.list(tenant_id)):

@@ -23,6 +23,7 @@ from tritium.quantize.pipeline import assemble, plan_quantization, quantize_laye
 from tritium.quantize.plan import QuantizationPlan
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
+from tritium_platform.serving.directories import directory_bytes
 from tritium_platform.serving.job import JobLayer, JobState
 from tritium_platform.serving.model import RegisteredModel
 from tritium_platform.serving.registry import inspect_checkpoint
@@ -142,7 +143,7 @@ class QuantizationWork:
             source=f"{SOURCE} of {job.source}"[:400],
             created_at=now,
         )
-        usage = self._usage(job, size=_directory_bytes(target), parameters=self._parameters(job))
+        usage = self._usage(job, size=directory_bytes(target), parameters=self._parameters(job))
         async with self._books.unit_of_work():
             closed = job.closed(JobState.SUCCEEDED, at=now)
             await self._move(closed, JobState.SUCCEEDED, expected=(JobState.RUNNING,))
@@ -298,7 +299,3 @@ def _job_layer(figures: dict[str, Any], *, index: int, seconds: float) -> JobLay
         loss=loss,
         seconds=seconds,
     )
-
-
-def _directory_bytes(path: Path) -> int:
-    return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tritium_platform.errors import (
     RequestTooLargeError,
 )
 from tritium_platform.serving.archive import unpack_checkpoint, unpacked_size
+from tritium_platform.serving.directories import remove_directory
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ MAX_AT_ONCE = 4
 RETRY_SECONDS = 10
 UNPACKING_TIME = timedelta(hours=1)
 # A directory under this name is no upload yet, or none any more.
-UNFINISHED, DELETED = ".unfinished", ".deleted"
+UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,18 +196,3 @@ def _is_upload(path: Path) -> bool:
         return path.name == str(UUID(path.name)) and path.is_dir()
     except ValueError:
         return False
-
-
-def remove_directory(path: Path) -> int | None:
-    """Remove a directory; return how many bytes of files went with it, None if it was not there.
-
-    Of several that try at the same time one succeeds: the name is taken away first, in one step.
-    """
-    doomed = path.with_name(f".{path.name}{DELETED}-{secrets.token_hex(4)}")
-    try:
-        path.rename(doomed)
-    except FileNotFoundError:
-        return None
-    size = sum(item.lstat().st_size for item in doomed.rglob("*") if item.is_file())
-    shutil.rmtree(doomed)
-    return size
