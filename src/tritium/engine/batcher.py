@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,7 @@ class EmbeddingBatcher:
             ContextLengthExceededError: an input is too long.
             QueueFullError: too many inputs wait already.
         """
-        self._validate(inputs)
+        self.validate(inputs)
         job = _Job(Future(), time.monotonic(), sum(map(len, inputs)), [None] * len(inputs))
         with self._lock:
             if len(self._waiting) + len(inputs) > self.config.max_waiting_inputs:
@@ -138,7 +142,13 @@ class EmbeddingBatcher:
         for item in waiting:
             _fail(item.job, PlatformError("The engine was shut down.", retry_after=5))
 
-    def _validate(self, inputs: Sequence[Sequence[int]]) -> None:
+    def validate(self, inputs: Sequence[Sequence[int]]) -> None:
+        """Check that the inputs can run here at all; may be called from any thread.
+
+        Raises:
+            ValidationError: no input, or an empty one.
+            ContextLengthExceededError: an input is too long.
+        """
         if not inputs or not all(inputs):
             raise ValidationError("An input is empty: every input needs at least one token.", param="input")
         longest = max(map(len, inputs))
@@ -184,9 +194,10 @@ class EmbeddingBatcher:
         """Encode a batch; if it fails, its inputs one by one, so that only the bad one's request fails."""
         try:
             rows = self._encode([item.token_ids for item in batch])
-        except Exception as error:  # noqa: BLE001 - it is handed to the caller through the future
+        except Exception as error:
             if len(batch) > 1:
                 return [vector for item in batch for vector in self._encode_apart_on_error([item])]
+            logger.exception("an input failed in the model")
             _fail(batch[0].job, error)
             return [None]
         return [tuple(row) for row in rows.tolist()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from tritium.engine.loading import load_engine
-from tritium.engine.prompt import Prompt, chat_messages, encode_prompt, split_prompts
+from tritium.engine.prompt import Prompt, chat_messages, embedding_inputs, encode_prompt, split_prompts
 from tritium.engine.request import FinishReason, GenerationRequest, SamplingParams
 from tritium.engine.sharing import SharedEngine, closed_error
 from tritium.errors import ValidationError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tritium.engine.batcher import EmbeddingBatcher
     from tritium.engine.config import EngineConfig
     from tritium.engine.monitor import InferenceMetrics
     from tritium.engine.request import TokenOutput
@@ -116,16 +117,21 @@ class LLM:
             ValidationError: a text is empty or too long, or the model does not embed.
         """
         self._require_open()
-        if self._batcher is None:
+        batcher = self._batcher
+        if batcher is None:
             raise ValidationError(
                 "This model writes text; it does not turn texts into vectors.", param="model"
             )
-        items = split_prompts(texts, param="input")
-        future = self._batcher.add([encode_prompt(self.tokenizer, item, param="input") for item in items])
+        limit = batcher.config.max_input_tokens
+        inputs = [
+            encode_prompt(self.tokenizer, item, context_limit=limit, param="input")
+            for item in embedding_inputs(texts)
+        ]
+        batcher.validate(inputs)  # before the work: a bad text at the end must not cost the others' time
+        most = batcher.config.max_waiting_inputs
         with self._batcher_lock:
-            while not future.done():
-                self._batcher.run_batch()
-        return np.array(future.result().vectors, dtype=np.float32)
+            parts = [_embed(batcher, inputs[start : start + most]) for start in range(0, len(inputs), most)]
+        return np.concatenate(parts)
 
     def metrics(self) -> InferenceMetrics:
         """Return the engine's figures."""
@@ -177,6 +183,16 @@ class LLM:
         )
         engine.validate(request)
         return request
+
+
+def _embed(batcher: EmbeddingBatcher, inputs: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
+    future = batcher.add(inputs)
+    try:
+        while not future.done():
+            batcher.run_batch()
+        return np.array(future.result().vectors, dtype=np.float32)
+    finally:
+        future.cancel()  # broken off (Ctrl-C): what still waits is not computed for nobody
 
 
 def _completion(outputs: Sequence[TokenOutput]) -> Completion:

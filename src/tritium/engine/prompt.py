@@ -46,6 +46,18 @@ def split_prompts(value: object, *, param: str = "prompt") -> tuple[str | tuple[
     return tuple(item if isinstance(item, str) else tuple(item) for item in value)
 
 
+def embedding_inputs(value: object) -> tuple[str | tuple[int, ...], ...]:
+    """Return the inputs of a text, a list of token ids (one input), or a list of these; none may be empty.
+
+    Raises:
+        ValidationError: anything else.
+    """
+    inputs = split_prompts(value, param="input")
+    if not inputs or not all(inputs):
+        raise ValidationError("An input is empty: every input needs at least one character.", param="input")
+    return inputs
+
+
 def chat_messages(value: object) -> tuple[ChatMessage, ...]:
     """Return the turns of a list of {"role": ..., "content": ...}.
 

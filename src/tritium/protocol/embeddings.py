@@ -6,7 +6,7 @@ import base64
 from array import array
 from typing import TYPE_CHECKING
 
-from tritium.engine.prompt import split_prompts
+from tritium.engine.prompt import embedding_inputs
 from tritium.errors import ValidationError
 from tritium.protocol.calls import EmbeddingCall
 
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 def embedding_call(body: EmbeddingRequest, *, request_id: str, principal: object) -> EmbeddingCall:
     """Return the one call of an embedding request."""
-    inputs = split_prompts(body.input, param="input")
-    if any(not item for item in inputs):
-        raise ValidationError("An input is empty: every input needs at least one character.", param="input")
+    inputs = embedding_inputs(body.input)
     return EmbeddingCall(request_id=request_id, model=body.model, inputs=inputs, principal=principal)
 
 

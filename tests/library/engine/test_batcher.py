@@ -69,13 +69,14 @@ def test_requests_share_batches_and_get_their_own_rows_and_figures():
     assert first.result().queue_seconds >= 0
 
 
-def test_a_bad_input_fails_its_own_request_only():
+def test_a_bad_input_fails_its_own_request_only(caplog):
     batcher, _ = new_batcher()
     bad, good = batcher.add([(1,), (9,)]), batcher.add([(2,)])
     batcher.run_batch()
     assert good.result().vectors == ((1.0, 2.0),)
     with pytest.raises(ProcessingError):
         bad.result()
+    assert "nine" in caplog.text  # the caller learns that it failed, the operator why
 
 
 def test_a_cancelled_request_is_not_computed():

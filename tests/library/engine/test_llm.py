@@ -4,7 +4,9 @@ import subprocess
 import sys
 import threading
 import weakref
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import tritium
@@ -113,6 +115,44 @@ def test_what_is_no_prompt_is_refused_by_name(llm, method, value, param):
         getattr(llm, method)(value)
     assert caught.value.details["param"] == param
     assert caught.value.message[0].isupper()
+
+
+def test_more_texts_than_the_queue_holds_are_embedded_in_order(minilm):
+    texts = [f"Verse {number}" for number in range(5)]
+    with LLM(minilm, threads=1) as llm:
+        expected = np.concatenate([llm.embed(text) for text in texts])
+        llm._batcher.config = replace(llm._batcher.config, max_waiting_inputs=2)
+        np.testing.assert_array_equal(llm.embed(texts), expected)
+        ids = llm.tokenizer.encode(texts[0])
+        np.testing.assert_array_equal(llm.embed([ids, texts[1]]), expected[:2])
+
+
+def test_what_cannot_be_embedded_is_refused_before_anything_is_computed(minilm, monkeypatch):
+    with LLM(minilm, threads=1) as llm:
+        monkeypatch.setattr(llm._batcher, "run_batch", lambda: pytest.fail("computed"))
+        for wrong in ([], "", None, 5, ["a", "word " * 2000], ["a", ""], [[]]):
+            with pytest.raises(ValidationError) as caught:
+                llm.embed(wrong)
+            assert caught.value.details["param"] == "input"
+        with pytest.raises(ValidationError, match="does not write text"):
+            llm.generate("x")
+    with pytest.raises(ValidationError, match="closed"):
+        llm.embed("x")
+
+
+def test_an_embedding_broken_off_leaves_nothing_behind(minilm, monkeypatch):
+    with LLM(minilm, threads=1) as llm:
+        encode = llm._batcher._encode
+
+        def interrupted(_inputs):
+            monkeypatch.setattr(llm._batcher, "_encode", encode)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(llm._batcher, "_encode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            llm.embed(["text"] * 40)  # more than one batch
+        assert llm.embed("text").shape == (1, 384)
+        assert not llm._batcher.has_work
 
 
 def test_settings_of_another_kind_are_refused(llm, scripture_llama):
