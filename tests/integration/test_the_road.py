@@ -215,7 +215,7 @@ def test_two_replicas_share_the_work(running):
     client = running.openai(key)
     streams = [
         client.completions.create(
-            model=model, prompt="In the", max_tokens=250, stream=True, extra_body={"ignore_eos": True}
+            model=model, prompt="In the", max_tokens=900, stream=True, extra_body={"ignore_eos": True}
         )
         for _ in range(4)
     ]
@@ -225,7 +225,7 @@ def test_two_replicas_share_the_work(running):
         replicas = http.get(f"/api/v1/deployments/{model}").json()["replicas"]
     assert sorted(replica["in_flight"] for replica in replicas) == [2, 2]
     for stream in streams:
-        assert list(stream)[-1].choices[0].finish_reason == "length"
+        stream.close()
 
 
 def test_readiness_and_metrics_show_models_and_tiers_but_no_tenant(running, shop):
