@@ -350,6 +350,28 @@ async def test_every_step_done_twice_as_after_a_crash_has_the_effects_of_once(
     assert (used, held) == (sum(map(len, files_of(Path(model.path)).values())), 0)
 
 
+async def test_files_that_a_crash_left_of_a_forgotten_model_go_at_the_next_start(
+    tmp_path: Path, scripture_bitnet_bitlinear: Path
+) -> None:
+    async with opened_bench(tmp_path, source=scripture_bitnet_bitlinear) as bench:
+        kept = await bench.ask()
+        gone = await bench.ask(name="gone")
+        await bench.wait(gone, until=is_final)
+        await bench.wait(kept, until=is_final)
+        model = await bench.platform.registry.remove(bench.tenant.id, "gone")
+        with pytest.raises(NotFoundError):
+            await bench.platform.registry.remove(bench.tenant.id, "gone")
+        await bench.platform.quantizations.release(model)
+        assert Path(model.path).is_dir()
+        await bench.kill_worker()
+        async with asyncio.timeout(PATIENCE):
+            while list(Path(model.path).parent.iterdir()) != [Path(model.path).with_name(str(kept.id))]:
+                await asyncio.sleep(0.05)
+        [left] = await bench.platform.registry.list(bench.tenant.id)
+        used, _ = await storage_of(bench)
+    assert used == sum(map(len, files_of(Path(left.path)).values()))
+
+
 @pytest.mark.parametrize("moment", ["waiting", "planned", "assembled"])
 async def test_a_cancellation_at_any_moment_closes_the_job_once_and_leaves_nothing(
     tmp_path: Path, scripture_bitnet_bitlinear: Path, moment: str

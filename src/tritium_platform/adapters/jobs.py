@@ -151,9 +151,13 @@ class QuantizationWorker:
         DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLL_SECONDS)
 
     async def search(self) -> None:
-        """For ever: look for open jobs that nobody works on, and have them done or closed."""
+        """Tidy up once; then for ever: look for open jobs that nobody works on, have them done or closed."""
+        is_tidy = False
         while True:
             try:
+                if not is_tidy:
+                    await self._work.remove_orphans()
+                    is_tidy = True
                 await self._search_once()
             except Exception:  # a database that is away is back at another time
                 logger.exception("quantization_search_failed")

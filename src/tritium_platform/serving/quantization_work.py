@@ -12,6 +12,7 @@ import shutil
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
 
 import structlog
 
@@ -23,7 +24,7 @@ from tritium.quantize.pipeline import assemble, plan_quantization, quantize_laye
 from tritium.quantize.plan import QuantizationPlan
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
-from tritium_platform.serving.directories import directory_bytes
+from tritium_platform.serving.directories import directory_bytes, remove_directory
 from tritium_platform.serving.job import JobLayer, JobState
 from tritium_platform.serving.model import RegisteredModel
 from tritium_platform.serving.registry import inspect_checkpoint
@@ -32,7 +33,6 @@ from tritium_platform.values import uuid7
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
-    from uuid import UUID
 
     from tritium_platform.metering.service import MeteringService
     from tritium_platform.quotas.service import QuotaService
@@ -78,6 +78,17 @@ class QuantizationWork:
         """Remove what a crash left half written beside the results; nothing may be at work meanwhile."""
         for path in self._models_dir.glob("*/.*"):
             shutil.rmtree(path, ignore_errors=True)
+
+    async def remove_orphans(self) -> None:
+        """Remove results that are no models: a crash came after one was forgotten, before its files went."""
+        for path in self._models_dir.glob("*/*-*-*-*-*"):
+            # The job first: one that is closed has its model registered, or it was forgotten since.
+            job = await self._books.jobs.get(UUID(path.name))
+            if job is None or not job.state.is_final or path != self._model_dir(job):
+                continue
+            if all(model.id != job.id for model in await self._books.models.list(job.tenant_id)):
+                logger.warning("quantization_orphan_removed", job_id=str(job.id))
+                await asyncio.to_thread(remove_directory, path)
 
     async def plan(self, job_id: UUID) -> dict[str, Any]:
         """Begin a job: return `{"layers": count}`."""

@@ -112,7 +112,8 @@ class RegistryService:
     async def remove(self, tenant_id: UUID, name_or_id: str) -> RegisteredModel:
         """Forget a model; its files stay with whoever owns them. Raises NotFoundError."""
         model = await self.get(tenant_id, name_or_id)
-        await self._store.remove(tenant_id=tenant_id, model_id=model.id)
+        if not await self._store.remove(tenant_id=tenant_id, model_id=model.id):  # somebody was faster
+            raise NotFoundError("There is no such model.", kind="model")
         return model
 
     def resolve(self, path: str) -> Path:
