@@ -130,6 +130,23 @@ async def test_a_unit_inside_a_unit_belongs_to_the_outer_one(books: Books, clock
     assert not await books.outbox.pending(limit=5)
 
 
+async def test_a_task_that_outlives_the_unit_it_began_in_writes_for_itself(
+    books: Books, clock: ManualClock
+) -> None:
+    is_over = asyncio.Event()
+
+    async def later() -> None:
+        await is_over.wait()
+        await books.outbox.add(the_intent(clock))
+
+    async with books.unit_of_work():
+        task = asyncio.create_task(later())
+        await books.outbox.add(the_intent(clock))
+    is_over.set()
+    await task
+    assert len(await books.outbox.pending(limit=5)) == 2
+
+
 async def test_many_units_at_the_same_time_all_arrive(road: Road) -> None:
     ended = await asyncio.gather(
         *(road.run(str(number), fail=number % 3 == 0) for number in range(30)), return_exceptions=True
