@@ -10,7 +10,7 @@ from tritium.engine.batch import apportion, lay_out
 from tritium.engine.cache import BlockAllocator
 from tritium.engine.config import EngineConfig
 from tritium.engine.monitor import InferenceMetrics, InferenceMonitor
-from tritium.engine.request import ContextLengthExceededError, QueueFullError
+from tritium.engine.request import ContextLengthExceededError, queue_full
 from tritium.engine.sampler import choose_token
 from tritium.engine.scheduler import Chunk, FirstComeFirstServed, Scheduler, SchedulingPolicy
 from tritium.engine.sequence import Sequence
@@ -125,12 +125,7 @@ class Engine:
         if request.request_id in self._sequences:
             raise ValidationError("A request with this id is running already.", param="request_id")
         if self.num_waiting >= self.config.max_waiting:
-            raise QueueFullError(
-                "Too many requests are waiting: try again soon.",
-                limit=self.config.max_waiting,
-                current=self.num_waiting,
-                retry_after=1,
-            )
+            raise queue_full(limit=self.config.max_waiting, current=self.num_waiting)
         self._serial += 1
         sequence = self._new_sequence(request)
         self._sequences[request.request_id] = sequence

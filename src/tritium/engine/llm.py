@@ -11,7 +11,13 @@ import numpy as np
 
 from tritium.engine.loading import load_engine
 from tritium.engine.prompt import Prompt, chat_messages, embedding_inputs, encode_prompt, split_prompts
-from tritium.engine.request import FinishReason, GenerationRequest, SamplingParams
+from tritium.engine.request import (
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+    no_encoder,
+    no_generator,
+)
 from tritium.engine.sharing import SharedEngine, closed_error
 from tritium.errors import ValidationError
 
@@ -119,9 +125,7 @@ class LLM:
         self._require_open()
         batcher = self._batcher
         if batcher is None:
-            raise ValidationError(
-                "This model writes text; it does not turn texts into vectors.", param="model"
-            )
+            raise no_encoder()
         limit = batcher.config.max_input_tokens
         inputs = [
             encode_prompt(self.tokenizer, item, context_limit=limit, param="input")
@@ -165,9 +169,7 @@ class LLM:
     def _generator(self) -> SharedEngine:
         self._require_open()
         if self._shared is None:
-            raise ValidationError(
-                "This model turns texts into vectors; it does not write text.", param="model"
-            )
+            raise no_generator()
         return self._shared
 
     def _request(self, prompt: Prompt, sampling: SamplingParams | None) -> GenerationRequest:

@@ -27,6 +27,23 @@ class QueueFullError(ResourceError):
     category = ErrorCategory.RATE_LIMITED
 
 
+def no_generator() -> ValidationError:
+    """Return what is raised when a model that embeds is asked to write."""
+    return ValidationError("This model turns texts into vectors; it does not write text.", param="model")
+
+
+def no_encoder() -> ValidationError:
+    """Return what is raised when a model that writes is asked to embed."""
+    return ValidationError("This model writes text; it does not turn texts into vectors.", param="model")
+
+
+def queue_full(*, limit: int, current: int) -> QueueFullError:
+    """Return what is raised when as many requests wait as may wait."""
+    return QueueFullError(
+        "Too many requests are waiting: try again soon.", limit=limit, current=current, retry_after=1
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How the next token is chosen and when to stop.

@@ -7,7 +7,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Self
 
-from tritium.engine.request import QueueFullError, TokenOutput
+from tritium.engine.request import TokenOutput, no_encoder, no_generator, queue_full
 from tritium.errors import BitNetServiceError, PlatformError, ProcessingError, ValidationError
 
 if TYPE_CHECKING:
@@ -96,9 +96,7 @@ class EngineThread:
             PlatformError: the engine is draining or closed.
         """
         if self._engine is None:
-            raise ValidationError(
-                "This model turns texts into vectors; it does not write text.", param="model"
-            )
+            raise no_generator()
         self._engine.validate(request)
         stream = TokenStream(self, request.request_id)
         with self._wake:
@@ -106,12 +104,7 @@ class EngineThread:
             limit = self._engine.config.max_waiting
             waiting = len(self._arrived) + self._engine.num_waiting
             if waiting >= limit:
-                raise QueueFullError(
-                    "Too many requests are waiting: try again soon.",
-                    limit=limit,
-                    current=waiting,
-                    retry_after=1,
-                )
+                raise queue_full(limit=limit, current=waiting)
             if request.request_id in self._streams:
                 raise ValidationError("A request with this id is running already.", param="request_id")
             self._streams[request.request_id] = stream
@@ -134,9 +127,7 @@ class EngineThread:
             QueueFullError: too many inputs wait already.
         """
         if self._batcher is None:
-            raise ValidationError(
-                "This model writes text; it does not turn texts into vectors.", param="model"
-            )
+            raise no_encoder()
         with self._wake:
             self._require_open()
             future = self._batcher.add(inputs)

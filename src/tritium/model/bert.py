@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tritium.errors import ProcessingError, ValidationError
+from tritium.errors import ValidationError
 from tritium.kernels import cpu
-from tritium.model.layers import DenseWeight, Embedding, Float32, LayerNorm, Linear, Observer
+from tritium.model.layers import (
+    Embedding,
+    Float32,
+    LayerNorm,
+    Linear,
+    Observer,
+    WeightSource,
+    require_finite,
+)
 from tritium.model.linears import LinearTable
 
 if TYPE_CHECKING:
@@ -21,26 +29,10 @@ if TYPE_CHECKING:
 _SMALLEST_LENGTH = np.float32(1e-12)
 
 
-class EncoderWeights(Protocol):
-    """Where an encoder takes its tensors from."""
-
-    def array(self, name: str) -> Float32:
-        """Return a tensor as float32."""
-        ...
-
-    def dense(self, name: str) -> DenseWeight:
-        """Return a matrix as the kernels take it."""
-        ...
-
-    def linear(self, name: str, *, threads: int) -> Linear:
-        """Build a linear layer."""
-        ...
-
-
 class BertModel:
     """A bidirectional encoder; a text's vector never depends on the texts beside it."""
 
-    def __init__(self, config: ModelConfig, weights: EncoderWeights, *, threads: int = 1) -> None:
+    def __init__(self, config: ModelConfig, weights: WeightSource, *, threads: int = 1) -> None:
         self.config = config
         self.threads = threads
         blocks = [f"encoder.layer.{index}" for index in range(config.num_layers)]
@@ -91,10 +83,7 @@ class BertModel:
         hidden = self.embed(token_ids, starts)
         for index in range(self.config.num_layers):
             hidden = self.run_block(index, hidden, starts)
-        if not np.isfinite(hidden).all():
-            raise ProcessingError(
-                "An activation is NaN or infinite: the weights or the input overflow float32."
-            )
+        require_finite(hidden)
         return hidden
 
     def embed(self, token_ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int32]) -> Float32:
@@ -118,7 +107,7 @@ class BertModel:
         (outer,) = self._linears.apply([f"{block}.output.dense"], cpu.gelu(inner))
         return self._output_norms[index](outer + hidden)
 
-    def _norm(self, weights: EncoderWeights, name: str) -> LayerNorm:
+    def _norm(self, weights: WeightSource, name: str) -> LayerNorm:
         return LayerNorm(weights.array(f"{name}.weight"), weights.array(f"{name}.bias"), self.config.norm_eps)
 
     def _check(self, arrays: Sequence[npt.NDArray[np.int32]]) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tritium.model.decoder import DecoderModel, DecoderWeights
+from tritium.model.decoder import DecoderModel
 
 if TYPE_CHECKING:
     from tritium.model.config import ModelConfig
-    from tritium.model.layers import Float32
+    from tritium.model.layers import Float32, WeightSource
 
 
 class BitNetModel(DecoderModel):
     """BitNetForCausalLM: sub-norms after attention and inside the feed-forward part."""
 
-    def __init__(self, config: ModelConfig, weights: DecoderWeights, *, threads: int = 1) -> None:
+    def __init__(self, config: ModelConfig, weights: WeightSource, *, threads: int = 1) -> None:
         super().__init__(config, weights, threads=threads)
         blocks = [f"model.layers.{index}" for index in range(config.num_layers)]
         self._attention_sub_norms = [

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tritium.errors import ProcessingError, ValidationError
+from tritium.errors import ValidationError
 from tritium.kernels import cpu
 from tritium.model.batch import DEFAULT_BLOCK_SIZE, ForwardBatch, KVCache
-from tritium.model.layers import DenseLinear, DenseWeight, Embedding, Float32, Linear, Observer, RMSNorm
+from tritium.model.layers import (
+    DenseLinear,
+    Embedding,
+    Float32,
+    Linear,
+    Observer,
+    RMSNorm,
+    WeightSource,
+    require_finite,
+)
 from tritium.model.linears import LinearTable
 from tritium.model.rope import RopeParameters, inverse_frequencies
 
 if TYPE_CHECKING:
     from tritium.model.config import ModelConfig
-
-
-class DecoderWeights(Protocol):
-    """Where a decoder takes its tensors from."""
-
-    def array(self, name: str) -> Float32:
-        """Return a tensor as float32."""
-        ...
-
-    def dense(self, name: str) -> DenseWeight:
-        """Return a matrix as the kernels take it."""
-        ...
-
-    def linear(self, name: str, *, threads: int) -> Linear:
-        """Build a linear layer."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ class BlockNames:
 class DecoderModel:
     """A causal language model; `forward` never lets one row's result depend on the rows beside it."""
 
-    def __init__(self, config: ModelConfig, weights: DecoderWeights, *, threads: int = 1) -> None:
+    def __init__(self, config: ModelConfig, weights: WeightSource, *, threads: int = 1) -> None:
         self.config = config
         self.threads = threads
         rope = config.rope or RopeParameters(theta=10000.0)
@@ -150,10 +143,7 @@ class DecoderModel:
 
     def logits(self, hidden: Float32) -> Float32:
         """Map final hidden rows [S, hidden] to logits [S, vocabulary]."""
-        if not np.isfinite(hidden).all():
-            raise ProcessingError(
-                "An activation is NaN or infinite: the weights or the input overflow float32."
-            )
+        require_finite(hidden)
         return self.head(self._final_norm(np.ascontiguousarray(hidden)))
 
     def _attend(self, index: int, x: Float32, batch: ForwardBatch, cache: KVCache) -> Float32:
@@ -195,7 +185,7 @@ class DecoderModel:
         del index
         return x
 
-    def _norm(self, weights: DecoderWeights, name: str) -> RMSNorm:
+    def _norm(self, weights: WeightSource, name: str) -> RMSNorm:
         return RMSNorm(weights.array(f"{name}.weight"), self.config.norm_eps)
 
 

@@ -38,6 +38,22 @@ class Linear(Protocol):
         ...
 
 
+class WeightSource(Protocol):
+    """Where a model takes its tensors from."""
+
+    def array(self, name: str) -> Float32:
+        """Return a tensor as float32."""
+        ...
+
+    def dense(self, name: str) -> DenseWeight:
+        """Return a matrix as the kernels take it."""
+        ...
+
+    def linear(self, name: str, *, threads: int) -> Linear:
+        """Build a linear layer."""
+        ...
+
+
 @dataclass(frozen=True)
 class DenseLinear:
     """y = x @ weight.T + bias; weight float32 or bfloat16 bits [N, K], bias float32 [N]."""
@@ -132,9 +148,14 @@ def quantize_rows(x: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
     Raises:
         ProcessingError: a value is NaN or infinite; rounding would hide it.
     """
+    require_finite(x)
+    return cpu.quantize_activations(x)
+
+
+def require_finite(x: Float32) -> None:
+    """Check activations (ProcessingError: one is NaN or infinite)."""
     if not np.isfinite(x).all():
         raise ProcessingError("An activation is NaN or infinite: the weights or the input overflow float32.")
-    return cpu.quantize_activations(x)
 
 
 def apply_linears(linears: Sequence[Linear], x: Float32) -> list[Float32]:

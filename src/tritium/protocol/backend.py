@@ -7,10 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from tritium.engine.prompt import encode_prompt
-from tritium.engine.request import GenerationRequest
+from tritium.engine.request import GenerationRequest, no_encoder, no_generator
 from tritium.engine.runner import EngineThread
-from tritium.errors import ValidationError
-from tritium.protocol.calls import ModelCard, ModelNotFoundError
+from tritium.protocol.calls import ModelCard, model_not_found
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -47,9 +46,7 @@ class LocalBackend:
         """Tokenise away from the event loop, and wait for the batch."""
         self._require_model(call.model)
         if self._loaded.batcher is None:
-            raise ValidationError(
-                "This model writes text; it does not turn texts into vectors.", param="model"
-            )
+            raise no_encoder()
         inputs = await asyncio.to_thread(self._encode_all, call.inputs)
         return await self.thread.embed(inputs)
 
@@ -66,12 +63,8 @@ class LocalBackend:
 
     def _require_model(self, name: str) -> None:
         if name != self.card.id:
-            raise ModelNotFoundError(
-                "There is no such model; GET /v1/models lists those you may use.", param="model"
-            )
+            raise model_not_found()
 
     def _require_generator(self) -> None:
         if self._loaded.engine is None:
-            raise ValidationError(
-                "This model turns texts into vectors; it does not write text.", param="model"
-            )
+            raise no_generator()

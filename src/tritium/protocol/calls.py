@@ -18,6 +18,13 @@ class ModelNotFoundError(ValidationError):
     """There is no such model for this caller."""
 
 
+def model_not_found() -> ModelNotFoundError:
+    """Return what is raised for a model that is not there, or not there for this caller."""
+    return ModelNotFoundError(
+        "There is no such model; GET /v1/models lists those you may use.", param="model"
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """One model a caller may use; `created` is Unix time in whole seconds."""

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from tritium.errors import BitNetServiceError
-from tritium.protocol.calls import ModelNotFoundError
+from tritium.protocol.calls import model_not_found
 from tritium.protocol.chat import ChatAnswer, chat_calls
 from tritium.protocol.completions import CompletionAnswer, completion_calls
 from tritium.protocol.embeddings import embedding_answer, embedding_call
@@ -108,9 +108,7 @@ class OpenAIRoutes:
         for card in await self._backend.models(principal):
             if card.id == model_id:
                 return self._json(request, _card_object(card), principal)
-        raise ModelNotFoundError(
-            "There is no such model; GET /v1/models lists those you may use.", param="model"
-        )
+        raise model_not_found()
 
     async def chat_completions(self, request: Request) -> Response:
         """Answer a chat."""
