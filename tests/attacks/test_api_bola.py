@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import uuid
+import zipfile
+from pathlib import Path
 
 import pytest
 
 NOBODY = str(uuid.UUID(int=7))
 OPERATORS = ("/api/v1/tenants", "/api/v1/security")
+
+
+def zipped(directory):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for path in directory.iterdir():
+            archive.write(path, path.name)
+    return content.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +31,9 @@ def victim(running):
         deployment_id = http.get(f"/api/v1/deployments/{model}").json()["id"]
         path = str(running.platform.config.model_roots[0] / "scripture-llama-6m")
         job = http.post("/api/v1/quantizations", json={"name": "q", "source": {"path": path}})
+        upload = http.post("/api/v1/uploads", content=zipped(Path(path))).raise_for_status().json()["id"]
     objects = {
+        "upload": [upload],
         "model": [model, model_id],
         "model_id": [model],
         "deployment": [model, deployment_id],
@@ -54,7 +67,7 @@ def ask(http, method, address):
 
 def test_every_route_with_an_object_answers_404_for_somebody_elses(running, victim, attacker):
     _, _, objects = victim
-    tried = 0
+    tried, named = 0, set()
     with running.http(attacker) as http:
         for method, path in routes(running, is_admin=False):
             name = parameter_of(path)
@@ -67,10 +80,12 @@ def test_every_route_with_an_object_answers_404_for_somebody_elses(running, vict
                     ask(http, method, path.replace(f"{{{name}}}", NOBODY)),
                 )
                 assert foreign.status_code == 404, (method, path)
+                named.add(name)
                 # The same words for what is somebody else's and for what is not there.
                 assert strip(foreign.json(), thing) == strip(unknown.json(), NOBODY), (method, path)
                 tried += 1
     assert tried >= 8
+    assert named == set(objects)  # a new kind of object joins the victim's
 
 
 def strip(body, thing):
