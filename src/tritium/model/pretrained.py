@@ -125,6 +125,7 @@ class QuantizedModel:
         Raises:
             ValidationError: it is not one, its version is unknown, or a file was changed, lost or added.
         """
+        _check_arguments(path, threads)
         with open_native(path, verify=verify) as native:
             return cls(path, native.manifest, threads=threads)
 
@@ -197,7 +198,10 @@ def _check_arguments(source: object, threads: object) -> None:
 def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str, Any] | None) -> LoadedModel:
     declared = checkpoint.config or (manifest or {}).get("config")
     if not declared:
-        raise ValidationError(f"{checkpoint.path} has no config.json.", file="config.json")
+        raise ValidationError(
+            f"{checkpoint.path} has no config.json: copy it there from where the model comes from.",
+            file="config.json",
+        )
     config = parse_config(declared)
     weights = CheckpointWeights(checkpoint, config, manifest=manifest)
     count = threads or select_optimal_device(checkpoint.total_bytes).threads

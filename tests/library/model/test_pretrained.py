@@ -219,3 +219,16 @@ def test_another_pooling_is_refused_by_name(pooling: dict[str, object], named: s
 def test_texts_that_cannot_be_encoded_are_refused(texts: list[list[int]], tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
         load_model(_bert(tmp_path / "bert")).encoder.encode(texts)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"path", ""])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    for read in (load_model, QuantizedModel.from_pretrained):
+        with pytest.raises(ValidationError, match="path or its hub name"):
+            read(path)
+
+
+def test_a_model_without_its_config_says_what_to_do(scripture_llama: Path, tmp_path: Path) -> None:
+    shutil.copy(scripture_llama / "model.safetensors", tmp_path)
+    with pytest.raises(ValidationError, match=r"no config\.json: copy it"):
+        load_model(tmp_path)
