@@ -36,7 +36,8 @@ Settings = Annotated[
     ),
 ]
 Strategy = Annotated[
-    str | None, typer.Option(help="auto, standard, absmean or adaptive.  [default: auto]", metavar="NAME")
+    str | None,
+    typer.Option(help="auto, standard, absmean, adaptive or compensated.  [default: auto]", metavar="NAME"),
 ]
 GroupSize = Annotated[int | None, typer.Option(help="Weights that share a scale; 0 = a row.  [default: 128]")]
 MinPlanes = Annotated[int | None, typer.Option(help="Trit-planes a layer starts with.  [default: 1]")]
