@@ -1,6 +1,7 @@
 """The whole platform under load while its processes are killed: afterwards the books are right.
 
-`make soak`. TRITIUM_SOAK_CYCLES kills (20) per database, TRITIUM_SOAK_SEED repeats the same draws of a run.
+`make soak`. TRITIUM_SOAK_CYCLES kills (20) per database, then TRITIUM_SOAK_STEADY_SECONDS (20) of load
+without one; TRITIUM_SOAK_SEED repeats the draws of a run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pytest
 pytestmark = pytest.mark.soak
 
 CYCLES = int(os.environ.get("TRITIUM_SOAK_CYCLES", "20"))
-STEADY_SECONDS = 20
+STEADY_SECONDS = float(os.environ.get("TRITIUM_SOAK_STEADY_SECONDS", "20"))
 # Engines come back after at most 15 s, a gateway after some seconds of a loaded machine.
 PATIENCE = 90
 MOST_RESIDENT_BYTES = 600_000_000
