@@ -196,9 +196,8 @@ class SecurityService:
         response = await execute_incident_response(
             event, assessment=assessment, containment=self._containment
         )
-        if any(action.kind is not ActionKind.RECORD for action in response.done + response.failed):
-            rules = [match.rule_id for match in assessment.matches]
-            await self._trail.add(self._intent(event, response, rules=rules))
+        rules = [match.rule_id for match in assessment.matches]
+        await self._trail.add(self._intent(event, response, rules=rules))
         return response
 
     async def recent(self, *, limit: int = 50) -> Sequence[SecurityEvent]:
@@ -206,11 +205,12 @@ class SecurityService:
         return await self._store.recent(limit=limit)
 
     def _intent(self, event: SecurityEvent, response: SecurityResponse, *, rules: list[str]) -> AuditIntent:
+        has_acted = any(action.kind is not ActionKind.RECORD for action in response.done + response.failed)
         return AuditIntent(
             id=uuid7(self._clock),
             event_id=event.id,
             occurred_at=self._clock.now(),
-            action="security.respond",
+            action="security.respond" if has_acted else "security.observe",
             resource_affected=ResourceIdentifier("security_event", str(event.id)),
             outcome=ActionOutcome.FAILURE if response.failed else ActionOutcome.SUCCESS,
             tenant_id=event.tenant_id,

@@ -67,6 +67,14 @@ async def test_a_guesser_is_blocked_for_a_quarter_of_an_hour_and_the_log_says_wh
     assert not security.is_blocked("192.0.2.1")
 
 
+async def test_a_refused_key_is_a_leaf_of_the_audit_log_even_if_nothing_was_done_about_it(security, outbox):
+    await security.observe_refusal(InvalidTokenError(key_id="K1"), source_ip="192.0.2.1")
+    (intent,) = await outbox.pending(limit=9)
+    assert (intent.action, intent.key_id) == ("security.observe", "K1")
+    assert intent.details["event_type"] == "authentication_failure"
+    assert intent.details["done"] == "record"
+
+
 async def test_a_block_can_be_taken_back(tenancy, clock):
     containment = LocalContainment(tenancy=tenancy, clock=clock)
     await containment.block_source("192.0.2.1", duration=clock.now() - clock.now().replace(hour=0))
