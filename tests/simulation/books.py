@@ -13,6 +13,7 @@ from uuid import UUID
 import psycopg
 
 TILE = 256
+TOKENS = ("input_tokens", "output_tokens", "embedding_tokens")
 
 
 def same(identity):
@@ -125,9 +126,7 @@ def check_answers(books, seen):
         assert answer.request_id in leaves_of, f"{answer} is not in the audit log"
         leaf = leaves_of[answer.request_id][0]
         record = records["gateway", same(leaf["event_id"])]
-        figures = {
-            name: getattr(answer, name) for name in ("input_tokens", "output_tokens", "embedding_tokens")
-        }
+        figures = {name: getattr(answer, name) for name in TOKENS}
         assert {name: record[name] for name in figures} == figures, (answer, record)
         assert {name: leaf["details"][name] for name in figures} == figures, (answer, leaf)
         assert leaf["action"] == f"{answer.operation}.complete"
@@ -138,15 +137,20 @@ def check_answers(books, seen):
 
 
 def check_log(books, seen):
-    """Every intent has one leaf, every record one intent; every head ever seen is a beginning of the log."""
+    """Every intent has one leaf, every use one of the same figures; every head ever seen begins the log."""
     ids = [same(leaf["id"]) for leaf in books.leaves]
     assert len(set(ids)) == len(ids) == books.head_size == len(books.outbox)
     assert {row["id"]: row["log_index"] for row in books.outbox} == {
         identity: index for index, identity in enumerate(ids)
     }
-    logged = set(ids)
-    missing = [each for each in books.usage if each["source"] == "gateway" and each["id"] not in logged]
-    assert not missing
+    uses = {
+        same(leaf["id"]): [leaf["details"][name] for name in TOKENS]
+        for leaf in books.leaves
+        if all(name in leaf["details"] for name in TOKENS)
+    }
+    assert uses == {
+        each["id"]: [each[name] for name in TOKENS] for each in books.usage if each["source"] == "gateway"
+    }
     assert books.root(books.head_size) == books.head_root
     for size, root in {(size, root) for size, root, _ in seen.checkpoints}:
         assert size <= books.head_size, f"the log was rolled back from {size} to {books.head_size}"
