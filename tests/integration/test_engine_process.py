@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+import zmq
 
 from tritium.engine.request import GenerationRequest, SamplingParams
 from tritium.errors import ValidationError
@@ -89,6 +90,21 @@ async def test_an_engine_that_hangs_is_killed_and_started_again(engine):
     await wait_for(lambda: engine.status.state is ReplicaState.READY)
     assert engine.status.process_id != process_id
     assert engine.status.restarts == 1
+
+
+async def test_what_could_not_be_sent_to_a_dying_engine_is_refused_and_not_cancelled(engine):
+    alone = engine._context.socket(zmq.PAIR)  # as it is between the end of its peer and its own
+    alone.bind("inproc://nobody-connects")
+    engine._socket, connected = alone, engine._socket
+    left, refused = (asyncio.create_task(engine.embed(name, token_ids=[(1,)])) for name in ("a", "b"))
+    await asyncio.sleep(0.05)
+    engine._socket = connected
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    alone.close(linger=0)
+    with pytest.raises(EngineUnavailableError):
+        await refused
 
 
 async def test_draining_finishes_what_runs_and_takes_nothing_new(engine):

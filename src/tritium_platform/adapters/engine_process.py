@@ -189,7 +189,15 @@ class EngineProcess:
     async def _send(self, command: messages.Command) -> None:
         if self._socket is None:
             raise self._unavailable()
-        await self._socket.send(messages.encode(command))
+        try:
+            await self._socket.send(messages.encode(command))
+        except asyncio.CancelledError:
+            # The socket of an engine that died is closed, and that cancels what could not be sent any more:
+            # then the engine is away, and nobody has left.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise self._unavailable() from None
 
     async def _abort(self, request_id: str) -> None:
         with contextlib.suppress(zmq.ZMQError, EngineUnavailableError):
