@@ -144,6 +144,7 @@ def test_the_books_are_right_after_many_kills_under_load(program, parts, shops, 
     parts["books"].check_storage(books)
     assert report_of_usage == totals_of(books, shops)
     verify_with_saved_heads(program, load.seen)
+    assert not [name for name in load.seen.refusals if "500" in name], "a death has no name of its own"
     assert max(memory for _, _, memory in load.seen.memory) < MOST_RESIDENT_BYTES
 
 
