@@ -194,7 +194,7 @@ def test_the_console_is_behind_the_operators_key_and_its_headers(up):
 
 
 def test_an_operator_logs_in_and_watches_a_quantization_become_a_deployment(
-    browser, up, shop, scripture_llama
+    browser, up, shop, scripture_llama, calibration_text
 ):
     browser.go(up["console"])
     assert browser.evaluate("location.pathname") == "/console/login"
@@ -206,7 +206,9 @@ def test_an_operator_logs_in_and_watches_a_quantization_become_a_deployment(
 
     shop.post("/api/v1/models", json={"name": "dense", "path": str(scripture_llama)}).raise_for_status()
     shop.post("/api/v1/deployments", json={"model": "dense"}).raise_for_status()
-    wish = {"name": "ternary", "source": {"path": str(scripture_llama)}}
+    # A calibration text makes it take longer than the two seconds after which the page looks again.
+    config = {"calibration_text": calibration_text[:100_000], "calibration_tokens": 4096}
+    wish = {"name": "ternary", "source": {"path": str(scripture_llama)}, "config": config}
     shop.post("/api/v1/quantizations", json=wish).raise_for_status()
     # From here on nobody touches the page: its script brings everything.
     browser.wait("document.querySelector('table.layers') !== null", seconds=120)

@@ -74,8 +74,8 @@ def test_an_operator_sets_up_a_tenant_that_deploys_chats_and_is_billed(up, scrip
     time.sleep(1.5)  # what commands left in the outbox, the server logs
     report = answer_of("audit", "verify", *where)
     assert report["is_intact"]
-    # tenant, key, model, deployment, completion, suspend, resume, revoke
-    assert report["entries"] == 8
+    # tenant, key, model, deployment, completion, suspend, 403, resume, revoke, 401
+    assert report["entries"] == 10
 
 
 def test_the_console_stands_on_the_same_port_behind_the_admin_key(up):

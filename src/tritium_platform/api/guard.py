@@ -19,6 +19,7 @@ from tritium_platform.errors import (
     InvalidTokenError,
     NotFoundError,
     SourceBlockedError,
+    TenantSuspendedError,
 )
 from tritium_platform.security.model import SecurityEventType
 from tritium_platform.security.service import classify_refusal
@@ -91,8 +92,9 @@ class Guard:
             resource = quote(f"model:{error.details.get('model', '')}", safe=":")
             error = NotFoundError(error.message)
         event_type = classify_refusal(error)
-        # Of strangers only wrong keys count: whoever tries addresses that do not exist learns nothing.
-        if event_type is None or (caller is None and not isinstance(error, AuthenticationError)):
+        # Of strangers only refused keys count: whoever tries addresses that do not exist learns nothing.
+        is_about_key = isinstance(error, AuthenticationError | TenantSuspendedError)
+        if event_type is None or (caller is None and not is_about_key):
             return
         security = self._platform.security
         key_id = caller.key_id if caller else None
