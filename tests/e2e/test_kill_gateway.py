@@ -85,14 +85,18 @@ def wait_for_deployment(daemon, key):
     raise AssertionError("the deployment did not become ready")
 
 
+def official(daemon, key):
+    return openai.OpenAI(base_url=f"{daemon.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
 def chat_until(stopped, daemon, key, completed):
-    client = openai.OpenAI(base_url=f"{daemon.url}/v1", api_key=key, max_retries=0, timeout=30)
-    while not stopped.is_set():
-        try:
-            answer = client.completions.create(model="m", prompt="In the", max_tokens=3)
-            completed.append(answer.usage.completion_tokens)
-        except openai.APIError:
-            stopped.wait(0.05)
+    with official(daemon, key) as client:
+        while not stopped.is_set():
+            try:
+                answer = client.completions.create(model="m", prompt="In the", max_tokens=3)
+                completed.append(answer.usage.completion_tokens)
+            except openai.APIError:
+                stopped.wait(0.05)
 
 
 def test_every_completed_answer_is_metered_and_logged_although_the_gateway_was_killed(
@@ -144,16 +148,16 @@ def test_every_completed_answer_is_metered_and_logged_although_the_gateway_was_k
 
 def test_sigterm_says_not_ready_finishes_what_runs_and_leaves_with_zero(daemon, scripture_llama):
     _, key = open_shop(daemon, scripture_llama)
-    client = openai.OpenAI(base_url=f"{daemon.url}/v1", api_key=key, max_retries=0, timeout=60)
-    stream = client.completions.create(
-        model="m", prompt="In the", max_tokens=300, stream=True, extra_body={"ignore_eos": True}
-    )
-    next(stream)
-    daemon.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    with as_tenant(daemon, key) as http:
-        assert http.get("/health/ready").status_code == 503
-    assert list(stream)[-1].choices[0].finish_reason == "length"
+    with official(daemon, key) as client:
+        stream = client.completions.create(
+            model="m", prompt="In the", max_tokens=300, stream=True, extra_body={"ignore_eos": True}
+        )
+        next(stream)
+        daemon.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with as_tenant(daemon, key) as http:
+            assert http.get("/health/ready").status_code == 503
+        assert list(stream)[-1].choices[0].finish_reason == "length"
     assert daemon.process.wait(30) == 0
     assert json.loads(daemon.tool("audit", "verify").stdout)["is_intact"]
 
@@ -166,14 +170,14 @@ def test_a_second_server_on_the_same_data_is_refused(daemon, scripture_llama):
 
 def test_no_key_and_no_prompt_reaches_the_log(daemon, scripture_llama):
     _, key = open_shop(daemon, scripture_llama)
-    client = openai.OpenAI(base_url=f"{daemon.url}/v1", api_key=key, max_retries=0, timeout=60)
-    answer = client.completions.create(model="m", prompt="a very secret prompt of mine", max_tokens=20)
-    with pytest.raises(openai.APIError):
-        client.completions.create(model="unknown-model", prompt="another secret prompt", max_tokens=2)
-    with pytest.raises(openai.APIError):
-        client.post("/completions", content=b'{"model": "m", "prompt": "broken secret', cast_to=object)
-    with pytest.raises(openai.AuthenticationError):
-        openai.OpenAI(base_url=f"{daemon.url}/v1", api_key=key[:-1] + "0", max_retries=0).models.list()
+    with official(daemon, key) as client, official(daemon, key[:-1] + "0") as stranger:
+        answer = client.completions.create(model="m", prompt="a very secret prompt of mine", max_tokens=20)
+        with pytest.raises(openai.APIError):
+            client.completions.create(model="unknown-model", prompt="another secret prompt", max_tokens=2)
+        with pytest.raises(openai.APIError):
+            client.post("/completions", content=b'{"model": "m", "prompt": "broken secret', cast_to=object)
+        with pytest.raises(openai.AuthenticationError):
+            stranger.models.list()
     daemon.stop()
     log = (daemon.data_dir / "log").read_text()
     assert '"event": "request"' in log

@@ -6,10 +6,11 @@ Loaded by path from the conftest.py of the suites that need it: test folders are
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class RunningPlatform:
     url: str
     platform: Platform
     loop: asyncio.AbstractEventLoop
+    clients: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def run(self, work: Any) -> Any:
         """Await something in the platform's loop."""
@@ -55,8 +57,9 @@ class RunningPlatform:
         return httpx2.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=60)
 
     def openai(self, key: str) -> openai.OpenAI:
-        """Return the official client of a tenant, without its own retries."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+        """Return the official client of a tenant, without its own retries; it is closed with the platform."""
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+        return self.clients.enter_context(client)
 
     def deploy(self, key: str, *, model: str = "scripture-bitnet-6m-bitlinear", replicas: int = 1) -> str:
         """Register and deploy an example model, wait until it is ready, and return its name."""
@@ -120,12 +123,15 @@ def serve(config: PlatformConfig) -> tuple[RunningPlatform, Any]:
     thread.start()
     started.wait(60)
 
+    url = f"http://127.0.0.1:{shared['port']}"
+    running = RunningPlatform(url=url, platform=shared["platform"], loop=shared["loop"])
+
     def stop() -> None:
+        running.clients.close()
         shared["server"].should_exit = True
         thread.join(60)
 
-    url = f"http://127.0.0.1:{shared['port']}"
-    return RunningPlatform(url=url, platform=shared["platform"], loop=shared["loop"]), stop
+    return running, stop
 
 
 def replica_process_ids(running: RunningPlatform) -> list[int]:
