@@ -11,6 +11,7 @@ from tritium.cli.chat import chat
 from tritium.cli.embed import embed
 from tritium.cli.env import env
 from tritium.cli.evaluate import evaluate
+from tritium.cli.export import export
 from tritium.cli.quantize import quantize
 from tritium.cli.run import run
 from tritium.cli.serve import serve
@@ -53,6 +54,7 @@ app.command()(chat)
 app.command()(embed)
 app.command(name="eval")(evaluate)
 app.command()(show)
+app.command()(export)
 app.command()(bench)
 app.command()(env)
 app.command()(serve)

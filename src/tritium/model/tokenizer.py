@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,17 @@ class Tokenizer:
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
         except (OverflowError, TypeError):
             raise ValidationError("A token id is not a whole number that fits 32 bits.") from None
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The tokenizer as its file describes it, parsed and completed by the tokenizers library."""
+        definition: dict[str, Any] = json.loads(self._tokenizer.to_str())
+        return definition
+
+    @property
+    def chat_template_source(self) -> str | None:
+        """The chat template as the checkpoint has it, not checked."""
+        return self._template_source
 
     @property
     def has_chat_template(self) -> bool:

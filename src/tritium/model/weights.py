@@ -61,25 +61,38 @@ class CheckpointWeights:
 
     def linear(self, name: str, *, threads: int) -> Linear:
         """Build the linear layer of this name, dense or ternary as it is stored."""
-        shape = self.architecture.linears[name]
-        bias = self.array(f"{name}.bias") if shape.has_bias else None
+        weight = self.ternary_weight(name)
+        if weight is None:
+            return DenseLinear(self.dense(f"{name}.weight"), self.bias(name), threads)
+        return TernaryLinear(weight, self.bias(name), threads)
+
+    def ternary_weight(self, name: str) -> TernaryWeight | None:
+        """Read the linear layer of this name as the kernels take it; None if it is dense."""
         if self.prefix + name in self._native:
-            return TernaryLinear(self._native_weight(name), bias, threads)
+            return self._native_weight(name)
         if not self.config.ternary.converts(name):
-            return DenseLinear(self.dense(f"{name}.weight"), bias, threads)
-        tensors = self.ternary(name)
-        scale = _as_float32(tensors.scale)
-        if bias is not None and self.config.ternary.convention is TernaryConvention.AUTOBITLINEAR_OFFLINE:
-            bias = bias * scale[0, 0]  # this convention adds the bias before it multiplies
-        weight = TernaryWeight(
+            return None
+        tensors, shape = self.ternary(name), self.architecture.linears[name]
+        return TernaryWeight(
             planes=packing.to_compute_layout(tensors.trits)[None],
-            scales=np.ascontiguousarray(scale),
+            scales=np.ascontiguousarray(_as_float32(tensors.scale)),
             group_size=shape.in_features,
             in_features=shape.in_features,
             out_features=shape.out_features,
             divides=tensors.divides,
         )
-        return TernaryLinear(weight, bias, threads)
+
+    def bias(self, name: str) -> Float32 | None:
+        """Return what the linear layer of this name adds last, float32 [out], or None."""
+        if not self.architecture.linears[name].has_bias:
+            return None
+        bias = self.array(f"{name}.bias")
+        is_packed = self.prefix + name not in self._native and self.config.ternary.converts(name)
+        if is_packed and self.config.ternary.convention is TernaryConvention.AUTOBITLINEAR_OFFLINE:
+            # This convention adds the bias before it multiplies.
+            scale: Float32 = _as_float32(self.ternary(name).scale)
+            bias = bias * scale[0, 0]
+        return bias
 
     def ternary(self, name: str) -> TernaryTensors:
         """Read a layer of a native ternary checkpoint without loss, in whichever convention it is stored."""

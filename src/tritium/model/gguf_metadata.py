@@ -1,0 +1,93 @@
+"""What a GGUF file says about a llama beside its weights: shape, rope, tokenizer, chat template."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tritium.formats.checkpoint import contained_file
+from tritium.formats.gguf import TensorType
+from tritium.formats.gguf_tokenizer import numbered_vocabulary, tokenizer_metadata
+from tritium.model.rope import RopeKind, RopeParameters, inverse_frequencies
+from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from tritium.formats.gguf import Value
+    from tritium.model.config import ModelConfig
+
+# llama.cpp's numbers for "mostly of this type"
+FILE_TYPES = {TensorType.TQ1_0: 36, TensorType.TQ2_0: 37}
+QUANTIZATION_VERSION = 2
+
+
+def gguf_metadata(directory: Path, config: ModelConfig, *, ternary: TensorType) -> dict[str, Value]:
+    """Return every key of the file; the tokenizer is read from the model's directory, if it has one.
+
+    Raises:
+        ValidationError: the tokenizer is another model's, or GGUF cannot describe it.
+    """
+    return {
+        "general.architecture": "llama",
+        "general.name": directory.resolve().name,
+        "general.file_type": FILE_TYPES[ternary],
+        "general.quantization_version": QUANTIZATION_VERSION,
+        **_shape(config),
+        **_rope(config),
+        **_tokenizer(directory, config),
+    }
+
+
+def rope_factors(config: ModelConfig) -> npt.NDArray[np.float32] | None:
+    """Return what each frequency is divided by, float32 [head_dim / 2]; None unless the rope is llama3's."""
+    rope = config.rope
+    if rope is None or rope.kind is not RopeKind.LLAMA3:
+        return None
+    plain = inverse_frequencies(RopeParameters(theta=rope.theta), head_dim=config.head_dim)
+    return plain / inverse_frequencies(rope, head_dim=config.head_dim)
+
+
+def _shape(config: ModelConfig) -> dict[str, Value]:
+    return {
+        "llama.vocab_size": config.vocab_size,
+        "llama.context_length": config.max_positions,
+        "llama.embedding_length": config.hidden_size,
+        "llama.block_count": config.num_layers,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_heads,
+        "llama.attention.head_count_kv": config.num_kv_heads,
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.attention.layer_norm_rms_epsilon": config.norm_eps,
+    }
+
+
+def _rope(config: ModelConfig) -> dict[str, Value]:
+    rope = config.rope or RopeParameters(theta=10000.0)
+    entries: dict[str, Value] = {
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.rope.freq_base": rope.theta,
+    }
+    if rope.kind is RopeKind.LINEAR:
+        entries |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": rope.factor}
+    return entries
+
+
+def _tokenizer(directory: Path, config: ModelConfig) -> dict[str, Value]:
+    if contained_file(directory, TOKENIZER_FILE) is None:
+        return numbered_vocabulary(config.vocab_size)
+    tokenizer = Tokenizer(directory)
+    tokenizer.validate_against(config)
+    entries = tokenizer_metadata(tokenizer.definition, vocab_size=config.vocab_size)
+    bos = tokenizer.bos_token_id if config.bos_token_id is None else config.bos_token_id
+    if bos is not None:
+        entries["tokenizer.ggml.bos_token_id"] = bos
+    if tokenizer.eos_token_ids:
+        entries["tokenizer.ggml.eos_token_id"] = tokenizer.eos_token_ids[0]
+    entries["tokenizer.ggml.add_bos_token"] = bos is not None and tokenizer.encode("a")[0] == bos
+    if tokenizer.chat_template_source is not None:
+        entries["tokenizer.chat_template"] = tokenizer.chat_template_source
+    return entries
