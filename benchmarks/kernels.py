@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHAPES = ((6912, 2560), (2560, 6912), (2560, 2560))  # out x in
-BATCHES = (1, 8, 32)
+BATCHES = (1, 2, 4, 8, 9, 16, 32, 512)
 THREADS = (1, 2)
 COLD_BYTES = 320 << 20
 
@@ -44,7 +44,7 @@ def rate(
     return best
 
 
-def cold_weights(rows: int, columns: int, *, group_size: int) -> list[TernaryWeight]:
+def cold_weights(rows: int, columns: int, *, group_size: int) -> list[cpu.PreparedWeight]:
     """Enough different weights that none is still in a cache when its turn comes again."""
     random = np.random.default_rng(1)
     size = rows * padded(columns) // 4
@@ -54,12 +54,14 @@ def cold_weights(rows: int, columns: int, *, group_size: int) -> list[TernaryWei
     groups = -(-columns // group_size)
     first = codes[random.integers(0, len(codes), size)].reshape(1, rows, -1)
     return [
-        TernaryWeight(
-            planes=np.roll(first, copy, axis=1),
-            scales=random.random((rows if groups > 1 else 1, groups), dtype=np.float32),
-            group_size=group_size,
-            in_features=columns,
-            out_features=rows,
+        cpu.prepare(
+            TernaryWeight(
+                planes=np.roll(first, copy, axis=1),
+                scales=random.random((rows if groups > 1 else 1, groups), dtype=np.float32),
+                group_size=group_size,
+                in_features=columns,
+                out_features=rows,
+            )
         )
         for copy in range(COLD_BYTES // size + 1)
     ]
@@ -72,7 +74,7 @@ def read_bandwidth(clock: Callable[[], float]) -> float:
 
 
 def measure(
-    weights: list[TernaryWeight], *, batch: int, threads: int, seconds: float, clock: Callable[[], float]
+    weights: list[cpu.PreparedWeight], *, batch: int, threads: int, seconds: float, clock: Callable[[], float]
 ) -> float:
     """GOPS of quantizing a batch of activations and multiplying it by one weight after the other."""
     turn = itertools.cycle(weights)

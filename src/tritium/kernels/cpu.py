@@ -7,7 +7,7 @@ on its neighbours, on the size of the batch, on the number of threads or on the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tritium.errors import ProcessingError
 from tritium.kernels import _native
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "PreparedWeight",
     "TernaryWeight",
     "dense_matmul",
     "embedding_lookup",
     "gelu",
     "layer_norm",
     "paged_attention",
+    "prepare",
     "quantize_activations",
     "ragged_attention",
     "relu2_multiply",
@@ -38,6 +40,8 @@ __all__ = [
     "ternary_matmul",
     "write_kv",
 ]
+
+PreparedWeight: TypeAlias = _native.PreparedWeight
 
 _native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the module's own choice
 
@@ -52,23 +56,33 @@ def quantize_activations(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDAr
 
 
 @refuses_bad_arrays
+def prepare(weight: TernaryWeight, *, threads: int = 1) -> PreparedWeight:
+    """Lays a ternary weight out for the instruction set in use; the weight itself is not needed afterwards.
+
+    Raises:
+        ValidationError: a code of the weight is no trit.
+    """
+    return _native.prepare(
+        weight.planes, weight.scales, weight.in_features, weight.group_size, weight.divides, threads
+    )
+
+
+@refuses_bad_arrays
 def ternary_matmul(
-    weight: TernaryWeight, q: NDArray[np.int8], scale: NDArray[np.float32], *, threads: int = 1
+    weight: PreparedWeight, q: NDArray[np.int8], scale: NDArray[np.float32], *, threads: int = 1
 ) -> NDArray[np.float32]:
     """Multiplies quantized activations int8 [M, Kp] with scales [M] by a ternary weight: float32 [M, N].
 
     Groups are added in rising order, each one's exact integer sum times its scale; then one division by the
     activation's scale. Where the weight divides: sum / (weight scale x activation scale).
     """
-    return _native.ternary_matmul(
-        weight.planes, weight.scales, weight.group_size, weight.divides, q, scale, threads
-    )
+    return _native.ternary_matmul(weight, q, scale, threads)
 
 
 @refuses_bad_arrays
-def ternary_accumulate(weight: TernaryWeight, q: NDArray[np.int8]) -> NDArray[np.int32]:
+def ternary_accumulate(weight: PreparedWeight, q: NDArray[np.int8]) -> NDArray[np.int32]:
     """Computes the exact integer sums behind `ternary_matmul`: int32 [M, N, G]."""
-    return _native.ternary_accumulate(weight.planes, weight.scales, weight.group_size, q)
+    return _native.ternary_accumulate(weight, q)
 
 
 @refuses_bad_arrays

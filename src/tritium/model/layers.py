@@ -13,7 +13,7 @@ from tritium.errors import ProcessingError
 from tritium.kernels import cpu
 
 if TYPE_CHECKING:
-    from tritium.kernels.cpu import TernaryWeight
+    from tritium.kernels.cpu import PreparedWeight
 
 Float32 = npt.NDArray[np.float32]
 DenseWeight = npt.NDArray[np.float32] | npt.NDArray[np.uint16]  # uint16: the bits of bfloat16
@@ -107,7 +107,7 @@ class LayerNorm:
 class TernaryLinear:
     """Ternary weights times activations rounded to eight bits per token; integers in between are exact."""
 
-    weight: TernaryWeight
+    weight: PreparedWeight
     bias: Float32 | None = None
     threads: int = 1
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention, ternarise_online, unpack_bitnet
 from tritium.kernels import packing
-from tritium.kernels.cpu import TernaryWeight
+from tritium.kernels.cpu import TernaryWeight, prepare
 from tritium.model.architecture import Architecture, LinearShape, architecture_for
 from tritium.model.layers import DenseLinear, DenseWeight, Float32, Linear, TernaryLinear
 
@@ -64,10 +64,10 @@ class CheckpointWeights:
         weight = self.ternary_weight(name)
         if weight is None:
             return DenseLinear(self.dense(f"{name}.weight"), self.bias(name), threads)
-        return TernaryLinear(weight, self.bias(name), threads)
+        return TernaryLinear(prepare(weight, threads=threads), self.bias(name), threads)
 
     def ternary_weight(self, name: str) -> TernaryWeight | None:
-        """Read the linear layer of this name as the kernels take it; None if it is dense."""
+        """Read the linear layer of this name in its portable form; None if it is dense."""
         if self.prefix + name in self._native:
             return self._native_weight(name)
         if not self.config.ternary.converts(name):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tritium.errors import ValidationError
 from tritium.formats.safetensors import write_safetensors
 from tritium.formats.weight_file import WeightFile
+from tritium.kernels.cpu import prepare
 from tritium.model.layers import TernaryLinear
 from tritium.model.pretrained import load_model
 from tritium.quantize.inputs import LayerInputs
@@ -103,9 +104,10 @@ class Calibration:
         current = self._actual.model.linears()[name]
         if isinstance(current, TernaryLinear):
             return  # taken before, or ternary in the source
-        weight = read_weights(self._plan, index, self._workdir).ternary_weight()
+        threads = self._actual.model.threads
+        weight = prepare(read_weights(self._plan, index, self._workdir).ternary_weight(), threads=threads)
         bias = getattr(current, "bias", None)
-        linear = TernaryLinear(weight, bias=bias, threads=self._actual.model.threads)
+        linear = TernaryLinear(weight, bias=bias, threads=threads)
         self._actual.model.set_linear(name, linear)
 
     def _plain(self, index: int) -> str:

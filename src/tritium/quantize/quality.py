@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tritium.kernels.cpu import dense_matmul, quantize_activations, ternary_matmul
+from tritium.kernels.cpu import dense_matmul, prepare, quantize_activations, ternary_matmul
 from tritium.quantize.weights import row_chunks
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def output_error(
     wanted = activations if source_activations is None else source_activations
     source = dense_matmul(wanted, weights).astype(np.float64)
     codes, scale = quantize_activations(activations)
-    output = ternary_matmul(quantized.ternary_weight(), codes, scale)
+    output = ternary_matmul(prepare(quantized.ternary_weight()), codes, scale)
     error = float(np.square(source - output).sum())
     return _relative(error, float(np.square(source).sum()))
 

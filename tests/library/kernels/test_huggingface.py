@@ -47,7 +47,7 @@ def test_a_bitlinear_layer_is_bit_identical_to_transformers(isa, rows, columns, 
     np.testing.assert_array_equal(q[:, :columns], expected_q.numpy())
     np.testing.assert_array_equal(scale, expected_scale.numpy()[:, 0])
     expected = layer(torch.from_numpy(x)).numpy()
-    np.testing.assert_array_equal(cpu.ternary_matmul(weight, q, scale, threads=2), expected)
+    np.testing.assert_array_equal(cpu.ternary_matmul(cpu.prepare(weight), q, scale, threads=2), expected)
 
 
 def test_the_activation_scale_is_bit_identical_over_many_magnitudes(isa):

@@ -33,10 +33,10 @@ def test_ternary_products_equal_the_reference_bit_for_bit(isa, make_weight, case
     weight = make_weight(random, **case)
     _, q, scale = random_inputs(random, batch=batch, columns=case["columns"])
     np.testing.assert_array_equal(
-        cpu.ternary_accumulate(weight, q), reference.ternary_accumulate(weight, q), strict=True
+        cpu.ternary_accumulate(cpu.prepare(weight), q), reference.ternary_accumulate(weight, q), strict=True
     )
     expected = reference.ternary_matmul(weight, q, scale)
-    np.testing.assert_array_equal(cpu.ternary_matmul(weight, q, scale), expected, strict=True)
+    np.testing.assert_array_equal(cpu.ternary_matmul(cpu.prepare(weight), q, scale), expected, strict=True)
 
 
 @settings(deadline=None)
@@ -46,7 +46,7 @@ def test_a_weight_that_divides_equals_the_reference_bit_for_bit(isa, make_weight
     weight = make_weight(random, rows=9, columns=columns, divides=True, scale_per_row=False)
     _, q, scale = random_inputs(random, batch=batch, columns=columns)
     expected = reference.ternary_matmul(weight, q, scale)
-    np.testing.assert_array_equal(cpu.ternary_matmul(weight, q, scale), expected, strict=True)
+    np.testing.assert_array_equal(cpu.ternary_matmul(cpu.prepare(weight), q, scale), expected, strict=True)
 
 
 def test_the_product_is_close_to_the_unquantized_one(isa, make_weight):
@@ -59,7 +59,9 @@ def test_the_product_is_close_to_the_unquantized_one(isa, make_weight):
         for p, plane in enumerate(weight.planes)
     )
     expected = x @ (values * np.repeat(weight.scales, 64, axis=1)[:, :300]).T
-    error = np.abs(cpu.ternary_matmul(weight, q, scale) - expected).max() / np.abs(expected).max()
+    error = (
+        np.abs(cpu.ternary_matmul(cpu.prepare(weight), q, scale) - expected).max() / np.abs(expected).max()
+    )
     assert error < 0.02
 
 
@@ -68,11 +70,13 @@ def test_a_row_does_not_depend_on_batch_or_threads(isa, make_weight, group_size)
     random = np.random.default_rng(7)
     weight = make_weight(random, rows=77, columns=257, planes=2, group_size=group_size)
     _, q, scale = random_inputs(random, batch=37, columns=257)
-    whole = cpu.ternary_matmul(weight, q, scale)
+    whole = cpu.ternary_matmul(cpu.prepare(weight), q, scale)
     for threads in (2, 3, 8):
-        np.testing.assert_array_equal(cpu.ternary_matmul(weight, q, scale, threads=threads), whole)
+        np.testing.assert_array_equal(
+            cpu.ternary_matmul(cpu.prepare(weight), q, scale, threads=threads), whole
+        )
     for row in range(37):
-        alone = cpu.ternary_matmul(weight, q[row : row + 1], scale[row : row + 1])
+        alone = cpu.ternary_matmul(cpu.prepare(weight), q[row : row + 1], scale[row : row + 1])
         np.testing.assert_array_equal(alone[0], whole[row])
 
 
@@ -91,7 +95,7 @@ def test_the_largest_sums_do_not_saturate(isa, planes, trit, activation):
     q = np.zeros((2, padded(columns)), np.int8)
     q[:, :columns] = activation
     expected = trit * activation * columns * (1, 4, 13)[planes - 1]
-    assert (cpu.ternary_accumulate(weight, q) == expected).all()
+    assert (cpu.ternary_accumulate(cpu.prepare(weight), q) == expected).all()
 
 
 @settings(deadline=None)
@@ -143,7 +147,7 @@ def test_every_instruction_set_gives_the_same_floats(make_weight):
         norm = cpu.rms_norm(x, x[0].copy(), eps=1e-5)
         soft = cpu.softmax(x)
         activations = cpu.silu_multiply(x, x), cpu.gelu(x), cpu.relu2_multiply(x, x)
-        results.append([cpu.ternary_matmul(weight, q, scale), dense, norm, soft, *activations])
+        results.append([cpu.ternary_matmul(cpu.prepare(weight), q, scale), dense, norm, soft, *activations])
     _native.set_isa(before)
     for other in results[1:]:
         for one, first in zip(other, results[0], strict=True):
@@ -155,13 +159,13 @@ def test_arrays_that_do_not_fit_the_weight_are_refused(isa, make_weight):
     q, scale = np.zeros((2, 256), np.int8), np.ones(2, np.float32)
     for wrong in (q[:, :128].copy(), q.astype(np.int16), q[0], np.zeros((2, 512), np.int8)[:, ::2]):
         with pytest.raises(ValidationError, match="q must be"):
-            cpu.ternary_matmul(weight, wrong, scale)
+            cpu.ternary_matmul(cpu.prepare(weight), wrong, scale)
     with pytest.raises(ValidationError, match="scale must be"):
-        cpu.ternary_matmul(weight, q, np.ones(3, np.float32))
+        cpu.ternary_matmul(cpu.prepare(weight), q, np.ones(3, np.float32))
     with pytest.raises(ValidationError, match="threads"):
-        cpu.ternary_matmul(weight, q, scale, threads=0)
+        cpu.ternary_matmul(cpu.prepare(weight), q, scale, threads=0)
     with pytest.raises(ValidationError):
-        cpu.ternary_matmul(weight, "text", scale)
+        cpu.ternary_matmul(cpu.prepare(weight), "text", scale)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tritium.kernels import cpu, packing
+from tritium.model import weights
 from tritium.model.bitnet import BitNetModel
 from tritium.model.layers import RMSNorm, TernaryLinear
 from tritium.model.llama import LlamaModel
@@ -32,23 +33,54 @@ LARGEST_TIE = 1e-3  # of the integer grid
 LARGEST_MEDIAN = 0.05  # of the logits' differences, after ties
 LAYER = "model.layers.0.self_attn.o_proj"
 
+# What a layer that runs was made from, by its identity.
+PORTABLE: dict[int, tuple[cpu.PreparedWeight, cpu.TernaryWeight]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _remember_portable_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def remember(weight: cpu.TernaryWeight, *, threads: int) -> cpu.PreparedWeight:
+        prepared = cpu.prepare(weight, threads=threads)
+        PORTABLE[id(prepared)] = prepared, weight
+        return prepared
+
+    PORTABLE.clear()
+    monkeypatch.setattr(weights, "prepare", remember)
+
+
+def _replace_weight(model: DecoderModel, name: str, **changes: Any) -> None:
+    linear = model.linears()[name]
+    assert isinstance(linear, TernaryLinear)
+    portable = replace(PORTABLE[id(linear.weight)][1], **changes)
+    model.set_linear(name, replace(linear, weight=cpu.prepare(portable)))
+
+
+def _weight(model: DecoderModel, name: str) -> cpu.TernaryWeight:
+    linear = model.linears()[name]
+    assert isinstance(linear, TernaryLinear)
+    return PORTABLE[id(linear.weight)][1]
+
+
+def _trits(model: DecoderModel, name: str) -> np.ndarray:
+    weight = _weight(model, name)
+    return packing.from_compute_layout(weight.planes[0], count=weight.in_features)
+
+
+def _replace_trits(model: DecoderModel, name: str, trits: np.ndarray) -> None:
+    _replace_weight(model, name, planes=packing.to_compute_layout(np.ascontiguousarray(trits))[None])
+
 
 def _with_activation(model: DecoderModel) -> None:
     model.config = replace(model.config, activation="silu" if model.config.activation == "relu2" else "relu2")
 
 
 def _with_scale_inverted(model: DecoderModel) -> None:
-    for name, linear in model.linears().items():
-        assert isinstance(linear, TernaryLinear)
-        model.set_linear(
-            name, replace(linear, weight=replace(linear.weight, divides=not linear.weight.divides))
-        )
+    for name in model.linears():
+        _replace_weight(model, name, divides=not _weight(model, name).divides)
 
 
 def _with_one_scale_inverted(model: DecoderModel) -> None:
-    linear = model.linears()[LAYER]
-    assert isinstance(linear, TernaryLinear)
-    model.set_linear(LAYER, replace(linear, weight=replace(linear.weight, divides=not linear.weight.divides)))
+    _replace_weight(model, LAYER, divides=not _weight(model, LAYER).divides)
 
 
 def _without_attention_sub_norm(model: DecoderModel) -> None:
@@ -60,11 +92,7 @@ def _without_feed_forward_sub_norm(model: DecoderModel) -> None:
 
 
 def _with_trits(model: DecoderModel, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    linear = model.linears()[LAYER]
-    assert isinstance(linear, TernaryLinear)
-    trits = packing.from_compute_layout(linear.weight.planes[0], count=linear.in_features)
-    planes = packing.to_compute_layout(np.ascontiguousarray(change(trits)))[None]
-    model.set_linear(LAYER, replace(linear, weight=replace(linear.weight, planes=planes)))
+    _replace_trits(model, LAYER, change(_trits(model, LAYER)))
 
 
 def _with_a_transposed_layer(model: DecoderModel) -> None:
@@ -86,26 +114,17 @@ def _with_another_theta(model: DecoderModel) -> None:
 def _with_rope_in_neighbouring_pairs(model: DecoderModel) -> None:
     # The other convention pairs (2i, 2i + 1): the same as permuting the rows of the query projection alone.
     name = "model.layers.0.self_attn.q_proj"
-    linear = model.linears()[name]
-    assert isinstance(linear, TernaryLinear)
     size = model.config.head_dim
-    trits = packing.from_compute_layout(linear.weight.planes[0], count=linear.in_features)
+    trits = _trits(model, name)
     order = np.arange(size).reshape(2, -1).T.ravel()
-    permuted = trits.reshape(-1, size, trits.shape[1])[:, order].reshape(trits.shape)
-    planes = packing.to_compute_layout(np.ascontiguousarray(permuted))[None]
-    model.set_linear(name, replace(linear, weight=replace(linear.weight, planes=planes)))
+    _replace_trits(model, name, trits.reshape(-1, size, trits.shape[1])[:, order].reshape(trits.shape))
 
 
 def _with_key_heads_in_the_wrong_order(model: DecoderModel) -> None:
     name = "model.layers.0.self_attn.k_proj"
-    linear = model.linears()[name]
-    assert isinstance(linear, TernaryLinear)
-    trits = packing.from_compute_layout(linear.weight.planes[0], count=linear.in_features)
+    trits = _trits(model, name)
     heads = trits.reshape(model.config.num_kv_heads, -1, trits.shape[1])
-    planes = packing.to_compute_layout(np.ascontiguousarray(np.roll(heads, 1, axis=0).reshape(trits.shape)))[
-        None
-    ]
-    model.set_linear(name, replace(linear, weight=replace(linear.weight, planes=planes)))
+    _replace_trits(model, name, np.roll(heads, 1, axis=0).reshape(trits.shape))
 
 
 def _without_the_final_norm(model: DecoderModel) -> None:

@@ -56,7 +56,7 @@ def test_a_bitlinear_layer_is_bit_identical(
         out_features=out_features,
         divides=True,
     )
-    actual = TernaryLinear(weight, added)(x)
+    actual = TernaryLinear(cpu.prepare(weight), added)(x)
     if added is not None:
         expected = expected + added
     np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))

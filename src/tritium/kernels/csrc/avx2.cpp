@@ -1,4 +1,4 @@
-// AVX2: vpmaddubsw, four of them added in 16 bits (26 x 128 x 2 x 4 < 32768), then widened.
+// AVX2: vpmaddubsw, the four digits of a unit added in 16 bits (26 x 128 x 2 x 4 < 32768), then widened.
 #include <immintrin.h>
 
 #include "make_table.h"
@@ -7,77 +7,99 @@ namespace tritium {
 namespace {
 
 struct Avx2 {
-  using Sum = __m256i;
+  static constexpr int kTritsPerByte = 4;
+  static constexpr int kMostColumns = 4;
 
-  struct BlockCodes {
-    __m256i digit[4];
+  struct Half {
+    __m256i half[2];  // rows 0 to 7, rows 8 to 15
+  };
+  using Sum = Half;
+
+  template <int Planes>
+  struct Unit {
+    Half packed[Planes];
   };
 
-  static TRITIUM_INLINE Sum zero() { return _mm256_setzero_si256(); }
+  static constexpr int tiles_at_once(int, int columns) { return columns == 1 ? 2 : 1; }
 
-  static TRITIUM_INLINE __m256i read(const uint8_t* bytes) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
-  }
-
-  static TRITIUM_INLINE __m256i join(__m256i high, __m256i low) {
-    return _mm256_add_epi8(_mm256_add_epi8(high, high), _mm256_add_epi8(high, low));
-  }
-
-  template <int Planes>
-  static TRITIUM_INLINE __m256i unpack_chunk(const uint8_t* bytes, int64_t plane_stride, int shift) {
-    const __m256i mask = _mm256_set1_epi8(3);
-    const __m128i count = _mm_cvtsi32_si128(shift);
-    __m256i codes = _mm256_and_si256(_mm256_srl_epi16(read(bytes), count), mask);
-    for (int plane = 1; plane < Planes; ++plane) {
-      const __m256i next = _mm256_srl_epi16(read(bytes + plane * plane_stride), count);
-      codes = join(codes, _mm256_and_si256(next, mask));
-    }
-    return codes;
+  // All lanes start from factor x total.
+  static TRITIUM_INLINE Sum start(int32_t factor, int32_t total) {
+    const __m256i value = _mm256_set1_epi32(factor * total);
+    return {{value, value}};
   }
 
   template <int Planes>
-  static TRITIUM_INLINE BlockCodes unpack_block(const uint8_t* bytes, int64_t plane_stride) {
-    BlockCodes codes;
-    const __m256i mask = _mm256_set1_epi8(3);
+  static TRITIUM_INLINE Unit<Planes> load(const uint8_t* bytes, int64_t plane_bytes) {
+    Unit<Planes> unit;
 #pragma GCC unroll 3
     for (int plane = 0; plane < Planes; ++plane) {
-      const __m256i packed = read(bytes + plane * plane_stride);
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const __m256i digit = _mm256_and_si256(_mm256_srli_epi16(packed, 2 * i), mask);
-        codes.digit[i] = plane == 0 ? digit : join(codes.digit[i], digit);
+      const auto* from = reinterpret_cast<const __m256i*>(bytes + plane * plane_bytes);
+      unit.packed[plane] = {{_mm256_load_si256(from), _mm256_load_si256(from + 1)}};
+    }
+    return unit;
+  }
+
+  template <int Planes>
+  static TRITIUM_INLINE Half digit(const Unit<Planes>& unit, int index) {
+    Half codes;
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      __m256i code = trit(unit.packed[0].half[i], index);
+#pragma GCC unroll 2
+      for (int plane = 1; plane < Planes; ++plane) {
+        const __m256i next = _mm256_add_epi8(code, trit(unit.packed[plane].half[i], index));
+        code = _mm256_add_epi8(_mm256_add_epi8(code, code), next);
       }
+      codes.half[i] = code;
     }
     return codes;
   }
 
-  static TRITIUM_INLINE __m256i multiply(__m256i codes, const int8_t* q) {
-    return _mm256_maddubs_epi16(codes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q)));
+  static TRITIUM_INLINE __m256i trit(__m256i packed, int index) {
+    return _mm256_and_si256(_mm256_srli_epi16(packed, 2 * index), _mm256_set1_epi8(3));
   }
 
-  static TRITIUM_INLINE void widen(Sum& total, __m256i pairs) {
-    total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  static TRITIUM_INLINE __m256i quad(const int8_t* x) {
+    int32_t four;
+    std::memcpy(&four, x, sizeof(four));
+    return _mm256_set1_epi32(four);
   }
 
-  static TRITIUM_INLINE void add_block(Sum& total, const BlockCodes& codes, const int8_t* q) {
-    const __m256i first = _mm256_add_epi16(multiply(codes.digit[0], q), multiply(codes.digit[1], q + 32));
-    const __m256i second =
-        _mm256_add_epi16(multiply(codes.digit[2], q + 64), multiply(codes.digit[3], q + 96));
-    widen(total, _mm256_add_epi16(first, second));
+  static TRITIUM_INLINE void widen(__m256i& sum, __m256i pairs) {
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
 
-  static TRITIUM_INLINE void add_chunk(Sum& total, __m256i codes, const int8_t* q) {
-    widen(total, multiply(codes, q));
+  static TRITIUM_INLINE void add(Sum& sum, const Half& codes, const int8_t* x) {
+    const __m256i input = quad(x);
+    for (int i = 0; i < 2; ++i) widen(sum.half[i], _mm256_maddubs_epi16(codes.half[i], input));
   }
 
-  static TRITIUM_INLINE NativeInt reduce(const Sum* total) {
-    const auto four = [&](int i) {
-      return _mm256_hadd_epi32(_mm256_hadd_epi32(total[i], total[i + 1]),
-                               _mm256_hadd_epi32(total[i + 2], total[i + 3]));
-    };
-    const __m256i low = four(0), high = four(4);
-    return (NativeInt)_mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20),
-                                       _mm256_permute2x128_si256(low, high, 0x31));
+  template <int Begin, int End, int Planes, int Tiles, int Columns>
+  static TRITIUM_INLINE void add_digits(const Unit<Planes> (&units)[Tiles], const int8_t* x, int64_t stride,
+                                        Sum (&sums)[Tiles][Columns]) {
+#pragma GCC unroll 2
+    for (int t = 0; t < Tiles; ++t) {
+      Half codes[End - Begin];
+#pragma GCC unroll 4
+      for (int index = Begin; index < End; ++index) codes[index - Begin] = digit(units[t], index);
+#pragma GCC unroll 4
+      for (int c = 0; c < Columns; ++c) {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          __m256i pairs = _mm256_setzero_si256();
+#pragma GCC unroll 4
+          for (int index = Begin; index < End; ++index) {
+            const __m256i input = quad(x + c * stride + index * kQuad);
+            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(codes[index - Begin].half[i], input));
+          }
+          widen(sums[t][c].half[i], pairs);
+        }
+      }
+    }
+  }
+
+  static TRITIUM_INLINE Integers integers(const Sum& sum) {
+    return {{(NativeInt)sum.half[0], (NativeInt)sum.half[1]}};
   }
 };
 

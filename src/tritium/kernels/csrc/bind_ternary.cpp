@@ -1,19 +1,57 @@
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
+#include <nanobind/stl/unique_ptr.h>
+
 #include "pool.h"
-#include "table.h"
+#include "prepare.h"
 #include "views.h"
 
 namespace tritium {
 namespace {
 
-constexpr int64_t kRowGrain = 16;
-constexpr double kOperationsPerNanosecond = 100;  // of one thread: an order of magnitude is enough
+constexpr int64_t kTileGrain = 4;
+constexpr double kOperationsPerNanosecond = 300;  // of one thread: an order of magnitude is enough
 constexpr int64_t kChunk = 32;
-constexpr int64_t kMostChunks =
-    (int64_t{1} << 20) / kChunk;  // in_features <= 2^20 keeps sums inside an int32
+constexpr int64_t kPortableBlock = 128;
+constexpr int64_t kMostInputs = int64_t{1} << 20;  // keeps sums inside an int32
+
+int64_t padded(int64_t inputs) {
+  return (inputs + kPortableBlock - 1) / kPortableBlock * kPortableBlock;
+}
+
+TernaryShape shape_of(const Array& planes, const Array& scales, int64_t inputs, int64_t group_size,
+                      bool divides) {
+  const TernaryShape shape{size_of(planes, 0), size_of(planes, 1), inputs,
+                           size_of(scales, 1), group_size,         divides};
+  require(shape.plane_count >= 1 && shape.plane_count <= 3, "A weight has 1 to 3 planes.");
+  require(shape.rows >= 1, "A weight has at least one row.");
+  require(inputs >= 1 && inputs <= kMostInputs, "A weight has 1 to 2^20 inputs.");
+  require(size_of(scales, 0) == 1 || size_of(scales, 0) == shape.rows,
+          "scales must have one row, or one per output.");
+  if (shape.groups != 1) {
+    require(group_size >= kChunk && group_size % kChunk == 0, "group_size must be a multiple of 32.");
+    require(shape.groups == (inputs + group_size - 1) / group_size,
+            "scales must have one column for each group of inputs.");
+  }
+  require(!divides || shape.groups == 1, "A weight whose scale divides has one group per row.");
+  return shape;
+}
+
+std::unique_ptr<PreparedWeight> prepare(const Array& planes, const Array& scales, int64_t inputs,
+                                        int64_t group_size, bool divides, int threads) {
+  const auto* packed = elements<const uint8_t>(planes, "planes", {kAny, kAny, padded(inputs) / 4});
+  const auto* factors = elements<const float>(scales, "scales", {kAny, kAny});
+  const TernaryShape shape = shape_of(planes, scales, inputs, group_size, divides);
+  require_threads(threads);
+  nb::gil_scoped_release released;
+  auto weight = std::make_unique<PreparedWeight>(shape);
+  require(weight->fill(packed, factors, size_of(scales, 0), threads),
+          "The compute layout holds code 3, which is no trit.");
+  return weight;
+}
 
 // The activations' group sums, computed once per call.
 struct Inputs {
@@ -21,78 +59,49 @@ struct Inputs {
   std::vector<int32_t> sums;
 };
 
-TernaryView view_of(const Array& planes, const Array& scales, int64_t group_size, bool divides) {
-  TernaryView view{};
-  view.planes = elements<const uint8_t>(planes, "planes", {kAny, kAny, kAny});
-  view.plane_count = size_of(planes, 0);
-  view.rows = size_of(planes, 1);
-  view.blocks = size_of(planes, 2) / 32;
-  require(view.plane_count >= 1 && view.plane_count <= 3, "A weight has 1 to 3 planes.");
-  require(size_of(planes, 2) % 32 == 0 && view.blocks >= 1 && view.blocks * 4 <= kMostChunks,
-          "A row of planes is made of 1 to 8192 blocks of 32 bytes.");
-  view.scales = elements<const float>(scales, "scales", {kAny, kAny});
-  view.scale_rows = size_of(scales, 0);
-  view.groups = size_of(scales, 1);
-  require(view.scale_rows == 1 || view.scale_rows == view.rows,
-          "scales must have one row, or one per output.");
-  if (view.groups == 1) {
-    view.group_chunks = view.blocks * 4;
-  } else {
-    require(group_size >= kChunk && group_size % kChunk == 0, "group_size must be a multiple of 32.");
-    view.group_chunks = group_size / kChunk;
-    // The last group may be short, and the padding of the row may add nothing but empty groups to none.
-    require((view.groups - 1) * view.group_chunks < view.blocks * 4,
-            "scales has more groups than the row has.");
-    require(view.groups * view.group_chunks + 3 >= view.blocks * 4,
-            "scales has fewer groups than the row has.");
-  }
-  view.divides = divides;
-  require(!divides || view.groups == 1, "A weight whose scale divides has one group per row.");
-  return view;
-}
-
-Inputs inputs_of(const TernaryView& weight, const int8_t* q, const float* scale, int64_t columns) {
-  Inputs inputs{{q, scale, nullptr, columns},
-                std::vector<int32_t>(static_cast<size_t>(columns * weight.groups))};
-  const int64_t chunks = std::min(weight.groups * weight.group_chunks, weight.blocks * 4);
+Inputs inputs_of(const PreparedWeight& weight, const int8_t* q, const float* scale, int64_t columns) {
+  const TernaryView& view = weight.view();
+  Inputs inputs{{q, padded(weight.inputs()), scale, nullptr, columns},
+                std::vector<int32_t>(static_cast<size_t>(columns * view.groups))};
+  const int64_t chunks = (weight.inputs() + kChunk - 1) / kChunk;
+  const int64_t group_chunks = view.groups == 1 ? chunks : view.group_quads * kQuad / kChunk;
   for (int64_t column = 0; column < columns; ++column) {
-    table().sum_groups(q + column * weight.blocks * 128, chunks, weight.group_chunks, columns,
-                       inputs.sums.data() + column);
+    weight.kernels().sum_groups(q + column * inputs.view.stride, chunks, group_chunks, columns,
+                                inputs.sums.data() + column);
   }
   inputs.view.sums = inputs.sums.data();
   return inputs;
 }
 
-Result<float> matmul(const Array& planes, const Array& scales, int64_t group_size, bool divides,
-                     const Array& q, const Array& scale, int threads) {
-  const TernaryView weight = view_of(planes, scales, group_size, divides);
+Result<float> matmul(const PreparedWeight& weight, const Array& q, const Array& scale, int threads) {
   const int64_t columns = size_of(q, 0);
-  const auto* inputs = elements<const int8_t>(q, "q", {kAny, weight.blocks * 128});
+  const TernaryView& view = weight.view();
+  const auto* inputs = elements<const int8_t>(q, "q", {kAny, padded(weight.inputs())});
   const auto* input_scale = elements<const float>(scale, "scale", {columns});
   require_threads(threads);
-  Fresh<float> out({columns, weight.rows});
+  Fresh<float> out({columns, view.rows});
   {
     nb::gil_scoped_release released;
     const Inputs prepared = inputs_of(weight, inputs, input_scale, columns);
-    const KernelTable& kernels = table();
-    const double operations = 2.0 * 128.0 * static_cast<double>(weight.blocks * weight.plane_count * columns);
-    parallel_for(weight.rows, kRowGrain, threads, operations / kOperationsPerNanosecond,
+    const double operations =
+        2.0 * static_cast<double>(kTileRows * weight.inputs() * view.plane_count * columns);
+    parallel_for(view.tiles, kTileGrain, threads, operations / kOperationsPerNanosecond,
                  [&](int64_t begin, int64_t end) {
-                   kernels.ternary_rows(weight, prepared.view, begin, end, out.data);
+                   weight.kernels().ternary_tiles(view, prepared.view, begin, end, out.data);
                  });
   }
   return out.release();
 }
 
-Result<int32_t> accumulate(const Array& planes, const Array& scales, int64_t group_size, const Array& q) {
-  const TernaryView weight = view_of(planes, scales, group_size, false);
+Result<int32_t> accumulate(const PreparedWeight& weight, const Array& q) {
   const int64_t columns = size_of(q, 0);
-  const auto* inputs = elements<const int8_t>(q, "q", {kAny, weight.blocks * 128});
-  Fresh<int32_t> out({columns, weight.rows, weight.groups});
+  const TernaryView& view = weight.view();
+  const auto* inputs = elements<const int8_t>(q, "q", {kAny, padded(weight.inputs())});
+  Fresh<int32_t> out({columns, view.rows, view.groups});
   {
     nb::gil_scoped_release released;
     const Inputs prepared = inputs_of(weight, inputs, nullptr, columns);
-    table().ternary_sums(weight, prepared.view, 0, weight.rows, out.data);
+    weight.kernels().ternary_sums(view, prepared.view, 0, view.tiles, out.data);
   }
   return out.release();
 }
@@ -115,11 +124,18 @@ nb::tuple quantize(const Array& x) {
 }  // namespace
 
 void bind_ternary(nb::module_& m) {
-  m.def("ternary_matmul", &matmul, nb::arg("planes").noconvert(), nb::arg("scales").noconvert(),
-        nb::arg("group_size"), nb::arg("divides"), nb::arg("q").noconvert(), nb::arg("scale").noconvert(),
+  nb::class_<PreparedWeight>(m, "PreparedWeight")
+      .def_prop_ro("isa", [](const PreparedWeight& weight) { return weight.kernels().name; })
+      .def_prop_ro("in_features", &PreparedWeight::inputs)
+      .def_prop_ro("out_features", [](const PreparedWeight& weight) { return weight.view().rows; })
+      .def_prop_ro("groups", [](const PreparedWeight& weight) { return weight.view().groups; })
+      .def_prop_ro("planes", [](const PreparedWeight& weight) { return weight.view().plane_count; })
+      .def_prop_ro("nbytes", &PreparedWeight::nbytes);
+  m.def("prepare", &prepare, nb::arg("planes").noconvert(), nb::arg("scales").noconvert(),
+        nb::arg("in_features"), nb::arg("group_size"), nb::arg("divides"), nb::arg("threads"));
+  m.def("ternary_matmul", &matmul, nb::arg("weight"), nb::arg("q").noconvert(), nb::arg("scale").noconvert(),
         nb::arg("threads"));
-  m.def("ternary_accumulate", &accumulate, nb::arg("planes").noconvert(), nb::arg("scales").noconvert(),
-        nb::arg("group_size"), nb::arg("q").noconvert());
+  m.def("ternary_accumulate", &accumulate, nb::arg("weight"), nb::arg("q").noconvert());
   m.def("quantize_activations", &quantize, nb::arg("x").noconvert());
 }
 

@@ -8,7 +8,7 @@ namespace tritium {
 namespace {
 
 struct Available {
-  const KernelTable* tables[4] = {};
+  const KernelTable* tables[5] = {};
 
   Available() {
     int count = 0;
@@ -17,7 +17,8 @@ struct Available {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vnni")) {
-      tables[count++] = &kAvx512Table;
+      if (__builtin_cpu_supports("avx512vbmi")) tables[count++] = &kAvx512VbmiTable;
+      tables[count++] = &kAvx512VnniTable;
     }
     if (__builtin_cpu_supports("avx2")) tables[count++] = &kAvx2Table;
 #endif

@@ -13,10 +13,11 @@ template <typename Set>
 constexpr KernelTable make_table(const char* name) {
   return KernelTable{
       .name = name,
+      .trits_per_byte = Set::kTritsPerByte,
       .quantize_activations = quantize_activations,
       .sum_groups = sum_groups,
-      .ternary_rows = ternary_rows<Set, float>,
-      .ternary_sums = ternary_rows<Set, int32_t>,
+      .ternary_tiles = ternary_tiles<Set, float>,
+      .ternary_sums = ternary_tiles<Set, int32_t>,
       .dense_rows = dense_rows<float>,
       .dense_rows_bf16 = dense_rows<uint16_t>,
       .rms_norm = rms_norm,

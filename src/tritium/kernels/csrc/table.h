@@ -3,28 +3,9 @@
 
 #include <cstdint>
 
+#include "tiles.h"
+
 namespace tritium {
-
-// A ternary weight as the kernels see it; see TernaryWeight in weight.py for the meaning of each field.
-struct TernaryView {
-  const uint8_t* planes;  // [plane_count, rows, blocks * 32]
-  int64_t plane_count;
-  int64_t rows;
-  int64_t blocks;       // of 128 weights, per row
-  const float* scales;  // [scale_rows, groups]
-  int64_t scale_rows;   // 1 or rows
-  int64_t groups;
-  int64_t group_chunks;  // of 32 weights, per group
-  bool divides;
-};
-
-// Quantized activations; sums[g * columns + m] is the sum of row m over group g of the weight.
-struct ActivationView {
-  const int8_t* q;  // [columns, blocks * 128]
-  const float* scale;
-  const int32_t* sums;
-  int64_t columns;
-};
 
 // One query position and one head of keys and values, shared by `heads` heads of queries.
 struct AttentionTask {
@@ -41,13 +22,14 @@ struct AttentionTask {
 
 struct KernelTable {
   const char* name;
+  int64_t trits_per_byte;  // of the tiles that its kernels read
   void (*quantize_activations)(const float* x, int64_t rows, int64_t count, int64_t stride, int8_t* q,
                                float* scale);
   // One row of q, summed in groups of `group_chunks` x 32; the sums are written `stride` apart.
   void (*sum_groups)(const int8_t* q, int64_t chunks, int64_t group_chunks, int64_t stride, int32_t* sums);
-  // Rows [begin, end) of the weight for all columns; `out` is [columns, rows].
-  void (*ternary_rows)(const TernaryView& weight, const ActivationView& activations, int64_t begin,
-                       int64_t end, float* out);
+  // Tiles [begin, end) of the weight for all columns; `out` is [columns, rows].
+  void (*ternary_tiles)(const TernaryView& weight, const ActivationView& activations, int64_t begin,
+                        int64_t end, float* out);
   // The integer part alone; `out` is [columns, rows, groups].
   void (*ternary_sums)(const TernaryView& weight, const ActivationView& activations, int64_t begin,
                        int64_t end, int32_t* out);
@@ -68,7 +50,8 @@ struct KernelTable {
 extern const KernelTable kScalarTable;
 #ifdef TRITIUM_X86
 extern const KernelTable kAvx2Table;
-extern const KernelTable kAvx512Table;
+extern const KernelTable kAvx512VnniTable;
+extern const KernelTable kAvx512VbmiTable;
 #endif
 
 // The table in use; the widest one that the processor can run unless select_table chose another.

@@ -1,11 +1,9 @@
 // Ternary weights times int8 activations. The planes of a weight are joined to one unsigned code per weight
 // (0..2, 0..8 or 0..26), so that one multiply-add serves them all; the offset of the codes is taken back by
-// the sum of the activations. Each weight is unpacked once for all columns of a tile.
+// the sum of the activations. A unit is unpacked once for all columns of a block. tiles.h draws the layout.
 //
-// `Set` is the instruction set: see scalar.cpp, avx2.cpp and avx512.cpp for the six operations it offers.
+// `Set` is the instruction set: see scalar.cpp, avx2.cpp and avx512.h for what it offers.
 #pragma once
-
-#include <utility>
 
 #include "table.h"
 #include "vector.h"
@@ -13,11 +11,13 @@
 namespace tritium {
 namespace {
 
-constexpr int64_t kBlockBytes = 32;
-constexpr int64_t kBlock = 128;
 constexpr int64_t kChunk = 32;
-constexpr std::make_integer_sequence<int, kWidth> kAllLanes;
-constexpr int64_t kColumnBlock = 32;  // columns whose activations stay in the second-level cache
+constexpr int64_t kTileBlock = 4;         // tiles that stay in the first-level cache for all columns
+constexpr int64_t kCacheBytes = 400'000;  // of activations that stay in the second-level cache
+
+struct Integers {
+  NativeInt part[kParts];
+};
 
 // The code of weight 0, which is what every code is too large by: 1, 4 or 13.
 constexpr int32_t code_of_zero(int planes) {
@@ -34,172 +34,232 @@ void sum_groups(const int8_t* q, int64_t chunks, int64_t group_chunks, int64_t s
   }
 }
 
-// One register of sums: kWidth / Columns weight rows by `Columns` activation columns, sum (r, c) in lane
-// r * Columns + c. Every set offers exactly as many sums as fit one register.
-template <typename Set, int Planes, int Columns>
-struct Tile {
-  static constexpr int kColumns = Columns;
-  static constexpr int kRows = kWidth / Columns;
+// The sums of `Tiles` tiles of rows by `Columns` columns of activations, a group at a time.
+template <typename Set, int Planes, int Tiles, int Columns>
+struct Block {
+  static constexpr int64_t kDigits = Set::kTritsPerByte;
+  using Unit = typename Set::template Unit<Planes>;
+  using Sum = typename Set::Sum;
 
   const TernaryView& weight;
   const ActivationView& activations;
-  const uint8_t* row_bytes[kRows];
-  const float* row_scales[kRows];
-  const int8_t* column_q[Columns];
-  int64_t plane_stride;
-  int64_t first_row;
+  const uint8_t* bytes;
+  const int8_t* q;
+  int64_t tile_bytes;
+  int64_t plane_bytes;
+  int64_t first_tile;
   int64_t first_column;
-  int64_t rows;  // of this tile that exist; the others repeat the last one and are thrown away
+  Sum sums[Tiles][Columns];
 
-  TRITIUM_INLINE Tile(const TernaryView& w, const ActivationView& a, int64_t row, int64_t end, int64_t column)
+  TRITIUM_INLINE Block(const TernaryView& w, const ActivationView& a, int64_t tile, int64_t column)
       : weight(w),
         activations(a),
-        plane_stride(w.rows * w.blocks * kBlockBytes),
-        first_row(row),
-        first_column(column),
-        rows(end - row < kRows ? end - row : kRows) {
-    for (int r = 0; r < kRows; ++r) {
-      const int64_t existing = row + (r < rows ? r : rows - 1);
-      row_bytes[r] = w.planes + existing * w.blocks * kBlockBytes;
-      row_scales[r] = w.scales + (w.scale_rows == 1 ? 0 : existing * w.groups);
+        bytes(w.planes + tile * w.units * kUnitBytes),
+        q(a.q + column * a.stride),
+        tile_bytes(w.units * kUnitBytes),
+        plane_bytes(w.tiles * tile_bytes),
+        first_tile(tile),
+        first_column(column) {}
+
+  // The exact sums of one group: products with the codes, less the codes' offset times the activations' sum.
+  TRITIUM_INLINE void sum_group(int64_t group) {
+    const int32_t* totals = activations.sums + group * activations.columns + first_column;
+#pragma GCC unroll 8
+    for (int c = 0; c < Columns; ++c) {
+      const Sum start = Set::start(-code_of_zero(Planes), totals[c]);
+#pragma GCC unroll 4
+      for (int t = 0; t < Tiles; ++t) sums[t][c] = start;
     }
-    for (int c = 0; c < Columns; ++c) column_q[c] = a.q + (column + c) * w.blocks * kBlock;
+    const int64_t begin = group * weight.group_quads;
+    const int64_t end = begin + weight.group_quads < weight.quads ? begin + weight.group_quads : weight.quads;
+    int64_t unit = begin / kDigits;
+    if (begin % kDigits != 0) {  // the group begins in the midst of a unit
+      const int64_t stop = (unit + 1) * kDigits;
+      add_digits(unit, begin - unit * kDigits, (end < stop ? end : stop) - unit * kDigits);
+      ++unit;
+    }
+    for (; (unit + 1) * kDigits <= end; ++unit) add_unit<0, kDigits>(unit);
+    if (unit * kDigits < end) add_digits(unit, 0, end - unit * kDigits);
   }
 
-  // The exact sums of a group: products with the codes, less the offset of the codes times the activations'
-  // sum.
-  TRITIUM_INLINE NativeInt sum_group(int64_t group) const {
-    const int64_t begin = group * weight.group_chunks;
-    const int64_t last = weight.blocks * 4;
-    const int64_t end = begin + weight.group_chunks < last ? begin + weight.group_chunks : last;
-    typename Set::Sum total[kWidth];
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) total[i] = Set::zero();
-    if (weight.group_chunks % 4 == 0) {
-      for (int64_t block = begin / 4; block < end / 4; ++block) add_block(block, total);
+  // The part of a unit that belongs to a group: its last digits, its first, or any, if the group is that
+  // short.
+  TRITIUM_INLINE void add_digits(int64_t unit, int64_t begin, int64_t end) {
+    if (begin > 0 && end < kDigits) {
+      add_inner(unit, static_cast<int>(begin), static_cast<int>(end));
+    } else if (begin > 0) {
+      add_last<1>(unit, begin);
     } else {
-      for (int64_t chunk = begin; chunk < end; ++chunk) add_chunk(chunk, total);
+      add_first<1>(unit, end);
     }
-    const int32_t* sums = activations.sums + group * activations.columns + first_column;
-    return Set::reduce(total) - spread_columns(sums, kAllLanes) * code_of_zero(Planes);
   }
 
-  TRITIUM_INLINE void add_block(int64_t block, typename Set::Sum* total) const {
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      if constexpr (Planes == 1 || Columns == 1) prefetch_next_tile(row_bytes[r] + block * kBlockBytes);
-      const auto codes = Set::template unpack_block<Planes>(row_bytes[r] + block * kBlockBytes, plane_stride);
-#pragma GCC unroll 16
-      for (int c = 0; c < Columns; ++c) {
-        Set::add_block(total[r * Columns + c], codes, column_q[c] + block * kBlock);
+  // Rare: the last group has a quad or two.
+  __attribute__((noinline)) void add_inner(int64_t unit, int begin, int end) {
+    for (int t = 0; t < Tiles; ++t) {
+      const Unit codes = Set::template load<Planes>(bytes + t * tile_bytes + unit * kUnitBytes, plane_bytes);
+      for (int index = begin; index < end; ++index) {
+        const int8_t* x = q + (unit * kDigits + index) * kQuad;
+        for (int c = 0; c < Columns; ++c) {
+          Set::add(sums[t][c], Set::template digit<Planes>(codes, index), x + c * activations.stride);
+        }
       }
     }
   }
 
-  // Few columns wait for memory: ask for the same place of the rows that come next.
-  TRITIUM_INLINE void prefetch_next_tile(const uint8_t* bytes) const {
-    const uintptr_t next =
-        reinterpret_cast<uintptr_t>(bytes) + static_cast<uintptr_t>(kRows * weight.blocks * kBlockBytes);
+  template <int Begin>
+  TRITIUM_INLINE void add_last(int64_t unit, int64_t begin) {
+    if constexpr (Begin < kDigits) {
+      if (begin == Begin) return add_unit<Begin, kDigits>(unit);
+      add_last<Begin + 1>(unit, begin);
+    }
+  }
+
+  template <int End>
+  TRITIUM_INLINE void add_first(int64_t unit, int64_t end) {
+    if constexpr (End < kDigits) {
+      if (end == End) return add_unit<0, End>(unit);
+      add_first<End + 1>(unit, end);
+    }
+  }
+
+  // Digits [Begin, End) of a unit: unpacked once for all columns.
+  template <int Begin, int End>
+  TRITIUM_INLINE void add_unit(int64_t unit) {
+    Unit units[Tiles];
+#pragma GCC unroll 4
+    for (int t = 0; t < Tiles; ++t) {
+      const uint8_t* from = bytes + t * tile_bytes + unit * kUnitBytes;
+      prefetch_next_tile(from);
+      units[t] = Set::template load<Planes>(from, plane_bytes);
+    }
+    const int8_t* x = q + unit * kDigits * kQuad;
+    Set::template add_digits<Begin, End, Planes, Tiles, Columns>(units, x, activations.stride, sums);
+  }
+
+  // Few columns wait for memory: ask for the same place of the tiles that come next.
+  TRITIUM_INLINE void prefetch_next_tile(const uint8_t* unit) const {
+    const auto next = reinterpret_cast<uintptr_t>(unit) + static_cast<uintptr_t>(Tiles * tile_bytes);
 #pragma GCC unroll 3
-    for (int plane = 0; plane < Planes; ++plane)
-      __builtin_prefetch(reinterpret_cast<const void*>(next + static_cast<uintptr_t>(plane * plane_stride)));
-  }
-
-  TRITIUM_INLINE void add_chunk(int64_t chunk, typename Set::Sum* total) const {
-    const int64_t byte = chunk / 4 * kBlockBytes;
-    const int shift = static_cast<int>(chunk % 4) * 2;
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const auto codes = Set::template unpack_chunk<Planes>(row_bytes[r] + byte, plane_stride, shift);
-#pragma GCC unroll 16
-      for (int c = 0; c < Columns; ++c) {
-        Set::add_chunk(total[r * Columns + c], codes, column_q[c] + chunk * kChunk);
-      }
+    for (int plane = 0; plane < Planes; ++plane) {
+      __builtin_prefetch(reinterpret_cast<const void*>(next + static_cast<uintptr_t>(plane * plane_bytes)));
     }
   }
 
-  // Lane r * Columns + c takes values[c].
-  template <int... Lane>
-  TRITIUM_INLINE NativeInt spread_columns(const int32_t* values, std::integer_sequence<int, Lane...>) const {
-    return NativeInt{values[Lane % Columns]...};
-  }
-
-  // Lane r * Columns + c takes the scale of row r in this group.
-  template <int... Lane>
-  TRITIUM_INLINE NativeFloat spread_scales(int64_t group, std::integer_sequence<int, Lane...>) const {
-    return NativeFloat{row_scales[Lane / Columns][group]...};
+  TRITIUM_INLINE int64_t rows_of(int tile) const {
+    const int64_t left = weight.rows - (first_tile + tile) * kTileRows;
+    return left < kTileRows ? left : kTileRows;
   }
 
   // Groups in rising order, multiply then add, one division by the activations' scale at the end.
-  TRITIUM_INLINE void finish(float* out) const {
-    NativeFloat total = {};
-    if (weight.divides) {
-      total = __builtin_convertvector(sum_group(0), NativeFloat);
-    } else if (weight.scale_rows == 1) {
-      for (int64_t group = 0; group < weight.groups; ++group) {
-        total = total + __builtin_convertvector(sum_group(group), NativeFloat) * row_scales[0][group];
-      }
-    } else {
-      for (int64_t group = 0; group < weight.groups; ++group) {
-        const NativeFloat scales = spread_scales(group, kAllLanes);
-        total = total + __builtin_convertvector(sum_group(group), NativeFloat) * scales;
+  TRITIUM_INLINE void finish(float* out) {
+    Lanes totals[Tiles][Columns];
+#pragma GCC unroll 4
+    for (auto& row : totals) {
+#pragma GCC unroll 8
+      for (Lanes& total : row) total = broadcast(0.0f);
+    }
+    for (int64_t group = 0; group < weight.groups; ++group) {
+      sum_group(group);
+#pragma GCC unroll 4
+      for (int t = 0; t < Tiles; ++t) {
+        const Lanes scales = weight.divides ? broadcast(1.0f) : scales_of(t, group);
+#pragma GCC unroll 8
+        for (int c = 0; c < Columns; ++c) totals[t][c] = totals[t][c] + to_lanes(sums[t][c]) * scales;
       }
     }
-    for (int c = 0; c < Columns; ++c) {
-      const float input_scale = activations.scale[first_column + c];
-      float* column = out + (first_column + c) * weight.rows + first_row;
-      for (int64_t r = 0; r < rows; ++r) {
-        column[r] = total[r * Columns + c] / (weight.divides ? row_scales[r][0] * input_scale : input_scale);
+    for (int t = 0; t < Tiles; ++t) {
+      for (int c = 0; c < Columns; ++c) {
+        const Lanes input_scale = broadcast(activations.scale[first_column + c]);
+        const Lanes divisor = weight.divides ? scales_of(t, 0) * input_scale : input_scale;
+        store_some(out + (first_column + c) * weight.rows + (first_tile + t) * kTileRows,
+                   totals[t][c] / divisor, rows_of(t));
       }
     }
   }
 
-  TRITIUM_INLINE void finish(int32_t* out) const {
+  TRITIUM_INLINE Lanes scales_of(int tile, int64_t group) const {
+    return load(weight.scales + ((first_tile + tile) * weight.groups + group) * kTileRows);
+  }
+
+  static TRITIUM_INLINE Lanes to_lanes(const Sum& sum) {
+    const Integers whole = Set::integers(sum);
+    return each([&](int i) { return __builtin_convertvector(whole.part[i], NativeFloat); });
+  }
+
+  TRITIUM_INLINE void finish(int32_t* out) {
     for (int64_t group = 0; group < weight.groups; ++group) {
-      const NativeInt sums = sum_group(group);
-      for (int c = 0; c < Columns; ++c) {
-        for (int64_t r = 0; r < rows; ++r) {
-          out[((first_column + c) * weight.rows + first_row + r) * weight.groups + group] =
-              sums[r * Columns + c];
+      sum_group(group);
+      for (int t = 0; t < Tiles; ++t) {
+        for (int c = 0; c < Columns; ++c) {
+          int32_t lanes[kTileRows];
+          const Integers whole = Set::integers(sums[t][c]);
+          std::memcpy(lanes, whole.part, sizeof(lanes));
+          int32_t* to =
+              out + ((first_column + c) * weight.rows + (first_tile + t) * kTileRows) * weight.groups;
+          for (int64_t row = 0; row < rows_of(t); ++row) to[row * weight.groups + group] = lanes[row];
         }
       }
     }
   }
 };
 
-template <typename Set, int Planes, int Columns, typename Out>
+template <typename Set, int Planes, int Columns>
 void run_columns(const TernaryView& weight, const ActivationView& activations, int64_t begin, int64_t end,
-                 int64_t& column, int64_t last, Out* out) {
-  using Shape = Tile<Set, Planes, Columns>;
-  for (; column + Columns <= last; column += Columns) {
-    for (int64_t row = begin; row < end; row += Shape::kRows) {
-      Shape(weight, activations, row, end, column).finish(out);
+                 int64_t column, float* out) {
+  constexpr int kTiles = Set::tiles_at_once(Planes, Columns);
+  int64_t tile = begin;
+  for (; tile + kTiles <= end; tile += kTiles) {
+    Block<Set, Planes, kTiles, Columns>(weight, activations, tile, column).finish(out);
+  }
+  if constexpr (kTiles > 1) {
+    for (; tile < end; ++tile) Block<Set, Planes, 1, Columns>(weight, activations, tile, column).finish(out);
+  }
+}
+
+// Columns [column, column + count) with count <= Columns, by the block made for just so many.
+template <typename Set, int Planes, int Columns>
+void run_rest(const TernaryView& weight, const ActivationView& activations, int64_t begin, int64_t end,
+              int64_t column, int64_t count, float* out) {
+  if constexpr (Columns > 0) {
+    if (count == Columns)
+      return run_columns<Set, Planes, Columns>(weight, activations, begin, end, column, out);
+    run_rest<Set, Planes, Columns - 1>(weight, activations, begin, end, column, count, out);
+  }
+}
+
+template <typename Set, int Planes>
+void run_planes(const TernaryView& weight, const ActivationView& activations, int64_t begin, int64_t end,
+                float* out) {
+  constexpr int64_t kColumns = Set::kMostColumns;
+  const int64_t fitting = kCacheBytes / activations.stride / kColumns * kColumns;
+  const int64_t column_block = fitting < 4 * kColumns ? 4 * kColumns : fitting;
+  for (int64_t first = 0; first < activations.columns; first += column_block) {
+    const int64_t last =
+        first + column_block < activations.columns ? first + column_block : activations.columns;
+    for (int64_t tile = begin; tile < end; tile += kTileBlock) {
+      const int64_t tile_end = tile + kTileBlock < end ? tile + kTileBlock : end;
+      for (int64_t column = first; column < last; column += kColumns) {
+        const int64_t count = last - column < kColumns ? last - column : kColumns;
+        run_rest<Set, Planes, kColumns>(weight, activations, tile, tile_end, column, count, out);
+      }
     }
   }
 }
 
-template <typename Set, int Planes, typename Out>
+template <typename Set, int Planes>
 void run_planes(const TernaryView& weight, const ActivationView& activations, int64_t begin, int64_t end,
-                Out* out) {
-  constexpr int64_t kRowBlock = kWidth;  // weight rows that stay in the first-level cache for all columns
-  for (int64_t first = 0; first < activations.columns; first += kColumnBlock) {
-    const int64_t last =
-        first + kColumnBlock < activations.columns ? first + kColumnBlock : activations.columns;
-    for (int64_t row = begin; row < end; row += kRowBlock) {
-      const int64_t row_end = row + kRowBlock < end ? row + kRowBlock : end;
-      int64_t column = first;
-      if constexpr (kWidth >= 16) {
-        run_columns<Set, Planes, 4>(weight, activations, row, row_end, column, last, out);
-      }
-      run_columns<Set, Planes, 2>(weight, activations, row, row_end, column, last, out);
-      run_columns<Set, Planes, 1>(weight, activations, row, row_end, column, last, out);
+                int32_t* out) {
+  for (int64_t tile = begin; tile < end; ++tile) {
+    for (int64_t column = 0; column < activations.columns; ++column) {
+      Block<Set, Planes, 1, 1>(weight, activations, tile, column).finish(out);
     }
   }
 }
 
 template <typename Set, typename Out>
-void ternary_rows(const TernaryView& weight, const ActivationView& activations, int64_t begin, int64_t end,
-                  Out* out) {
+void ternary_tiles(const TernaryView& weight, const ActivationView& activations, int64_t begin, int64_t end,
+                   Out* out) {
   switch (weight.plane_count) {
     case 1:
       return run_planes<Set, 1>(weight, activations, begin, end, out);

@@ -1,0 +1,63 @@
+// From the portable form of a ternary weight to the tiles that run.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "table.h"
+
+namespace tritium {
+
+// Memory on a cache line; in huge pages where it is large, because a weight is read from end to end.
+class AlignedBytes {
+ public:
+  explicit AlignedBytes(size_t size);
+  uint8_t* data() const { return memory_.get(); }
+  size_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(uint8_t* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<uint8_t, Free> memory_;
+  size_t size_;
+};
+
+// The sizes of a weight, whatever form its trits have.
+struct TernaryShape {
+  int64_t plane_count;
+  int64_t rows;
+  int64_t inputs;
+  int64_t groups;
+  int64_t group_size;  // inputs per group; a multiple of 32 unless there is one group
+  bool divides;
+};
+
+// A weight laid out for one instruction set, and the kernels that read it.
+class PreparedWeight {
+ public:
+  explicit PreparedWeight(const TernaryShape& shape);
+
+  // Lays the portable form out: planes uint8 [plane_count, rows, blocks * 32] of packing.h, scales
+  // [scale_rows, groups]. False where a code is no trit.
+  bool fill(const uint8_t* planes, const float* scales, int64_t scale_rows, int threads);
+
+  const TernaryView& view() const { return view_; }
+  const KernelTable& kernels() const { return kernels_; }
+  int64_t inputs() const { return inputs_; }
+  size_t nbytes() const { return planes_.size() + scales_.size(); }
+
+ private:
+  bool fill_tile(int64_t plane, int64_t tile, const uint8_t* portable, uint8_t* codes);
+  void fill_scales(const float* scales, int64_t scale_rows);
+
+  const KernelTable& kernels_;
+  int64_t inputs_;
+  TernaryView view_;
+  AlignedBytes planes_;
+  AlignedBytes scales_;
+};
+
+}  // namespace tritium
