@@ -1,8 +1,9 @@
 """The kernels on this machine's processor: the face that models and the engine call.
 
-Every function has a numpy twin of the same name in `tritium.kernels.reference`, takes C-contiguous arrays,
-releases the GIL, and raises ValidationError for a wrong dtype, shape or index. A row's result never depends
-on its neighbours, on the size of the batch, on the number of threads or on the instruction set.
+Every function has a numpy twin of the same name in `tritium.kernels.reference` (`reference_coded` for coded
+matrices), takes C-contiguous arrays, releases the GIL, and raises ValidationError for a wrong dtype, shape or
+index. A row's result never depends on its neighbours, on the size of the batch, on the threads or on the
+instruction set.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tritium.errors import ProcessingError
 from tritium.kernels import _native
 from tritium.kernels.checks import refuses_bad_arrays
+from tritium.kernels.coded import CodedWeight
 from tritium.kernels.device import detect_isa
 from tritium.kernels.weight import TernaryWeight
 
@@ -20,19 +22,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "CodedMatrix",
+    "CodedWeight",
     "PreparedWeight",
     "TernaryWeight",
+    "coded_lookup",
+    "coded_matmul",
     "dense_matmul",
     "embedding_lookup",
     "gelu",
     "layer_norm",
     "paged_attention",
     "prepare",
+    "prepare_coded",
     "quantize_activations",
     "ragged_attention",
     "relu2_multiply",
     "rms_norm",
     "rope_inplace",
+    "round_to_codes",
     "sample",
     "silu_multiply",
     "softmax",
@@ -42,6 +50,7 @@ __all__ = [
 ]
 
 PreparedWeight: TypeAlias = _native.PreparedWeight
+CodedMatrix: TypeAlias = _native.CodedMatrix  # a coded matrix in memory of its own, ready to run
 
 _native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the module's own choice
 
@@ -97,6 +106,52 @@ def dense_matmul(
 def embedding_lookup(weight: NDArray[np.float32 | np.uint16], ids: NDArray[np.int32]) -> NDArray[np.float32]:
     """Reads rows `ids` int32 [T] of a table [V, D], float32 or bfloat16 bits: float32 [T, D]."""
     return _native.embedding_lookup(weight, ids)
+
+
+@refuses_bad_arrays
+def round_to_codes(
+    weight: NDArray[np.float32 | np.uint16], *, bits: int, threads: int = 1
+) -> tuple[CodedWeight, float]:
+    """Rounds a matrix [N, K], float32 or bfloat16 bits, to codes of 6 or 8 bits with a scale per 32 inputs.
+
+    Each group takes the bfloat16 scale near absmax / (2^(bits - 1) - 1) that makes its squared error
+    smallest. Returns the codes and the relative root-mean-square error.
+
+    Raises:
+        ValidationError: bits that are neither 6 nor 8, or a weight that is not finite or beyond 10^15.
+    """
+    tiles, errors = _native.round_to_codes(weight, bits, threads)
+    coded = CodedWeight(tiles=tiles, bits=bits, in_features=weight.shape[1], out_features=weight.shape[0])
+    error, total = errors.sum(axis=0)
+    return coded, float(error / total) ** 0.5 if total else 0.0
+
+
+@refuses_bad_arrays
+def prepare_coded(weight: CodedWeight, *, threads: int = 1) -> CodedMatrix:
+    """Copies a coded matrix to memory that the kernels read fastest, and checks every code and scale.
+
+    Raises:
+        ValidationError: a code or a scale that rounding never makes: the weight is damaged.
+    """
+    return _native.prepare_coded(weight.tiles, weight.out_features, weight.in_features, weight.bits, threads)
+
+
+@refuses_bad_arrays
+def coded_matmul(
+    weight: CodedMatrix, q: NDArray[np.int8], scale: NDArray[np.float32], *, threads: int = 1
+) -> NDArray[np.float32]:
+    """Multiplies quantized activations int8 [M, Kp] with scales [M] by a coded matrix: float32 [M, N].
+
+    Groups are added in rising order, each one's exact integer sum times its scale; then one division by the
+    activation's scale.
+    """
+    return _native.coded_matmul(weight, q, scale, threads)
+
+
+@refuses_bad_arrays
+def coded_lookup(weight: CodedMatrix, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Reads rows `ids` int32 [T] of a coded matrix as floats: float32 [T, K]."""
+    return _native.coded_lookup(weight, ids)
 
 
 @refuses_bad_arrays

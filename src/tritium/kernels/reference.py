@@ -136,7 +136,7 @@ def ternary_matmul(weight: TernaryWeight, q: I8, scale: F32, *, threads: int = 1
     return total / scale[:, None]
 
 
-def _sum_lanes(values: F32) -> F32:
+def sum_lanes(values: F32) -> F32:
     """Sums the last axis: element k goes to lane k mod 16; the lanes are folded by halves at the end."""
     missing = -values.shape[-1] % LANES
     wide = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
@@ -150,7 +150,8 @@ def _sum_lanes(values: F32) -> F32:
     return lanes[..., 0]
 
 
-def _as_float32(weight: NDArray[np.float32 | np.uint16]) -> F32:
+def as_float32(weight: NDArray[np.float32 | np.uint16]) -> F32:
+    """Reads float32 or the bits of bfloat16 as float32, exactly."""
     if weight.dtype == np.uint16:  # bfloat16 bits
         return (weight.astype(np.uint32) << 16).view(np.float32)
     return weight.astype(np.float32, copy=False)
@@ -159,20 +160,20 @@ def _as_float32(weight: NDArray[np.float32 | np.uint16]) -> F32:
 def dense_matmul(x: F32, weight: NDArray[np.float32 | np.uint16], *, threads: int = 1) -> F32:
     """Multiplies x [M, K] by a dense weight [N, K], float32 or bfloat16 bits: float32 [M, N]."""
     del threads
-    dense = _as_float32(weight)
+    dense = as_float32(weight)
     return (
-        np.stack([_sum_lanes(row * dense) for row in x]) if len(x) else np.zeros((0, len(dense)), np.float32)
+        np.stack([sum_lanes(row * dense) for row in x]) if len(x) else np.zeros((0, len(dense)), np.float32)
     )
 
 
 def embedding_lookup(weight: NDArray[np.float32 | np.uint16], ids: I32) -> F32:
     """Reads rows `ids` [T] of a table [V, D]: float32 [T, D]."""
-    return _as_float32(weight[ids])
+    return as_float32(weight[ids])
 
 
 def rms_norm(x: F32, weight: F32, *, eps: float) -> F32:
     """Divides each row of x [M, D] by its root mean square and multiplies by `weight` [D]."""
-    mean = _sum_lanes(x * x) / np.float32(x.shape[1])
+    mean = sum_lanes(x * x) / np.float32(x.shape[1])
     inverse: F32 = np.float32(1) / np.sqrt(mean + np.float32(eps))
     return x * inverse[:, None] * weight
 
@@ -180,8 +181,8 @@ def rms_norm(x: F32, weight: F32, *, eps: float) -> F32:
 def layer_norm(x: F32, weight: F32, bias: F32, *, eps: float) -> F32:
     """Normalises each row of x [M, D] to mean 0 and variance 1, then applies `weight` and `bias` [D]."""
     size = np.float32(x.shape[1])
-    centred = x - (_sum_lanes(x) / size)[:, None]
-    variance = _sum_lanes(centred * centred) / size
+    centred = x - (sum_lanes(x) / size)[:, None]
+    variance = sum_lanes(centred * centred) / size
     inverse: F32 = np.float32(1) / np.sqrt(variance + np.float32(eps))
     return centred * inverse[:, None] * weight + bias
 

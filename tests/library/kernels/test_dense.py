@@ -24,7 +24,7 @@ def test_dense_products_equal_the_reference_bit_for_bit(isa, rows, columns, batc
     weight = to_bfloat16(weight) if half else weight
     result = cpu.dense_matmul(x, weight)
     np.testing.assert_array_equal(result, reference.dense_matmul(x, weight), strict=True)
-    wide = reference._as_float32(weight).astype(np.float64)
+    wide = reference.as_float32(weight).astype(np.float64)
     np.testing.assert_allclose(result, x.astype(np.float64) @ wide.T, atol=1e-4)
 
 

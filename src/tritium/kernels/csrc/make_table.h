@@ -2,6 +2,8 @@
 #pragma once
 
 #include "attention.h"
+#include "coded_kernel.h"
+#include "coded_round.h"
 #include "dense.h"
 #include "elementwise.h"
 #include "ternary.h"
@@ -20,6 +22,10 @@ constexpr KernelTable make_table(const char* name) {
       .ternary_sums = ternary_tiles<Set, int32_t>,
       .dense_rows = dense_rows<float>,
       .dense_rows_bf16 = dense_rows<uint16_t>,
+      .arrange_coded = arrange_coded,
+      .coded_tiles = coded_tiles,
+      .round_tile = round_coded_tile<float>,
+      .round_tile_bf16 = round_coded_tile<uint16_t>,
       .rms_norm = rms_norm,
       .layer_norm = layer_norm,
       .silu_multiply = silu_multiply,

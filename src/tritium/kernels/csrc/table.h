@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "coded.h"
 #include "tiles.h"
 
 namespace tritium {
@@ -37,6 +38,18 @@ struct KernelTable {
                      int64_t begin, int64_t end, float* out);
   void (*dense_rows_bf16)(const float* x, int64_t columns, int64_t count, const uint16_t* weight,
                           int64_t rows, int64_t begin, int64_t end, float* out);
+  // Rows of q, `stride` apart, as CodedActivations has them: `arranged` [groups, columns, 32], `corrections`
+  // [groups, columns].
+  void (*arrange_coded)(const int8_t* q, int64_t columns, int64_t stride, int64_t groups, int bits,
+                        int8_t* arranged, int32_t* corrections);
+  // Tiles [begin, end) of the weight for all columns; `out` is [columns, rows].
+  void (*coded_tiles)(const CodedView& weight, const CodedActivations& activations, int64_t begin,
+                      int64_t end, float* out);
+  // `count` <= 16 rows of `inputs` finite floats of at most 10^15 become one tile.
+  CodedError (*round_tile)(const float* rows, int64_t count, int64_t inputs, int64_t blocks, int bits,
+                           uint8_t* tile);
+  CodedError (*round_tile_bf16)(const uint16_t* rows, int64_t count, int64_t inputs, int64_t blocks, int bits,
+                                uint8_t* tile);
   void (*rms_norm)(const float* x, const float* weight, int64_t rows, int64_t count, float eps, float* out);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, int64_t rows, int64_t count,
                      float eps, float* out);
