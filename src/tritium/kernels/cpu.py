@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "CachePools",
     "CodedMatrix",
     "CodedWeight",
+    "Plan",
     "PreparedWeight",
     "TernaryWeight",
     "coded_lookup",
@@ -49,6 +51,8 @@ __all__ = [
     "write_kv",
 ]
 
+CachePools: TypeAlias = _native.CachePools
+Plan: TypeAlias = _native.Plan
 PreparedWeight: TypeAlias = _native.PreparedWeight
 CodedMatrix: TypeAlias = _native.CodedMatrix  # a coded matrix in memory of its own, ready to run
 

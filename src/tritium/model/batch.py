@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritium.errors import ValidationError
+from tritium.kernels import cpu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,12 +80,14 @@ class KVCache:
     block_size: int = DEFAULT_BLOCK_SIZE
     keys: tuple[Float32, ...] = field(init=False, repr=False)
     values: tuple[Float32, ...] = field(init=False, repr=False)
+    pools: cpu.CachePools = field(init=False, repr=False, compare=False)  # the same, as plans take them
 
     def __post_init__(self) -> None:
         shape = (self.num_blocks, self.block_size, self.kv_heads, self.head_dim)
         for name in ("keys", "values"):
             pools = tuple(np.zeros(shape, dtype=np.float32) for _ in range(self.num_layers))
             object.__setattr__(self, name, pools)
+        object.__setattr__(self, "pools", cpu.CachePools(list(self.keys), list(self.values)))
 
     @property
     def nbytes(self) -> int:

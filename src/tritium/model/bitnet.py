@@ -8,7 +8,8 @@ from tritium.model.decoder import DecoderModel
 
 if TYPE_CHECKING:
     from tritium.model.config import ModelConfig
-    from tritium.model.layers import Float32, WeightSource
+    from tritium.model.layers import WeightSource
+    from tritium.model.operations import Operations, Value
 
 
 class BitNetModel(DecoderModel):
@@ -22,10 +23,10 @@ class BitNetModel(DecoderModel):
         ]
         self._feed_forward_sub_norms = [self._norm(weights, f"{block}.mlp.ffn_sub_norm") for block in blocks]
 
-    def normalise_attention(self, index: int, x: Float32) -> Float32:
+    def normalise_attention(self, run: Operations[Value], index: int, x: Value) -> Value:
         """Apply attn_sub_norm to rows [T, hidden]."""
-        return self._attention_sub_norms[index](x)
+        return run.normalise(self._attention_sub_norms[index], x)
 
-    def normalise_feed_forward(self, index: int, x: Float32) -> Float32:
+    def normalise_feed_forward(self, run: Operations[Value], index: int, x: Value) -> Value:
         """Apply ffn_sub_norm to rows [T, intermediate]."""
-        return self._feed_forward_sub_norms[index](x)
+        return run.normalise(self._feed_forward_sub_norms[index], x)

@@ -5,27 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from tritium.errors import ValidationError
-from tritium.kernels import cpu
 from tritium.model.batch import DEFAULT_BLOCK_SIZE, ForwardBatch, KVCache
-from tritium.model.layers import (
-    DenseLinear,
-    Embedding,
-    Float32,
-    Linear,
-    Observer,
-    RMSNorm,
-    WeightSource,
-    require_finite,
-)
+from tritium.model.eager import EagerOperations
+from tritium.model.layers import DenseLinear, Embedding, Float32, Linear, Observer, RMSNorm, WeightSource
 from tritium.model.linears import LinearTable
+from tritium.model.recorder import RecordedForward, Recorder, can_record
 from tritium.model.rope import RopeParameters, inverse_frequencies
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from tritium.model.config import ModelConfig
+    from tritium.model.operations import Operations, Value
 
 
 @dataclass(frozen=True)
@@ -69,6 +61,7 @@ class DecoderModel:
         self.head = DenseLinear(
             table if config.tie_word_embeddings else weights.dense("lm_head.weight"), threads=threads
         )
+        self._recorded: RecordedForward | None = None
         self._linears = LinearTable(
             {
                 name: weights.linear(name, threads=threads)
@@ -84,6 +77,7 @@ class DecoderModel:
     def set_linear(self, name: str, linear: Linear) -> None:
         """Replace one linear layer by another of the same shape (ValidationError if it is not)."""
         self._linears.replace(name, linear)
+        self._recorded = None
 
     @property
     def observer(self) -> Observer | None:
@@ -111,10 +105,11 @@ class DecoderModel:
             ValidationError: a token id outside the vocabulary or a position beyond the context.
             ProcessingError: an activation became NaN or infinite.
         """
-        hidden = self.embed(batch)
-        for index in range(self.config.num_layers):
-            hidden = self.run_block(index, hidden, batch, cache)
-        return self.logits(hidden[batch.logit_rows])
+        self._check(batch)
+        recorded = self.recorded()
+        if recorded is not None:
+            return recorded(batch, cache, threads=self.threads)
+        return self._forward(self._eager(batch, cache))
 
     def forward_full(self, token_ids: npt.ArrayLike) -> Float32:
         """Run one whole sequence [T] with a temporary cache; return its logits, float32 [T, vocabulary]."""
@@ -123,6 +118,60 @@ class DecoderModel:
 
     def embed(self, batch: ForwardBatch) -> Float32:
         """Look the tokens of a batch up: float32 [T, hidden]."""
+        self._check(batch)
+        return self._embedding(batch.token_ids)
+
+    def run_block(self, index: int, hidden: Float32, batch: ForwardBatch, cache: KVCache) -> Float32:
+        """Run one block on [T, hidden]; its keys and values go to the cache."""
+        return self._block(self._eager(batch, cache), index, hidden)
+
+    def recorded(self) -> RecordedForward | None:
+        """Return the forward pass as one native call; None while an observer watches it layer by layer."""
+        if self.observer is not None or not can_record(self._linears.as_dict()):
+            return None
+        if self._recorded is None:
+            recorder = Recorder(self.config, self._linears.as_dict(), self.inverse_frequencies)
+            self._recorded = recorder.finish(self._forward(recorder))
+        return self._recorded
+
+    def _forward(self, run: Operations[Value]) -> Value:
+        hidden = run.embed(self._embedding)
+        for index in range(self.config.num_layers):
+            hidden = self._block(run, index, hidden)
+        return run.head(self.head, run.normalise(self._final_norm, run.logit_rows(hidden)))
+
+    def _block(self, run: Operations[Value], index: int, hidden: Value) -> Value:
+        attended = self._attend(run, index, run.normalise(self._input_norms[index], hidden))
+        hidden = run.add(hidden, attended)
+        fed = self._feed_forward(run, index, run.normalise(self._feed_forward_norms[index], hidden))
+        return run.add(hidden, fed)
+
+    def _attend(self, run: Operations[Value], index: int, x: Value) -> Value:
+        names = self._names[index]
+        mixed = run.attend(index, *run.linears(names.attention_inputs, x))
+        return run.linears([names.attention_output], self.normalise_attention(run, index, mixed))[0]
+
+    def _feed_forward(self, run: Operations[Value], index: int, x: Value) -> Value:
+        names = self._names[index]
+        inner = run.gate(*run.linears(names.feed_forward_inputs, x))
+        return run.linears([names.feed_forward_output], self.normalise_feed_forward(run, index, inner))[0]
+
+    def normalise_attention(self, run: Operations[Value], index: int, x: Value) -> Value:
+        """Normalise what attention mixed before it is projected; llama does not."""
+        del run, index
+        return x
+
+    def normalise_feed_forward(self, run: Operations[Value], index: int, x: Value) -> Value:
+        """Normalise the inner activations before they are projected down; llama does not."""
+        del run, index
+        return x
+
+    def _eager(self, batch: ForwardBatch, cache: KVCache) -> EagerOperations:
+        return EagerOperations(
+            self.config, self._linears, self.inverse_frequencies, batch, cache, self.threads
+        )
+
+    def _check(self, batch: ForwardBatch) -> None:
         ids, positions = batch.token_ids, batch.positions
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
             raise ValidationError(f"A token id is outside the vocabulary of {self.config.vocab_size} tokens.")
@@ -134,56 +183,6 @@ class DecoderModel:
                 f"A sequence is longer than the model's context of {self.config.max_positions} tokens.",
                 limit=self.config.max_positions,
             )
-        return self._embedding(ids)
-
-    def run_block(self, index: int, hidden: Float32, batch: ForwardBatch, cache: KVCache) -> Float32:
-        """Run one block on [T, hidden]; its keys and values go to the cache."""
-        hidden = hidden + self._attend(index, self._input_norms[index](hidden), batch, cache)
-        return hidden + self._feed_forward(index, self._feed_forward_norms[index](hidden))
-
-    def logits(self, hidden: Float32) -> Float32:
-        """Map final hidden rows [S, hidden] to logits [S, vocabulary]."""
-        require_finite(hidden)
-        return self.head(self._final_norm(np.ascontiguousarray(hidden)))
-
-    def _attend(self, index: int, x: Float32, batch: ForwardBatch, cache: KVCache) -> Float32:
-        config, names = self.config, self._names[index]
-        rows = len(x)
-        queries, keys, values = self._linears.apply(names.attention_inputs, x)
-        q = queries.reshape(rows, config.num_heads, config.head_dim)
-        k = keys.reshape(rows, config.num_kv_heads, config.head_dim)
-        cpu.rope_inplace(q, batch.positions, self.inverse_frequencies)
-        cpu.rope_inplace(k, batch.positions, self.inverse_frequencies)
-        v = values.reshape(rows, config.num_kv_heads, config.head_dim)
-        cpu.write_kv(k, v, cache.keys[index], cache.values[index], batch.slots)
-        mixed = cpu.paged_attention(
-            q,
-            cache.keys[index],
-            cache.values[index],
-            block_tables=batch.block_tables,
-            query_starts=batch.sequence_starts,
-            context_lengths=batch.context_lengths,
-            scale=config.head_dim**-0.5,
-            threads=self.threads,
-        ).reshape(rows, config.num_heads * config.head_dim)
-        return self._linears.apply([names.attention_output], self.normalise_attention(index, mixed))[0]
-
-    def _feed_forward(self, index: int, x: Float32) -> Float32:
-        names = self._names[index]
-        gate, up = self._linears.apply(names.feed_forward_inputs, x)
-        activate = cpu.relu2_multiply if self.config.activation == "relu2" else cpu.silu_multiply
-        inner = self.normalise_feed_forward(index, activate(gate, up))
-        return self._linears.apply([names.feed_forward_output], inner)[0]
-
-    def normalise_attention(self, index: int, x: Float32) -> Float32:
-        """Normalise what attention mixed before it is projected; llama does not."""
-        del index
-        return x
-
-    def normalise_feed_forward(self, index: int, x: Float32) -> Float32:
-        """Normalise the inner activations before they are projected down; llama does not."""
-        del index
-        return x
 
     def _norm(self, weights: WeightSource, name: str) -> RMSNorm:
         return RMSNorm(weights.array(f"{name}.weight"), self.config.norm_eps)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Float32 = npt.NDArray[np.float32]
 DenseWeight = npt.NDArray[np.float32] | npt.NDArray[np.uint16]  # uint16: the bits of bfloat16
+NOT_FINITE = "An activation is NaN or infinite: the weights or the input overflow float32."
 Observer = Callable[[str, Float32], None]  # (name of the linear layer, its input [M, K])
 
 
@@ -155,7 +156,7 @@ def quantize_rows(x: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
 def require_finite(x: Float32) -> None:
     """Check activations (ProcessingError: one is NaN or infinite)."""
     if not np.isfinite(x).all():
-        raise ProcessingError("An activation is NaN or infinite: the weights or the input overflow float32.")
+        raise ProcessingError(NOT_FINITE)
 
 
 def apply_linears(linears: Sequence[Linear], x: Float32) -> list[Float32]:

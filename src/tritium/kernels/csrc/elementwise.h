@@ -100,6 +100,31 @@ void relu2_multiply(const float* gate, const float* up, int64_t count, float* ou
   });
 }
 
+void add(const float* a, const float* b, int64_t count, float* out) {
+  map(count, out, [&](int64_t i, int64_t left) { return load_some(a + i, left) + load_some(b + i, left); });
+}
+
+// Whether no element is NaN or infinite: x - x is 0 for all others.
+bool is_finite(const float* x, int64_t count) {
+  Lanes total = broadcast(0.0f);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Lanes value = load_some(x + i, count - i);
+    total = total + (value - value);
+  }
+  return sum(total) == 0.0f;
+}
+
+// Turns the pairs (i, i + half) of a head by their angles.
+void rotate(float* head, const float* cosine, const float* sine, int64_t half) {
+  for (int64_t i = 0; i < half; i += kLanes) {
+    const int64_t left = half - i;
+    const Lanes first = load_some(head + i, left), second = load_some(head + half + i, left);
+    const Lanes c = load_some(cosine + i, left), s = load_some(sine + i, left);
+    store_some(head + i, first * c - second * s, left);
+    store_some(head + half + i, second * c + first * s, left);
+  }
+}
+
 // erf(|x|) by Abramowitz and Stegun 7.1.26, absolute error below 2e-7.
 TRITIUM_INLINE Lanes error_function_of_absolute(const Lanes& x) {
   const Lanes one = broadcast(1.0f);

@@ -31,6 +31,9 @@ constexpr KernelTable make_table(const char* name) {
       .silu_multiply = silu_multiply,
       .relu2_multiply = relu2_multiply,
       .gelu = gelu,
+      .add = add,
+      .is_finite = is_finite,
+      .rotate = rotate,
       .softmax = softmax,
       .attend = attend,
   };

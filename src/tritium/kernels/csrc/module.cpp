@@ -9,6 +9,8 @@
 #include "views.h"
 
 NB_MODULE(_native, m) {
+  // Plans and caches that are still referenced when the interpreter ends are no mistake of anybody's.
+  nanobind::set_leak_warnings(false);
   m.doc() = "Tritium's native kernels; tritium.kernels.cpu is their checked face.";
   m.def("isa", [] { return std::string(tritium::table().name); });
   m.def("available_isas", [] {
@@ -24,4 +26,5 @@ NB_MODULE(_native, m) {
   tritium::bind_dense(m);
   tritium::bind_attention(m);
   tritium::bind_sampling(m);
+  tritium::bind_plan(m);
 }

@@ -56,6 +56,9 @@ struct KernelTable {
   void (*silu_multiply)(const float* gate, const float* up, int64_t count, float* out);
   void (*relu2_multiply)(const float* gate, const float* up, int64_t count, float* out);
   void (*gelu)(const float* x, int64_t count, float* out);
+  void (*add)(const float* a, const float* b, int64_t count, float* out);  // out may be a
+  bool (*is_finite)(const float* x, int64_t count);
+  void (*rotate)(float* head, const float* cosine, const float* sine, int64_t half);
   void (*softmax)(const float* x, int64_t rows, int64_t count, float* out);
   void (*attend)(const AttentionTask& task);
 };

@@ -164,5 +164,6 @@ void bind_coded(nb::module_& m);
 void bind_dense(nb::module_& m);
 void bind_attention(nb::module_& m);
 void bind_sampling(nb::module_& m);
+void bind_plan(nb::module_& m);
 
 }  // namespace tritium
