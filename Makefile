@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 STAMPS := .stamps
 UV_VERSION := 0.13.9
 CSRC := $(wildcard src/tritium/kernels/csrc/*)
+NATIVE_TESTS := $(wildcard tests/native/*.h tests/native/*.cpp)
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export UV_LINK_MODE := copy
 
@@ -27,7 +28,7 @@ test: $(STAMPS)/dev ## Run all tests
 check: $(STAMPS)/dev ## Format, lint, types, import floors, generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+	$(BIN)/clang-format --dry-run --Werror $(CSRC) $(NATIVE_TESTS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
@@ -35,7 +36,7 @@ check: $(STAMPS)/dev ## Format, lint, types, import floors, generated docs
 format: $(STAMPS)/dev ## Format the code and mend what lint can mend
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CSRC)
+	$(BIN)/clang-format -i $(CSRC) $(NATIVE_TESTS)
 
 docs: $(STAMPS)/dev ## Write the generated pages again
 	$(BIN)/python docs/generate.py

@@ -24,11 +24,12 @@ SHARED_MODELS = Path(__file__).resolve().parent.parent.parent / "shared" / "mode
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail a test that needs a service and was skipped in CI: there the services are part of the promise."""
+    """Fail a test that needs a service or a toolchain and was skipped in CI: there they are promised."""
     report = yield
-    if report.skipped and os.environ.get("CI") == "true" and item.get_closest_marker("service"):
+    needs = [marker for marker in ("service", "toolchain") if item.get_closest_marker(marker)]
+    if report.skipped and os.environ.get("CI") == "true" and needs:
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} needs a service and was skipped in CI: {report.longrepr}"
+        report.longrepr = f"{item.nodeid} needs a {needs[0]} and was skipped in CI: {report.longrepr}"
     return report
 
 

@@ -11,7 +11,7 @@ from tritium.errors import InsufficientMemoryError, ValidationError
 from tritium.kernels import _native
 
 ENVIRONMENT = "TRITIUM_ISA"
-KNOWN_ISAS = ("avx512_vbmi", "avx512_vnni", "avx2", "scalar")
+KNOWN_ISAS = ("avx512_vbmi", "avx512_vnni", "avx2", "neon_i8mm", "neon_dotprod", "scalar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class Device:
 
     Attributes:
         kind: what it is.
-        isa: the instruction set its kernels use: avx512_vbmi, avx512_vnni, avx2 or scalar.
+        isa: the instruction set its kernels use: avx512_vbmi, avx512_vnni, avx2, neon_i8mm, neon_dotprod or
+            scalar.
         threads: how many threads kernels may use.
         memory_bytes: memory that can be had now; None where the system does not say.
     """

@@ -2,10 +2,35 @@
 #include <atomic>
 #include <cstring>
 
+#if defined(TRITIUM_ARM) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "table.h"
 
 namespace tritium {
 namespace {
+
+#ifdef TRITIUM_ARM
+bool has_dot_products() {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__APPLE__)
+  return true;  // every Apple processor of this architecture has them
+#else
+  return false;
+#endif
+}
+
+bool has_matrix_products() {
+#if defined(__linux__)
+  return has_dot_products() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 struct Available {
   const KernelTable* tables[5] = {};
@@ -21,6 +46,10 @@ struct Available {
       tables[count++] = &kAvx512VnniTable;
     }
     if (__builtin_cpu_supports("avx2")) tables[count++] = &kAvx2Table;
+#endif
+#ifdef TRITIUM_ARM
+    if (has_matrix_products()) tables[count++] = &kNeonI8mmTable;
+    if (has_dot_products()) tables[count++] = &kNeonDotprodTable;
 #endif
     tables[count] = &kScalarTable;
   }

@@ -69,6 +69,10 @@ extern const KernelTable kAvx2Table;
 extern const KernelTable kAvx512VnniTable;
 extern const KernelTable kAvx512VbmiTable;
 #endif
+#ifdef TRITIUM_ARM
+extern const KernelTable kNeonDotprodTable;
+extern const KernelTable kNeonI8mmTable;
+#endif
 
 // The table in use; the widest one that the processor can run unless select_table chose another.
 const KernelTable& table();

@@ -2,7 +2,7 @@
 // (0..2, 0..8 or 0..26), so that one multiply-add serves them all; the offset of the codes is taken back by
 // the sum of the activations. A unit is unpacked once for all columns of a block. tiles.h draws the layout.
 //
-// `Set` is the instruction set: see scalar.cpp, avx2.cpp and avx512.h for what it offers.
+// `Set` is the instruction set: see scalar.cpp, avx2.cpp, avx512.h and neon.h for what it offers.
 #pragma once
 
 #include "table.h"
@@ -70,6 +70,7 @@ struct Block {
 #pragma GCC unroll 4
       for (int t = 0; t < Tiles; ++t) sums[t][c] = start;
     }
+    join_columns();
     const int64_t begin = group * weight.group_quads;
     const int64_t end = begin + weight.group_quads < weight.quads ? begin + weight.group_quads : weight.quads;
     int64_t unit = begin / kDigits;
@@ -80,6 +81,15 @@ struct Block {
     }
     for (; (unit + 1) * kDigits <= end; ++unit) add_unit<0, kDigits>(unit);
     if (unit * kDigits < end) add_digits(unit, 0, end - unit * kDigits);
+    part_columns();
+  }
+
+  // Products of matrices add two columns at once: between these two the sums lie as they need them.
+  TRITIUM_INLINE void join_columns() {
+    if constexpr (requires { Set::join_columns(sums); }) Set::join_columns(sums);
+  }
+  TRITIUM_INLINE void part_columns() {
+    if constexpr (requires { Set::part_columns(sums); }) Set::part_columns(sums);
   }
 
   // The part of a unit that belongs to a group: its last digits, its first, or any, if the group is that
@@ -96,6 +106,7 @@ struct Block {
 
   // Rare: the last group has a quad or two.
   __attribute__((noinline)) void add_inner(int64_t unit, int begin, int end) {
+    part_columns();
     for (int t = 0; t < Tiles; ++t) {
       const Unit codes = Set::template load<Planes>(bytes + t * tile_bytes + unit * kUnitBytes, plane_bytes);
       for (int index = begin; index < end; ++index) {
@@ -105,6 +116,7 @@ struct Block {
         }
       }
     }
+    join_columns();
   }
 
   template <int Begin>

@@ -1,0 +1,84 @@
+"""Every instruction set gives the same bits: those of this processor, and those of emulated ARM processors.
+
+kernels_agree compares all sets that a processor has with its scalar one and prints digests of the results;
+equal digests mean that an ARM processor computes what this one does.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tritium.kernels import _native
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+ROUNDS = "300"
+ARM = (
+    "-DCMAKE_SYSTEM_NAME=Linux",
+    "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+    "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+    "-DCMAKE_EXE_LINKER_FLAGS=-static",
+)
+# Compiling every kernel on a busy machine takes minutes.
+pytestmark = pytest.mark.timeout(1200)
+
+
+def run(*command):
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1100, check=False)
+    assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
+    return result.stdout
+
+
+def build(name, *settings):
+    """The comparing program, compiled again where sources have changed."""
+    folder = ROOT / "build" / f"native-{name}"
+    cmake = str(SCRIPTS / "cmake")
+    generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={SCRIPTS / 'ninja'}", "-DCMAKE_BUILD_TYPE=Release")
+    run(cmake, *generator, "-DTRITIUM_MODULE=OFF", *settings, "-S", str(ROOT), "-B", str(folder))
+    run(cmake, "--build", str(folder))
+    return str(folder / "kernels_agree")
+
+
+def results_of(output):
+    """The instruction sets that ran, and the digest of each kernel."""
+    first, *digests = output.splitlines()
+    return first.split()[1:], dict(line.split() for line in digests)
+
+
+@pytest.fixture(scope="module")
+def here():
+    return results_of(run(build("host"), ROUNDS))
+
+
+@pytest.fixture(scope="module")
+def arm_program():
+    missing = [tool for tool in ("aarch64-linux-gnu-g++", "qemu-aarch64") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not found: apt-get install g++-aarch64-linux-gnu qemu-user")
+    return build("aarch64", *ARM)
+
+
+def test_the_instruction_sets_of_this_processor_agree(here):
+    isas, digests = here
+    assert isas == _native.available_isas()
+    assert {"ternary_tiles", "attend"} <= digests.keys()
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize(
+    ("processor", "isas"),
+    [
+        ("max", ["neon_i8mm", "neon_dotprod", "scalar"]),
+        ("neoverse-n1", ["neon_dotprod", "scalar"]),
+        ("cortex-a53", ["scalar"]),
+    ],
+)
+def test_arm_processors_compute_what_this_one_does(here, arm_program, processor, isas):
+    found, digests = results_of(run("qemu-aarch64", "-cpu", processor, arm_program, ROUNDS))
+    assert found == isas
+    assert digests == here[1]
