@@ -8,10 +8,12 @@ STAMPS := .stamps
 UV_VERSION := 0.13.9
 CSRC := $(wildcard src/tritium/kernels/csrc/*)
 NATIVE_TESTS := $(wildcard tests/native/*.h tests/native/*.cpp)
+QUICK_BENCHMARKS := $(filter-out benchmarks/peers.py benchmarks/random_models.py,$(wildcard benchmarks/*.py))
+PEER_SOURCE := build/peers/source
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export UV_LINK_MODE := copy
 
-.PHONY: help demo up test check format bench soak wheel-test lock docs clean
+.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 soak wheel-test lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -42,7 +44,13 @@ docs: $(STAMPS)/dev ## Write the generated pages again
 	$(BIN)/python docs/generate.py
 
 bench: $(STAMPS)/dev ## Measure kernels, quantization, serving and the gateway on this machine
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(QUICK_BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-peers: $(STAMPS)/dev $(STAMPS)/peers ## Measure beside llama.cpp, interleaved; ARGS=... for benchmarks/peers.py
+	$(BIN)/python benchmarks/peers.py $(ARGS)
+
+bench-peers-avx2: $(STAMPS)/dev $(STAMPS)/peers-avx2 ## The same with AVX2 on both sides, kernels and whole model
+	$(BIN)/python benchmarks/peers.py --avx2 $(ARGS)
 
 soak: $(STAMPS)/dev ## Kill and restart the platform under load, many times
 	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" --timeout 7200
@@ -58,7 +66,7 @@ lock: $(STAMPS)/venv ## Resolve the pinned requirements again
 	    --output-file requirements/$$name.lock || exit 1; done
 
 clean: ## Remove everything that make built
-	rm -rf $(VENV) $(STAMPS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers .venv-peers-avx2 $(STAMPS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:
@@ -77,4 +85,24 @@ $(STAMPS)/dev: $(STAMPS)/platform requirements/dev.lock requirements/oracle.txt
 	$(UV_INSTALL) --require-hashes -r requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/oracle.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/oracle-no-deps.txt
+	touch $@
+
+# The peers, built from source for this machine, in environments of their own: nothing of ours depends on them.
+$(STAMPS)/peers: $(STAMPS)/venv requirements/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --no-binary llama-cpp-python -r requirements/peers.txt
+	$(UV_INSTALL) --group build
+	rm -rf $(PEER_SOURCE) build/peers/server
+	.venv-peers/bin/python -m pip download --quiet --no-deps --no-binary llama-cpp-python -d $(PEER_SOURCE) -r requirements/peers.txt
+	tar -xzf $(PEER_SOURCE)/*.tar.gz -C $(PEER_SOURCE) --strip-components 1
+	$(BIN)/cmake -S $(PEER_SOURCE)/vendor/llama.cpp -B build/peers/server -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \
+	  -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
+	  -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+	$(BIN)/cmake --build build/peers/server --target llama-server --parallel $(shell nproc)
+	touch $@
+
+$(STAMPS)/peers-avx2: $(STAMPS)/venv requirements/peers.txt
+	$(PYTHON) -m venv .venv-peers-avx2
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON" \
+	  .venv-peers-avx2/bin/python -m pip install --quiet --no-cache-dir --no-binary llama-cpp-python -r requirements/peers.txt
 	touch $@

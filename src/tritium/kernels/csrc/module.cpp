@@ -27,4 +27,5 @@ NB_MODULE(_native, m) {
   tritium::bind_attention(m);
   tritium::bind_sampling(m);
   tritium::bind_plan(m);
+  tritium::bind_probe(m);
 }

@@ -165,5 +165,6 @@ void bind_dense(nb::module_& m);
 void bind_attention(nb::module_& m);
 void bind_sampling(nb::module_& m);
 void bind_plan(nb::module_& m);
+void bind_probe(nb::module_& m);
 
 }  // namespace tritium
