@@ -12,7 +12,9 @@ namespace tritium {
 namespace {
 
 constexpr int64_t kChunk = 32;
-constexpr int64_t kTileBlock = 4;         // tiles that stay in the first-level cache for all columns
+constexpr int64_t kTileBlock = 4;  // tiles that stay in the first-level cache for all columns
+constexpr int64_t kFewColumnTiles = 4;
+constexpr int64_t kManyColumnTiles = 2;
 constexpr int64_t kCacheBytes = 400'000;  // of activations that stay in the second-level cache
 
 struct Integers {
@@ -40,6 +42,9 @@ struct Block {
   static constexpr int64_t kDigits = Set::kTritsPerByte;
   using Unit = typename Set::template Unit<Planes>;
   using Sum = typename Set::Sum;
+  struct Sums {
+    Sum of[Tiles][Columns];
+  };
 
   const TernaryView& weight;
   const ActivationView& activations;
@@ -47,9 +52,9 @@ struct Block {
   const int8_t* q;
   int64_t tile_bytes;
   int64_t plane_bytes;
+  int64_t prefetch;  // bytes to the same place of the tiles that come next, the first time these are read
   int64_t first_tile;
   int64_t first_column;
-  Sum sums[Tiles][Columns];
 
   TRITIUM_INLINE Block(const TernaryView& w, const ActivationView& a, int64_t tile, int64_t column)
       : weight(w),
@@ -58,127 +63,132 @@ struct Block {
         q(a.q + column * a.stride),
         tile_bytes(w.units * kUnitBytes),
         plane_bytes(w.tiles * tile_bytes),
+        prefetch(column == 0 ? Tiles * tile_bytes : 0),
         first_tile(tile),
         first_column(column) {}
 
-  // The exact sums of one group: products with the codes, less the codes' offset times the activations' sum.
-  TRITIUM_INLINE void sum_group(int64_t group) {
+  // The exact sums of all inputs.
+  TRITIUM_INLINE Sums sum_all() const {
+    Sums sums = start(0);
+    const int64_t units = weight.quads / kDigits;
+    add_units(units, sums);
+    if (units * kDigits < weight.quads) add_first<1>(units, weight.quads - units * kDigits, sums);
+    part_columns(sums);
+    return sums;
+  }
+
+  // Units [0, end). Not inlined, so that its loop has the registers for itself.
+  __attribute__((noinline)) void add_units(int64_t end, Sums& sums) const {
+    Sums local = sums;
+    for (int64_t unit = 0; unit < end; ++unit) add<0, kDigits>(unit, local);
+    sums = local;
+  }
+
+  // The exact sums of one group, which may begin and end in the midst of a unit.
+  TRITIUM_INLINE Sums sum_group(int64_t group) const {
+    Sums sums = start(group);
+    const int64_t begin = group * weight.group_quads;
+    const int64_t end = begin + weight.group_quads < weight.quads ? begin + weight.group_quads : weight.quads;
+    int64_t unit = begin / kDigits;
+    if (begin % kDigits != 0) {
+      const int64_t first = unit * kDigits;
+      if (end < first + kDigits) {
+        part_columns(sums);
+        add_inner(unit, static_cast<int>(begin - first), static_cast<int>(end - first), sums);
+        return sums;
+      }
+      add_last<1>(unit, begin - first, sums);
+      ++unit;
+    }
+    for (; (unit + 1) * kDigits <= end; ++unit) add<0, kDigits>(unit, sums);
+    if (unit * kDigits < end) add_first<1>(unit, end - unit * kDigits, sums);
+    part_columns(sums);
+    return sums;
+  }
+
+  // Products of matrices add two columns at once: between these two the sums lie as they need them.
+  static TRITIUM_INLINE void join_columns(Sums& sums) {
+    if constexpr (requires { Set::join_columns(sums.of); }) Set::join_columns(sums.of);
+  }
+  static TRITIUM_INLINE void part_columns(Sums& sums) {
+    if constexpr (requires { Set::part_columns(sums.of); }) Set::part_columns(sums.of);
+  }
+
+  // What takes the codes' offset back: less code_of_zero times the sum of the activations.
+  TRITIUM_INLINE Sums start(int64_t group) const {
+    Sums sums;
     const int32_t* totals = activations.sums + group * activations.columns + first_column;
 #pragma GCC unroll 8
     for (int c = 0; c < Columns; ++c) {
       const Sum start = Set::start(-code_of_zero(Planes), totals[c]);
 #pragma GCC unroll 4
-      for (int t = 0; t < Tiles; ++t) sums[t][c] = start;
+      for (int t = 0; t < Tiles; ++t) sums.of[t][c] = start;
     }
-    join_columns();
-    const int64_t begin = group * weight.group_quads;
-    const int64_t end = begin + weight.group_quads < weight.quads ? begin + weight.group_quads : weight.quads;
-    int64_t unit = begin / kDigits;
-    if (begin % kDigits != 0) {  // the group begins in the midst of a unit
-      const int64_t stop = (unit + 1) * kDigits;
-      add_digits(unit, begin - unit * kDigits, (end < stop ? end : stop) - unit * kDigits);
-      ++unit;
-    }
-    for (; (unit + 1) * kDigits <= end; ++unit) add_unit<0, kDigits>(unit);
-    if (unit * kDigits < end) add_digits(unit, 0, end - unit * kDigits);
-    part_columns();
-  }
-
-  // Products of matrices add two columns at once: between these two the sums lie as they need them.
-  TRITIUM_INLINE void join_columns() {
-    if constexpr (requires { Set::join_columns(sums); }) Set::join_columns(sums);
-  }
-  TRITIUM_INLINE void part_columns() {
-    if constexpr (requires { Set::part_columns(sums); }) Set::part_columns(sums);
-  }
-
-  // The part of a unit that belongs to a group: its last digits, its first, or any, if the group is that
-  // short.
-  TRITIUM_INLINE void add_digits(int64_t unit, int64_t begin, int64_t end) {
-    if (begin > 0 && end < kDigits) {
-      add_inner(unit, static_cast<int>(begin), static_cast<int>(end));
-    } else if (begin > 0) {
-      add_last<1>(unit, begin);
-    } else {
-      add_first<1>(unit, end);
-    }
-  }
-
-  // Rare: the last group has a quad or two.
-  __attribute__((noinline)) void add_inner(int64_t unit, int begin, int end) {
-    part_columns();
-    for (int t = 0; t < Tiles; ++t) {
-      const Unit codes = Set::template load<Planes>(bytes + t * tile_bytes + unit * kUnitBytes, plane_bytes);
-      for (int index = begin; index < end; ++index) {
-        const int8_t* x = q + (unit * kDigits + index) * kQuad;
-        for (int c = 0; c < Columns; ++c) {
-          Set::add(sums[t][c], Set::template digit<Planes>(codes, index), x + c * activations.stride);
-        }
-      }
-    }
-    join_columns();
-  }
-
-  template <int Begin>
-  TRITIUM_INLINE void add_last(int64_t unit, int64_t begin) {
-    if constexpr (Begin < kDigits) {
-      if (begin == Begin) return add_unit<Begin, kDigits>(unit);
-      add_last<Begin + 1>(unit, begin);
-    }
-  }
-
-  template <int End>
-  TRITIUM_INLINE void add_first(int64_t unit, int64_t end) {
-    if constexpr (End < kDigits) {
-      if (end == End) return add_unit<0, End>(unit);
-      add_first<End + 1>(unit, end);
-    }
+    join_columns(sums);
+    return sums;
   }
 
   // Digits [Begin, End) of a unit: unpacked once for all columns.
   template <int Begin, int End>
-  TRITIUM_INLINE void add_unit(int64_t unit) {
+  TRITIUM_INLINE void add(int64_t unit, Sums& sums) const {
     Unit units[Tiles];
 #pragma GCC unroll 4
-    for (int t = 0; t < Tiles; ++t) {
-      const uint8_t* from = bytes + t * tile_bytes + unit * kUnitBytes;
-      prefetch_next_tile(from);
-      units[t] = Set::template load<Planes>(from, plane_bytes);
-    }
-    const int8_t* x = q + unit * kDigits * kQuad;
-    Set::template add_digits<Begin, End, Planes, Tiles, Columns>(units, x, activations.stride, sums);
+    for (int t = 0; t < Tiles; ++t) units[t] = load_unit(unit, t);
+    Set::template add_digits<Begin, End, Planes, Tiles, Columns>(units, input(unit), activations.stride,
+                                                                 sums.of);
   }
 
-  // Few columns wait for memory: ask for the same place of the tiles that come next.
-  TRITIUM_INLINE void prefetch_next_tile(const uint8_t* unit) const {
-    const auto next = reinterpret_cast<uintptr_t>(unit) + static_cast<uintptr_t>(Tiles * tile_bytes);
+  template <int End>
+  TRITIUM_INLINE void add_first(int64_t unit, int64_t end, Sums& sums) const {
+    if constexpr (End < kDigits) {
+      if (end == End) return add<0, End>(unit, sums);
+      add_first<End + 1>(unit, end, sums);
+    }
+  }
+
+  template <int Begin>
+  TRITIUM_INLINE void add_last(int64_t unit, int64_t begin, Sums& sums) const {
+    if constexpr (Begin < kDigits) {
+      if (begin == Begin) return add<Begin, kDigits>(unit, sums);
+      add_last<Begin + 1>(unit, begin, sums);
+    }
+  }
+
+  // Rare: the last group has a quad or two, all of one unit.
+  TRITIUM_INLINE void add_inner(int64_t unit, int begin, int end, Sums& sums) const {
+    for (int index = begin; index < end; ++index) {
+#pragma GCC unroll 4
+      for (int t = 0; t < Tiles; ++t) {
+        const auto codes = Set::template digit<Planes>(load_unit(unit, t), index);
+#pragma GCC unroll 8
+        for (int c = 0; c < Columns; ++c) {
+          Set::add(sums.of[t][c], codes, input(unit) + c * activations.stride + index * kQuad);
+        }
+      }
+    }
+  }
+
+  TRITIUM_INLINE const int8_t* input(int64_t unit) const { return q + unit * kDigits * kQuad; }
+
+  TRITIUM_INLINE Unit load_unit(int64_t unit, int tile) const {
+    const uint8_t* from = bytes + tile * tile_bytes + unit * kUnitBytes;
 #pragma GCC unroll 3
     for (int plane = 0; plane < Planes; ++plane) {
-      __builtin_prefetch(reinterpret_cast<const void*>(next + static_cast<uintptr_t>(plane * plane_bytes)));
+      const auto next =
+          reinterpret_cast<uintptr_t>(from + plane * plane_bytes) + static_cast<uintptr_t>(prefetch);
+      __builtin_prefetch(reinterpret_cast<const void*>(next));
     }
-  }
-
-  TRITIUM_INLINE int64_t rows_of(int tile) const {
-    const int64_t left = weight.rows - (first_tile + tile) * kTileRows;
-    return left < kTileRows ? left : kTileRows;
+    return Set::template load<Planes>(from, plane_bytes);
   }
 
   // Groups in rising order, multiply then add, one division by the activations' scale at the end.
-  TRITIUM_INLINE void finish(float* out) {
+  TRITIUM_INLINE void finish(float* out) const {
     Lanes totals[Tiles][Columns];
-#pragma GCC unroll 4
-    for (auto& row : totals) {
-#pragma GCC unroll 8
-      for (Lanes& total : row) total = broadcast(0.0f);
-    }
-    for (int64_t group = 0; group < weight.groups; ++group) {
-      sum_group(group);
-#pragma GCC unroll 4
-      for (int t = 0; t < Tiles; ++t) {
-        const Lanes scales = weight.divides ? broadcast(1.0f) : scales_of(t, group);
-#pragma GCC unroll 8
-        for (int c = 0; c < Columns; ++c) totals[t][c] = totals[t][c] + to_lanes(sums[t][c]) * scales;
-      }
+    if (weight.groups == 1) {
+      scale(sum_all(), 0,
+            [&](int t, int c, const Lanes& product) { totals[t][c] = product + broadcast(0.0f); });
+    } else {
+      add_groups(totals);
     }
     for (int t = 0; t < Tiles; ++t) {
       for (int c = 0; c < Columns; ++c) {
@@ -190,22 +200,48 @@ struct Block {
     }
   }
 
+  __attribute__((noinline)) void add_groups(Lanes (&totals)[Tiles][Columns]) const {
+#pragma GCC unroll 4
+    for (auto& row : totals) {
+#pragma GCC unroll 8
+      for (Lanes& total : row) total = broadcast(0.0f);
+    }
+    for (int64_t group = 0; group < weight.groups; ++group) {
+      scale(sum_group(group), group,
+            [&](int t, int c, const Lanes& product) { totals[t][c] = totals[t][c] + product; });
+    }
+  }
+
+  // Calls `take(tile, column, sums x scales)`; a weight that divides has its turn at the end.
+  template <typename Take>
+  TRITIUM_INLINE void scale(const Sums& sums, int64_t group, Take take) const {
+#pragma GCC unroll 4
+    for (int t = 0; t < Tiles; ++t) {
+      const Lanes scales = weight.divides ? broadcast(1.0f) : scales_of(t, group);
+#pragma GCC unroll 8
+      for (int c = 0; c < Columns; ++c) {
+        const Integers whole = Set::integers(sums.of[t][c]);
+        take(t, c, each([&](int i) { return __builtin_convertvector(whole.part[i], NativeFloat); }) * scales);
+      }
+    }
+  }
+
   TRITIUM_INLINE Lanes scales_of(int tile, int64_t group) const {
     return load(weight.scales + ((first_tile + tile) * weight.groups + group) * kTileRows);
   }
 
-  static TRITIUM_INLINE Lanes to_lanes(const Sum& sum) {
-    const Integers whole = Set::integers(sum);
-    return each([&](int i) { return __builtin_convertvector(whole.part[i], NativeFloat); });
+  TRITIUM_INLINE int64_t rows_of(int tile) const {
+    const int64_t left = weight.rows - (first_tile + tile) * kTileRows;
+    return left < kTileRows ? left : kTileRows;
   }
 
-  TRITIUM_INLINE void finish(int32_t* out) {
+  TRITIUM_INLINE void finish(int32_t* out) const {
     for (int64_t group = 0; group < weight.groups; ++group) {
-      sum_group(group);
+      const Sums sums = weight.groups == 1 ? sum_all() : sum_group(group);
       for (int t = 0; t < Tiles; ++t) {
         for (int c = 0; c < Columns; ++c) {
           int32_t lanes[kTileRows];
-          const Integers whole = Set::integers(sums[t][c]);
+          const Integers whole = Set::integers(sums.of[t][c]);
           std::memcpy(lanes, whole.part, sizeof(lanes));
           int32_t* to =
               out + ((first_column + c) * weight.rows + (first_tile + t) * kTileRows) * weight.groups;
@@ -223,6 +259,12 @@ void run_columns(const TernaryView& weight, const ActivationView& activations, i
   int64_t tile = begin;
   for (; tile + kTiles <= end; tile += kTiles) {
     Block<Set, Planes, kTiles, Columns>(weight, activations, tile, column).finish(out);
+  }
+  if constexpr (kTiles > 2) {
+    if (tile + 2 <= end) {
+      Block<Set, Planes, 2, Columns>(weight, activations, tile, column).finish(out);
+      tile += 2;
+    }
   }
   if constexpr (kTiles > 1) {
     for (; tile < end; ++tile) Block<Set, Planes, 1, Columns>(weight, activations, tile, column).finish(out);
@@ -249,8 +291,10 @@ void run_planes(const TernaryView& weight, const ActivationView& activations, in
   for (int64_t first = 0; first < activations.columns; first += column_block) {
     const int64_t last =
         first + column_block < activations.columns ? first + column_block : activations.columns;
-    for (int64_t tile = begin; tile < end; tile += kTileBlock) {
-      const int64_t tile_end = tile + kTileBlock < end ? tile + kTileBlock : end;
+    // Tiles that stay in the first-level cache for all columns.
+    const int64_t tile_block = last - first <= kColumns ? kFewColumnTiles : kManyColumnTiles;
+    for (int64_t tile = begin; tile < end; tile += tile_block) {
+      const int64_t tile_end = tile + tile_block < end ? tile + tile_block : end;
       for (int64_t column = first; column < last; column += kColumns) {
         const int64_t count = last - column < kColumns ? last - column : kColumns;
         run_rest<Set, Planes, kColumns>(weight, activations, tile, tile_end, column, count, out);
