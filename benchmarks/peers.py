@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from side_by_side.machine import complaint, describe_machine, noise
+from side_by_side.machine import OthersWatch, complaint, describe_machine, noise
 from side_by_side.picture import DARK, LIGHT, picture
 from side_by_side.report import markdown, replace_figures
 from side_by_side.workloads import Collected, Programs, concurrent_streams, kernels, whole_model
@@ -70,7 +70,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     problem = complaint(seen)
     if problem and not options.loaded:
         sys.exit(f"Not measured: {problem}. Wait, or give --loaded to measure all the same.")
-    programs = _programs(options)
+    programs, watch = _programs(options), OthersWatch()
     only, collected = options.only.split(","), Collected()
     machine = describe_machine()
     with programs.our_worker("-", "2") as ours, programs.peer_worker("-") as peer:
@@ -92,6 +92,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         "embedding": f"embedding and head at {programs.embedding_bits():.2f} bits (theirs Q6_K, 6.56)",
         "rounds": options.rounds,
         "is_loaded": options.loaded,
+        "others_share": round(watch.share(), 4),
         "noise": [{"when": "start", **seen}, *collected.rounds],
         "figures": collected.figures,
     }

@@ -110,8 +110,9 @@ class Model:
 
 def facts() -> dict[str, Any]:
     """What runs here."""
-    info = llama_cpp.llama_print_system_info()
-    return {"version": version("llama-cpp-python"), "build": ctypes.string_at(info).decode().strip()}
+    info = ctypes.string_at(llama_cpp.llama_print_system_info()).decode()
+    parts = [part.strip().removesuffix(" = 1") for part in info.removeprefix("CPU :").split("|")]
+    return {"version": version("llama-cpp-python"), "build": ", ".join(filter(None, parts))}
 
 
 def main() -> None:

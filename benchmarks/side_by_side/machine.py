@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import time
 from pathlib import Path
@@ -64,6 +65,18 @@ def noise(seconds: float = 2.0) -> dict[str, Any]:
     }
 
 
+class OthersWatch:
+    """Counts the processor seconds of everybody but this process and the children it has waited for."""
+
+    def __init__(self) -> None:
+        self._begin, self._busy, self._own = time.monotonic(), _busy_seconds(), _own_seconds()
+
+    def share(self) -> float:
+        """Return others' share of all processors since this watch began."""
+        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        return max(0.0, others / ((time.monotonic() - self._begin) * (os.cpu_count() or 1)))
+
+
 def complaint(seen: dict[str, Any]) -> str | None:
     """Say why this is no machine to measure on now, or None."""
     if seen["busy_processes"]:
@@ -73,6 +86,16 @@ def complaint(seen: dict[str, Any]) -> str | None:
     if seen["busy_share"] > BUSY_SHARE:
         return f"{seen['busy_share']:.0%} of the processors are busy"
     return None
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
+
+
+def _own_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

@@ -90,11 +90,12 @@ def _machine(results: Results) -> str:
 
 
 def _noise(results: Results) -> str:
-    seen = results.content["noise"]
-    busiest = max(entry["busy_share"] for entry in seen)
-    stolen = max(entry["steal_share"] for entry in seen)
+    others = results.content["others_share"]
+    stolen = max(entry["steal_share"] for entry in results.content["noise"])
     allowed = "; started with --loaded" if results.content["is_loaded"] else ""
-    return f"between figures at most {busiest:.0%} of the processors busy, {stolen:.1%} stolen{allowed}"
+    return (
+        f"{others:.1%} of the processors over the whole run, at most {stolen:.1%} stolen by the host{allowed}"
+    )
 
 
 def _whole_model(results: Results) -> str:
