@@ -1,17 +1,19 @@
-"""Measures ternary_matmul on the shapes of a 2-billion-parameter BitNet, beside the memory's bandwidth.
+"""Measures ternary_matmul on the shapes of a 2-billion-parameter BitNet, beside the machine's two ceilings.
 
-    python benchmarks/kernels.py [--seconds 0.4] [--isa avx512_vnni] [--busy]
+    python benchmarks/kernels.py [--rounds 7] [--isa avx512_vbmi] [--threads 1,2]
 
 Weights are cold: each call uses the next of enough copies to exceed 320 MB. GOPS counts multiplies and adds;
-the time includes the quantization of the activations. Bandwidth is that of reading as much memory by numpy's
-sum over int64, on one thread, measured just before each row of the table. On a busy machine, --busy counts
-processor time instead of wall time, which is fair for one thread only.
+the time includes the quantization of the activations and the call from Python. In every round the read
+bandwidth and the int8 peak (vpdpbusd) are measured before each row of the table and each batch has its turn;
+a cell is the median of the rounds. "of the bandwidth" is the rate at which packed weights are read, "of the
+peak" the rate of multiply-adds, each over what was measured in the same round.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import statistics
 import time
 from typing import TYPE_CHECKING
 
@@ -24,24 +26,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHAPES = ((6912, 2560), (2560, 6912), (2560, 2560))  # out x in
-BATCHES = (1, 2, 4, 8, 9, 16, 32, 512)
-THREADS = (1, 2)
+BATCHES = (1, 2, 4, 8, 16, 32, 512)
 COLD_BYTES = 320 << 20
+SECONDS = 0.05  # for each figure of a round
 
 
-def rate(
-    work: Callable[[], object], *, seconds: float, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Calls of `work` per second of `clock`: the best of three rounds."""
+def rate(work: Callable[[], object]) -> float:
+    """Calls of `work` per second."""
     work()
-    best = 0.0
-    for _ in range(3):
-        calls, begin = 0, clock()
-        while (elapsed := clock() - begin) < seconds / 3:
-            work()
-            calls += 1
-        best = max(best, calls / elapsed)
-    return best
+    calls, begin = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - begin) < SECONDS:
+        work()
+        calls += 1
+    return calls / elapsed
 
 
 def cold_weights(rows: int, columns: int, *, group_size: int) -> list[cpu.PreparedWeight]:
@@ -67,25 +64,40 @@ def cold_weights(rows: int, columns: int, *, group_size: int) -> list[cpu.Prepar
     ]
 
 
-def read_bandwidth(clock: Callable[[], float]) -> float:
-    """Bytes per second that one thread reads from memory."""
-    memory = np.ones(COLD_BYTES // 8, dtype=np.int64)
-    return memory.nbytes * rate(memory.sum, seconds=0.3, clock=clock)
-
-
-def measure(
-    weights: list[cpu.PreparedWeight], *, batch: int, threads: int, seconds: float, clock: Callable[[], float]
-) -> float:
+def measure(weights: list[cpu.PreparedWeight], *, batch: int, threads: int) -> float:
     """GOPS of quantizing a batch of activations and multiplying it by one weight after the other."""
     turn = itertools.cycle(weights)
-    x = np.random.default_rng(2).standard_normal((batch, weights[0].in_features)).astype(np.float32)
+    first = weights[0]
+    x = np.random.default_rng(2).standard_normal((batch, first.in_features)).astype(np.float32)
 
     def work() -> None:
         q, scale = cpu.quantize_activations(x)
         cpu.ternary_matmul(next(turn), q, scale, threads=threads)
 
-    operations = 2 * batch * weights[0].in_features * weights[0].out_features
-    return operations * rate(work, seconds=seconds, clock=clock) / 1e9
+    return 2 * batch * first.in_features * first.out_features * rate(work) / 1e9
+
+
+def row(weights: list[cpu.PreparedWeight], *, threads: int, rounds: int) -> list[str]:
+    """The cells of one row: both ceilings, then each batch with its share of the ceiling that binds it."""
+    bits = 8 * weights[0].nbytes / weights[0].in_features / weights[0].out_features
+    ceilings: list[tuple[float, float]] = []
+    figures: dict[int, list[tuple[float, float]]] = {batch: [] for batch in BATCHES}
+    for _ in range(rounds):
+        bandwidth, peak = (
+            _native.read_bandwidth(threads, SECONDS) / 1e9,
+            _native.peak_int8(threads, SECONDS) / 1e9,
+        )
+        ceilings.append((bandwidth, peak))
+        for batch in BATCHES:
+            gops = measure(weights, batch=batch, threads=threads)
+            share = gops / 2 / batch * bits / 8 / bandwidth if batch == 1 else gops / peak
+            figures[batch].append((gops, share))
+    medians = [
+        [statistics.median(column) for column in zip(*figures[batch], strict=True)] for batch in BATCHES
+    ]
+    bandwidth, peak = (statistics.median(column) for column in zip(*ceilings, strict=True))
+    cells = [f"{gops:.0f} ({share:.0%})" for gops, share in medians]
+    return [f"{bits:.2f}", f"{bandwidth:.1f}", f"{peak:.0f}", *cells]
 
 
 def main() -> None:
@@ -93,28 +105,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=0.4, help="time for each figure")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--isa", choices=_native.available_isas(), default=_native.isa())
-    parser.add_argument("--busy", action="store_true", help="count processor time, one thread only")
+    parser.add_argument("--threads", default="1,2", help="counts, separated by commas")
     options = parser.parse_args()
-    counts = (1,) if options.busy else THREADS
-    clock = time.thread_time if options.busy else time.perf_counter
     _native.set_isa(options.isa)
-    head = [f"batch {batch}, {threads} threads" for batch in BATCHES for threads in counts]
-    print(f"| {options.isa}: out x in | group | read GB/s |", " | ".join(head), "|")
-    print("|" + "---|" * (3 + len(head)))
+    batches = ["batch 1 (of the bandwidth)", *(f"{batch} (of the peak)" for batch in BATCHES[1:])]
+    head = [f"{options.isa}: out x in", "group", "threads", "bits", "read GB/s", "peak GOPS", *batches]
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
     for rows, columns in SHAPES:
         for group_size in (columns, 128):
             weights = cold_weights(rows, columns, group_size=group_size)
-            bandwidth = read_bandwidth(clock) / 1e9
-            figures = [
-                measure(weights, batch=batch, threads=threads, seconds=options.seconds, clock=clock)
-                for batch in BATCHES
-                for threads in counts
-            ]
             group = "row" if group_size == columns else str(group_size)
-            cells = " | ".join(f"{figure:.0f}" for figure in figures)
-            print(f"| {rows} x {columns} | {group} | {bandwidth:.1f} | {cells} |", flush=True)
+            for threads in map(int, options.threads.split(",")):
+                cells = row(weights, threads=threads, rounds=options.rounds)
+                print(
+                    "| " + " | ".join([f"{rows} x {columns}", group, str(threads), *cells]) + " |", flush=True
+                )
 
 
 if __name__ == "__main__":
