@@ -10,6 +10,7 @@ from tritium.engine.batch import apportion, lay_out
 from tritium.engine.cache import BlockAllocator
 from tritium.engine.config import EngineConfig
 from tritium.engine.monitor import InferenceMetrics, InferenceMonitor
+from tritium.engine.pacing import PromptPacer
 from tritium.engine.request import ContextLengthExceededError, queue_full
 from tritium.engine.sampler import choose_token
 from tritium.engine.scheduler import Chunk, FirstComeFirstServed, Scheduler, SchedulingPolicy
@@ -79,6 +80,7 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._serial = 0
         self._monitor = InferenceMonitor()
+        self._pacer = PromptPacer()
         self.block_bytes = self._cache.nbytes // self._cache.num_blocks
         self.context_limit = min(
             self.config.max_context or model.config.max_positions,
@@ -155,7 +157,7 @@ class Engine:
         The step's time is divided among its requests by the tokens they had in it.
         """
         started = time.monotonic_ns()
-        chunks = self._scheduler.schedule()
+        chunks = self._scheduler.schedule(prompt_tokens=self._pacer.budget)
         if not chunks:
             return []
         for chunk in chunks:
@@ -174,6 +176,9 @@ class Engine:
                     errors[request_id] = str(error)
         elapsed = time.monotonic_ns() - started
         self._monitor.record_step(elapsed)
+        writing = sum(chunk.num_tokens == 1 for chunk in chunks)
+        prompt_tokens = sum(chunk.num_tokens for chunk in chunks) - writing
+        self._pacer.record(elapsed / 1e9, writing=writing, prompt_tokens=prompt_tokens)
         shares = apportion(elapsed, shares=[chunk.num_tokens for chunk in chunks])
         for chunk, share in zip(chunks, shares, strict=True):
             chunk.sequence.compute_nanoseconds += share

@@ -71,19 +71,27 @@ class Scheduler:
         queue.remove(sequence)
         self._allocator.release(sequence.blocks)
 
-    def schedule(self) -> list[Chunk]:
-        """Choose the chunks of the next step; every chunk's blocks are reserved on return."""
+    def schedule(self, *, prompt_tokens: int | None = None) -> list[Chunk]:
+        """Choose the chunks of the next step; every chunk's blocks are reserved on return.
+
+        Args:
+            prompt_tokens: the most prompt tokens that may ride along with sequences that write; None for
+                whatever the budget has left.
+        """
         chunks: list[Chunk] = []
         preemptions_before = self.num_preemptions
-        budget = self._schedule_running(chunks, self._max_batched_tokens)
+        budget = self._schedule_running(chunks, self._max_batched_tokens, prompt_tokens)
         # Whoever was preempted must not be overtaken by its own blocks going to a newcomer.
         if self.num_preemptions == preemptions_before:
             self._admit_waiting(chunks, budget)
         return chunks
 
-    def _schedule_running(self, chunks: list[Chunk], budget: int) -> int:
+    def _schedule_running(self, chunks: list[Chunk], budget: int, prompt_tokens: int | None) -> int:
         # One token each for those who are writing, before long prompts take the rest of the budget.
         ordered = sorted(self.running, key=lambda s: (s.num_uncomputed > 1, self._policy.rank(s)))
+        num_writing = sum(sequence.num_uncomputed == 1 for sequence in ordered)
+        if num_writing and prompt_tokens is not None:
+            budget = min(budget, num_writing + prompt_tokens)
         while ordered and budget:
             sequence = ordered.pop(0)
             num_tokens = min(sequence.num_uncomputed, budget)

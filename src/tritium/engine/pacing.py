@@ -1,0 +1,37 @@
+"""How long a prompt may hold up those who are writing: never as long as two of their steps."""
+
+from __future__ import annotations
+
+_SLACK = 0.7  # of a step's time may be spent on prompts beside it
+_FIRST = 16  # prompt tokens, before anything was measured
+_WEIGHT = 0.2  # of the newest measurement
+
+
+class PromptPacer:
+    """Learns what steps cost, and says how many prompt tokens may ride along with sequences that write."""
+
+    def __init__(self) -> None:
+        self._step_seconds: float | None = None  # of a step without prompts
+        self._token_seconds: float | None = None  # that one prompt token adds
+
+    @property
+    def budget(self) -> int:
+        """Prompt tokens that lengthen the next step by at most the slack; at least 1."""
+        if self._step_seconds is None or self._token_seconds is None:
+            return _FIRST
+        return max(1, int(_SLACK * self._step_seconds / self._token_seconds))
+
+    def record(self, seconds: float, *, writing: int, prompt_tokens: int) -> None:
+        """Learn from a step of `writing` sequences and so many prompt tokens."""
+        if not writing:
+            return
+        if not prompt_tokens:
+            self._step_seconds = _blend(self._step_seconds, seconds)
+        elif self._step_seconds is not None:
+            # Later tokens of a long prompt attend to more: the figure follows. A floor keeps it positive.
+            added = max((seconds - self._step_seconds) / prompt_tokens, 1e-9)
+            self._token_seconds = _blend(self._token_seconds, added)
+
+
+def _blend(old: float | None, new: float) -> float:
+    return new if old is None else old + _WEIGHT * (new - old)
