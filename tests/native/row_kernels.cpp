@@ -1,5 +1,7 @@
 // Kernels of floats: their sums have one order, whatever the registers' width.
+#include <algorithm>
 #include <cmath>
+#include <memory>
 
 #include "agreement.h"
 
@@ -105,26 +107,52 @@ Bytes softmax(const KernelTable& table, Random& random) {
   return bytes_of(out);
 }
 
+// Writes random positions into pages that lie backwards, and attends to them.
 Bytes attend(const KernelTable& table, Random& random) {
-  const int64_t heads = random.between(1, 6), dim = random.between(1, 140), length = random.between(1, 90);
-  const std::vector<float> q = random.reals(heads * dim, 4.0f);
-  const std::vector<float> keys = random.reals(length * dim, 4.0f);
-  const std::vector<float> values = random_rows(random, length * dim);
-  std::vector<const float*> key_rows, value_rows;
+  constexpr KvType kTypes[] = {KvType::kFloat32, KvType::kFloat16, KvType::kInt8};
+  const int64_t length = random.chance(4) ? random.between(500, 1100) : random.between(1, 150);
+  const int64_t blocks = (length + kPagePositions - 1) / kPagePositions, rows = random.between(1, 9);
+  KvPool pool{kTypes[random.between(0, 2)], nullptr, blocks, random.between(1, 2), random.between(1, 140)};
+  std::vector<uint8_t> memory(static_cast<size_t>(blocks * pool.block_bytes()), 0xff);
+  pool.memory = memory.data();
+  std::vector<int32_t> order;
+  for (int64_t i = 0; i < blocks; ++i) order.push_back(static_cast<int32_t>(blocks - 1 - i));
+  const int64_t head = pool.heads - 1;
   for (int64_t i = 0; i < length; ++i) {
-    key_rows.push_back(keys.data() + i * dim);
-    value_rows.push_back(values.data() + i * dim);
+    const std::vector<float> key = random.reals(pool.dim, 4.0f), value = random_rows(random, pool.dim);
+    const int64_t slot = order[static_cast<size_t>(i / kPagePositions)] * kPagePositions + i % kPagePositions;
+    table.write_position(pool, key.data(), value.data(), slot, head);
   }
-  std::vector<float> out(q.size()), scores(static_cast<size_t>(length));
-  table.attend(AttentionTask{.q = q.data(),
-                             .keys = key_rows.data(),
-                             .values = value_rows.data(),
-                             .out = out.data(),
-                             .scores = scores.data(),
-                             .heads = heads,
-                             .dim = dim,
-                             .length = length,
-                             .scale = 0.125f});
+  const std::vector<float> q = random.reals(rows * pool.dim, 4.0f);
+  std::vector<const float*> queries;
+  std::vector<int32_t> lengths;
+  for (int64_t i = 0; i < rows; ++i) {
+    queries.push_back(q.data() + i * pool.dim);
+    lengths.push_back(static_cast<int32_t>(length - std::min(length - 1, rows - 1 - i)));
+  }
+  const AttentionTask task{.type = pool.type,
+                           .pages = pool.memory + head * pool.page_bytes(),
+                           .blocks = order.data(),
+                           .block_bytes = pool.block_bytes(),
+                           .half_page_bytes = pool.half_page_bytes(),
+                           .dim = pool.dim,
+                           .padded = pool.padded(),
+                           .rows = rows,
+                           .q = queries.data(),
+                           .lengths = lengths.data(),
+                           .scale = 0.125f};
+  std::vector<float> numbers(static_cast<size_t>(2 * rows * (pool.padded() + 2))), out(q.size());
+  AttentionState states[2];
+  for (int i = 0; i < 2; ++i) {
+    float* first = numbers.data() + i * rows * (pool.padded() + 2);
+    states[i] = {first, first + rows, first + 2 * rows};
+  }
+  const auto scratch = std::make_unique<AttentionScratch>();
+  table.attend(task, 0, (length + kSegmentPositions - 1) / kSegmentPositions, states[0], states[1], *scratch);
+  for (int64_t i = 0; i < rows; ++i) {
+    table.finish_attention(states[0].mixed + i * task.padded, states[0].total[i], pool.dim,
+                           out.data() + i * pool.dim);
+  }
   return bytes_of(out);
 }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tritium.kernels.pages import BLOCK_SIZE
 from tritium.model.batch import ForwardBatch
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tritium.engine.scheduler import Chunk
 
 
-def lay_out(chunks: Sequence[Chunk], *, block_size: int) -> ForwardBatch:
+def lay_out(chunks: Sequence[Chunk]) -> ForwardBatch:
     """Return the batch of these chunks; every chunk that reaches its sequence's end asks for logits."""
     lengths = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int32)
     starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
@@ -31,7 +32,7 @@ def lay_out(chunks: Sequence[Chunk], *, block_size: int) -> ForwardBatch:
             for chunk, first in zip(chunks, firsts, strict=True)
         ]
     )
-    slots = tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
+    slots = tables[rows, positions // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + positions % BLOCK_SIZE
     ends = [int(end) - 1 for chunk, end in zip(chunks, starts[1:], strict=True) if chunk.needs_logits]
     return ForwardBatch(
         token_ids=token_ids,

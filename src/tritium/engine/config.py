@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tritium.engine.request import whole_number_between
+from tritium.errors import ValidationError
+from tritium.kernels.pages import KV_DTYPES, KvDtype
 
 _LARGEST = 2**63 - 1
 
@@ -18,7 +20,7 @@ class EngineConfig:
 
     Attributes:
         kv_cache_bytes: memory of the key-value cache (never more than `max_running` full contexts need).
-        block_size: token positions per block of the cache.
+        kv_dtype: what the cache holds keys and values in: "fp32", "fp16" or "int8" (a quarter of the memory).
         max_batched_tokens: tokens computed in one step, over all requests; long prompts are cut into chunks.
         max_running: requests that share a step.
         max_waiting: requests that wait; one more is refused.
@@ -26,14 +28,18 @@ class EngineConfig:
     """
 
     kv_cache_bytes: int = 512 * 2**20
-    block_size: int = 16
+    kv_dtype: KvDtype = "fp32"
     max_batched_tokens: int = 512
     max_running: int = 32
     max_waiting: int = 256
     max_context: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("kv_cache_bytes", "block_size", "max_batched_tokens", "max_running", "max_waiting"):
+        for name in ("kv_cache_bytes", "max_batched_tokens", "max_running", "max_waiting"):
             whole_number_between(name, getattr(self, name), low=1, high=_LARGEST)
+        if self.kv_dtype not in KV_DTYPES:
+            raise ValidationError(
+                f"kv_dtype must be one of {', '.join(KV_DTYPES)}, not {self.kv_dtype!r}.", param="kv_dtype"
+            )
         if self.max_context is not None:  # at least one token in and one out
             whole_number_between("max_context", self.max_context, low=2, high=_LARGEST)

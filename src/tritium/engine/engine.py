@@ -16,6 +16,7 @@ from tritium.engine.sampler import choose_token
 from tritium.engine.scheduler import Chunk, FirstComeFirstServed, Scheduler, SchedulingPolicy
 from tritium.engine.sequence import Sequence
 from tritium.errors import BitNetServiceError, InsufficientMemoryError, ValidationError
+from tritium.kernels.pages import BLOCK_SIZE, block_bytes
 from tritium.model.batch import KVCache
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from tritium.model.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-_BYTES_PER_NUMBER = 4  # keys and values are float32
 
 
 class GeneratingModel(Protocol):
@@ -70,7 +69,7 @@ class Engine:
         self._model = model
         self._end_tokens = frozenset(end_token_ids)
         self._cache = _new_cache(model.config, self.config)
-        self._allocator = BlockAllocator(num_blocks=self._cache.num_blocks, block_size=self._cache.block_size)
+        self._allocator = BlockAllocator(num_blocks=self._cache.num_blocks, block_size=BLOCK_SIZE)
         self._scheduler = Scheduler(
             self._allocator,
             policy=policy or FirstComeFirstServed(),
@@ -81,11 +80,11 @@ class Engine:
         self._serial = 0
         self._monitor = InferenceMonitor()
         self._pacer = PromptPacer()
-        self.block_bytes = self._cache.nbytes // self._cache.num_blocks
+        self.block_bytes = self._cache.block_bytes
         self.context_limit = min(
             self.config.max_context or model.config.max_positions,
             model.config.max_positions,
-            self._cache.num_blocks * self._cache.block_size,
+            self._cache.num_blocks * BLOCK_SIZE,
         )
 
     @property
@@ -232,7 +231,7 @@ class Engine:
         If a batch fails, its requests are computed one by one, so that one bad request takes nobody along.
         """
         try:
-            rows = self._model.forward(lay_out(chunks, block_size=self._cache.block_size), self._cache)
+            rows = self._model.forward(lay_out(chunks), self._cache)
         except Exception as error:
             if len(chunks) > 1:
                 return self._compute_apart(chunks)
@@ -297,14 +296,14 @@ class Engine:
 
 
 def _new_cache(model: ModelConfig, config: EngineConfig) -> KVCache:
-    bytes_per_token = 2 * model.num_layers * model.num_kv_heads * model.head_dim * _BYTES_PER_NUMBER
-    affordable = config.kv_cache_bytes // (bytes_per_token * config.block_size)
+    of_layer = block_bytes(config.kv_dtype, heads=model.num_kv_heads, head_dim=model.head_dim)
+    affordable = config.kv_cache_bytes // (model.num_layers * of_layer)
     context = min(config.max_context or model.max_positions, model.max_positions)
-    useful = config.max_running * -(-context // config.block_size)
+    useful = config.max_running * -(-context // BLOCK_SIZE)
     if affordable < 1:
         raise InsufficientMemoryError(
             "kv_cache_bytes is too small for a single block of the key-value cache.",
-            required=bytes_per_token * config.block_size,
+            required=model.num_layers * of_layer,
             available=config.kv_cache_bytes,
         )
     return KVCache(
@@ -312,5 +311,5 @@ def _new_cache(model: ModelConfig, config: EngineConfig) -> KVCache:
         num_blocks=min(affordable, useful),
         kv_heads=model.num_kv_heads,
         head_dim=model.head_dim,
-        block_size=config.block_size,
+        dtype=config.kv_dtype,
     )

@@ -78,8 +78,7 @@ def rope_inplace(
 ) -> None: ...
 def paged_attention(
     q: NDArray[np.float32],
-    k_pool: NDArray[np.float32],
-    v_pool: NDArray[np.float32],
+    pool: NDArray[np.float32 | np.float16 | np.int8],
     block_tables: NDArray[np.int32],
     query_starts: NDArray[np.int32],
     context_lengths: NDArray[np.int32],
@@ -97,16 +96,16 @@ def ragged_attention(
 def write_kv(
     k: NDArray[np.float32],
     v: NDArray[np.float32],
-    k_pool: NDArray[np.float32],
-    v_pool: NDArray[np.float32],
+    pool: NDArray[np.float32 | np.float16 | np.int8],
     slots: NDArray[np.int64],
+    threads: int,
 ) -> None: ...
 def sample(
     logits: NDArray[np.float32], temperature: float, top_k: int, top_p: float, min_p: float, random: float
 ) -> tuple[int, float]: ...
 
 class CachePools:
-    def __init__(self, keys: list[NDArray[np.float32]], values: list[NDArray[np.float32]]) -> None: ...
+    def __init__(self, pools: list[NDArray[np.float32 | np.float16 | np.int8]], head_dim: int) -> None: ...
 
 class Plan:
     def __init__(self, max_positions: int) -> None: ...

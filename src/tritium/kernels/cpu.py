@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tritium.kernels.pages import Pool
+
 __all__ = [
     "CachePools",
     "CodedMatrix",
@@ -211,8 +213,7 @@ def rope_inplace(
 @refuses_bad_arrays
 def paged_attention(
     q: NDArray[np.float32],
-    k_pool: NDArray[np.float32],
-    v_pool: NDArray[np.float32],
+    pool: Pool,
     *,
     block_tables: NDArray[np.int32],
     query_starts: NDArray[np.int32],
@@ -226,29 +227,31 @@ def paged_attention(
 
     Args:
         q: float32 [T, H, D], the queries of all sequences one after the other.
-        k_pool: float32 [blocks, block_size, KVH, D]; H is a multiple of KVH.
-        v_pool: like k_pool.
+        pool: one layer's keys and values as `tritium.kernels.pages.new_pool` lays them out; H is a multiple
+            of its heads.
         block_tables: int32 [B, most blocks]; entries behind a sequence's length are not read.
         query_starts: int32 [B + 1], where each sequence's queries begin.
         context_lengths: int32 [B], positions of each sequence with its queries.
         scale: factor on the scores.
         threads: threads to use.
     """
-    return _native.paged_attention(
-        q, k_pool, v_pool, block_tables, query_starts, context_lengths, scale, threads
-    )
+    return _native.paged_attention(q, pool, block_tables, query_starts, context_lengths, scale, threads)
 
 
 @refuses_bad_arrays
 def write_kv(
     k: NDArray[np.float32],
     v: NDArray[np.float32],
-    k_pool: NDArray[np.float32],
-    v_pool: NDArray[np.float32],
+    pool: Pool,
     slots: NDArray[np.int64],
+    *,
+    threads: int = 1,
 ) -> None:
-    """Writes k and v [T, KVH, D] into the pools at slots int64 [T]; slot = block x block_size + offset."""
-    _native.write_kv(k, v, k_pool, v_pool, slots)
+    """Writes k and v [T, KVH, D] into a pool at slots int64 [T]; slot = block x 16 + offset.
+
+    An int8 pool keeps a scale per position and head, absmax / 127; a float16 pool saturates at 65504.
+    """
+    _native.write_kv(k, v, pool, slots, threads)
 
 
 @refuses_bad_arrays

@@ -6,13 +6,13 @@ in one fixed order (sixteen lanes, then a tree), which neither batch, threads no
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from tritium.errors import ProcessingError, ValidationError
+from tritium.kernels.reference_attention import paged_attention, ragged_attention, write_kv
 from tritium.kernels.weight import BLOCK, TernaryWeight, padded
 
 if TYPE_CHECKING:
@@ -22,6 +22,30 @@ if TYPE_CHECKING:
     I8: TypeAlias = NDArray[np.int8]
     I32: TypeAlias = NDArray[np.int32]
     U8: TypeAlias = NDArray[np.uint8]
+
+__all__ = [
+    "dense_matmul",
+    "embedding_lookup",
+    "from_compute_layout",
+    "gelu",
+    "layer_norm",
+    "pack_trits",
+    "packed5_to_compute",
+    "paged_attention",
+    "quantize_activations",
+    "ragged_attention",
+    "relu2_multiply",
+    "rms_norm",
+    "rope_inplace",
+    "sample",
+    "silu_multiply",
+    "softmax",
+    "ternary_accumulate",
+    "ternary_matmul",
+    "to_compute_layout",
+    "unpack_trits",
+    "write_kv",
+]
 
 LANES = 16
 POWERS = 3 ** np.arange(5)
@@ -222,56 +246,6 @@ def rope_inplace(x: F32, positions: I32, inv_freq: F32, *, scaling: float = 1.0)
     first, second = x[..., :half].copy(), x[..., half:].copy()
     x[..., :half] = first * cosine - second * sine
     x[..., half:] = second * cosine + first * sine
-
-
-def _attend(q: F32, k: F32, v: F32, *, scale: float) -> F32:
-    """One query [H, D] over keys and values [L, KVH, D]."""
-    repeat = q.shape[0] // k.shape[1]
-    keys, values = np.repeat(k, repeat, axis=1), np.repeat(v, repeat, axis=1)
-    scores = np.einsum("hd,lhd->hl", q, keys) * np.float32(scale)
-    mixed: F32 = np.einsum("hl,lhd->hd", softmax(scores), values)
-    return mixed
-
-
-def paged_attention(
-    q: F32,
-    k_pool: F32,
-    v_pool: F32,
-    *,
-    block_tables: I32,
-    query_starts: I32,
-    context_lengths: I32,
-    scale: float,
-    threads: int = 1,
-) -> F32:
-    """Causal attention of q [T, H, D] over the pages of its sequences: float32 [T, H, D]."""
-    del threads
-    out = np.zeros_like(q)
-    tail = k_pool.shape[2:]
-    for sequence, table in enumerate(block_tables):
-        start, stop = query_starts[sequence], query_starts[sequence + 1]
-        blocks = table[: -(-int(context_lengths[sequence]) // k_pool.shape[1])]
-        keys, values = k_pool[blocks].reshape(-1, *tail), v_pool[blocks].reshape(-1, *tail)
-        for row in range(start, stop):
-            length = context_lengths[sequence] - (stop - row) + 1
-            out[row] = _attend(q[row], keys[:length], values[:length], scale=scale)
-    return out
-
-
-def write_kv(k: F32, v: F32, k_pool: F32, v_pool: F32, slots: NDArray[np.int64]) -> None:
-    """Writes k and v [T, KVH, D] into the pools at slots [T]; slot = block x block_size + offset."""
-    k_pool.reshape(-1, *k.shape[1:])[slots] = k
-    v_pool.reshape(-1, *v.shape[1:])[slots] = v
-
-
-def ragged_attention(q: F32, k: F32, v: F32, *, sequence_starts: I32, scale: float, threads: int = 1) -> F32:
-    """Attention in both directions inside each sequence of q, k, v [T, H, D]: float32 [T, H, D]."""
-    del threads
-    out = np.zeros_like(q)
-    for start, stop in itertools.pairwise(sequence_starts):
-        for row in range(start, stop):
-            out[row] = _attend(q[row], k[start:stop], v[start:stop], scale=scale)
-    return out
 
 
 def sample(

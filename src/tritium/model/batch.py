@@ -10,15 +10,13 @@ import numpy.typing as npt
 
 from tritium.errors import ValidationError
 from tritium.kernels import cpu
+from tritium.kernels.pages import BLOCK_SIZE, KvDtype, Pool, block_bytes, new_pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
-
-DEFAULT_BLOCK_SIZE = 16  # tokens per block of the cache
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class ForwardBatch:
 
     Sequence b owns rows `sequence_starts[b]` to `sequence_starts[b + 1]`; its context (new tokens included)
     is `context_lengths[b]` long and lies in the blocks `block_tables[b]`; row t writes its key and value to
-    `slots[t]` = block * block_size + offset.
+    `slots[t]` = block * BLOCK_SIZE + offset.
     """
 
     token_ids: Int32  # [T]
@@ -39,15 +37,13 @@ class ForwardBatch:
     logit_rows: Int32  # [S]
 
     @classmethod
-    def of_sequences(
-        cls, sequences: Sequence[npt.ArrayLike], *, block_size: int = DEFAULT_BLOCK_SIZE
-    ) -> ForwardBatch:
+    def of_sequences(cls, sequences: Sequence[npt.ArrayLike]) -> ForwardBatch:
         """Lay whole sequences out from block 0 on, with logits of every row."""
         arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
         lengths = np.array([len(array) for array in arrays], dtype=np.int32)
         if not arrays or lengths.min() < 1:
             raise ValidationError("A batch needs at least one sequence, and none may be empty.")
-        blocks = -(-lengths // block_size)
+        blocks = -(-lengths // BLOCK_SIZE)
         firsts = np.concatenate([[0], np.cumsum(blocks)[:-1]])
         tables = np.zeros((len(arrays), int(blocks.max())), dtype=np.int32)
         for row, (first, count) in enumerate(zip(firsts, blocks, strict=True)):
@@ -59,7 +55,7 @@ class ForwardBatch:
             sequence_starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
             block_tables=tables,
             context_lengths=lengths,
-            slots=(np.repeat(firsts * block_size, lengths) + positions).astype(np.int64),
+            slots=(np.repeat(firsts * BLOCK_SIZE, lengths) + positions).astype(np.int64),
             logit_rows=np.arange(len(positions), dtype=np.int32),
         )
 
@@ -71,25 +67,32 @@ class ForwardBatch:
 
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of every layer, float32 [num_blocks, block_size, kv_heads, head_dim] each."""
+    """Keys and values of every layer: one pool each, in blocks of BLOCK_SIZE positions.
+
+    Raises:
+        ValidationError: heads too large for int8.
+    """
 
     num_layers: int
     num_blocks: int
     kv_heads: int
     head_dim: int
-    block_size: int = DEFAULT_BLOCK_SIZE
-    keys: tuple[Float32, ...] = field(init=False, repr=False)
-    values: tuple[Float32, ...] = field(init=False, repr=False)
+    dtype: KvDtype = "fp32"
+    layers: tuple[Pool, ...] = field(init=False, repr=False)
     pools: cpu.CachePools = field(init=False, repr=False, compare=False)  # the same, as plans take them
 
     def __post_init__(self) -> None:
-        shape = (self.num_blocks, self.block_size, self.kv_heads, self.head_dim)
-        for name in ("keys", "values"):
-            pools = tuple(np.zeros(shape, dtype=np.float32) for _ in range(self.num_layers))
-            object.__setattr__(self, name, pools)
-        object.__setattr__(self, "pools", cpu.CachePools(list(self.keys), list(self.values)))
+        sizes = {"num_blocks": self.num_blocks, "heads": self.kv_heads, "head_dim": self.head_dim}
+        layers = tuple(new_pool(self.dtype, **sizes) for _ in range(self.num_layers))
+        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "pools", cpu.CachePools(list(layers), self.head_dim))
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block in all layers together."""
+        return self.num_layers * block_bytes(self.dtype, heads=self.kv_heads, head_dim=self.head_dim)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all pools together."""
-        return sum(pool.nbytes for pool in (*self.keys, *self.values))
+        return self.num_blocks * self.block_bytes

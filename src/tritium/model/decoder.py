@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tritium.errors import ValidationError
-from tritium.model.batch import DEFAULT_BLOCK_SIZE, ForwardBatch, KVCache
+from tritium.model.batch import ForwardBatch, KVCache
 from tritium.model.eager import EagerOperations
 from tritium.model.layers import DenseLinear, Embedding, Float32, Linear, Observer, RMSNorm, WeightSource
 from tritium.model.linears import LinearTable
@@ -16,6 +16,7 @@ from tritium.model.rope import RopeParameters, inverse_frequencies
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from tritium.kernels.pages import KvDtype
     from tritium.model.config import ModelConfig
     from tritium.model.operations import Operations, Value
 
@@ -88,14 +89,14 @@ class DecoderModel:
     def observer(self, observer: Observer | None) -> None:
         self._linears.observer = observer
 
-    def new_cache(self, num_blocks: int, *, block_size: int = DEFAULT_BLOCK_SIZE) -> KVCache:
+    def new_cache(self, num_blocks: int, *, dtype: KvDtype = "fp32") -> KVCache:
         """Allocate an empty cache of this model's shape."""
         return KVCache(
             num_layers=self.config.num_layers,
             num_blocks=num_blocks,
             kv_heads=self.config.num_kv_heads,
             head_dim=self.config.head_dim,
-            block_size=block_size,
+            dtype=dtype,
         )
 
     def forward(self, batch: ForwardBatch, cache: KVCache) -> Float32:

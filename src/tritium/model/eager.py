@@ -50,12 +50,11 @@ class EagerOperations:
         values = v.reshape(rows, config.num_kv_heads, config.head_dim)
         cpu.rope_inplace(queries, batch.positions, self.inverse_frequencies)
         cpu.rope_inplace(keys, batch.positions, self.inverse_frequencies)
-        key_pool, value_pool = self.cache.keys[layer], self.cache.values[layer]
-        cpu.write_kv(keys, values, key_pool, value_pool, batch.slots)
+        pool = self.cache.layers[layer]
+        cpu.write_kv(keys, values, pool, batch.slots, threads=self.threads)
         mixed = cpu.paged_attention(
             queries,
-            key_pool,
-            value_pool,
+            pool,
             block_tables=batch.block_tables,
             query_starts=batch.sequence_starts,
             context_lengths=batch.context_lengths,

@@ -49,7 +49,7 @@ def test_greedy_tokens_are_those_of_the_model_computed_whole(scripture, new_engi
         {"max_batched_tokens": 7},  # prompts are cut into chunks
         {"max_running": 2},
         {"kv_cache_bytes": 6144 * 16 * 6},  # six blocks: requests take blocks from each other
-        {"block_size": 4, "max_batched_tokens": 5, "max_running": 3},
+        {"kv_dtype": "fp16", "max_batched_tokens": 5, "max_running": 3},
     ],
 )
 def test_a_request_gives_the_same_tokens_alone_and_in_any_batch(

@@ -73,7 +73,7 @@ def test_the_numbers_of_numpy_become_plain_ones():
     assert type(sampling.temperature) is float
 
 
-@pytest.mark.parametrize("field", ["block_size", "max_batched_tokens", "max_running", "max_context"])
+@pytest.mark.parametrize("field", ["kv_cache_bytes", "max_batched_tokens", "max_running", "max_context"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "8", True])
 def test_a_limit_that_is_no_whole_number_above_zero_is_refused_by_name(field, value):
     with pytest.raises(ValidationError, match=field):

@@ -7,21 +7,44 @@ from hypothesis import strategies as st
 
 from tritium.errors import ValidationError
 from tritium.kernels import cpu, reference
+from tritium.kernels.pages import BLOCK_SIZE, KV_DTYPES, block_bytes, new_pool, pool_shape
+
+SHAPES = [
+    (1, 1, 4),
+    (4, 2, 16),
+    (6, 2, 20),
+    (5, 1, 72),
+    (3, 3, 17),
+    (2, 2, 128),
+]  # heads, those of keys, size
 
 
-def paged_batch(random, *, lengths, queries, heads=4, kv_heads=2, dim=16, block_size=4):
+@pytest.fixture(scope="module", params=KV_DTYPES)
+def dtype(request):
+    return request.param
+
+
+def assert_same_bits(one, other):
+    np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
+
+
+def paged_batch(random, *, lengths, queries, heads=4, kv_heads=2, dim=16, dtype="fp32"):
     """Sequences of those lengths scattered over a pool, and the arguments of paged_attention."""
-    blocks = [-(-length // block_size) for length in lengths]
-    pool = (sum(blocks) + 3, block_size, kv_heads, dim)
-    order = random.permutation(pool[0]).astype(np.int32)
+    blocks = [-(-length // BLOCK_SIZE) for length in lengths]
+    pool = new_pool(dtype, num_blocks=sum(blocks) + 3, heads=kv_heads, head_dim=dim)
+    pool.view(np.uint8)[...] = 255  # NaN as a float: what nobody wrote must not be used
+    order = random.permutation(len(pool)).astype(np.int32)
     # Entries behind a sequence's end are never read: -7 would be refused.
     tables = np.full((len(lengths), max(blocks, default=0) + 1), -7, np.int32)
     for row, (begin, count) in enumerate(zip(np.cumsum([0, *blocks]), blocks, strict=False)):
         tables[row, :count] = order[begin : begin + count]
+        where = np.arange(lengths[row])
+        slots = tables[row, where // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + where % BLOCK_SIZE
+        k, v = random.standard_normal((2, lengths[row], kv_heads, dim)).astype(np.float32)
+        cpu.write_kv(k, v, pool, slots)
     return {
         "q": random.standard_normal((sum(queries), heads, dim)).astype(np.float32),
-        "k_pool": random.standard_normal(pool).astype(np.float32),
-        "v_pool": random.standard_normal(pool).astype(np.float32),
+        "pool": pool,
         "block_tables": tables,
         "query_starts": np.cumsum([0, *queries]).astype(np.int32),
         "context_lengths": np.array(lengths, np.int32),
@@ -29,97 +52,189 @@ def paged_batch(random, *, lengths, queries, heads=4, kv_heads=2, dim=16, block_
     }
 
 
-def positional(batch):
-    rest = {name: value for name, value in batch.items() if name not in {"q", "k_pool", "v_pool"}}
-    return (batch["q"], batch["k_pool"], batch["v_pool"]), rest
+def naive(q, k, v, *, scale):
+    """Softmax attention of q [H, D] over k and v [L, KVH, D] as the textbook has it, in float64."""
+    shared = q.shape[0] // k.shape[1]
+    keys, values = (np.repeat(x.astype(np.float64), shared, axis=1) for x in (k, v))
+    scores = np.einsum("hd,lhd->hl", q, keys) * scale
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.einsum("hl,lhd->hd", weights / weights.sum(axis=1, keepdims=True), values)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
-    sequences=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 30)), min_size=1, max_size=4),
-    shape=st.sampled_from([(1, 1, 4), (4, 2, 16), (6, 2, 20), (3, 1, 72), (2, 2, 128)]),
-    block_size=st.sampled_from([1, 3, 16]),
+    sequences=st.lists(
+        st.tuples(st.integers(1, 40), st.sampled_from([0, 3, 48, 500, 1100])), min_size=1, max_size=3
+    ),
+    shape=st.sampled_from(SHAPES),
     seed=st.integers(0, 999),
 )
-def test_paged_attention_is_close_to_the_naive_one(isa, sequences, shape, block_size, seed):
+def test_paged_attention_is_its_twin_to_the_bit(isa, dtype, sequences, shape, seed):
     heads, kv_heads, dim = shape
     queries = [count for count, _ in sequences]
     lengths = [count + past for count, past in sequences]
-    sizes = {"heads": heads, "kv_heads": kv_heads, "dim": dim, "block_size": block_size}
+    sizes = {"heads": heads, "kv_heads": kv_heads, "dim": dim, "dtype": dtype}
     batch = paged_batch(np.random.default_rng(seed), lengths=lengths, queries=queries, **sizes)
-    arrays, rest = positional(batch)
-    expected = reference.paged_attention(*arrays, **rest)
-    np.testing.assert_allclose(cpu.paged_attention(*arrays, **rest), expected, atol=2e-6)
+    assert_same_bits(cpu.paged_attention(**batch), reference.paged_attention(**batch))
 
 
-def test_attention_does_not_depend_on_neighbours_threads_or_where_the_pages_lie(isa):
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 0.03)])
+@pytest.mark.parametrize("spread", [1.0, 8.0])
+def test_attention_is_close_to_the_textbook(isa, dtype, tolerance, spread):
+    random = np.random.default_rng(5)
+    length, kv_heads, dim = 1200, 2, 64
+    k, v = random.standard_normal((2, length, kv_heads, dim)).astype(np.float32)
+    q = spread * random.standard_normal((1, 6, dim)).astype(np.float32)
+    pool = new_pool(dtype, num_blocks=75, heads=kv_heads, head_dim=dim)
+    cpu.write_kv(k, v, pool, np.arange(length))
+    found = cpu.paged_attention(
+        q,
+        pool,
+        block_tables=np.arange(75, dtype=np.int32)[None],
+        query_starts=np.array([0, 1], np.int32),
+        context_lengths=np.array([length], np.int32),
+        scale=dim**-0.5,
+    )
+    expected = naive(q[0], k, v, scale=dim**-0.5)
+    np.testing.assert_allclose(found[0], expected, atol=tolerance * max(1.0, np.abs(expected).max()))
+
+
+def test_attention_does_not_depend_on_neighbours_threads_or_where_the_pages_lie(isa, dtype):
     random = np.random.default_rng(1)
-    batch = paged_batch(random, lengths=[37, 5, 64], queries=[37, 1, 3])
-    arrays, rest = positional(batch)
-    whole = cpu.paged_attention(*arrays, **rest)
-    for threads in (2, 5):
-        np.testing.assert_array_equal(cpu.paged_attention(*arrays, **rest, threads=threads), whole)
-    q, k_pool, v_pool = arrays
-    order = random.permutation(len(k_pool))
-    moved = rest | {"block_tables": np.argsort(order).astype(np.int32)[rest["block_tables"]]}
-    np.testing.assert_array_equal(cpu.paged_attention(q, k_pool[order], v_pool[order], **moved), whole)
-    for row in range(3):
-        begin, end = rest["query_starts"][row : row + 2]
-        alone = rest | {
-            "block_tables": rest["block_tables"][row : row + 1],
+    batch = paged_batch(random, lengths=[37, 5, 1700, 64], queries=[37, 1, 2, 3], dtype=dtype)
+    whole = cpu.paged_attention(**batch)
+    for threads in (2, 5):  # the long context is then divided among them
+        assert_same_bits(cpu.paged_attention(**batch, threads=threads), whole)
+    order = random.permutation(len(batch["pool"]))
+    moved = {
+        "pool": batch["pool"][order],
+        "block_tables": np.argsort(order).astype(np.int32)[batch["block_tables"]],
+    }
+    assert_same_bits(cpu.paged_attention(**batch | moved), whole)
+    for row in range(4):
+        begin, end = batch["query_starts"][row : row + 2]
+        alone = {
+            "q": batch["q"][begin:end],
+            "block_tables": batch["block_tables"][row : row + 1],
             "query_starts": np.array([0, end - begin], np.int32),
-            "context_lengths": rest["context_lengths"][row : row + 1],
+            "context_lengths": batch["context_lengths"][row : row + 1],
         }
-        np.testing.assert_array_equal(
-            cpu.paged_attention(q[begin:end], k_pool, v_pool, **alone), whole[begin:end]
-        )
+        assert_same_bits(cpu.paged_attention(**batch | alone), whole[begin:end])
 
 
-def test_a_prompt_in_chunks_attends_like_the_prompt_at_once(isa):
-    batch = paged_batch(np.random.default_rng(2), lengths=[20], queries=[20])
-    (q, k_pool, v_pool), rest = positional(batch)
-    whole = cpu.paged_attention(q, k_pool, v_pool, **rest)
-    for begin, end in ((0, 7), (7, 8), (8, 20)):
-        starts, lengths = np.array([0, end - begin], np.int32), np.array([end], np.int32)
-        chunk = rest | {"query_starts": starts, "context_lengths": lengths}
-        np.testing.assert_array_equal(
-            cpu.paged_attention(q[begin:end], k_pool, v_pool, **chunk), whole[begin:end]
-        )
+def test_a_prompt_in_chunks_attends_like_the_prompt_at_once(isa, dtype):
+    batch = paged_batch(np.random.default_rng(2), lengths=[620], queries=[620], dtype=dtype)
+    whole = cpu.paged_attention(**batch)
+    for begin, end in ((0, 7), (7, 8), (8, 20), (20, 511), (511, 513), (513, 620)):
+        chunk = {
+            "q": batch["q"][begin:end],
+            "query_starts": np.array([0, end - begin], np.int32),
+            "context_lengths": np.array([end], np.int32),
+        }
+        assert_same_bits(cpu.paged_attention(**batch | chunk), whole[begin:end])
 
 
 @settings(deadline=None)
 @given(lengths=st.lists(st.integers(0, 20), min_size=1, max_size=5), seed=st.integers(0, 999))
-def test_ragged_attention_is_close_to_the_naive_one_and_keeps_sequences_apart(isa, lengths, seed):
+def test_ragged_attention_is_its_twin_and_keeps_sequences_apart(isa, lengths, seed):
     random = np.random.default_rng(seed)
     q, k, v = random.standard_normal((3, sum(lengths), 3, 24)).astype(np.float32)
     starts = np.cumsum([0, *lengths]).astype(np.int32)
     result = cpu.ragged_attention(q, k, v, sequence_starts=starts, scale=0.2, threads=2)
     expected = reference.ragged_attention(q, k, v, sequence_starts=starts, scale=0.2)
-    np.testing.assert_allclose(result, expected, atol=2e-6)
+    assert_same_bits(result, expected)
     for begin, end in pairwise(starts):
         own = np.array([0, end - begin], np.int32)
         alone = cpu.ragged_attention(q[begin:end], k[begin:end], v[begin:end], sequence_starts=own, scale=0.2)
-        np.testing.assert_array_equal(alone, result[begin:end])
+        assert_same_bits(alone, result[begin:end])
+        for row in range(begin, end):
+            textbook = naive(q[row], k[begin:end], v[begin:end], scale=0.2)
+            np.testing.assert_allclose(result[row], textbook, atol=2e-6)
 
 
-def test_write_kv_puts_each_row_into_its_slot():
+NUMBERS = st.one_of(
+    st.floats(-8, 8, width=32),
+    st.sampled_from([0.0, -0.0, 1e-40, -1e-31, 6e-8, 65519.0, 65521.0, -1e9, np.inf, -np.inf, np.nan]),
+)
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.lists(NUMBERS, min_size=10, max_size=10), min_size=1, max_size=4), swaps=st.booleans()
+)
+def test_write_kv_is_its_twin_to_the_bit_whatever_the_numbers(isa, dtype, rows, swaps):
+    k = np.array(rows, np.float32).reshape(-1, 2, 5)
+    v = k[::-1].copy() if swaps else -k
+    slots = np.array([17, 0, 30, 5], np.int64)[: len(rows)]
+    found, expected = (new_pool(dtype, num_blocks=2, heads=2, head_dim=5) for _ in range(2))
+    cpu.write_kv(k, v, found, slots)
+    reference.write_kv(k, v, expected, slots)
+    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+    if dtype == "int8":  # the scales are floats: a NaN may have any bits
+        scales = [pool[..., : 4 * BLOCK_SIZE].copy().view(np.float32) for pool in (found, expected)]
+        np.testing.assert_array_equal(*scales)
+        same = same[..., 4 * BLOCK_SIZE :]
+    assert same.all()
+
+
+def test_bytes_are_within_half_a_step_of_the_numbers():
+    """Reads the layout by hand, as the drawing has it."""
     random = np.random.default_rng(3)
-    k, v = random.standard_normal((2, 4, 2, 5)).astype(np.float32)
-    pools = np.zeros((2, 3, 6, 2, 5), np.float32)
-    expected = pools.copy()
-    slots = np.array([17, 0, 6, 5], np.int64)
-    cpu.write_kv(k, v, pools[0], pools[1], slots)
-    reference.write_kv(k, v, expected[0], expected[1], slots)
-    np.testing.assert_array_equal(pools, expected)
-    np.testing.assert_array_equal(pools[0][1, 0], k[2])
+    k, v = random.standard_normal((2, 1, 1, 6)).astype(np.float32)
+    pool = new_pool("int8", num_blocks=1, heads=1, head_dim=6)
+    cpu.write_kv(k, v, pool, np.array([3], np.int64))
+    for side, numbers in enumerate((k[0, 0], v[0, 0])):
+        half = pool[0, 0, side]
+        step = half[:64].view(np.float32)[3]
+        assert step == np.abs(numbers).max() / np.float32(127)
+        if side:
+            places = [64 + (3 // 2) * 32 + 2 * d + 3 % 2 for d in range(6)]
+        else:
+            places = [64 + d // 2 * 32 + 2 * 3 + d % 2 for d in range(6)]
+        np.testing.assert_allclose(half[places] * step, numbers, atol=step * 0.5001)
 
 
-@pytest.mark.parametrize("slot", [-1, 18, 2**62])
+def test_a_number_that_is_not_finite_shows_in_what_attends_to_it(isa, dtype):
+    batch = paged_batch(np.random.default_rng(6), lengths=[30], queries=[30], dtype=dtype)
+    spoilt = np.ones((1, 2, 16), np.float32)
+    spoilt[0, 0, 3] = np.nan
+    for keys, values in ((spoilt, np.ones_like(spoilt)), (np.ones_like(spoilt), spoilt)):
+        pool = batch["pool"].copy()
+        slot = batch["block_tables"][0, 20 // BLOCK_SIZE] * BLOCK_SIZE + 20 % BLOCK_SIZE
+        cpu.write_kv(keys, values, pool, np.array([slot], np.int64))
+        found = cpu.paged_attention(**batch | {"pool": pool})
+        assert np.isnan(found[20:, :2]).any(axis=(1, 2)).all()
+        assert np.isfinite(found[:, 2:]).all()
+    q = batch["q"].copy()
+    q[4, 1, 2] = np.inf
+    found = cpu.paged_attention(**batch | {"q": q})
+    assert np.isnan(found[4, 1]).any()
+    assert np.isfinite(np.delete(found, 4, axis=0)).all()
+
+
+def test_a_pool_takes_the_bytes_that_are_said(dtype):
+    per_position = {"fp32": 4 * 2 * 3 * 32, "fp16": 2 * 2 * 3 * 32, "int8": 2 * 3 * (32 + 4)}[dtype]
+    assert block_bytes(dtype, heads=3, head_dim=20) == 16 * per_position
+    assert new_pool(dtype, num_blocks=5, heads=3, head_dim=20).nbytes == 5 * 16 * per_position
+
+
+def test_a_pool_of_an_unknown_kind_or_too_large_a_head_is_refused():
+    with pytest.raises(ValidationError, match="int8, fp16, fp32"):
+        pool_shape("fp8", num_blocks=1, heads=1, head_dim=8)
+    with pytest.raises(ValidationError, match="fp16"):
+        pool_shape("int8", num_blocks=1, heads=1, head_dim=513)
+    rows = np.zeros((1, 1, 528), np.float32)
+    pool = np.zeros((1, 1, 2, 64 + 16 * 528), np.int8)
+    with pytest.raises(ValidationError, match="at most 512"):
+        cpu.write_kv(rows, rows, pool, np.zeros(1, np.int64))
+
+
+@pytest.mark.parametrize("slot", [-1, 48, 2**62])
 def test_a_slot_outside_the_pool_is_refused_before_anything_is_written(slot):
     rows = np.ones((2, 2, 5), np.float32)
-    pool = np.zeros((3, 6, 2, 5), np.float32)
+    pool = new_pool("fp32", num_blocks=3, heads=2, head_dim=5)
     with pytest.raises(ValidationError, match="outside"):
-        cpu.write_kv(rows, rows, pool, pool, np.array([0, slot], np.int64))
+        cpu.write_kv(rows, rows, pool, np.array([0, slot], np.int64))
     assert not pool.any()
 
 
@@ -136,24 +251,27 @@ def test_a_slot_outside_the_pool_is_refused_before_anything_is_written(slot):
         ("query_starts", np.array([0, 4], np.int32), "end with"),
         ("query_starts", np.array([1, 3], np.int32), "begin with 0"),
         ("query_starts", np.array([0, 3], np.int64), "query_starts must be"),
-        ("k_pool", np.zeros((8, 4, 3, 16), np.float32), "v_pool must be"),
+        ("pool", np.zeros((8, 2, 2, 272), np.float32), "shape"),
+        ("pool", np.zeros((8, 2, 2, 256), np.int8), "shape"),
+        ("pool", np.zeros((8, 2, 2, 256), np.float64), "float16"),
+        ("pool", np.zeros((8, 2, 3, 256), np.float32)[:, :, :2], "contiguous"),
+        ("pool", np.zeros((8, 0, 2, 256), np.float32), "shape"),
+        ("pool", np.zeros((8, 3, 2, 256), np.float32), "multiple"),
         ("threads", -1, "threads"),
     ],
 )
 def test_pages_that_lie_outside_the_pool_are_refused(name, value, reason):
-    batch = paged_batch(np.random.default_rng(4), lengths=[18], queries=[3])
-    arrays, rest = positional(batch | {name: value})
+    batch = paged_batch(np.random.default_rng(4), lengths=[66], queries=[3])
     with pytest.raises(ValidationError, match=reason):
-        cpu.paged_attention(*arrays, **rest)
+        cpu.paged_attention(**batch | {name: value})
 
 
-def test_heads_that_do_not_share_evenly_and_falling_starts_are_refused():
-    batch = paged_batch(np.random.default_rng(4), lengths=[8], queries=[3], heads=3, kv_heads=2)
-    arrays, rest = positional(batch)
-    with pytest.raises(ValidationError, match="multiple"):
-        cpu.paged_attention(*arrays, **rest)
+def test_falling_starts_and_heads_of_another_pool_are_refused():
     q = np.zeros((4, 1, 8), np.float32)
     with pytest.raises(ValidationError, match="must not fall"):
         cpu.ragged_attention(q, q, q, sequence_starts=np.array([0, 9, 4], np.int32), scale=1.0)
     with pytest.raises(ValidationError, match="must not fall"):
         cpu.ragged_attention(q, q, q, sequence_starts=np.array([0, 3, 2, 4], np.int32), scale=1.0)
+    pool = new_pool("fp16", num_blocks=1, heads=3, head_dim=8)
+    with pytest.raises(ValidationError, match="3 heads"):
+        cpu.write_kv(q, q, pool, np.arange(4))

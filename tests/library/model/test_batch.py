@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tritium.errors import ValidationError
+from tritium.kernels.pages import BLOCK_SIZE
 from tritium.model.batch import ForwardBatch, KVCache
 from tritium.model.pretrained import load_model
 
@@ -29,7 +30,7 @@ def _step(cache: KVCache, pieces: list[tuple[np.ndarray, int, int]], tables: np.
     counts = [stop - start for _, start, stop in pieces]
     positions = np.concatenate([np.arange(start, stop, dtype=np.int32) for _, start, stop in pieces])
     rows = np.repeat(np.arange(len(pieces)), counts)
-    size = cache.block_size
+    size = BLOCK_SIZE
     return ForwardBatch(
         token_ids=np.concatenate([tokens[start:stop] for tokens, start, stop in pieces]).astype(np.int32),
         positions=positions,
@@ -50,7 +51,7 @@ def test_any_cut_into_prefill_chunks_and_decode_steps_gives_the_same_bits(
     random = np.random.default_rng(sum(lengths))
     sequences = [random.integers(0, model.config.vocab_size, length) for length in lengths]
     expected = [model.forward_full(sequence) for sequence in sequences]
-    cache = model.new_cache(16, block_size=16)
+    cache = model.new_cache(16)
     tables = random.permutation(16)[: 3 * len(lengths)].reshape(len(lengths), 3).astype(np.int32)
     done, found = [0] * len(lengths), [np.zeros((0, model.config.vocab_size), np.float32)] * len(lengths)
     while any(done[i] < lengths[i] for i in range(len(lengths))):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tritium.errors import ProcessingError, ValidationError
 from tritium.kernels import cpu, packing
 from tritium.kernels.cpu import TernaryWeight
+from tritium.kernels.pages import BLOCK_SIZE, KV_DTYPES
 from tritium.model.architecture import architecture_for
 from tritium.model.batch import ForwardBatch, KVCache
 from tritium.model.bitnet import BitNetModel
@@ -23,12 +24,12 @@ from tritium.model.layers import DenseLinear, TernaryLinear
 from tritium.model.llama import LlamaModel
 
 if TYPE_CHECKING:
+    from tritium.kernels.pages import KvDtype
     from tritium.model.decoder import DecoderModel
     from tritium.model.layers import DenseWeight, Float32, Linear
 
 MODELS = {"llama": LlamaModel, "bitnet": BitNetModel}
 CONTEXT = 96
-BLOCK_SIZE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Shape:
     kv_heads: int = 2
     head_dim: int = 10
     vocabulary: int = 70
+    context: int = CONTEXT
     activation: str = "silu"
     is_tied: bool = True
     has_bias: bool = False
@@ -64,7 +66,7 @@ class Shape:
                 "head_dim": self.head_dim,
                 "intermediate_size": self.inner,
                 "vocab_size": self.vocabulary,
-                "max_position_embeddings": CONTEXT,
+                "max_position_embeddings": self.context,
                 "rms_norm_eps": 1e-5,
                 "hidden_act": self.activation,
                 "tie_word_embeddings": self.is_tied,
@@ -133,7 +135,7 @@ def eager(model: DecoderModel, batch: ForwardBatch, cache: KVCache) -> Float32:
 def a_step(cache: KVCache, parts: list[tuple[int, int]], *, wanted: list[int], seed: int) -> ForwardBatch:
     """A batch of sequences with (past, new) tokens; each owns the blocks of a whole context."""
     random = np.random.default_rng(seed)
-    per_sequence = -(-CONTEXT // BLOCK_SIZE)
+    per_sequence = -(-max(CONTEXT, *(sum(part) for part in parts)) // BLOCK_SIZE)
     tables = random.permutation(cache.num_blocks)[: len(parts) * per_sequence]
     tables = tables.reshape(len(parts), per_sequence).astype(np.int32)
     counts = [new for _, new in parts]
@@ -150,13 +152,17 @@ def a_step(cache: KVCache, parts: list[tuple[int, int]], *, wanted: list[int], s
     )
 
 
-def caches(model: DecoderModel, sequences: int, *, seed: int) -> tuple[KVCache, KVCache]:
+def caches(
+    model: DecoderModel, sequences: int, *, seed: int, dtype: KvDtype = "fp32"
+) -> tuple[KVCache, KVCache]:
     """Two caches with the same random past."""
     random = np.random.default_rng(seed)
     blocks = sequences * -(-CONTEXT // BLOCK_SIZE) + 2
-    first, second = (model.new_cache(blocks, block_size=BLOCK_SIZE) for _ in range(2))
-    for one, other in zip((*first.keys, *first.values), (*second.keys, *second.values), strict=True):
-        one[:] = random.standard_normal(one.shape)
+    first, second = (model.new_cache(blocks, dtype=dtype) for _ in range(2))
+    sizes = (blocks * BLOCK_SIZE, first.kv_heads, first.head_dim)
+    for one, other in zip(first.layers, second.layers, strict=True):
+        k, v = random.standard_normal((2, *sizes)).astype(np.float32)
+        cpu.write_kv(k, v, one, np.arange(len(k)))
         other[:] = one
     return first, second
 
@@ -191,18 +197,25 @@ DECODES = st.lists(st.tuples(st.integers(0, 90), st.just(1)), min_size=1, max_si
     wanted=st.lists(st.integers(0, 99), max_size=5),
     threads=st.sampled_from([1, 2, 4]),
     seed=st.integers(0, 99),
+    dtype=st.sampled_from(KV_DTYPES),
 )
 def test_a_plan_gives_the_bits_of_the_eager_pass(
-    shape: Shape, steps: list[list[tuple[int, int]]], wanted: list[int], threads: int, seed: int
+    *,
+    shape: Shape,
+    steps: list[list[tuple[int, int]]],
+    wanted: list[int],
+    threads: int,
+    seed: int,
+    dtype: KvDtype,
 ) -> None:
     model = shape.build(seed=seed, threads=threads)
     assert model.recorded() is not None
-    planned, expected = caches(model, 8, seed=seed)
+    planned, expected = caches(model, 8, seed=seed, dtype=dtype)
     for number, parts in enumerate(steps):
         batch = a_step(planned, parts, wanted=wanted, seed=seed + number)
         assert_same_bits(model.forward(batch, planned), eager(model, batch, expected))
-    for one, other in zip((*planned.keys, *planned.values), (*expected.keys, *expected.values), strict=True):
-        assert_same_bits(one, other)
+    for one, other in zip(planned.layers, expected.layers, strict=True):
+        np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
 @pytest.mark.parametrize("threads", [2, 3, 16])
@@ -214,6 +227,22 @@ def test_a_batch_large_enough_to_be_shared_gives_the_bits_of_one_thread(threads:
         batch = a_step(first, parts, wanted=[0, 5, 17], seed=3)
         for _ in range(20):  # whoever takes which piece
             assert_same_bits(shared.forward(batch, second), alone.forward(batch, first))
+
+
+@pytest.mark.parametrize(
+    "parts", [[(1500, 1)], [(1100, 1), (40, 1)], [(700, 3), (5, 1), (513, 1)], [(900, 30)]]
+)
+@pytest.mark.parametrize("dtype", KV_DTYPES)
+def test_long_contexts_divided_among_threads_give_the_bits_of_one_thread(
+    parts: list[tuple[int, int]], dtype: KvDtype
+) -> None:
+    shape = Shape(heads=6, kv_heads=2, head_dim=32, context=2048)
+    alone, shared = (shape.build(seed=1, threads=count) for count in (1, 3))
+    first, second = caches(alone, 48, seed=2, dtype=dtype)
+    batch = a_step(first, parts, wanted=[0, 1, 2], seed=3)
+    for _ in range(5):
+        assert_same_bits(shared.forward(batch, second), alone.forward(batch, first))
+    assert_same_bits(eager(alone, batch, first), shared.forward(batch, second))
 
 
 def test_a_replaced_layer_is_used_by_the_next_step() -> None:

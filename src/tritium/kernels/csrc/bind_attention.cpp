@@ -1,175 +1,163 @@
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <memory>
 #include <vector>
 
+#include "attention_work.h"
 #include "pool.h"
+#include "pool_view.h"
 #include "table.h"
 #include "views.h"
 
 namespace tritium {
 namespace {
 
-struct Heads {
-  const float* q;
-  float* out;
-  int64_t query_heads;
-  int64_t kv_heads;
-  int64_t dim;
-  float scale;
-};
+constexpr int64_t kWriteGrain = 16;            // rows
+constexpr double kNanosecondsPerNumber = 2.0;  // of writing it
 
-// Attends from query row `row`, for every head of keys, to `length` positions found by `position_of`.
-// `position_of(i)` is the offset, in floats, of position i's first head in `keys` and `values`.
-template <typename PositionOf>
-void attend_row(const Heads& heads, int64_t row, const float* keys, const float* values, int64_t length,
-                PositionOf position_of) {
-  std::vector<const float*> key_rows(static_cast<size_t>(length)), value_rows(static_cast<size_t>(length));
-  std::vector<float> scores(static_cast<size_t>(length));
-  const int64_t shared = heads.query_heads / heads.kv_heads;
-  for (int64_t head = 0; head < heads.kv_heads; ++head) {
-    for (int64_t i = 0; i < length; ++i) {
-      const int64_t offset = position_of(i) + head * heads.dim;
-      key_rows[static_cast<size_t>(i)] = keys + offset;
-      value_rows[static_cast<size_t>(i)] = values + offset;
-    }
-    const int64_t first = (row * heads.query_heads + head * shared) * heads.dim;
-    table().attend({heads.q + first, key_rows.data(), value_rows.data(), heads.out + first, scores.data(),
-                    shared, heads.dim, length, heads.scale});
-  }
-}
-
-// starts[0] = 0, rising, starts[count] = rows; returns the sequence of every row.
-std::vector<int32_t> sequence_of_rows(const int32_t* starts, int64_t count, int64_t rows, const char* name) {
+// starts[0] = 0, rising, starts[count] = rows.
+void require_starts(const int32_t* starts, int64_t count, int64_t rows, const char* name) {
   require(starts[0] == 0 && starts[count] == rows,
           std::string(name) + " must begin with 0 and end with the number of rows of q, " +
               std::to_string(rows) + ".");
-  std::vector<int32_t> sequence(static_cast<size_t>(rows));
   for (int64_t i = 0; i < count; ++i) {
-    require(starts[i] >= 0 && starts[i] <= starts[i + 1] && starts[i + 1] <= rows,
-            std::string(name) + " must not fall.");
-    for (int32_t row = starts[i]; row < starts[i + 1]; ++row)
-      sequence[static_cast<size_t>(row)] = static_cast<int32_t>(i);
+    require(starts[i] <= starts[i + 1], std::string(name) + " must not fall.");
   }
-  return sequence;
 }
 
-constexpr double kOperationsPerNanosecond = 10;  // of one thread: an order of magnitude is enough
-
-double row_nanoseconds(const Heads& heads, int64_t length) {
-  return 4.0 * static_cast<double>(heads.query_heads * heads.dim * length) / kOperationsPerNanosecond;
-}
-
-struct Pages {
-  const int32_t* tables;
-  const int32_t* starts;
-  const int32_t* lengths;
-  int64_t sequences;
-  int64_t table_width;
-  int64_t blocks;
-  int64_t block_size;
-};
-
-void require_pages(const Pages& pages) {
-  for (int64_t b = 0; b < pages.sequences; ++b) {
-    const int64_t queries = pages.starts[b + 1] - pages.starts[b], length = pages.lengths[b];
-    require(length >= queries && length <= pages.table_width * pages.block_size,
+void require_pages(const AttentionCall& call) {
+  for (int64_t b = 0; b < call.sequences; ++b) {
+    const int64_t queries = call.query_starts[b + 1] - call.query_starts[b], length = call.context_lengths[b];
+    require(length >= queries && length <= call.table_width * kPagePositions,
             "context_lengths[" + std::to_string(b) + "] = " + std::to_string(length) +
                 " must cover its queries and fit its block table.");
-    for (int64_t i = 0; i * pages.block_size < length; ++i) {
-      const int32_t block = pages.tables[b * pages.table_width + i];
-      require(block >= 0 && block < pages.blocks, "block_tables names block " + std::to_string(block) +
-                                                      " of a pool of " + std::to_string(pages.blocks) + ".");
+    for (int64_t i = 0; i * kPagePositions < length; ++i) {
+      const int32_t block = call.block_tables[b * call.table_width + i];
+      require(block >= 0 && block < call.shape.blocks, "block_tables names block " + std::to_string(block) +
+                                                           " of a pool of " +
+                                                           std::to_string(call.shape.blocks) + ".");
     }
   }
 }
 
-Result<float> paged_attention(const Array& q, const Array& k_pool, const Array& v_pool,
-                              const Array& block_tables, const Array& query_starts,
-                              const Array& context_lengths, float scale, int threads) {
-  const int64_t rows = size_of(q, 0), dim = size_of(q, 2), kv_heads = size_of(k_pool, 2);
-  const int64_t sequences = size_of(block_tables, 0), block_size = size_of(k_pool, 1);
-  const auto* keys = elements<const float>(k_pool, "k_pool", {kAny, kAny, kAny, dim});
-  const auto* values =
-      elements<const float>(v_pool, "v_pool", {size_of(k_pool, 0), block_size, kv_heads, dim});
-  Heads heads{
-      elements<const float>(q, "q", {kAny, kAny, kAny}), nullptr, size_of(q, 1), kv_heads, dim, scale};
-  const Pages pages{elements<const int32_t>(block_tables, "block_tables", {kAny, kAny}),
-                    elements<const int32_t>(query_starts, "query_starts", {sequences + 1}),
-                    elements<const int32_t>(context_lengths, "context_lengths", {sequences}),
-                    sequences,
-                    size_of(block_tables, 1),
-                    size_of(k_pool, 0),
-                    block_size};
-  require(kv_heads >= 1 && heads.query_heads % kv_heads == 0,
-          "The heads of q must be a multiple of those of k_pool.");
+void attend_all(const AttentionCall& call, const AttentionLayer& layer, int threads) {
+  AttentionWork work;
+  work.begin(call, threads);
+  parallel_for(work.items(), 1, threads, work.item_nanoseconds(), [&](int64_t begin, int64_t end) {
+    AttentionMemory memory(call.shape.dim);
+    work.run(layer, begin, end, memory);
+  });
+}
+
+Result<float> paged_attention(const Array& q, const Array& pool, const Array& block_tables,
+                              const Array& query_starts, const Array& context_lengths, float scale,
+                              int threads) {
+  const int64_t rows = size_of(q, 0), dim = size_of(q, 2), sequences = size_of(block_tables, 0);
+  const auto* queries = elements<const float>(q, "q", {kAny, kAny, kAny});
+  const AttentionCall call{
+      .shape = pool_of(pool, dim),
+      .block_tables = elements<const int32_t>(block_tables, "block_tables", {kAny, kAny}),
+      .query_starts = elements<const int32_t>(query_starts, "query_starts", {sequences + 1}),
+      .context_lengths = elements<const int32_t>(context_lengths, "context_lengths", {sequences}),
+      .sequences = sequences,
+      .table_width = size_of(block_tables, 1),
+      .query_heads = size_of(q, 1),
+      .is_causal = true,
+  };
+  require(call.query_heads % call.shape.heads == 0,
+          "The heads of q must be a multiple of those of the pool.");
   require_threads(threads);
-  const std::vector<int32_t> sequence = sequence_of_rows(pages.starts, sequences, rows, "query_starts");
-  require_pages(pages);
-  Fresh<float> out({rows, heads.query_heads, dim});
-  heads.out = out.data;
+  require_starts(call.query_starts, sequences, rows, "query_starts");
+  require_pages(call);
+  Fresh<float> out({rows, call.query_heads, dim});
   {
     nb::gil_scoped_release released;
-    const int64_t longest = std::accumulate(pages.lengths, pages.lengths + sequences, int64_t{0},
-                                            [](int64_t a, int32_t b) { return std::max<int64_t>(a, b); });
-    parallel_for(rows, 1, threads, row_nanoseconds(heads, longest), [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const int64_t b = sequence[static_cast<size_t>(row)];
-        const int32_t* blocks = pages.tables + b * pages.table_width;
-        const int64_t length = pages.lengths[b] - (pages.starts[b + 1] - row) + 1;
-        attend_row(heads, row, keys, values, length, [&](int64_t i) {
-          return (blocks[i / block_size] * block_size + i % block_size) * kv_heads * dim;
-        });
-      }
-    });
+    attend_all(call, {queries, out.data, call.shape.memory, scale}, threads);
   }
   return out.release();
 }
+
+// Rows of k and v [rows, pool.heads, pool.dim] into their slots.
+void write_rows(const KvPool& pool, const float* k, const float* v, const int64_t* slots, int64_t rows,
+                int threads) {
+  const double nanoseconds = kNanosecondsPerNumber * static_cast<double>(2 * pool.heads * pool.dim);
+  parallel_for(rows, kWriteGrain, threads, nanoseconds, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * pool.heads; i < end * pool.heads; ++i) {
+      table().write_position(pool, k + i * pool.dim, v + i * pool.dim, slots[i / pool.heads], i % pool.heads);
+    }
+  });
+}
+
+// Two-way attention lays keys and values out in pages of its own.
+struct OwnPages {
+  OwnPages(const int32_t* starts, int64_t sequences, int64_t heads, int64_t dim) : lengths(0) {
+    for (int64_t b = 0; b < sequences; ++b) {
+      lengths.push_back(starts[b + 1] - starts[b]);
+      width = std::max(width, (int64_t{lengths.back()} + kPagePositions - 1) / kPagePositions);
+    }
+    tables.assign(static_cast<size_t>(sequences * width), 0);
+    int32_t block = 0;
+    for (int64_t b = 0; b < sequences; ++b) {
+      const int32_t first = block;
+      for (int64_t at = 0; at < lengths[static_cast<size_t>(b)]; at += kPagePositions) {
+        tables[static_cast<size_t>(b * width + at / kPagePositions)] = block++;
+      }
+      for (int64_t at = 0; at < lengths[static_cast<size_t>(b)]; ++at) {
+        slots.push_back(first * kPagePositions + at);
+      }
+    }
+    pool = {KvType::kFloat32, nullptr, block, heads, dim};
+    memory = std::make_unique<Fresh<uint8_t>>(std::initializer_list<int64_t>{block, pool.block_bytes()});
+    pool.memory = memory->data;
+  }
+
+  std::vector<int32_t> lengths, tables;
+  std::vector<int64_t> slots;
+  int64_t width = 0;
+  KvPool pool{};
+  std::unique_ptr<Fresh<uint8_t>> memory;
+};
 
 Result<float> ragged_attention(const Array& q, const Array& k, const Array& v, const Array& sequence_starts,
                                float scale, int threads) {
-  const int64_t rows = size_of(q, 0), count = size_of(q, 1), dim = size_of(q, 2);
-  Heads heads{elements<const float>(q, "q", {kAny, kAny, kAny}), nullptr, count, count, dim, scale};
-  const auto* keys = elements<const float>(k, "k", {rows, count, dim});
-  const auto* values = elements<const float>(v, "v", {rows, count, dim});
+  const int64_t rows = size_of(q, 0), heads = size_of(q, 1), dim = size_of(q, 2);
+  const auto* queries = elements<const float>(q, "q", {kAny, kAny, kAny});
+  const auto* keys = elements<const float>(k, "k", {rows, heads, dim});
+  const auto* values = elements<const float>(v, "v", {rows, heads, dim});
   const auto* starts = elements<const int32_t>(sequence_starts, "sequence_starts", {kAny});
-  require(size_of(sequence_starts, 0) >= 1 && count >= 1, "sequence_starts and the heads must not be empty.");
+  const int64_t sequences = size_of(sequence_starts, 0) - 1;
+  require(sequences >= 0 && heads >= 1 && dim >= 1, "sequence_starts and the heads must not be empty.");
   require_threads(threads);
-  const auto sequence = sequence_of_rows(starts, size_of(sequence_starts, 0) - 1, rows, "sequence_starts");
-  Fresh<float> out({rows, count, dim});
-  heads.out = out.data;
+  require_starts(starts, sequences, rows, "sequence_starts");
+  Fresh<float> out({rows, heads, dim});
   {
     nb::gil_scoped_release released;
-    parallel_for(rows, 1, threads, row_nanoseconds(heads, rows), [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const int32_t* range = starts + sequence[static_cast<size_t>(row)];
-        attend_row(heads, row, keys, values, range[1] - range[0],
-                   [&](int64_t i) { return (range[0] + i) * count * dim; });
-      }
-    });
+    const OwnPages pages(starts, sequences, heads, dim);
+    write_rows(pages.pool, keys, values, pages.slots.data(), rows, threads);
+    attend_all(
+        {pages.pool, pages.tables.data(), starts, pages.lengths.data(), sequences, pages.width, heads, false},
+        {queries, out.data, pages.pool.memory, scale}, threads);
   }
   return out.release();
 }
 
-void write_kv(const Array& k, const Array& v, const WritableArray& k_pool, const WritableArray& v_pool,
-              const Array& slots) {
+void write_kv(const Array& k, const Array& v, const WritableArray& pool_array, const Array& slots,
+              int threads) {
   const int64_t rows = size_of(k, 0), heads = size_of(k, 1), dim = size_of(k, 2);
-  const int64_t blocks = size_of(k_pool, 0), block_size = size_of(k_pool, 1), width = heads * dim;
   const auto* keys = elements<const float>(k, "k", {kAny, kAny, kAny});
   const auto* values = elements<const float>(v, "v", {rows, heads, dim});
-  auto* key_pool = elements<float>(k_pool, "k_pool", {kAny, kAny, heads, dim});
-  auto* value_pool = elements<float>(v_pool, "v_pool", {blocks, block_size, heads, dim});
+  const KvPool pool = pool_of(pool_array, dim);
+  require(pool.heads == heads,
+          "The pool has " + std::to_string(pool.heads) + " heads, k " + std::to_string(heads) + ".");
   const auto* to = elements<const int64_t>(slots, "slots", {rows});
+  require_threads(threads);
   for (int64_t row = 0; row < rows; ++row) {
-    require(to[row] >= 0 && to[row] < blocks * block_size, "slot " + std::to_string(to[row]) +
-                                                               " is outside a pool of " +
-                                                               std::to_string(blocks * block_size) + ".");
+    require(to[row] >= 0 && to[row] < pool.blocks * kPagePositions,
+            "slot " + std::to_string(to[row]) + " is outside a pool of " +
+                std::to_string(pool.blocks * kPagePositions) + ".");
   }
   nb::gil_scoped_release released;
-  for (int64_t row = 0; row < rows; ++row) {
-    std::copy_n(keys + row * width, width, key_pool + to[row] * width);
-    std::copy_n(values + row * width, width, value_pool + to[row] * width);
-  }
+  write_rows(pool, keys, values, to, rows, threads);
 }
 
 void rotate(float* head, const float* cosine, const float* sine, int64_t half) {
@@ -203,15 +191,14 @@ void rope_inplace(const WritableArray& x, const Array& positions, const Array& i
 }  // namespace
 
 void bind_attention(nb::module_& m) {
-  m.def("paged_attention", &paged_attention, nb::arg("q").noconvert(), nb::arg("k_pool").noconvert(),
-        nb::arg("v_pool").noconvert(), nb::arg("block_tables").noconvert(),
-        nb::arg("query_starts").noconvert(), nb::arg("context_lengths").noconvert(), nb::arg("scale"),
-        nb::arg("threads"));
+  m.def("paged_attention", &paged_attention, nb::arg("q").noconvert(), nb::arg("pool").noconvert(),
+        nb::arg("block_tables").noconvert(), nb::arg("query_starts").noconvert(),
+        nb::arg("context_lengths").noconvert(), nb::arg("scale"), nb::arg("threads"));
   m.def("ragged_attention", &ragged_attention, nb::arg("q").noconvert(), nb::arg("k").noconvert(),
         nb::arg("v").noconvert(), nb::arg("sequence_starts").noconvert(), nb::arg("scale"),
         nb::arg("threads"));
   m.def("write_kv", &write_kv, nb::arg("k").noconvert(), nb::arg("v").noconvert(),
-        nb::arg("k_pool").noconvert(), nb::arg("v_pool").noconvert(), nb::arg("slots").noconvert());
+        nb::arg("pool").noconvert(), nb::arg("slots").noconvert(), nb::arg("threads"));
   m.def("rope_inplace", &rope_inplace, nb::arg("x").noconvert(), nb::arg("positions").noconvert(),
         nb::arg("inv_freq").noconvert(), nb::arg("scaling"));
 }

@@ -6,34 +6,28 @@
 #include <mutex>
 
 #include "plan_operations.h"
+#include "pool_view.h"
 #include "views.h"
 
 namespace tritium {
 namespace {
 
-// Pools of a cache and what keeps them alive.
+// Pools of a cache, one for every layer, and what keeps them alive.
 struct CachePools {
-  CachePools(std::vector<WritableArray> key_pools, std::vector<WritableArray> value_pools)
-      : key_owners(std::move(key_pools)), value_owners(std::move(value_pools)) {
-    require(!key_owners.empty() && key_owners.size() == value_owners.size(),
-            "A cache has pools of keys and as many of values.");
-    const WritableArray& first = key_owners.front();
-    cache.blocks = size_of(first, 0);
-    cache.block_size = size_of(first, 1);
-    cache.heads = size_of(first, 2);
-    cache.dim = size_of(first, 3);
-    for (size_t i = 0; i < key_owners.size(); ++i) {
-      cache.keys.push_back(pool(key_owners[i], "keys"));
-      cache.values.push_back(pool(value_owners[i], "values"));
+  CachePools(std::vector<WritableArray> pools, int64_t head_dim) : owners(std::move(pools)) {
+    require(!owners.empty(), "A cache has a pool for every layer.");
+    cache.shape = pool_of(owners.front(), head_dim);
+    for (const WritableArray& owner : owners) {
+      const KvPool pool = pool_of(owner, head_dim);
+      require(pool.type == cache.shape.type && pool.blocks == cache.shape.blocks &&
+                  pool.heads == cache.shape.heads,
+              "All pools of a cache have the same shape and dtype.");
+      cache.pools.push_back(pool.memory);
     }
   }
 
-  float* pool(const WritableArray& array, const char* name) const {
-    return elements<float>(array, name, {cache.blocks, cache.block_size, cache.heads, cache.dim});
-  }
-
   Cache cache;
-  std::vector<WritableArray> key_owners, value_owners;
+  std::vector<WritableArray> owners;
 };
 
 // Logits that Python has let go are used again: a fresh array of that size costs more than it is worth.
@@ -232,10 +226,10 @@ class BoundPlan {
   }
 
   void require_pages(const Batch& batch) const {
-    const Cache& cache = *batch.cache;
-    require(
-        cache.heads == kv_heads_ && cache.dim == dim_ && static_cast<int64_t>(cache.keys.size()) >= layers_,
-        "The cache has not the shape of this model.");
+    const KvPool& pool = batch.cache->shape;
+    const auto layers = static_cast<int64_t>(batch.cache->pools.size());
+    require(pool.heads == kv_heads_ && pool.dim == dim_ && layers >= layers_,
+            "The cache has not the shape of this model.");
     const int32_t* starts = batch.sequence_starts;
     require(starts[0] == 0 && starts[batch.sequences] == batch.tokens,
             "sequence_starts must begin with 0 and end with the number of tokens.");
@@ -243,18 +237,17 @@ class BoundPlan {
       const int64_t count = int64_t{starts[b + 1]} - starts[b], length = batch.context_lengths[b];
       require(count >= 0 && starts[b] >= 0 && starts[b + 1] <= batch.tokens,
               "sequence_starts must not fall.");
-      require(length >= count && length <= batch.table_width * cache.block_size,
+      require(length >= count && length <= batch.table_width * kPagePositions,
               "context_lengths[" + std::to_string(b) + "] = " + std::to_string(length) +
                   " must cover its tokens and fit its block table.");
-      for (int64_t i = 0; i * cache.block_size < length; ++i) {
+      for (int64_t i = 0; i * kPagePositions < length; ++i) {
         const int32_t block = batch.block_tables[b * batch.table_width + i];
-        require(block >= 0 && block < cache.blocks, "block_tables names block " + std::to_string(block) +
-                                                        " of a pool of " + std::to_string(cache.blocks) +
-                                                        ".");
+        require(block >= 0 && block < pool.blocks, "block_tables names block " + std::to_string(block) +
+                                                       " of a pool of " + std::to_string(pool.blocks) + ".");
       }
     }
     for (int64_t row = 0; row < batch.tokens; ++row) {
-      require(batch.slots[row] >= 0 && batch.slots[row] < cache.blocks * cache.block_size,
+      require(batch.slots[row] >= 0 && batch.slots[row] < pool.blocks * kPagePositions,
               "slot " + std::to_string(batch.slots[row]) + " is outside the cache.");
     }
   }
@@ -276,8 +269,7 @@ class BoundPlan {
 
 void bind_plan(nb::module_& m) {
   nb::class_<CachePools>(m, "CachePools")
-      .def(nb::init<std::vector<WritableArray>, std::vector<WritableArray>>(), nb::arg("keys"),
-           nb::arg("values"));
+      .def(nb::init<std::vector<WritableArray>, int64_t>(), nb::arg("pools"), nb::arg("head_dim"));
   nb::class_<BoundPlan>(m, "Plan")
       .def(nb::init<int64_t>(), nb::arg("max_positions"))
       .def("embed", &BoundPlan::embed, nb::arg("weight").noconvert())

@@ -45,7 +45,7 @@ struct Available {
       if (__builtin_cpu_supports("avx512vbmi")) tables[count++] = &kAvx512VbmiTable;
       tables[count++] = &kAvx512VnniTable;
     }
-    if (__builtin_cpu_supports("avx2")) tables[count++] = &kAvx2Table;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) tables[count++] = &kAvx2Table;
 #endif
 #ifdef TRITIUM_ARM
     if (has_matrix_products()) tables[count++] = &kNeonI8mmTable;

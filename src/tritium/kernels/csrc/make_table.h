@@ -6,6 +6,7 @@
 #include "coded_round.h"
 #include "dense.h"
 #include "elementwise.h"
+#include "kv_write.h"
 #include "ternary.h"
 
 namespace tritium {
@@ -36,6 +37,9 @@ constexpr KernelTable make_table(const char* name) {
       .rotate = rotate,
       .softmax = softmax,
       .attend = attend,
+      .merge_attention = merge_attention,
+      .finish_attention = finish_attention,
+      .write_position = write_position,
   };
 }
 

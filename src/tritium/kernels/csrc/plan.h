@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "arena.h"
+#include "attention_work.h"
 #include "table.h"
 #include "team.h"
 
@@ -33,8 +34,6 @@ constexpr int64_t grain_of(Domain domain) {
   return domain == Domain::kColumns ? 64 : 1;
 }
 
-constexpr int64_t kScratchBytesPerPosition = 24;  // attention: a score, a key's place and a value's
-
 struct Value {
   int64_t width = 0;      // elements of a row
   int64_t row_bytes = 0;  // 0: it says only that something was done, and has no memory
@@ -44,13 +43,10 @@ struct Value {
   int replicable_in = -1;  // the epoch in which every thread may have its own copy; -1: never
 };
 
-// The cache as the caller gives it: pools of every layer, [blocks, block_size, heads, dim].
+// The cache as the caller gives it: a pool for every layer, all of one shape.
 struct Cache {
-  std::vector<float*> keys, values;
-  int64_t blocks = 0;
-  int64_t block_size = 0;
-  int64_t heads = 0;
-  int64_t dim = 0;
+  KvPool shape;
+  std::vector<uint8_t*> pools;
 };
 
 // One call's work; see ForwardBatch in model/batch.py.
@@ -76,15 +72,12 @@ struct Step {
   const Plan* plan;
   Batch batch;
   float* logits;
-  std::vector<int32_t> sequence_of_row;
-  bool is_decode;    // every sequence has one new token
-  int64_t longest;   // context of the batch
-  int64_t attended;  // positions that all rows attend to together
+  AttentionWork attention;
+  std::vector<std::unique_ptr<AttentionMemory>> attention_memory;  // by thread
+  bool is_decode;  // every sequence has one new token, and no context is divided among threads
   std::vector<char*> buffers;
   std::vector<int64_t> copy_bytes;  // from one thread's copy of a buffer to the next
   std::vector<char> replicates;     // by epoch: whether threads use their own copies
-  char* scratch;                    // of attention, scratch_bytes for each thread
-  int64_t scratch_bytes;
   std::atomic<bool> has_overflowed{false};
 
   int64_t count(Rows rows) const { return rows == Rows::kTokens ? batch.tokens : batch.logit_count; }
@@ -149,6 +142,7 @@ class Plan final : public Work {
 
   void run_piece(int phase, int piece, int thread) override;
 
+  int64_t query_heads = 0;                                    // of every attention; 0: none was recorded
   std::map<std::pair<ValueId, int64_t>, ValueId> group_sums;  // by quantized value and group
 
  private:

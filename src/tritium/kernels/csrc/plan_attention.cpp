@@ -1,5 +1,4 @@
 // Positions and the cache: cut by heads of keys, each with the heads of queries that share it.
-#include <algorithm>
 #include <cmath>
 
 #include "plan_operations.h"
@@ -9,7 +8,6 @@ namespace {
 
 constexpr double kAngleNanoseconds = 20;  // a cosine and a sine
 constexpr double kElementNanoseconds = 0.1;
-constexpr double kAttentionOperations = 10;  // of one thread in a nanosecond: an order of magnitude is enough
 
 class Angles final : public Operation {
  public:
@@ -86,14 +84,11 @@ class WriteKv final : public HeadOperation {
   void run(Step& step, int thread, int64_t begin, int64_t end) const override {
     const float* k = step.at<float>(reads[0], thread);
     const float* v = step.at<float>(reads[1], thread);
-    const Cache& cache = *step.batch.cache;
-    float* keys = cache.keys[static_cast<size_t>(shape.layer)];
-    float* values = cache.values[static_cast<size_t>(shape.layer)];
+    KvPool pool = step.batch.cache->shape;
+    pool.memory = step.batch.cache->pools[static_cast<size_t>(shape.layer)];
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t slot = step.batch.slots[item / shape.kv_heads];
-      const int64_t to = (slot * shape.kv_heads + item % shape.kv_heads) * shape.dim;
-      std::copy_n(k + item * shape.dim, shape.dim, keys + to);
-      std::copy_n(v + item * shape.dim, shape.dim, values + to);
+      table().write_position(pool, k + item * shape.dim, v + item * shape.dim,
+                             step.batch.slots[item / shape.kv_heads], item % shape.kv_heads);
     }
   }
 };
@@ -104,40 +99,14 @@ class Attention final : public HeadOperation {
 
   // A decoding row reads its own new key and those of earlier steps; others read what their neighbours write.
   bool crosses_items(bool is_decode) const override { return !is_decode; }
+  int64_t items(const Step& step) const override { return step.attention.items(); }
   double nanoseconds(const Step& step) const override {
-    const int64_t products = step.attended * shape.heads * shape.dim;
-    return 4.0 * static_cast<double>(products) / kAttentionOperations;
+    return step.attention.item_nanoseconds() * static_cast<double>(step.attention.items());
   }
   void run(Step& step, int thread, int64_t begin, int64_t end) const override {
-    for (int64_t item = begin; item < end; ++item) {
-      attend(step, thread, item / shape.kv_heads, item % shape.kv_heads);
-    }
-  }
-
- private:
-  void attend(Step& step, int thread, int64_t row, int64_t head) const {
-    const Batch& batch = step.batch;
-    const Cache& cache = *batch.cache;
-    const int64_t b = step.sequence_of_row[static_cast<size_t>(row)];
-    const int64_t length = batch.context_lengths[b] - (batch.sequence_starts[b + 1] - row) + 1;
-    const int32_t* blocks = batch.block_tables + b * batch.table_width;
-    char* scratch = step.scratch + step.scratch_bytes * thread;
-    auto** keys = reinterpret_cast<const float**>(scratch);
-    auto** values = keys + step.longest;
-    auto* scores = reinterpret_cast<float*>(values + step.longest);
-    const float* key_pool = cache.keys[static_cast<size_t>(shape.layer)] + head * shape.dim;
-    const float* value_pool = cache.values[static_cast<size_t>(shape.layer)] + head * shape.dim;
-    const int64_t width = shape.kv_heads * shape.dim;
-    for (int64_t i = 0; i < length; ++i) {
-      const int64_t slot = blocks[i / cache.block_size] * cache.block_size + i % cache.block_size;
-      keys[i] = key_pool + slot * width;
-      values[i] = value_pool + slot * width;
-    }
-    const int64_t shared = shape.heads / shape.kv_heads;
-    const int64_t first = (row * shape.heads + head * shared) * shape.dim;
-    table().attend({step.at<float>(reads[0], thread) + first, keys, values,
-                    step.at<float>(writes[0], thread) + first, scores, shared, shape.dim, length,
-                    shape.scale});
+    const AttentionLayer layer{step.at<float>(reads[0], thread), step.at<float>(writes[0], thread),
+                               step.batch.cache->pools[static_cast<size_t>(shape.layer)], shape.scale};
+    step.attention.run(layer, begin, end, *step.attention_memory[static_cast<size_t>(thread)]);
   }
 };
 
@@ -175,6 +144,10 @@ ValueId record_write_kv(Plan& plan, ValueId k, ValueId v, const AttentionShape& 
 ValueId record_attention(Plan& plan, ValueId q, ValueId written, const AttentionShape& shape) {
   const int64_t width = shape.heads * shape.dim;
   require_width(plan, q, width);
+  if (plan.query_heads != 0 && plan.query_heads != shape.heads) {
+    throw std::invalid_argument("All layers of a plan have the same heads.");
+  }
+  plan.query_heads = shape.heads;
   const ValueId out = plan.add_value(Rows::kTokens, width, width * static_cast<int64_t>(sizeof(float)));
   auto operation = std::make_unique<Attention>(shape);
   operation->reads = {q, written};

@@ -85,19 +85,18 @@ int Plan::take_buffer(const Value& value, bool is_replicable, int epoch) {
 // Gives every buffer its place for this batch.
 void Plan::lay_out(Step& step, int threads) {
   const Batch& batch = step.batch;
-  step.sequence_of_row.resize(static_cast<size_t>(batch.tokens));
   step.is_decode = batch.tokens == batch.sequences;
-  step.longest = step.attended = 0;
-  for (int64_t b = 0; b < batch.sequences; ++b) {
-    const int64_t first = batch.sequence_starts[b], end = batch.sequence_starts[b + 1];
-    std::fill(step.sequence_of_row.begin() + first, step.sequence_of_row.begin() + end,
-              static_cast<int32_t>(b));
-    step.is_decode = step.is_decode && end == first + 1;
-    step.longest = std::max<int64_t>(step.longest, batch.context_lengths[b]);
-    step.attended += (end - first) * batch.context_lengths[b];
+  if (query_heads > 0) {
+    const KvPool& shape = batch.cache->shape;
+    step.attention.begin({shape, batch.block_tables, batch.sequence_starts, batch.context_lengths,
+                          batch.sequences, batch.table_width, query_heads, true},
+                         threads);
+    step.is_decode = step.attention.is_by_row();
+    while (step.attention_memory.size() < static_cast<size_t>(threads)) {
+      step.attention_memory.push_back(std::make_unique<AttentionMemory>(shape.dim));
+    }
   }
-  step.scratch_bytes = whole_lines(step.longest * kScratchBytesPerPosition);
-  int64_t size = step.scratch_bytes * threads;
+  int64_t size = 0;
   for (size_t i = 0; i < buffers_.size(); ++i) {
     const int64_t rows = step.count(buffers_[i].rows);
     const int64_t bytes = whole_lines(rows * buffers_[i].row_bytes);
@@ -106,8 +105,6 @@ void Plan::lay_out(Step& step, int threads) {
     size += has_copies ? bytes * threads : bytes;
   }
   char* next = arena_.reserve(size);
-  step.scratch = next;
-  next += step.scratch_bytes * threads;
   for (size_t i = 0; i < buffers_.size(); ++i) {
     const int64_t bytes = whole_lines(step.count(buffers_[i].rows) * buffers_[i].row_bytes);
     step.buffers[i] = next;

@@ -4,21 +4,56 @@
 #include <cstdint>
 
 #include "coded.h"
+#include "kv_pages.h"
 #include "tiles.h"
 
 namespace tritium {
 
-// One query position and one head of keys and values, shared by `heads` heads of queries.
+// Attention works in tiles of 64 positions and adds tiles up in segments of 512, counted from position 0 of
+// the sequence. Segments are merged in rising order. So the order of every sum is the same however a prompt
+// is cut into chunks, whoever is in the batch, and whether one thread computes all segments or several do.
+constexpr int64_t kTilePositions = 64;
+constexpr int64_t kSegmentPositions = 512;
+constexpr int64_t kAttentionRows = 32;  // at most in one task
+
+// Rows that attend to the same head of keys and values of one sequence: query positions x the query heads
+// that share it.
 struct AttentionTask {
-  const float* q;            // [heads, dim]
-  const float* const* keys;  // [length] rows of dim
-  const float* const* values;
-  float* out;     // [heads, dim]
-  float* scores;  // [length], scratch
-  int64_t heads;
+  KvType type;
+  const uint8_t* pages;   // of this head, in block 0; block b lies b x block_bytes further
+  const int32_t* blocks;  // of the sequence
+  int64_t block_bytes;
+  int64_t half_page_bytes;
   int64_t dim;
-  int64_t length;
+  int64_t padded;  // dim, rounded up to 16
+  int64_t rows;
+  const float* const* q;   // [rows] of dim
+  const int32_t* lengths;  // [rows], rising: how many positions each row sees, at least 1
   float scale;
+};
+
+// The first row that sees position `begin`.
+inline int64_t first_row_at(const AttentionTask& task, int64_t begin) {
+  int64_t row = 0;
+  while (row < task.rows && task.lengths[row] <= begin) ++row;
+  return row;
+}
+
+// The softmax so far of up to kAttentionRows rows.
+struct AttentionState {
+  float* largest;  // [rows] scores
+  float* total;    // [rows] of exp(score - largest)
+  float* mixed;    // [rows, padded] of exp(score - largest) x value
+};
+
+// What a thread works with inside one tile.
+struct AttentionScratch {
+  static constexpr int kRowsAtOnce = 4;
+  alignas(64) float weights[kRowsAtOnce][kTilePositions];
+  alignas(64) int16_t words[kRowsAtOnce][kTilePositions];
+  alignas(64) int16_t query_words[kAttentionRows][kLargestQuantizedHead];
+  float word_scale[kRowsAtOnce];
+  float query_scale[kAttentionRows];
 };
 
 struct KernelTable {
@@ -60,7 +95,17 @@ struct KernelTable {
   bool (*is_finite)(const float* x, int64_t count);
   void (*rotate)(float* head, const float* cosine, const float* sine, int64_t half);
   void (*softmax)(const float* x, int64_t rows, int64_t count, float* out);
-  void (*attend)(const AttentionTask& task);
+  // Segments [begin, end) of a task into `state`, over `part`; rows that see none of them are left alone.
+  void (*attend)(const AttentionTask& task, int64_t begin, int64_t end, const AttentionState& state,
+                 const AttentionState& part, AttentionScratch& scratch);
+  // Adds the rows [begin, end) of a later segment.
+  void (*merge_attention)(const AttentionState& state, const AttentionState& later, int64_t padded,
+                          int64_t begin, int64_t end);
+  // One row: mixed / total.
+  void (*finish_attention)(const float* mixed, float total, int64_t dim, float* out);
+  // One position of one head into its page.
+  void (*write_position)(const KvPool& pool, const float* key, const float* value, int64_t slot,
+                         int64_t head);
 };
 
 extern const KernelTable kScalarTable;

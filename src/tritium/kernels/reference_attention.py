@@ -1,0 +1,250 @@
+"""The numpy truth of attention, in the order of sums that the native kernels keep: equal to the bit.
+
+A sequence is cut into tiles of 64 positions, counted from its first; a softmax runs along the tiles of a
+segment of 512 positions, and segments are merged in rising order. Nothing else decides a result.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from tritium.kernels.pages import BLOCK_SIZE, SCALE_BYTES, Pool, new_pool, padded_head
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    F32: TypeAlias = NDArray[np.float32]
+    I32: TypeAlias = NDArray[np.int32]
+
+TILE = 64
+SEGMENT = 512
+_WORD = np.float32(32767)
+_EXPONENTIAL = (
+    1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1
+)  # fmt: skip
+_NOTHING = np.float32(1e-30)
+
+
+def paged_attention(
+    q: F32,
+    pool: Pool,
+    *,
+    block_tables: I32,
+    query_starts: I32,
+    context_lengths: I32,
+    scale: float,
+    threads: int = 1,
+) -> F32:
+    """Causal attention of q [T, H, D] over the pages of its sequences: float32 [T, H, D]."""
+    del threads
+    out = np.zeros_like(q)
+    for table, (start, stop), context in zip(
+        block_tables, itertools.pairwise(query_starts), context_lengths, strict=True
+    ):
+        lengths = np.arange(context - (stop - start), context) + 1
+        blocks = table[: -(-int(context) // BLOCK_SIZE)]
+        out[start:stop] = _attend_sequence(q[start:stop], pool, blocks, lengths, scale=scale)
+    return out
+
+
+def ragged_attention(q: F32, k: F32, v: F32, *, sequence_starts: I32, scale: float, threads: int = 1) -> F32:
+    """Attention in both directions inside each sequence of q, k, v [T, H, D]: float32 [T, H, D]."""
+    del threads
+    out = np.zeros_like(q)
+    for start, stop in itertools.pairwise(sequence_starts):
+        length = int(stop - start)
+        blocks = np.arange(-(-length // BLOCK_SIZE), dtype=np.int32)
+        pool = new_pool("fp32", num_blocks=len(blocks), heads=q.shape[1], head_dim=q.shape[2])
+        write_kv(k[start:stop], v[start:stop], pool, np.arange(length))
+        lengths = np.full(length, length)
+        out[start:stop] = _attend_sequence(q[start:stop], pool, blocks, lengths, scale=scale)
+    return out
+
+
+def write_kv(k: F32, v: F32, pool: Pool, slots: NDArray[np.int64], *, threads: int = 1) -> None:
+    """Writes k and v [T, KVH, D] into a pool at slots [T]; slot = block x 16 + offset."""
+    del threads
+    dim = k.shape[2]
+    for row, slot in enumerate(slots):
+        block, offset = divmod(int(slot), BLOCK_SIZE)
+        for head in range(pool.shape[1]):
+            for side, numbers in enumerate((k[row, head], v[row, head])):
+                half = pool[block, head, side]
+                stored = np.zeros(padded_head(dim), half.dtype)
+                stored[:dim] = _as_stored(numbers, half, offset)
+                place = _place(half, offset, is_value=bool(side))
+                place[...] = stored.reshape(place.shape)
+
+
+def _place(half: Pool, offset: int, *, is_value: bool) -> Pool:
+    """Where one position's numbers lie in half a page: a view."""
+    if half.dtype != np.int8:
+        return half.reshape(BLOCK_SIZE, -1)[offset] if is_value else half.reshape(-1, BLOCK_SIZE)[:, offset]
+    numbers = half[SCALE_BYTES:]
+    if is_value:
+        return numbers.reshape(BLOCK_SIZE // 2, -1, 2)[offset // 2, :, offset % 2]
+    return numbers.reshape(-1, BLOCK_SIZE, 2)[:, offset]
+
+
+def _as_stored(numbers: F32, half: Pool, offset: int) -> Pool:
+    if half.dtype == np.float16:
+        limit = np.float32(65504)
+        bounded = np.where(np.isinf(numbers), numbers, np.clip(numbers, -limit, limit))
+        return bounded.astype(np.float16)
+    if half.dtype == np.float32:
+        return numbers
+    largest = np.abs(numbers).max()
+    is_nothing = largest < _NOTHING
+    scale = np.float32(0) if is_nothing else np.where(np.isfinite(largest), largest / np.float32(127), np.nan)
+    half[:SCALE_BYTES].view(np.float32)[offset] = scale
+    factor = np.float32(127) / largest if scale > 0 else np.float32(0)
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(np.rint(numbers * factor)).astype(np.int8)
+
+
+def exponential(x: F32) -> F32:
+    """e^x as the kernels compute it: within 2 units in the last place, 0 below -87.3."""
+    one = np.float32
+    bounded = np.where(x < one(-87.3), one(-87.3), x)
+    bounded = np.where(bounded > one(88), one(88), bounded)
+    magic = one(12582912)
+    with np.errstate(invalid="ignore"):
+        shifted = bounded * one(1.44269504) + magic
+        whole = shifted - magic
+        rest = (bounded - whole * one(0.693359375)) - whole * one(-2.12194440e-4)
+        series = np.full_like(rest, one(_EXPONENTIAL[0]))
+        for coefficient in _EXPONENTIAL[1:]:
+            series = series * rest + one(coefficient)
+        series = series * rest * rest + rest + one(1)
+        power = (shifted.view(np.int32) - magic.view(np.int32) + np.int32(127)) << np.int32(23)
+        result = series * power.view(np.float32)
+    return np.where(x < one(-87.3), one(0), result)
+
+
+def _fold(values: F32) -> F32:
+    """Sums sixteen lanes [..., 16] by halves."""
+    while values.shape[-1] > 1:
+        half = values.shape[-1] // 2
+        values = values[..., :half] + values[..., half:]
+    return values[..., 0]
+
+
+@dataclass
+class _State:
+    """A softmax so far: largest score [R], sum of exponentials [R], mixed values [R, D]."""
+
+    largest: F32
+    total: F32
+    mixed: F32
+
+    @classmethod
+    def empty(cls, rows: int, dim: int) -> _State:
+        largest = np.full(rows, -np.inf, np.float32)
+        return cls(largest, np.zeros(rows, np.float32), np.zeros((rows, dim), np.float32))
+
+    def merge(self, later: _State, rows: NDArray[np.bool_]) -> None:
+        top = np.maximum(self.largest, later.largest)[rows]
+        kept, added = exponential(self.largest[rows] - top), exponential(later.largest[rows] - top)
+        self.largest[rows] = top
+        self.total[rows] = self.total[rows] * kept + later.total[rows] * added
+        self.mixed[rows] = self.mixed[rows] * kept[:, None] + later.mixed[rows] * added[:, None]
+
+
+class _Head:
+    """The keys and values of one head of one sequence, as they lie in a pool."""
+
+    def __init__(self, pool: Pool, blocks: I32, head: int, dim: int, *, scale: np.float32) -> None:
+        self.scale = scale
+        self.keys, self.key_scales = self._read(pool[blocks, head, 0], dim, is_value=False)
+        self.values, self.value_scales = self._read(pool[blocks, head, 1], dim, is_value=True)
+
+    @staticmethod
+    def _read(halves: Pool, dim: int, *, is_value: bool) -> tuple[F32, F32 | None]:
+        places = [_place(half, i, is_value=is_value) for half in halves for i in range(BLOCK_SIZE)]
+        numbers = np.stack([place.reshape(-1)[:dim] for place in places]).astype(np.float32)
+        if halves.dtype != np.int8:
+            return numbers, None
+        return numbers, np.concatenate([half[:SCALE_BYTES].view(np.float32) for half in halves])
+
+    def scores(self, q: F32, begin: int, end: int) -> F32:
+        """Scores [R, end - begin] of queries [R, D]."""
+        keys = self.keys[begin:end]
+        if self.key_scales is None:
+            sums = np.zeros((2, len(q), end - begin), np.float32)  # of even and of odd dimensions
+            for d in range(q.shape[1]):
+                sums[d % 2] += q[:, d, None] * keys[:, d]
+            scores: F32 = (sums[0] + sums[1]) * self.scale
+            return scores
+        words, scales = _to_words(q)
+        exact = (words.astype(np.int64) @ keys.astype(np.int64).T).astype(np.float32)
+        return exact * (self.key_scales[begin:end] * (scales * self.scale)[:, None])
+
+    def mixed(self, weights: F32, begin: int, end: int) -> F32:
+        """Values [R, D] weighted by [R, end - begin]."""
+        values = self.values[begin:end]
+        if self.value_scales is None:
+            sums = np.zeros((len(weights), values.shape[1]), np.float32)
+            for position in range(end - begin):
+                sums += weights[:, position, None] * values[position]
+            return sums
+        words, scales = _to_words(weights * self.value_scales[begin:end])
+        exact = (words.astype(np.int64) @ values.astype(np.int64)).astype(np.float32)
+        return exact * scales[:, None]
+
+
+def _to_words(rows: F32) -> tuple[F32, F32]:
+    """Rounds rows [R, N] to 16 bits, relative to each one's largest magnitude; and what a unit stands for."""
+    top = np.abs(rows).max(axis=1, initial=0)
+    top = np.where(np.isfinite(top), top, np.float32(np.nan))
+    is_zero = ~(top >= _NOTHING)
+    with np.errstate(divide="ignore"):
+        factor = np.where(is_zero, np.float32(0), _WORD / top)
+    scales = np.where(is_zero, top * np.float32(0), top / _WORD)
+    return np.rint(np.nan_to_num(rows * factor[:, None])), scales
+
+
+def _attend_sequence(q: F32, pool: Pool, blocks: I32, lengths: NDArray[np.int64], *, scale: float) -> F32:
+    """Queries [Q, H, D] that see `lengths` [Q] positions of one sequence."""
+    queries, heads, dim = q.shape
+    shared = heads // pool.shape[1]
+    out = np.zeros_like(q)
+    for head in range(pool.shape[1] if queries else 0):
+        kept = _Head(pool, blocks, head, dim, scale=np.float32(scale))
+        own = slice(head * shared, (head + 1) * shared)
+        rows = np.ascontiguousarray(q[:, own]).reshape(-1, dim)
+        state = _attend_head(rows, kept, np.repeat(lengths, shared))
+        out[:, own] = (state.mixed / state.total[:, None]).reshape(queries, shared, dim)
+    return out
+
+
+def _attend_head(q: F32, head: _Head, lengths: NDArray[np.int64]) -> _State:
+    state = _State.empty(*q.shape)
+    for segment in range(0, int(lengths.max()), SEGMENT):
+        part = _State.empty(*q.shape) if segment else state
+        for begin in range(segment, min(segment + SEGMENT, int(lengths.max())), TILE):
+            _attend_tile(q, head, lengths, begin, part)
+        if segment:
+            state.merge(part, lengths > segment)
+    return state
+
+
+def _attend_tile(q: F32, head: _Head, lengths: NDArray[np.int64], begin: int, state: _State) -> None:
+    seeing = lengths > begin
+    end = min(begin + TILE, int(lengths.max()))
+    scores = np.full((int(seeing.sum()), TILE), -np.inf, np.float32)
+    scores[:, : end - begin] = head.scores(q[seeing], begin, end)
+    scores[np.arange(begin, begin + TILE) >= lengths[seeing, None]] = -np.inf
+    before = state.largest[seeing]
+    top = np.maximum(before, scores.max(axis=1))
+    kept = np.where(top > before, exponential(before - top), np.float32(1))
+    weights = exponential(scores - top[:, None])
+    lanes = weights.reshape(-1, 4, 16)
+    total = _fold((lanes[:, 0] + lanes[:, 1]) + (lanes[:, 2] + lanes[:, 3]))
+    state.largest[seeing] = top
+    state.total[seeing] = state.total[seeing] * kept + total
+    mixed = head.mixed(weights[:, : end - begin], begin, end)
+    state.mixed[seeing] = state.mixed[seeing] * kept[:, None] + mixed
