@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -21,11 +21,16 @@ from tritium.errors import MissingExtraError, ValidationError
 if TYPE_CHECKING:
     import socket
 
+    from tritium.kernels.pages import KvDtype
+
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 ApiKey = Annotated[
     str | None,
     typer.Option(envvar="TRITIUM_API_KEY", help="What callers must send; by default everybody is let in."),
+]
+KvDtypeOption = Annotated[
+    str, typer.Option(help="What the key-value cache holds: int8, fp16 or fp32 (four times the memory).")
 ]
 Name = Annotated[str | None, typer.Option(help="The model's name in requests; by default its directory's.")]
 
@@ -38,6 +43,7 @@ def serve(
     api_key: ApiKey = None,
     name: Name = None,
     threads: ThreadsOption = None,
+    kv_dtype: KvDtypeOption = "int8",
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Serve a model through the OpenAI API until interrupted."""
@@ -47,13 +53,15 @@ def serve(
     try:
         import uvicorn
 
+        from tritium.engine.config import EngineConfig
         from tritium.protocol.app import DRAIN_SECONDS, create_app
     except ImportError as error:
         raise MissingExtraError(extra="serve", feature="The server") from error
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         _bind(listener, host, port)  # before a large model is loaded for nothing
-        app = create_app(model, api_key=api_key, served_name=name, threads=threads)
+        limits = EngineConfig(kv_dtype=cast("KvDtype", kv_dtype))  # which refuses any other
+        app = create_app(model, api_key=api_key, served_name=name, threads=threads, config=limits)
         url = _url(host, listener.getsockname()[1])
         if api_key is None and not _is_local(host):
             write_note(

@@ -20,7 +20,8 @@ class EngineConfig:
 
     Attributes:
         kv_cache_bytes: memory of the key-value cache (never more than `max_running` full contexts need).
-        kv_dtype: what the cache holds keys and values in: "fp32", "fp16" or "int8" (a quarter of the memory).
+        kv_dtype: what the cache holds keys and values in: "int8" (a quarter of the memory), "fp16" or "fp32".
+        shares_prefixes: whether requests with the same beginning and salt compute it once.
         max_batched_tokens: tokens computed in one step, over all requests; long prompts are cut into chunks.
         max_running: requests that share a step.
         max_waiting: requests that wait; one more is refused.
@@ -28,7 +29,8 @@ class EngineConfig:
     """
 
     kv_cache_bytes: int = 512 * 2**20
-    kv_dtype: KvDtype = "fp32"
+    shares_prefixes: bool = True
+    kv_dtype: KvDtype = "int8"
     max_batched_tokens: int = 512
     max_running: int = 32
     max_waiting: int = 256
@@ -37,6 +39,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("kv_cache_bytes", "max_batched_tokens", "max_running", "max_waiting"):
             whole_number_between(name, getattr(self, name), low=1, high=_LARGEST)
+        if not isinstance(self.shares_prefixes, bool):
+            raise ValidationError("shares_prefixes must be True or False.", param="shares_prefixes")
         if self.kv_dtype not in KV_DTYPES:
             raise ValidationError(
                 f"kv_dtype must be one of {', '.join(KV_DTYPES)}, not {self.kv_dtype!r}.", param="kv_dtype"

@@ -75,6 +75,7 @@ class Engine:
             policy=policy or FirstComeFirstServed(),
             max_batched_tokens=self.config.max_batched_tokens,
             max_running=self.config.max_running,
+            shares_prefixes=self.config.shares_prefixes,
         )
         self._sequences: dict[str, Sequence] = {}
         self._serial = 0
@@ -173,6 +174,8 @@ class Engine:
                     texts[request_id] = self._extend(chunk.sequence, logits[request_id])
                 except BitNetServiceError as error:
                     errors[request_id] = str(error)
+            if request_id not in errors:
+                self._scheduler.remember(chunk.sequence)
         elapsed = time.monotonic_ns() - started
         self._monitor.record_step(elapsed)
         writing = sum(chunk.num_tokens == 1 for chunk in chunks)
@@ -198,6 +201,7 @@ class Engine:
             step_seconds=monitor.step_nanoseconds / 1e9,
             prompt_tokens=monitor.prompt_tokens,
             generated_tokens=monitor.generated_tokens,
+            cached_tokens=monitor.cached_tokens,
             preemptions=self._scheduler.num_preemptions,
             finished=dict(monitor.finished),
             time_to_first_token=monitor.time_to_first_token.histogram(),

@@ -38,6 +38,7 @@ class InferenceMetrics:
     Attributes:
         kv_blocks_used: blocks of the key-value cache somebody holds, of `kv_blocks_total`.
         step_seconds: time in steps altogether.
+        cached_tokens: of the prompts' tokens, those that earlier requests had computed.
         finished: requests by finish reason.
         time_to_first_token: from arrival to the first token, per request.
         inter_token_latency: from one token to the next, per token.
@@ -52,6 +53,7 @@ class InferenceMetrics:
     step_seconds: float
     prompt_tokens: int
     generated_tokens: int
+    cached_tokens: int
     preemptions: int
     finished: Mapping[str, int]
     time_to_first_token: Histogram
@@ -88,6 +90,7 @@ class InferenceMonitor:
     step_nanoseconds: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    cached_tokens: int = 0
     finished: Counter[str] = field(default_factory=Counter)
     time_to_first_token: LatencyRecorder = field(default_factory=LatencyRecorder)
     inter_token_latency: LatencyRecorder = field(default_factory=LatencyRecorder)
@@ -109,3 +112,4 @@ class InferenceMonitor:
         """Count a finished request."""
         self.finished[str(output.finish_reason)] += 1
         self.prompt_tokens += output.prompt_tokens
+        self.cached_tokens += output.cached_tokens

@@ -166,12 +166,15 @@ class GenerationRequest:
     Attributes:
         request_id: unique among the requests an engine works on.
         arrival: `time.monotonic()` in seconds when it reached the engine's process.
+        cache_salt: only requests with the same salt share computed prefixes, so that nobody can find out by
+            timing what others have asked.
     """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     arrival: float = field(default_factory=time.monotonic)
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +187,8 @@ class TokenOutput:
         completion_tokens: new tokens so far, this output included.
         compute_seconds: the request's share of all steps it took part in, so far.
         queue_seconds: from arrival to its first step.
-        peak_kv_bytes: the most key-value memory it held.
+        peak_kv_bytes: the most key-value memory it held, shared blocks included.
+        cached_tokens: tokens of the prompt that earlier requests had computed.
         error: for finish reason "error": what happened.
     """
 
@@ -197,6 +201,7 @@ class TokenOutput:
     compute_seconds: float
     queue_seconds: float
     peak_kv_bytes: int
+    cached_tokens: int = 0
     error: str | None = None
 
 

@@ -52,6 +52,7 @@ class Scheduler:
         policy: SchedulingPolicy,
         max_batched_tokens: int,
         max_running: int,
+        shares_prefixes: bool = False,
     ) -> None:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -60,6 +61,7 @@ class Scheduler:
         self._policy = policy
         self._max_batched_tokens = max_batched_tokens
         self._max_running = max_running
+        self._shares_prefixes = shares_prefixes
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -70,6 +72,17 @@ class Scheduler:
         queue = self.running if sequence in self.running else self.waiting
         queue.remove(sequence)
         self._allocator.release(sequence.blocks)
+
+    def remember(self, sequence: Sequence) -> None:
+        """Let later requests find what a running sequence has computed."""
+        if self._shares_prefixes:
+            self._allocator.remember(
+                sequence.tokens,
+                sequence.blocks,
+                sequence.block_keys,
+                num_computed=sequence.num_computed,
+                salt=sequence.request.cache_salt,
+            )
 
     def schedule(self, *, prompt_tokens: int | None = None) -> list[Chunk]:
         """Choose the chunks of the next step; every chunk's blocks are reserved on return.
@@ -108,13 +121,28 @@ class Scheduler:
     def _admit_waiting(self, chunks: list[Chunk], budget: int) -> None:
         while self.waiting and budget and len(self.running) < self._max_running:
             sequence = min(self.waiting, key=self._policy.rank)
+            if self._shares_prefixes:
+                self._share_prefix(sequence)
             num_tokens = min(sequence.num_uncomputed, budget)
             if not self._reserve(sequence, num_tokens):
+                self._give_back(sequence)
                 return
+            if not sequence.num_preemptions:  # later it finds what it has computed itself
+                sequence.num_cached = sequence.num_computed
             self.waiting.remove(sequence)
             self.running.append(sequence)
             chunks.append(Chunk(sequence, num_tokens))
             budget -= num_tokens
+
+    def _share_prefix(self, sequence: Sequence) -> None:
+        salt = sequence.request.cache_salt
+        sequence.blocks, sequence.block_keys = self._allocator.share_prefix(sequence.tokens, salt=salt)
+        sequence.num_computed = len(sequence.blocks) * self._allocator.block_size
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self._allocator.release(sequence.blocks)
+        sequence.num_computed = 0
+        sequence.block_keys = []
 
     def _reserve(self, sequence: Sequence, num_tokens: int) -> bool:
         has_room = self._allocator.extend(sequence.blocks, num_tokens=sequence.num_computed + num_tokens)

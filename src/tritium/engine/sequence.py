@@ -22,6 +22,8 @@ class Sequence:
         tokens: prompt and answer so far.
         num_computed: tokens whose keys and values are in the cache.
         blocks: the blocks of the cache it holds, in order of position.
+        block_keys: under what the full ones among them are remembered.
+        num_cached: tokens of the prompt that earlier requests had computed.
         limit: tokens of prompt and answer together at which it must end.
     """
 
@@ -34,6 +36,8 @@ class Sequence:
         self.tokens = list(request.prompt_token_ids)
         self.num_computed = 0
         self.blocks: list[int] = []
+        self.block_keys: list[bytes] = []
+        self.num_cached = 0
         self.counts: Counter[int] = Counter()
         self.seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
         self.compute_nanoseconds = 0
@@ -77,6 +81,7 @@ class Sequence:
     def forget_computed(self) -> None:
         """Start over with computing (its blocks were taken); tokens and text stay."""
         self.num_computed = 0
+        self.block_keys = []
         self.num_preemptions += 1
 
     def output(
@@ -94,5 +99,6 @@ class Sequence:
             compute_seconds=self.compute_nanoseconds / _NANOSECONDS,
             queue_seconds=max(0.0, started - self.request.arrival),
             peak_kv_bytes=self.peak_blocks * block_bytes,
+            cached_tokens=self.num_cached,
             error=error,
         )

@@ -74,12 +74,16 @@ class ChatAnswer:
         """Return a chunk of new text."""
         return self._chunk(index, {"content": text} if text else {}, finish_reason)
 
-    def usage_chunk(self, choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, object]:
+    def usage_chunk(
+        self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
+    ) -> dict[str, object]:
         """Return the last chunk of a stream which asked for usage numbers."""
-        usage = usage_object(choices, prompt_tokens=prompt_tokens)
+        usage = usage_object(choices, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
         return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
-    def whole(self, choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, object]:
+    def whole(
+        self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
+    ) -> dict[str, object]:
         """Return the answer in one piece."""
         items = [
             {
@@ -90,7 +94,7 @@ class ChatAnswer:
             }
             for index, choice in enumerate(choices)
         ]
-        usage = usage_object(choices, prompt_tokens=prompt_tokens)
+        usage = usage_object(choices, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
         return {**self._head, "object": "chat.completion", "choices": items, "usage": usage}
 
     def _chunk(self, index: int, delta: dict[str, object], finish_reason: str | None) -> dict[str, object]:

@@ -63,14 +63,26 @@ class CompletionAnswer:
         """Return a chunk of new text."""
         return {**self._head, "choices": [_choice(index, text, finish_reason)]}
 
-    def usage_chunk(self, choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, object]:
+    def usage_chunk(
+        self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
+    ) -> dict[str, object]:
         """Return the last chunk of a stream which asked for usage numbers."""
-        return {**self._head, "choices": [], "usage": usage_object(choices, prompt_tokens=prompt_tokens)}
+        return {
+            **self._head,
+            "choices": [],
+            "usage": usage_object(choices, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens),
+        }
 
-    def whole(self, choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, object]:
+    def whole(
+        self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
+    ) -> dict[str, object]:
         """Return the answer in one piece."""
         items = [_choice(index, choice.text, choice.finish_reason) for index, choice in enumerate(choices)]
-        return {**self._head, "choices": items, "usage": usage_object(choices, prompt_tokens=prompt_tokens)}
+        return {
+            **self._head,
+            "choices": items,
+            "usage": usage_object(choices, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens),
+        }
 
 
 def _choice(index: int, text: str, finish_reason: str | None) -> dict[str, object]:

@@ -160,7 +160,11 @@ class OpenAIRoutes:
             choices = await run_until_client_leaves(asyncio.create_task(fanout.drain()), request.receive)
             if choices is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
-            return self._json(request, form.whole(choices, prompt_tokens=fanout.prompt_tokens), principal)
+            return self._json(
+                request,
+                form.whole(choices, prompt_tokens=fanout.prompt_tokens, cached_tokens=fanout.cached_tokens),
+                principal,
+            )
         finally:
             if not is_handed_over:
                 await asyncio.shield(fanout.aclose())

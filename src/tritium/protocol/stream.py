@@ -37,10 +37,14 @@ class AnswerForm(Protocol):
     def piece(self, index: int, *, text: str, finish_reason: str | None) -> dict[str, object]:
         """Return a chunk of new text."""
 
-    def usage_chunk(self, choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, object]:
+    def usage_chunk(
+        self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
+    ) -> dict[str, object]:
         """Return the closing chunk of usage numbers."""
 
-    def whole(self, choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, object]:
+    def whole(
+        self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
+    ) -> dict[str, object]:
         """Return the answer in one piece."""
 
 
@@ -120,6 +124,11 @@ class Fanout:
     def prompt_tokens(self) -> int:
         """Tokens of all prompts; a prompt with several choices counts once."""
         return sum(last.prompt_tokens for last in self._last[:: self._choices_per_prompt] if last)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of all prompts that earlier requests had computed; those of a prompt's first choice."""
+        return sum(last.cached_tokens for last in self._last[:: self._choices_per_prompt] if last)
 
     async def aclose(self) -> None:
         """Cancel what still runs and wait until the backend has let go of it."""
@@ -202,5 +211,11 @@ class EventStream(StreamingResponse):
                 yield _event(self._form.piece(index, text=output.text, finish_reason=output.finish_reason))
         if self._includes_usage:
             choices = self._fanout.finished()
-            yield _event(self._form.usage_chunk(choices, prompt_tokens=self._fanout.prompt_tokens))
+            yield _event(
+                self._form.usage_chunk(
+                    choices,
+                    prompt_tokens=self._fanout.prompt_tokens,
+                    cached_tokens=self._fanout.cached_tokens,
+                )
+            )
         yield b"data: [DONE]\n\n"

@@ -18,11 +18,14 @@ class FinishedChoice:
     completion_tokens: int
 
 
-def usage_object(choices: Sequence[FinishedChoice], *, prompt_tokens: int) -> dict[str, int]:
+def usage_object(
+    choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
+) -> dict[str, object]:
     """Return the wire's `usage`: the prompt counts once, however many choices continue it."""
     completion_tokens = sum(choice.completion_tokens for choice in choices)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }

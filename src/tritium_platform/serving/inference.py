@@ -93,7 +93,12 @@ class InferenceService:
             max_tokens=sampling.max_tokens,
             context_limit=facts.maximum_positions,
         )
-        request = GenerationRequest(request_id=request_id, prompt_token_ids=token_ids, sampling=sampling)
+        request = GenerationRequest(
+            request_id=request_id,
+            prompt_token_ids=token_ids,
+            sampling=sampling,
+            cache_salt=str(context.tenant_id),  # a tenant shares prefixes with itself alone
+        )
         return ScheduledGeneration(deployment=deployment, request=request, largest_tokens=largest)
 
     async def schedule_embedding(
