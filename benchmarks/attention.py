@@ -11,6 +11,7 @@ visible positions. The bandwidth is that of reading 640 MB by numpy's sum over i
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import time
@@ -23,6 +24,8 @@ from tritium.kernels import _native, cpu, pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
     from tritium.kernels.pages import KvDtype, Pool
 
@@ -46,9 +49,15 @@ def rate(work: Callable[[], object], *, seconds: float) -> float:
     return best
 
 
+@functools.cache
+def memory_to_read() -> NDArray[np.int64]:
+    """640 MB."""
+    return np.ones(2 * COLD_BYTES // 8, dtype=np.int64)
+
+
 def read_bandwidth(threads: int) -> float:
     """Bytes per second that so many threads read from memory."""
-    parts = np.array_split(np.ones(2 * COLD_BYTES // 8, dtype=np.int64), threads)
+    parts = np.array_split(memory_to_read(), threads)
     with ThreadPoolExecutor(threads) as pool:
         return 2 * COLD_BYTES * rate(lambda: list(pool.map(np.sum, parts)), seconds=0.4)
 
@@ -121,12 +130,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=0.3, help="time for each figure")
+    parser.add_argument(
+        "--part", choices=["decode", "prefill"], help="one of the two tables; by default both"
+    )
     parser.add_argument("--isa", choices=_native.available_isas(), default=_native.isa())
     options = parser.parse_args()
     _native.set_isa(options.isa)
     print(f"{options.isa}, {os.cpu_count()} processors\n")
-    decode_table(options.seconds)
-    prefill_table(options.seconds)
+    if options.part != "prefill":
+        decode_table(options.seconds)
+    if options.part != "decode":
+        prefill_table(options.seconds)
 
 
 if __name__ == "__main__":
