@@ -106,11 +106,15 @@ class DecoderModel:
             ValidationError: a token id outside the vocabulary or a position beyond the context.
             ProcessingError: an activation became NaN or infinite.
         """
-        self._check(batch)
         recorded = self.recorded()
-        if recorded is not None:
+        if recorded is None:
+            self._check(batch)
+            return self._forward(self._eager(batch, cache))
+        try:
             return recorded(batch, cache, threads=self.threads)
-        return self._forward(self._eager(batch, cache))
+        except ValidationError:
+            self._check(batch)  # says more, if that is what is wrong
+            raise
 
     def forward_full(self, token_ids: npt.ArrayLike) -> Float32:
         """Run one whole sequence [T] with a temporary cache; return its logits, float32 [T, vocabulary]."""
@@ -128,9 +132,9 @@ class DecoderModel:
 
     def recorded(self) -> RecordedForward | None:
         """Return the forward pass as one native call; None while an observer watches it layer by layer."""
-        if self.observer is not None or not can_record(self._linears.as_dict()):
+        if self.observer is not None:
             return None
-        if self._recorded is None:
+        if self._recorded is None and can_record(self._linears.as_dict()):
             recorder = Recorder(self.config, self._linears.as_dict(), self.inverse_frequencies)
             self._recorded = recorder.finish(self._forward(recorder))
         return self._recorded

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tritium.errors import ProcessingError, ValidationError
 from tritium.kernels import cpu
+from tritium.kernels.cpu import CodedMatrix
 from tritium.model.layers import NOT_FINITE, DenseLinear, TernaryLinear
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Recorder:
 
     def embed(self, table: Embedding) -> int:
         """Look the tokens of the batch up: [T, hidden]."""
+        if isinstance(table.weight, CodedMatrix):
+            return self._plan.coded_embed(table.weight)
         return self._plan.embed(table.weight)
 
     def normalise(self, norm: RMSNorm, x: int) -> int:
@@ -63,6 +66,8 @@ class Recorder:
 
     def head(self, head: DenseLinear, x: int) -> int:
         """Map rows [S, hidden] to logits [S, vocabulary]."""
+        if isinstance(head.weight, CodedMatrix):
+            return self._plan.coded(self._plan.quantize(x), head.weight, "head")
         return self._plan.dense(x, head.weight, head.bias, "head")
 
     def finish(self, logits: int) -> RecordedForward:

@@ -270,6 +270,24 @@ def test_a_layer_the_plan_does_not_know_still_runs() -> None:
     assert np.isfinite(model.forward_full([1, 2, 3])).all()
 
 
+@pytest.mark.parametrize("bits", [6, 8])
+@pytest.mark.parametrize("sequences", [1, 3, 9])
+def test_embedding_and_head_of_codes(bits: int, sequences: int) -> None:
+    model = Shape(hidden=200, vocabulary=300).build(seed=1, threads=2)
+    floats = np.random.default_rng(1).standard_normal((300, 200)).astype(np.float32)
+    coded = cpu.prepare_coded(cpu.round_to_codes(floats, bits=bits)[0])
+    model._embedding = replace(model._embedding, weight=coded)
+    model.head = replace(model.head, weight=coded)
+    planned, expected = caches(model, sequences, seed=2)
+    batch = a_step(planned, [(5, 1)] * sequences, wanted=list(range(sequences)), seed=3)
+    hidden = cpu.coded_lookup(coded, batch.token_ids)
+    for index in range(model.config.num_layers):
+        hidden = model.run_block(index, hidden, batch, expected)
+    rows = model._final_norm(np.ascontiguousarray(hidden[batch.logit_rows]))
+    logits = cpu.coded_matmul(coded, *cpu.quantize_activations(rows))
+    assert_same_bits(model.forward(batch, planned), logits)
+
+
 # What the last layer makes is read by no other one: only the rows of the head are looked at.
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj", "model.layers.2.mlp.down_proj"])
 def test_an_overflow_is_refused(name: str) -> None:

@@ -95,15 +95,23 @@ class BoundPlan {
   }
   ValueId dense_linear(ValueId x, const Array& weight, const nb::object& bias, const std::string& kind) {
     const DenseView view = dense(weight);
-    names_.push_back(std::make_unique<std::string>(kind));
-    return record_dense(plan_, x, view, bias_of(bias, view.rows), names_.back()->c_str());
+    return record_dense(plan_, x, view, bias_of(bias, view.rows), name(kind));
   }
   ValueId ternary(ValueId q, const nb::object& weight, const nb::object& bias) {
-    const auto scale = scales_.find(q);
-    require(scale != scales_.end(), "A ternary layer reads what quantize() made.");
     const auto& prepared = nb::cast<const PreparedWeight&>(weight);
     weights_.push_back(weight);
-    return record_ternary(plan_, {q, scale->second}, prepared, bias_of(bias, prepared.view().rows));
+    return record_ternary(plan_, quantized(q), prepared, bias_of(bias, prepared.view().rows));
+  }
+  ValueId coded_embed(const nb::object& weight) {
+    const auto& table = nb::cast<const CodedMatrix&>(weight);
+    weights_.push_back(weight);
+    vocabulary_ = table.view().rows;
+    return record_coded_embed(plan_, table);
+  }
+  ValueId coded(ValueId q, const nb::object& weight, const std::string& kind) {
+    const auto& matrix = nb::cast<const CodedMatrix&>(weight);
+    weights_.push_back(weight);
+    return record_coded(plan_, quantized(q), matrix, name(kind));
   }
   ValueId angles(const Array& frequencies, float scaling) {
     const float* values = floats(frequencies, "inv_freq", {kAny});
@@ -187,6 +195,18 @@ class BoundPlan {
     std::shared_ptr<LogitPool> pool;
     float* memory;
   };
+
+  Quantized quantized(ValueId q) const {
+    const auto scale = scales_.find(q);
+    require(scale != scales_.end(), "This layer reads what quantize() made.");
+    return {q, scale->second};
+  }
+
+  // Operations keep the pointer.
+  const char* name(const std::string& kind) {
+    names_.push_back(std::make_unique<std::string>(kind));
+    return names_.back()->c_str();
+  }
 
   const float* floats(const Array& array, const char* name, std::initializer_list<int64_t> shape) {
     const auto* memory = elements<const float>(array, name, shape);
@@ -278,6 +298,8 @@ void bind_plan(nb::module_& m) {
       .def("dense", &BoundPlan::dense_linear, nb::arg("x"), nb::arg("weight").noconvert(),
            nb::arg("bias").none(), nb::arg("kind"))
       .def("ternary", &BoundPlan::ternary, nb::arg("q"), nb::arg("weight"), nb::arg("bias").none())
+      .def("coded_embed", &BoundPlan::coded_embed, nb::arg("weight"))
+      .def("coded", &BoundPlan::coded, nb::arg("q"), nb::arg("weight"), nb::arg("kind"))
       .def("angles", &BoundPlan::angles, nb::arg("inv_freq").noconvert(), nb::arg("scaling"))
       .def("rope", &BoundPlan::rope, nb::arg("x"), nb::arg("angles"), nb::arg("heads"), nb::arg("kv_heads"))
       .def("attention", &BoundPlan::attention, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("layer"),

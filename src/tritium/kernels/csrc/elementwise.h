@@ -21,34 +21,75 @@ TRITIUM_INLINE Lanes accumulate(int64_t count, Operation operation) {
   return total;
 }
 
-void quantize_row(const float* x, int64_t count, int8_t* q, float* scale) {
-  Lanes largest = broadcast(1e-5f);
-  for (int64_t i = 0; i < count; i += kLanes) {
-    largest = larger(absolute(load_some(x + i, count - i)), largest);
+// The largest magnitude among the 1e-5 and what is no NaN, one element at a time: for rows that hold one.
+inline float largest_number(const float* x, int64_t count) {
+  float largest = 1e-5f;
+  for (int64_t i = 0; i < count; ++i) largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
+  return largest;
+}
+
+// The bits of the largest magnitude, as whole numbers: those of an infinity and of NaNs are above all others.
+TRITIUM_INLINE int32_t largest_bits(const float* x, int64_t count) {
+  constexpr int kChains = 4;  // comparisons that need not wait for each other
+  NativeInt largest[kChains][kParts] = {};
+  const auto take = [&](int chain, const Lanes& lanes) {
+#pragma GCC unroll 4
+    for (int part = 0; part < kParts; ++part) {
+      const NativeInt bits = (NativeInt)lanes.part[part] & 0x7fffffff;
+      NativeInt& best = largest[chain][part];
+      best = bits > best ? bits : best;
+    }
+  };
+  int64_t i = 0;
+  for (; i + kChains * kLanes <= count; i += kChains * kLanes) {
+#pragma GCC unroll 4
+    for (int chain = 0; chain < kChains; ++chain) take(chain, load(x + i + chain * kLanes));
   }
-  *scale = (1.0f / maximum(largest)) * 127.0f;  // torch divides a number by a tensor in these two steps
+  for (; i < count; i += kLanes) take(0, load_some(x + i, count - i));
+  NativeInt best = largest[0][0];
+  for (const auto& chain : largest) {
+    for (const NativeInt& part : chain) best = part > best ? part : best;
+  }
+  int32_t result = 0;
+  for (int lane = 0; lane < kWidth; ++lane) result = best[lane] > result ? best[lane] : result;
+  return result;
+}
+
+// Whether the row was finite; a NaN becomes 0, an infinity makes the whole row 0.
+bool quantize_row(const float* x, int64_t count, int8_t* q, float* scale) {
+  constexpr int32_t kInfinity = 0x7f800000;
+  const int32_t bits = largest_bits(x, count);
+  const bool is_finite = bits < kInfinity;
+  float largest;
+  std::memcpy(&largest, &bits, sizeof(largest));
+  largest = is_finite ? (largest > 1e-5f ? largest : 1e-5f) : largest_number(x, count);
+  *scale = (1.0f / largest) * 127.0f;  // torch divides a number by a tensor in these two steps
   const NativeFloat factor = NativeFloat{} + *scale, magic = NativeFloat{} + 12582912.0f;
-  const NativeFloat low = NativeFloat{} - 128.0f, high = NativeFloat{} + 127.0f;
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const Lanes lanes = load_some(x + i, count - i);
+  const auto round = [&](int64_t i, const Lanes& lanes) {
+#pragma GCC unroll 4
     for (int part = 0; part < kParts; ++part) {
       NativeFloat value = lanes.part[part] * factor;
       value = value == value ? value : NativeFloat{};
-      value = value < low ? low : value;
-      value = value > high ? high : value;
-      // Adding 1.5 x 2^23 rounds half to even and leaves the integer in the low bits.
+      // Adding 1.5 x 2^23 rounds half to even and leaves the integer in the low bits. Nothing is beyond 127:
+      // the largest magnitude times the scale is less than 127.5.
       const NativeByte bytes = __builtin_convertvector((NativeInt)(value + magic), NativeByte);
       std::memcpy(q + i + part * kWidth, &bytes, sizeof(bytes));
     }
-  }
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) round(i, load(x + i));
+  if (i < count) round(i, load_tail(x + i, count - i));
+  return is_finite;
 }
 
-// `stride` is the padded row of q: a multiple of 128, zeros beyond `count`.
-void quantize_activations(const float* x, int64_t rows, int64_t count, int64_t stride, int8_t* q,
+// `stride` is the padded row of q: a multiple of 128, zeros beyond `count`. Whether all rows were finite.
+bool quantize_activations(const float* x, int64_t rows, int64_t count, int64_t stride, int8_t* q,
                           float* scale) {
+  bool is_finite = true;
   for (int64_t row = 0; row < rows; ++row) {
-    quantize_row(x + row * count, count, q + row * stride, scale + row);
+    is_finite &= quantize_row(x + row * count, count, q + row * stride, scale + row);
   }
+  return is_finite;
 }
 
 void rms_norm(const float* x, const float* weight, int64_t rows, int64_t count, float eps, float* out) {

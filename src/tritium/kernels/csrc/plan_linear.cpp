@@ -1,7 +1,7 @@
 // Matrices: cut by columns of the output, which are rows of the weight.
 #include <algorithm>
 
-#include "plan_operations.h"
+#include "plan_linear.h"
 
 namespace tritium {
 namespace {
@@ -10,37 +10,6 @@ constexpr double kDenseOperations = 20;  // of one thread in a nanosecond: an or
 constexpr double kTernaryOperations = 200;
 constexpr double kBytesPerNanosecond = 30;
 constexpr int64_t kChunk = 32;
-
-class Linear : public Operation {
- public:
-  Linear(const char* kind, Rows rows, int64_t width, const float* bias)
-      : Operation(kind, Domain::kColumns, rows), width_(width), bias_(bias) {
-    fixed_items = width;
-  }
-
-  int64_t items(const Step& step) const override { return step.count(rows) == 0 ? 0 : width_; }
-  bool crosses_items(bool) const override { return true; }
-
-  void run(Step& step, int thread, int64_t begin, int64_t end) const override {
-    const int64_t count = step.count(rows);
-    float* out = step.at<float>(writes[0], thread);
-    multiply(step, thread, count, begin, end, out);
-    if (bias_ == nullptr) return;
-    for (int64_t row = 0; row < count; ++row) {
-      float* part = out + row * width_ + begin;
-      table().add(part, bias_ + begin, end - begin, part);
-    }
-  }
-
- protected:
-  // Columns [begin, end) of out [count, width_].
-  virtual void multiply(Step& step, int thread, int64_t count, int64_t begin, int64_t end,
-                        float* out) const = 0;
-
- private:
-  int64_t width_;
-  const float* bias_;
-};
 
 class DenseLinear final : public Linear {
  public:

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "coded_matrix.h"
 #include "plan.h"
 #include "prepare.h"
 
@@ -38,6 +39,10 @@ ValueId record_gate(Plan& plan, Activation activation, ValueId gate, ValueId up)
 // `bias` may be nullptr. `kind` names the matrix in a profile.
 ValueId record_dense(Plan& plan, ValueId x, const DenseView& weight, const float* bias, const char* kind);
 ValueId record_ternary(Plan& plan, const Quantized& x, const PreparedWeight& weight, const float* bias);
+
+// Matrices of codes: looked up, and multiplied.
+ValueId record_coded_embed(Plan& plan, const CodedMatrix& table);
+ValueId record_coded(Plan& plan, const Quantized& x, const CodedMatrix& weight, const char* kind);
 
 struct AttentionShape {
   int64_t heads;

@@ -86,11 +86,10 @@ class Quantize final : public RowOperation {
   void run(Step& step, int thread, int64_t begin, int64_t end) const override {
     const float* x = step.at<float>(reads[0], thread) + begin * width;
     int8_t* q = step.at<int8_t>(writes[0], thread) + begin * padded_;
-    if (!table().is_finite(x, (end - begin) * width)) {
+    float* scale = step.at<float>(writes[1], thread) + begin;
+    if (!table().quantize_activations(x, end - begin, width, padded_, q, scale)) {
       step.has_overflowed.store(true, std::memory_order_relaxed);
     }
-    table().quantize_activations(x, end - begin, width, padded_, q,
-                                 step.at<float>(writes[1], thread) + begin);
     for (int64_t row = 0; row < end - begin; ++row) {
       std::memset(q + row * padded_ + width, 0, static_cast<size_t>(padded_ - width));
     }

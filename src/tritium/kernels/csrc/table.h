@@ -59,7 +59,8 @@ struct AttentionScratch {
 struct KernelTable {
   const char* name;
   int64_t trits_per_byte;  // of the tiles that its kernels read
-  void (*quantize_activations)(const float* x, int64_t rows, int64_t count, int64_t stride, int8_t* q,
+  // Whether all rows were finite.
+  bool (*quantize_activations)(const float* x, int64_t rows, int64_t count, int64_t stride, int8_t* q,
                                float* scale);
   // One row of q, summed in groups of `group_chunks` x 32; the sums are written `stride` apart.
   void (*sum_groups)(const int8_t* q, int64_t chunks, int64_t group_chunks, int64_t stride, int32_t* sums);
