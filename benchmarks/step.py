@@ -1,6 +1,6 @@
 """Where the microseconds of a forward step go: by kind of operation, from inside the recorded plan.
 
-    python benchmarks/step.py [--shapes 6m 125m 2b] [--threads 1 2] [--rounds N]
+    python benchmarks/step.py [--shapes 6m 125m 2b] [--steps "decode 1"] [--threads 1 2] [--rounds N]
 
 Models of random ternary weights; decode steps of 1 and 16 sequences after 128 tokens, and a prefill of 512
 tokens. `step` is the median of whole calls of `model.forward`, rounds of all thread counts interleaved and
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.kernels import cpu
+from tritium.kernels.pages import BLOCK_SIZE
 from tritium.model.architecture import architecture_for
 from tritium.model.batch import ForwardBatch
 from tritium.model.config import parse_config
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from tritium.model.decoder import DecoderModel
 
 PAST = 128
-BLOCK_SIZE = 16
 WARM_UP = 5
 KINDS = ("ternary", "head", "attention", "rms_norm", "quantize", "gate")
 # hidden, inner, layers, heads, heads of keys, size of a head, vocabulary
@@ -121,6 +121,13 @@ def prefill_step(tokens: int) -> ForwardBatch:
     return ForwardBatch(**{**vars(whole), "logit_rows": np.array([tokens - 1], np.int32)})
 
 
+STEPS: dict[str, Callable[[], ForwardBatch]] = {
+    "decode 1": lambda: decode_step(1),
+    "decode 16": lambda: decode_step(16),
+    "prefill 512": lambda: prefill_step(512),
+}
+
+
 def microseconds(call: Callable[[], object], *, repeats: int) -> list[float]:
     """Time some calls."""
     times = []
@@ -162,7 +169,7 @@ def measure(
     model: DecoderModel, batch: ForwardBatch, *, threads: list[int], rounds: int
 ) -> dict[int, dict[str, float]]:
     """Figures by number of threads."""
-    cache = model.new_cache(batch.num_blocks, block_size=BLOCK_SIZE)
+    cache = model.new_cache(batch.num_blocks)
     steps: dict[int, list[float]] = {count: [] for count in threads}
     started = time.perf_counter()
     model.forward(batch, cache)
@@ -186,17 +193,17 @@ def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=list(STEPS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     columns = ("step", "kernels", *KINDS, "others", "waits", "python", "phases")
     print("| shape | step of | threads | " + " | ".join(columns) + " | step x threads / kernels |")
     print("|---|---|" + "---:|" * (len(columns) + 2))
-    batches = {"decode 1": decode_step(1), "decode 16": decode_step(16), "prefill 512": prefill_step(512)}
     for shape in arguments.shapes:
         model = random_model(shape)
-        for name, batch in batches.items():
-            figures = measure(model, batch, threads=arguments.threads, rounds=arguments.rounds)
+        for name in arguments.steps:
+            figures = measure(model, STEPS[name](), threads=arguments.threads, rounds=arguments.rounds)
             for count, row in figures.items():
                 cells = [f"{row[column]:.{0 if row[column] >= 100 else 1}f}" for column in columns]
                 ratio = row["step"] * count / row["kernels"]

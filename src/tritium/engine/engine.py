@@ -12,7 +12,7 @@ from tritium.engine.config import EngineConfig
 from tritium.engine.monitor import InferenceMetrics, InferenceMonitor
 from tritium.engine.pacing import PromptPacer
 from tritium.engine.request import ContextLengthExceededError, queue_full
-from tritium.engine.sampler import choose_token
+from tritium.engine.sampler import choose_tokens
 from tritium.engine.scheduler import Chunk, FirstComeFirstServed, Scheduler, SchedulingPolicy
 from tritium.engine.sequence import Sequence
 from tritium.errors import BitNetServiceError, InsufficientMemoryError, ValidationError
@@ -39,6 +39,10 @@ class GeneratingModel(Protocol):
     @property
     def config(self) -> ModelConfig:
         """The sizes of the model."""
+
+    @property
+    def threads(self) -> int:
+        """How many threads it may use; so may the choice of tokens."""
 
     def forward(self, batch: ForwardBatch, cache: KVCache) -> NDArray[np.float32]:
         """Write the batch's keys and values into the cache and return logits [S, vocabulary]."""
@@ -163,18 +167,12 @@ class Engine:
         for chunk in chunks:
             if chunk.sequence.first_step_at is None:
                 chunk.sequence.first_step_at = started / 1e9
-        wants_token = [chunk.needs_logits for chunk in chunks]
         logits, errors = self._compute(chunks)
-        texts: dict[str, str] = {}
-        for chunk, wants in zip(chunks, wants_token, strict=True):
-            request_id = chunk.sequence.request.request_id
+        for chunk in chunks:
             chunk.sequence.num_computed += chunk.num_tokens
-            if wants and request_id not in errors:
-                try:
-                    texts[request_id] = self._extend(chunk.sequence, logits[request_id])
-                except BitNetServiceError as error:
-                    errors[request_id] = str(error)
-            if request_id not in errors:
+        texts = self._extend_all(logits, errors)
+        for chunk in chunks:
+            if chunk.sequence.request.request_id not in errors:
                 self._scheduler.remember(chunk.sequence)
         elapsed = time.monotonic_ns() - started
         self._monitor.record_step(elapsed)
@@ -256,8 +254,19 @@ class Engine:
             errors |= failed
         return logits, errors
 
-    def _extend(self, sequence: Sequence, logits: NDArray[np.float32]) -> str:
-        token = choose_token(logits, sequence)
+    def _extend_all(self, logits: dict[str, NDArray[np.float32]], errors: dict[str, str]) -> dict[str, str]:
+        """Choose the next token of every request that has logits; return the new texts, and note errors."""
+        sequences = [self._sequences[request_id] for request_id in logits]
+        tokens = choose_tokens(list(logits.values()), sequences, threads=self._model.threads)
+        texts: dict[str, str] = {}
+        for request_id, sequence, token in zip(logits, sequences, tokens, strict=True):
+            if token is None:
+                errors[request_id] = "The model produced numbers that are not finite for this request."
+            else:
+                texts[request_id] = self._extend(sequence, token)
+        return texts
+
+    def _extend(self, sequence: Sequence, token: int) -> str:
         now = time.monotonic()
         last = sequence.last_token_at
         self._monitor.record_token(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tritium.errors import ProcessingError
 from tritium.kernels import cpu
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tritium.engine.request import SamplingParams
     from tritium.engine.sequence import Sequence
 
 _SIGN_64 = 2**64
@@ -45,24 +43,28 @@ def penalise(
     return penalised
 
 
-def choose_token(logits: NDArray[np.float32], sequence: Sequence) -> int:
-    """Choose the next token of a sequence from its logits [V].
+def choose_tokens(
+    logits: list[NDArray[np.float32]], sequences: list[Sequence], *, threads: int = 1
+) -> list[int | None]:
+    """Choose the next token of each sequence from its logits [V].
 
-    Raises:
-        ProcessingError: the logits are not finite: a sampled token would be meaningless.
+    None where the logits are not finite: a sampled token would be meaningless.
     """
-    if not np.isfinite(logits).all():
-        raise ProcessingError("The model produced numbers that are not finite for this request.")
-    sampling: SamplingParams = sequence.request.sampling
-    logits = penalise(
-        logits, sequence.counts, presence=sampling.presence_penalty, frequency=sampling.frequency_penalty
+    asked = [sequence.request.sampling for sequence in sequences]
+    penalised = [
+        penalise(row, sequence.counts, presence=each.presence_penalty, frequency=each.frequency_penalty)
+        for row, sequence, each in zip(logits, sequences, asked, strict=True)
+    ]
+    tokens = cpu.sample_rows(
+        penalised,
+        temperature=[each.temperature for each in asked],
+        top_k=[each.top_k for each in asked],
+        top_p=[each.top_p for each in asked],
+        min_p=[each.min_p for each in asked],
+        random=[
+            uniform(sequence.seed, counter=sequence.num_generated) if each.temperature else 0.0
+            for sequence, each in zip(sequences, asked, strict=True)
+        ],
+        threads=threads,
     )
-    token, _ = cpu.sample(
-        logits,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        random=uniform(sequence.seed, counter=sequence.num_generated),
-    )
-    return int(token)
+    return [None if token < 0 else token for token in tokens]

@@ -103,6 +103,15 @@ def write_kv(
 def sample(
     logits: NDArray[np.float32], temperature: float, top_k: int, top_p: float, min_p: float, random: float
 ) -> tuple[int, float]: ...
+def sample_rows(
+    logits: list[NDArray[np.float32]],
+    temperature: list[float],
+    top_k: list[int],
+    top_p: list[float],
+    min_p: list[float],
+    random: list[float],
+    threads: int,
+) -> list[int]: ...
 
 class CachePools:
     def __init__(self, pools: list[NDArray[np.float32 | np.float16 | np.int8]], head_dim: int) -> None: ...

@@ -46,6 +46,7 @@ __all__ = [
     "rope_inplace",
     "round_to_codes",
     "sample",
+    "sample_rows",
     "silu_multiply",
     "softmax",
     "ternary_accumulate",
@@ -299,3 +300,24 @@ def sample(
     if token < 0:
         raise ProcessingError("The logits hold NaN or infinity: the model's output cannot be sampled.")
     return token, logprob
+
+
+@refuses_bad_arrays
+def sample_rows(
+    logits: list[NDArray[np.float32]],
+    *,
+    temperature: list[float],
+    top_k: list[int],
+    top_p: list[float],
+    min_p: list[float],
+    random: list[float],
+    threads: int = 1,
+) -> list[int]:
+    """Draws one token id from each row of logits float32 [V], as `sample` does with the row's parameters.
+
+    A row that is not finite everywhere gives -1.
+
+    Raises:
+        ValidationError: a parameter out of range, or not one for each row.
+    """
+    return _native.sample_rows(logits, temperature, top_k, top_p, min_p, random, threads)

@@ -275,3 +275,24 @@ def sample(
     index = min(int(np.searchsorted(cumulative, random * cumulative[-1], side="right")), len(kept) - 1)
     token = int(kept[index])
     return token, float(raw[token] - log_total)
+
+
+def sample_rows(
+    logits: list[F32],
+    *,
+    temperature: list[float],
+    top_k: list[int],
+    top_p: list[float],
+    min_p: list[float],
+    random: list[float],
+    threads: int = 1,
+) -> list[int]:
+    """Draws one token id from each row of logits [V]; -1 where a row is not finite."""
+    del threads
+    filters = zip(temperature, top_k, top_p, min_p, random, strict=True)
+    return [
+        sample(row, temperature=heat, top_k=k, top_p=p, min_p=low, random=draw)[0]
+        if np.isfinite(row).all()
+        else -1
+        for row, (heat, k, p, low, draw) in zip(logits, filters, strict=True)
+    ]

@@ -272,6 +272,7 @@ class FailsOnToken:
         self._token = token
         self._error = error
         self.config = model.config
+        self.threads = model.threads
 
     def forward(self, batch, cache):
         is_hit = (batch.token_ids == self._token).any()

@@ -38,6 +38,52 @@ def test_a_draw_equals_the_references_draw(logits, filters, random):
         assert logprob == pytest.approx(expected[1], abs=1e-9)
 
 
+@given(st.lists(st.tuples(LOGITS, FILTERS, DRAWS, st.booleans()), max_size=9), st.integers(1, 3))
+def test_rows_are_drawn_as_if_each_was_alone(rows, threads):
+    filters = [filters | ({"temperature": 0.0} if greedy else {}) for _, filters, _, greedy in rows]
+    draws = [draw for _, _, draw, _ in rows]
+    found = cpu.sample_rows(
+        [logits for logits, *_ in rows],
+        **{name: [each[name] for each in filters] for name in ("temperature", "top_k", "top_p", "min_p")},
+        random=draws,
+        threads=threads,
+    )
+    alone = [
+        cpu.sample(logits, **each, random=draw)[0]
+        for (logits, *_), each, draw in zip(rows, filters, draws, strict=True)
+    ]
+    assert found == alone
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 40_000])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_has_no_token_and_its_neighbour_has(size, wrong):
+    good = np.arange(size, dtype=np.float32)
+    bad = good.copy()
+    bad[size // 2] = wrong
+    same = {"top_k": [0] * 2, "top_p": [1.0] * 2, "min_p": [0.0] * 2, "random": [0.5] * 2}
+    for temperature in (0.0, 1.0):
+        tokens = cpu.sample_rows([bad, good], temperature=[temperature] * 2, **same, threads=2)
+        assert tokens == reference.sample_rows([bad, good], temperature=[temperature] * 2, **same)
+        assert tokens[0] == -1
+        assert tokens[1] == cpu.sample(good, temperature=temperature, random=0.5)[0]
+
+
+@pytest.mark.parametrize("size", [7, 50_000])
+def test_the_last_of_all_draws_is_an_id_that_can_be_drawn(size):
+    logits = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    logits[-3:] = -np.inf
+    assert cpu.sample(logits, temperature=1.0, random=1 - 2**-53)[0] == size - 4
+
+
+def test_parameters_that_do_not_match_the_rows_are_refused():
+    row = np.zeros(3, np.float32)
+    with pytest.raises(ValidationError, match="one value"):
+        cpu.sample_rows([row], temperature=[], top_k=[0], top_p=[1.0], min_p=[0.0], random=[0.0])
+    with pytest.raises(ValidationError, match="top_p"):
+        cpu.sample_rows([row], temperature=[1.0], top_k=[0], top_p=[0.0], min_p=[0.0], random=[0.0])
+
+
 @given(LOGITS, st.integers(1, 5), DRAWS)
 def test_top_k_draws_only_from_the_k_largest(logits, top_k, random):
     token, _ = cpu.sample(logits, temperature=2.0, top_k=top_k, random=random)

@@ -1,28 +1,74 @@
-#include <cmath>
+#include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "pool.h"
 #include "sampling.h"
+#include "table.h"
 #include "views.h"
 
 namespace tritium {
 namespace {
+
+constexpr double kNanoseconds = 1;  // an id of the vocabulary: an order of magnitude is enough
+
+void require_filter(const SamplingFilter& filter) {
+  require(filter.temperature >= 0.0 && std::isfinite(filter.temperature),
+          "temperature must be a finite number, at least 0.");
+  require(filter.top_k >= 0, "top_k must be 0 (all) or a number of tokens.");
+  require(filter.top_p > 0.0 && filter.top_p <= 1.0, "top_p must be above 0 and at most 1.");
+  require(filter.min_p >= 0.0 && filter.min_p <= 1.0, "min_p must be between 0 and 1.");
+  require(filter.random >= 0.0 && filter.random < 1.0, "random must be at least 0 and below 1.");
+}
 
 nb::tuple draw(const Array& logits, double temperature, int64_t top_k, double top_p, double min_p,
                double random) {
   const auto* values = elements<const float>(logits, "logits", {kAny});
   const int64_t count = size_of(logits, 0);
   require(count >= 1, "logits must not be empty.");
-  require(temperature >= 0.0 && std::isfinite(temperature),
-          "temperature must be a finite number, at least 0.");
-  require(top_k >= 0, "top_k must be 0 (all) or a number of tokens.");
-  require(top_p > 0.0 && top_p <= 1.0, "top_p must be above 0 and at most 1.");
-  require(min_p >= 0.0 && min_p <= 1.0, "min_p must be between 0 and 1.");
-  require(random >= 0.0 && random < 1.0, "random must be at least 0 and below 1.");
+  const SamplingFilter filter{temperature, top_k, top_p, min_p, random};
+  require_filter(filter);
   Sample drawn;
   {
     nb::gil_scoped_release released;
-    drawn = sample(values, count, {temperature, top_k, top_p, min_p, random});
+    drawn = sample(values, count, filter);
   }
   return nb::make_tuple(drawn.token, drawn.logprob);
+}
+
+std::vector<int64_t> draw_rows(const std::vector<Array>& logits, const std::vector<double>& temperature,
+                               const std::vector<int64_t>& top_k, const std::vector<double>& top_p,
+                               const std::vector<double>& min_p, const std::vector<double>& random,
+                               int threads) {
+  const size_t rows = logits.size();
+  require(temperature.size() == rows && top_k.size() == rows && top_p.size() == rows &&
+              min_p.size() == rows && random.size() == rows,
+          "There must be one value of every parameter for each row of logits.");
+  require_threads(threads);
+  std::vector<const float*> values;
+  std::vector<int64_t> counts, tokens(rows);
+  int64_t longest = 0;
+  for (size_t row = 0; row < rows; ++row) {
+    values.push_back(elements<const float>(logits[row], "logits", {kAny}));
+    counts.push_back(size_of(logits[row], 0));
+    longest = std::max(longest, counts.back());
+    require(counts.back() >= 1, "logits must not be empty.");
+    require_filter({temperature[row], top_k[row], top_p[row], min_p[row], random[row]});
+  }
+  nb::gil_scoped_release released;
+  parallel_for(static_cast<int64_t>(rows), 1, threads, kNanoseconds * static_cast<double>(longest),
+               [&](int64_t begin, int64_t end) {
+                 for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
+                   const SamplingFilter filter{temperature[row], top_k[row], top_p[row], min_p[row],
+                                               random[row]};
+                   tokens[row] = table().is_finite(values[row], counts[row])
+                                     ? sample_token(values[row], counts[row], filter)
+                                     : -1;
+                 }
+               });
+  return tokens;
 }
 
 }  // namespace
@@ -30,6 +76,8 @@ nb::tuple draw(const Array& logits, double temperature, int64_t top_k, double to
 void bind_sampling(nb::module_& m) {
   m.def("sample", &draw, nb::arg("logits").noconvert(), nb::arg("temperature"), nb::arg("top_k"),
         nb::arg("top_p"), nb::arg("min_p"), nb::arg("random"));
+  m.def("sample_rows", &draw_rows, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"),
+        nb::arg("top_p"), nb::arg("min_p"), nb::arg("random"), nb::arg("threads"));
 }
 
 }  // namespace tritium

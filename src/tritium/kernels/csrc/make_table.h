@@ -7,6 +7,7 @@
 #include "dense.h"
 #include "elementwise.h"
 #include "kv_write.h"
+#include "softmax_weights.h"
 #include "ternary.h"
 
 namespace tritium {
@@ -35,6 +36,8 @@ constexpr KernelTable make_table(const char* name) {
       .add = add,
       .is_finite = is_finite,
       .rotate = rotate,
+      .softmax_weights = softmax_weights,
+      .find_largest = find_largest,
       .softmax = softmax,
       .attend = attend,
       .merge_attention = merge_attention,

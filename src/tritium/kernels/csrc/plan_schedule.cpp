@@ -8,7 +8,7 @@ namespace {
 
 constexpr double kWorthSplitting = 400;    // nanoseconds of work for each thread of a phase
 constexpr double kWorthStealing = 20'000;  // nanoseconds of a piece that may be cut smaller
-constexpr int kPiecesPerThread = 4;
+constexpr int kPiecesPerThread = 8;
 // Up to here every thread does an operation for itself rather than wait for another to share the result.
 constexpr double kWorthReplicating = 1'500;
 constexpr int64_t kMostReplicatedRows = 4;
@@ -190,7 +190,7 @@ void Plan::close_phase(int first, int threads) {
   }
   const auto finer = static_cast<int64_t>(cost / static_cast<double>(used) / kWorthStealing);
   const int64_t per_thread = used == 1 ? 1 : std::clamp<int64_t>(finer, 1, kPiecesPerThread);
-  const int64_t pieces = std::min(most_pieces, used * per_thread);
+  const int64_t pieces = std::min({most_pieces, used * per_thread, int64_t{kMostPieces}});
   stretches_.push_back({first, last});
   phases_.push_back({static_cast<uint16_t>(pieces), static_cast<uint16_t>((pieces + used - 1) / used)});
 }

@@ -5,6 +5,8 @@
 #include <numeric>
 #include <vector>
 
+#include "table.h"
+
 namespace tritium {
 namespace {
 
@@ -19,12 +21,16 @@ struct Better {
   }
 };
 
+// Kept between calls of a thread: a vocabulary's worth of memory each.
+struct Scratch {
+  std::vector<double> weights;  // relative to the most probable id, whose weight is 1
+  std::vector<int64_t> ids;
+};
+
 class Candidates {
  public:
-  Candidates(const float* logits, int64_t count, float largest, double temperature)
-      : logits_(logits), largest_(largest), temperature_(temperature), ids_(static_cast<size_t>(count)) {
-    std::iota(ids_.begin(), ids_.end(), int64_t{0});
-  }
+  Candidates(const float* logits, const Scratch& scratch, std::vector<int64_t>& ids)
+      : logits_(logits), weights_(scratch.weights), ids_(ids) {}
 
   void keep_top_k(int64_t k) {
     if (k <= 0 || k >= static_cast<int64_t>(ids_.size())) return;
@@ -67,10 +73,7 @@ class Candidates {
   }
 
  private:
-  // Relative to the most probable id, whose weight is 1.
-  double weight(int64_t id) const {
-    return std::exp((logits_[id] - static_cast<double>(largest_)) / temperature_);
-  }
+  double weight(int64_t id) const { return weights_[static_cast<size_t>(id)]; }
 
   size_t sort_prefix(size_t sorted) {
     const size_t wanted = std::min(ids_.size(), sorted == 0 ? kFirstPrefix : sorted * 4);
@@ -82,32 +85,59 @@ class Candidates {
   }
 
   const float* logits_;
-  float largest_;
-  double temperature_;
-  std::vector<int64_t> ids_;
+  const std::vector<double>& weights_;
+  std::vector<int64_t>& ids_;
 };
+
+Scratch& scratch_for(int64_t count) {
+  static thread_local Scratch scratch;
+  scratch.weights.resize(static_cast<size_t>(count + 7) / 8 * 8);
+  return scratch;
+}
+
+// Nothing is left out: the ids need not be listed.
+int64_t draw_from_all(const std::vector<double>& weights, int64_t count, double total, double random) {
+  double before = 0;
+  for (int64_t id = 0; id < count; ++id) {
+    before += weights[static_cast<size_t>(id)];
+    if (before > random * total) return id;
+  }
+  // The total was summed in another order and is a hair larger: it was to be the last one.
+  int64_t last = count - 1;
+  while (weights[static_cast<size_t>(last)] == 0) --last;
+  return last;
+}
+
+int64_t draw(const float* logits, int64_t count, float largest, const SamplingFilter& filter) {
+  Scratch& scratch = scratch_for(count);
+  const double total =
+      table().softmax_weights(logits, count, largest, filter.temperature, scratch.weights.data());
+  if (filter.top_k == 0 && filter.top_p >= 1.0 && filter.min_p <= 0.0) {
+    return draw_from_all(scratch.weights, count, total, filter.random);
+  }
+  scratch.ids.resize(static_cast<size_t>(count));
+  std::iota(scratch.ids.begin(), scratch.ids.end(), int64_t{0});
+  Candidates candidates(logits, scratch, scratch.ids);
+  candidates.keep_top_k(filter.top_k);
+  candidates.keep_top_p(filter.top_p);
+  candidates.keep_min_p(filter.min_p);
+  return candidates.draw(filter.random);
+}
 
 }  // namespace
 
+int64_t sample_token(const float* logits, int64_t count, const SamplingFilter& filter) {
+  const int64_t best = table().find_largest(logits, count);
+  if (best < 0 || !std::isfinite(logits[best])) return -1;
+  return filter.temperature > 0 ? draw(logits, count, logits[best], filter) : best;
+}
+
 Sample sample(const float* logits, int64_t count, const SamplingFilter& filter) {
-  int64_t best = 0;
-  bool broken = false;
-  for (int64_t i = 0; i < count; ++i) {
-    broken |= std::isnan(logits[i]);
-    if (logits[i] > logits[best]) best = i;
-  }
-  const float largest = logits[best];
-  if (broken || !std::isfinite(largest)) return {-1, 0.0};
-  double total = 0;
-  for (int64_t i = 0; i < count; ++i) total += std::exp(logits[i] - static_cast<double>(largest));
-  int64_t token = best;
-  if (filter.temperature > 0) {
-    Candidates candidates(logits, count, largest, filter.temperature);
-    candidates.keep_top_k(filter.top_k);
-    candidates.keep_top_p(filter.top_p);
-    candidates.keep_min_p(filter.min_p);
-    token = candidates.draw(filter.random);
-  }
+  const int64_t token = sample_token(logits, count, filter);
+  if (token < 0) return {-1, 0.0};
+  const float largest = logits[table().find_largest(logits, count)];
+  Scratch& scratch = scratch_for(count);
+  const double total = table().softmax_weights(logits, count, largest, 1.0, scratch.weights.data());
   return {token, logits[token] - static_cast<double>(largest) - std::log(total)};
 }
 

@@ -18,6 +18,9 @@ struct Sample {
   double logprob;
 };
 
+// The token alone; -1: the logits hold NaN or infinity. A logit of -inf is never drawn.
+int64_t sample_token(const float* logits, int64_t count, const SamplingFilter& filter);
+// The token, and its log-probability under softmax(logits).
 Sample sample(const float* logits, int64_t count, const SamplingFilter& filter);
 
 }  // namespace tritium

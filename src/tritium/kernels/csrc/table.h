@@ -95,6 +95,10 @@ struct KernelTable {
   void (*add)(const float* a, const float* b, int64_t count, float* out);  // out may be a
   bool (*is_finite)(const float* x, int64_t count);
   void (*rotate)(float* head, const float* cosine, const float* sine, int64_t half);
+  // weights[i] = e^((x[i] - largest) / temperature), room for whole eights; returns their sum.
+  double (*softmax_weights)(const float* x, int64_t count, float largest, double temperature,
+                            double* weights);
+  int64_t (*find_largest)(const float* x, int64_t count);  // the first among equals; -1: there is a NaN
   void (*softmax)(const float* x, int64_t rows, int64_t count, float* out);
   // Segments [begin, end) of a task into `state`, over `part`; rows that see none of them are left alone.
   void (*attend)(const AttentionTask& task, int64_t begin, int64_t end, const AttentionState& state,
