@@ -75,6 +75,7 @@ class SharingMachine(RuleBasedStateMachine):
         assert chunks
         for place, chunk in enumerate(chunks):
             sequence, wants = chunk.sequence, chunk.needs_logits
+            assert chunk.num_tokens >= 1, "without a computed token there are no logits"
             self._compute(sequence, chunk.num_tokens)
             if place == fails:
                 self._end(sequence)
@@ -159,6 +160,16 @@ def test_a_text_is_the_same_with_and_without_a_shared_prefix(
         assert (cached > 0) == (name != "first")
     assert warm.metrics().cached_tokens > 0
     assert warm.metrics().kv_blocks_used == 0
+
+
+def test_the_last_token_of_a_prompt_is_always_computed(new_engine, new_request, run_to_end):
+    engine = new_engine()
+    request = new_request("a", PASSAGE * 3)
+    whole_blocks = dataclasses.replace(request, prompt_token_ids=request.prompt_token_ids[:48])
+    first = tokens_of(outputs_of(engine, run_to_end, whole_blocks)["a"])
+    again = outputs_of(engine, run_to_end, dataclasses.replace(whole_blocks, request_id="b"))["b"]
+    assert tokens_of(again) == first
+    assert again[-1].cached_tokens == 32
 
 
 def test_an_answer_is_found_again_as_part_of_the_next_prompt(new_engine, new_request, run_to_end):
