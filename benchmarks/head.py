@@ -71,7 +71,8 @@ def measure(
     turn, read = itertools.cycle(matrices), Reader(threads)
     random = np.random.default_rng(2)
     inputs = {
-        batch: random.standard_normal((batch, matrices[0].inputs)).astype(np.float32) for batch in BATCHES
+        batch: random.standard_normal((batch, matrices[0].in_features)).astype(np.float32)
+        for batch in BATCHES
     }
 
     def product(batch: int) -> None:

@@ -45,6 +45,10 @@ MaxPlanes = Annotated[int | None, typer.Option(help="Trit-planes a layer may get
 MaxLoss = Annotated[
     float | None, typer.Option(help="Error above which a layer gets one more plane.  [default: 0.5]")
 ]
+EmbeddingBits = Annotated[
+    int | None,
+    typer.Option(metavar="BITS", help="6 or 8 for embedding and head; 16 = as in the source.  [default: 16]"),
+]
 Calibration = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Text whose activations judge each layer.")
 ]
@@ -64,6 +68,7 @@ def quantize(
     min_planes: MinPlanes = None,
     max_planes: MaxPlanes = None,
     max_loss: MaxLoss = None,
+    embedding_bits: EmbeddingBits = None,
     calibration: Calibration = None,
     validation: Validation = None,
     validation_tokens: ValidationTokens = None,
@@ -81,6 +86,7 @@ def quantize(
         "min_planes": min_planes,
         "max_planes": max_planes,
         "max_acceptable_loss": max_loss,
+        "embedding_bits": embedding_bits,
         "calibration_text": None if calibration is None else {"path": str(calibration)},
         "validation_text": None if validation is None else {"path": str(validation)},
         "validation_tokens": validation_tokens,

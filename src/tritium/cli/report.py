@@ -109,8 +109,22 @@ def _counts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
             ),
         ),
         ("layers", f"{metrics['layers']} ({strategies}; trit-planes: {planes})"),
+        *_coded(metrics.get("coded", {})),
         ("weight error", f"{metrics['mean_weight_error']:.4f} (relative root mean square, mean over layers)"),
         ("time of the layers", _time(metrics)),
+    ]
+
+
+def _coded(matrices: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [
+        (
+            name,
+            (
+                f"codes of {entry['bits']} bits, {entry['bits_per_weight']:.3f} with scales, "
+                f"{readable_bytes(entry['stored_bytes'])}, weight error {entry['weight_error']:.4f}"
+            ),
+        )
+        for name, entry in sorted(matrices.items())
     ]
 
 

@@ -6,7 +6,13 @@ differs from its manifest in one byte or one file is refused. For a ternary line
     L.trits   uint8 [planes, ceil(out * in / 5)]  five trits to a byte, row after row without a gap
     L.scales  source dtype [1 or out, groups]
 
-and the manifest's `linears` says the rest. Other tensors keep their names and dtypes.
+and the manifest's `linears` says the rest. For a coded matrix M (embeddings, head) they hold
+
+    M.codes   uint8 [out / 16, in / 64, bytes of a block]  codes of 6 or 8 bits and their bfloat16 scales
+
+as `csrc/coded.h` draws them, and the manifest's `coded` says its `bits`, `group_size`, `out_features` and
+`in_features`. A model with a coded matrix has version 2, one without has version 1. Other tensors keep their
+names and dtypes.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ from tritium.formats.safetensors import serialize_safetensors
 from tritium.formats.storage import staged_directory, write_synced
 from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
 from tritium.formats.weight_file import open_regular_file, read_small_file
+from tritium.kernels.coded import CODE_BITS, CODE_GROUP, tiles_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +42,7 @@ MANIFEST = "tritium.json"
 WEIGHTS = "model.safetensors"
 FORMAT = "tritium"
 FORMAT_VERSION = 1
+CODED_VERSION = 2  # with coded matrices, which a reader of version 1 does not know
 TRITS_PER_BYTE = 5
 LARGEST_SIZE = 1 << 31
 # Keys the container writes itself; a caller's manifest may not carry them.
@@ -81,7 +89,7 @@ def save_native(
     Args:
         directory: a new or empty directory.
         tensors: by name; uint16 means bfloat16 bits. Memory-mapped arrays are copied piece by piece.
-        manifest: plain JSON values: `config`, `linears`, and what the maker wants to keep.
+        manifest: plain JSON values: `config`, `linears`, `coded`, and what the maker wants to keep.
         files: what travels with the weights, by name relative to the directory ("tokenizer.json").
 
     Raises:
@@ -90,9 +98,11 @@ def save_native(
     """
     target = Path(directory)
     _check_names(manifest, files)
-    content = {**manifest, "format": FORMAT, "format_version": FORMAT_VERSION}
+    version = CODED_VERSION if manifest.get("coded") else FORMAT_VERSION
+    content = {**manifest, "format": FORMAT, "format_version": version}
     shapes = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
     _check_linears(content.get("linears", {}), shapes)
+    _check_coded(content.get("coded", {}), shapes)
     with staged_directory(target) as staging:
         weights = staging / WEIGHTS
         write_synced(weights, serialize_safetensors(tensors, file=weights, metadata={"format": FORMAT}))
@@ -126,6 +136,7 @@ def open_native(directory: str | Path, *, verify: bool = True) -> NativeModel:
             for name, info in checkpoint.tensors.items()
         }
         _check_linears(manifest.get("linears", {}), shapes)
+        _check_coded(manifest.get("coded", {}), shapes)
     except BaseException:
         checkpoint.close()
         raise
@@ -156,11 +167,14 @@ def _unsealed(data: bytes) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise refusal("this is not the manifest of a Tritium model", file=MANIFEST)
     version = manifest.get("format_version")
-    if version != FORMAT_VERSION or type(version) is not int:
+    if type(version) is not int or version not in {FORMAT_VERSION, CODED_VERSION}:
         raise refusal(
-            f"format version {quoted(version)} is not known here, only {FORMAT_VERSION}; a newer Tritium may",
+            f"format version {quoted(version)} is not known here, only {FORMAT_VERSION} and {CODED_VERSION}; "
+            "a newer Tritium may",
             file=MANIFEST,
         )
+    if (version == CODED_VERSION) != bool(manifest.get("coded")):
+        raise refusal(f"coded matrices and format version {version} contradict each other", file=MANIFEST)
     content = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
     if _sealed(content) != data:
         raise refusal("the manifest was altered: its digest does not match", file=MANIFEST)
@@ -215,3 +229,34 @@ def _linear_sizes(name: str, linear: Any) -> tuple[int, int, int, int]:
         raise incomplete
     planes, rows, columns, group = sizes
     return planes, rows, columns, group
+
+
+def _check_coded(coded: object, shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Check that every coded matrix of the manifest has codes of the shape it declares."""
+    if not isinstance(coded, dict):
+        raise refusal("coded must be an object", file=MANIFEST)
+    for name, entry in coded.items():
+        bits, rows, columns = _coded_sizes(name, entry)
+        try:
+            expected = tiles_shape(rows, columns, bits=bits)
+        except ValidationError as error:
+            raise refusal(f"{quoted(name)}: {error}", file=MANIFEST) from error
+        if shapes.get(f"{name}.codes") != ("uint8", expected):
+            raise refusal(f"uint8 {list(expected)} is needed", file=WEIGHTS, tensor=f"{name}.codes")
+
+
+def _coded_sizes(name: str, entry: Any) -> tuple[int, int, int]:
+    """Return bits, out_features and in_features of a manifest entry."""
+    keys = ("bits", "group_size", "out_features", "in_features")
+    if not isinstance(entry, dict) or not all(type(entry.get(key)) is int for key in keys):
+        raise refusal(f"the entry of the coded matrix {quoted(name)} is not complete", file=MANIFEST)
+    bits, group, rows, columns = (entry[key] for key in keys)
+    if bits not in CODE_BITS or group != CODE_GROUP:
+        raise refusal(
+            f"{quoted(name)} has codes of {bits} bits in groups of {group}; known are {CODE_BITS[0]} and "
+            f"{CODE_BITS[1]} bits in groups of {CODE_GROUP}. A newer Tritium may read it",
+            file=MANIFEST,
+        )
+    if not 0 < rows < LARGEST_SIZE:
+        raise refusal(f"the entry of the coded matrix {quoted(name)} is not complete", file=MANIFEST)
+    return bits, rows, columns

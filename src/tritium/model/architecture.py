@@ -26,12 +26,14 @@ class LinearShape:
 class Architecture:
     """The linear layers of each block, in the order of the forward pass, and every other tensor.
 
-    `tensors` are needed (by name, with shape); `optional` may be there and are not read; `prefixes` are
+    `tensors` are needed (by name, with shape); `tables` are those of them that may be coded matrices: the
+    embedding of tokens and the head. `optional` may be there and are not read; `prefixes` are
     what a checkpoint may put before every name.
     """
 
     blocks: tuple[Mapping[str, LinearShape], ...]
     tensors: Mapping[str, tuple[int, ...]]
+    tables: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ("",)
 
@@ -56,13 +58,16 @@ def _llama(config: ModelConfig) -> Architecture:
         tensors[f"model.layers.{index}.input_layernorm.weight"] = (hidden,)
         tensors[f"model.layers.{index}.post_attention_layernorm.weight"] = (hidden,)
     tensors["model.norm.weight"] = (hidden,)
+    tables = ["model.embed_tokens.weight"]
     if not config.tie_word_embeddings:
+        tables.append("lm_head.weight")
         tensors["lm_head.weight"] = (vocabulary, hidden)
     # Old checkpoints carry the rope frequencies; we compute them.
     optional = {f"model.layers.{index}.self_attn.rotary_emb.inv_freq" for index in range(config.num_layers)}
     return Architecture(
         blocks=tuple(_decoder_linears(config, f"model.layers.{index}") for index in range(config.num_layers)),
         tensors=tensors,
+        tables=tuple(tables),
         optional=frozenset(optional),
     )
 
@@ -88,7 +93,7 @@ def _bitnet(config: ModelConfig) -> Architecture:
     for index in range(config.num_layers):
         tensors[f"model.layers.{index}.self_attn.attn_sub_norm.weight"] = (config.hidden_size,)
         tensors[f"model.layers.{index}.mlp.ffn_sub_norm.weight"] = (config.intermediate_size,)
-    return Architecture(blocks=llama.blocks, tensors=tensors, optional=llama.optional)
+    return Architecture(blocks=llama.blocks, tensors=tensors, tables=llama.tables, optional=llama.optional)
 
 
 def _bert(config: ModelConfig) -> Architecture:
@@ -106,6 +111,7 @@ def _bert(config: ModelConfig) -> Architecture:
     return Architecture(
         blocks=tuple(_bert_linears(config, f"encoder.layer.{index}") for index in range(config.num_layers)),
         tensors=tensors,
+        tables=("embeddings.word_embeddings.weight",),
         # Positions are counted; pooler and heads serve other tasks than embedding.
         optional=frozenset({"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias", "cls."}),
         prefixes=("", "bert."),

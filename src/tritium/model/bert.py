@@ -37,7 +37,7 @@ class BertModel:
         self.threads = threads
         blocks = [f"encoder.layer.{index}" for index in range(config.num_layers)]
         self._blocks = blocks
-        self._words = Embedding(weights.dense("embeddings.word_embeddings.weight"))
+        self._words = Embedding(weights.table("embeddings.word_embeddings.weight", threads=threads))
         self._positions = weights.array("embeddings.position_embeddings.weight")
         self._first_type = weights.array("embeddings.token_type_embeddings.weight")[0]
         self._input_norm = self._norm(weights, "embeddings.LayerNorm")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tritium.errors import ValidationError
 from tritium.model.batch import ForwardBatch, KVCache
 from tritium.model.eager import EagerOperations
-from tritium.model.layers import DenseLinear, Embedding, Float32, Linear, Observer, RMSNorm, WeightSource
+from tritium.model.layers import Embedding, Float32, Linear, Observer, RMSNorm, WeightSource, head_of
 from tritium.model.linears import LinearTable
 from tritium.model.recorder import RecordedForward, Recorder, can_record
 from tritium.model.rope import RopeParameters, inverse_frequencies
@@ -57,11 +57,11 @@ class DecoderModel:
             self._norm(weights, f"{block}.post_attention_layernorm") for block in blocks
         ]
         self._final_norm = self._norm(weights, "model.norm")
-        table = weights.dense("model.embed_tokens.weight")
+        table = weights.table("model.embed_tokens.weight", threads=threads)
         self._embedding = Embedding(table)
-        self.head = DenseLinear(
-            table if config.tie_word_embeddings else weights.dense("lm_head.weight"), threads=threads
-        )
+        if not config.tie_word_embeddings:
+            table = weights.table("lm_head.weight", threads=threads)
+        self.head = head_of(table, threads=threads)
         self._recorded: RecordedForward | None = None
         self._linears = LinearTable(
             {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tritium.model.batch import ForwardBatch, KVCache
     from tritium.model.config import ModelConfig
-    from tritium.model.layers import DenseLinear, Embedding, Float32, RMSNorm
+    from tritium.model.layers import CodedLinear, DenseLinear, Embedding, Float32, RMSNorm
     from tritium.model.linears import LinearTable
 
 
@@ -78,6 +78,6 @@ class EagerOperations:
         require_finite(rows)
         return rows
 
-    def head(self, head: DenseLinear, x: Float32) -> Float32:
+    def head(self, head: DenseLinear | CodedLinear, x: Float32) -> Float32:
         """Map rows [S, hidden] to logits [S, vocabulary]."""
         return head(x)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tritium.errors import ProcessingError
 from tritium.kernels import cpu
+from tritium.kernels.cpu import CodedMatrix
 
 if TYPE_CHECKING:
     from tritium.kernels.cpu import PreparedWeight
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 Float32 = npt.NDArray[np.float32]
 DenseWeight = npt.NDArray[np.float32] | npt.NDArray[np.uint16]  # uint16: the bits of bfloat16
 NOT_FINITE = "An activation is NaN or infinite: the weights or the input overflow float32."
+Table = DenseWeight | CodedMatrix  # a matrix whose rows are looked up, and that may be the head as well
 Observer = Callable[[str, Float32], None]  # (name of the linear layer, its input [M, K])
 
 
@@ -48,6 +50,10 @@ class WeightSource(Protocol):
 
     def dense(self, name: str) -> DenseWeight:
         """Return a matrix as the kernels take it."""
+        ...
+
+    def table(self, name: str, *, threads: int) -> Table:
+        """Return an embedding or a head as it is stored, dense or coded."""
         ...
 
     def linear(self, name: str, *, threads: int) -> Linear:
@@ -133,14 +139,45 @@ class TernaryLinear:
 
 
 @dataclass(frozen=True)
-class Embedding:
-    """A table of rows: float32 or bfloat16 bits [V, K]."""
+class CodedLinear:
+    """Codes of 6 or 8 bits times activations rounded to eight bits per token; exact within a group."""
 
-    weight: DenseWeight
+    weight: CodedMatrix
+    threads: int = 1
+
+    @property
+    def in_features(self) -> int:
+        """K, the length of an input row."""
+        return self.weight.in_features
+
+    @property
+    def out_features(self) -> int:
+        """N, the length of an output row."""
+        return self.weight.out_features
+
+    def __call__(self, x: Float32) -> Float32:
+        """Map rows [M, K] to rows [M, N]."""
+        return cpu.coded_matmul(self.weight, *quantize_rows(x), threads=self.threads)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A table of rows: float32 or bfloat16 bits [V, K], or a coded matrix."""
+
+    weight: Table
 
     def __call__(self, ids: npt.NDArray[np.int32]) -> Float32:
         """Return the rows of these ids as float32 [T, K]."""
+        if isinstance(self.weight, CodedMatrix):
+            return cpu.coded_lookup(self.weight, ids)
         return cpu.embedding_lookup(self.weight, ids)
+
+
+def head_of(table: Table, *, threads: int) -> DenseLinear | CodedLinear:
+    """Return the linear layer that multiplies by a table; it shares the table's memory."""
+    if isinstance(table, CodedMatrix):
+        return CodedLinear(table, threads)
+    return DenseLinear(table, threads=threads)
 
 
 def quantize_rows(x: Float32) -> tuple[npt.NDArray[np.int8], Float32]:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from tritium.errors import ProcessingError, ValidationError
 from tritium.kernels import cpu
-from tritium.kernels.cpu import CodedMatrix
-from tritium.model.layers import NOT_FINITE, DenseLinear, TernaryLinear
+from tritium.model.layers import NOT_FINITE, CodedLinear, DenseLinear, TernaryLinear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ class Recorder:
 
     def embed(self, table: Embedding) -> int:
         """Look the tokens of the batch up: [T, hidden]."""
-        if isinstance(table.weight, CodedMatrix):
+        if isinstance(table.weight, cpu.CodedMatrix):
             return self._plan.coded_embed(table.weight)
         return self._plan.embed(table.weight)
 
@@ -64,9 +63,9 @@ class Recorder:
         """Take the rows whose logits are wanted; a run fails if they are not finite."""
         return self._plan.logit_rows(x)
 
-    def head(self, head: DenseLinear, x: int) -> int:
+    def head(self, head: DenseLinear | CodedLinear, x: int) -> int:
         """Map rows [S, hidden] to logits [S, vocabulary]."""
-        if isinstance(head.weight, CodedMatrix):
+        if isinstance(head, CodedLinear):
             return self._plan.coded(self._plan.quantize(x), head.weight, "head")
         return self._plan.dense(x, head.weight, head.bias, "head")
 

@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention, ternarise_online, unpack_bitnet
-from tritium.kernels import packing
+from tritium.kernels import cpu, packing
+from tritium.kernels.coded import CodedWeight, tiles_shape
 from tritium.kernels.cpu import TernaryWeight, prepare
 from tritium.model.architecture import Architecture, LinearShape, architecture_for
-from tritium.model.layers import DenseLinear, DenseWeight, Float32, Linear, TernaryLinear
+from tritium.model.layers import DenseLinear, DenseWeight, Float32, Linear, Table, TernaryLinear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,6 +45,7 @@ class CheckpointWeights:
         self.architecture = architecture_for(config)
         self._checkpoint = checkpoint
         self._native: Mapping[str, Any] = (manifest or {}).get("linears", {})
+        self._coded: Mapping[str, Any] = (manifest or {}).get("coded", {})
         self.prefix = _prefix(self.architecture, checkpoint)
         self._check_tensors()
 
@@ -54,10 +56,38 @@ class CheckpointWeights:
     def dense(self, name: str) -> DenseWeight:
         """Return a matrix as the kernels take it: bfloat16 stays in its bits, the rest becomes float32."""
         full = self.prefix + name
+        coded = self.coded_weight(name)
+        if coded is not None:
+            rows = np.arange(coded.out_features, dtype=np.int32)
+            return cpu.coded_lookup(cpu.prepare_coded(coded), rows)
         if self._checkpoint.tensors[full].dtype == "BF16":
             bits: DenseWeight = np.ascontiguousarray(self._checkpoint.read(full))
             return bits
         return np.ascontiguousarray(self._checkpoint.read_float32(full))
+
+    def table(self, name: str, *, threads: int) -> Table:
+        """Return an embedding or a head as it is stored: dense, or coded and ready to run."""
+        coded = self.coded_weight(name)
+        if coded is None:
+            return self.dense(name)
+        try:
+            return cpu.prepare_coded(coded, threads=threads)
+        except ValidationError as error:
+            stored = f"{self.prefix}{_stem(name)}.codes"
+            raise ValidationError(f"The tensor {stored}: {error}", tensor=stored) from error
+
+    def coded_weight(self, name: str) -> CodedWeight | None:
+        """Read a coded matrix by the name that the dense one has ("lm_head.weight"); None if it is dense."""
+        full = self.prefix + _stem(name)
+        entry = self._coded.get(full)
+        if entry is None:
+            return None
+        return CodedWeight(
+            tiles=np.ascontiguousarray(self._checkpoint.read(f"{full}.codes")),
+            bits=entry["bits"],
+            in_features=entry["in_features"],
+            out_features=entry["out_features"],
+        )
 
     def linear(self, name: str, *, threads: int) -> Linear:
         """Build the linear layer of this name, dense or ternary as it is stored."""
@@ -147,7 +177,14 @@ class CheckpointWeights:
         self._check_tied_head()
 
     def _expected(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield from self.architecture.tensors.items()
+        self._check_coded()
+        for name, sizes in self.architecture.tensors.items():
+            entry = self._coded.get(self.prefix + _stem(name))
+            if entry is None:
+                yield name, sizes
+            else:
+                rows, columns = sizes
+                yield f"{_stem(name)}.codes", tiles_shape(rows, columns, bits=entry["bits"])
         for name, shape in self.architecture.linears.items():
             if shape.has_bias:
                 yield f"{name}.bias", (shape.out_features,)
@@ -172,13 +209,32 @@ class CheckpointWeights:
         yield f"{name}.trits", (entry["planes"], -(-trits // _TRITS_PER_BYTE))
         yield f"{name}.scales", self._checkpoint.tensors[f"{self.prefix}{name}.scales"].shape
 
+    def _check_coded(self) -> None:
+        """Check that only tables are coded, in the shape of the config."""
+        tables = {
+            self.prefix + _stem(name): self.architecture.tensors[name] for name in self.architecture.tables
+        }
+        for name, entry in self._coded.items():
+            if name not in tables:
+                raise ValidationError(
+                    f"The manifest holds {name} as a coded matrix; here only {', '.join(tables)} can be one.",
+                    tensor=name,
+                )
+            declared = (entry["out_features"], entry["in_features"])
+            if declared != tables[name]:
+                raise ValidationError(
+                    f"The manifest says {declared[0]} x {declared[1]} for {name}; "
+                    f"the config asks for {tables[name][0]} x {tables[name][1]}.",
+                    tensor=name,
+                )
+
     def _is_packed(self, name: str) -> bool:
         settings = self.config.ternary
         return settings.converts(name) and settings.convention is not TernaryConvention.AUTOBITLINEAR_ONLINE
 
     def _is_optional(self, name: str) -> bool:
         plain = name.removeprefix(self.prefix)
-        is_tied_head = self.config.tie_word_embeddings and plain == "lm_head.weight"
+        is_tied_head = self.config.tie_word_embeddings and plain == "lm_head.weight" and not self._coded
         return is_tied_head or any(
             plain == optional or (optional.endswith(".") and name.startswith(optional))
             for optional in self.architecture.optional
@@ -187,7 +243,7 @@ class CheckpointWeights:
     def _check_tied_head(self) -> None:
         """A head beside tied embeddings must be their copy; if not, one of the two would silently be lost."""
         head, table = "lm_head.weight", "model.embed_tokens.weight"
-        if not self.config.tie_word_embeddings or head not in self._checkpoint.tensors:
+        if not self.config.tie_word_embeddings or self._coded or head not in self._checkpoint.tensors:
             return
         if not np.array_equal(self._checkpoint.read(head), self._checkpoint.read(table)):
             raise ValidationError(
@@ -208,9 +264,13 @@ def _compute_plane(packed: npt.NDArray[np.uint8], shape: LinearShape) -> npt.NDA
 def _prefix(architecture: Architecture, checkpoint: Checkpoint) -> str:
     first = next(iter(architecture.tensors))
     for prefix in architecture.prefixes:
-        if prefix + first in checkpoint.tensors:
+        if {prefix + first, f"{prefix}{_stem(first)}.codes"} & checkpoint.tensors.keys():
             return prefix
     return architecture.prefixes[0]
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".weight")
 
 
 def _wrong_tensors(problem: str, names: list[str]) -> ValidationError:

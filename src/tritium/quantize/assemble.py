@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tritium.errors import ValidationError
 from tritium.formats.native import is_native, open_native, save_native
 from tritium.model.pretrained import QuantizedModel
+from tritium.quantize.coded import code_tables
 from tritium.quantize.evaluate import sha256_of
 from tritium.quantize.layer_file import read_layer
 from tritium.quantize.report import QuantizationMetrics, QuantizationProgress, Stage, ValidationReport
@@ -67,8 +68,9 @@ def assemble(
         if source.sha256() != plan.source_sha256:
             raise ValidationError(f"{source.path} changed since the quantization was planned; plan it again.")
         tensors, linears = _collect(plan, Path(workdir), source)
-        metrics = measure(plan, source, tensors=tensors, linears=linears, seconds=seconds)
-        manifest = _manifest(plan, source, linears=linears, metrics=metrics)
+        coded = code_tables(source, tensors, bits=plan.config.embedding_bits, threads=threads)
+        metrics = measure(plan, source, tensors=tensors, linears=linears, coded=coded, seconds=seconds)
+        manifest = _manifest(plan, source, linears=linears, coded=coded, metrics=metrics)
         # What is judged is what was saved and loaded again, not what lies in memory.
         save_native(staged, tensors=tensors, manifest=manifest, files=source.companions())
         report = validate(plan, staged, threads=threads, progress=progress)
@@ -86,6 +88,7 @@ def measure(
     *,
     tensors: Mapping[str, NDArray[Any]],
     linears: Mapping[str, Mapping[str, Any]],
+    coded: Mapping[str, Mapping[str, Any]] | None = None,
     seconds: float | None = None,
 ) -> QuantizationMetrics:
     """Count the sizes of a quantized model's tensors against its source's."""
@@ -110,6 +113,7 @@ def measure(
         reduction_to_float32=1 - size / (FLOAT32_BYTES * parameters),
         reduction_to_float16=1 - size / (FLOAT16_BYTES * parameters),
         mean_weight_error=sum(e["weight_error"] * e["parameters"] for e in linears.values()) / weights,
+        coded=_reported(coded or {}),
         seconds=seconds,
         parameters_per_second=weights / seconds if seconds else None,
     )
@@ -133,12 +137,14 @@ def _manifest(
     source: Source,
     *,
     linears: Mapping[str, Mapping[str, Any]],
+    coded: Mapping[str, Mapping[str, Any]],
     metrics: QuantizationMetrics,
 ) -> dict[str, Any]:
     config = plan.config.to_dict()
     for name in ("calibration_text", "validation_text"):
         del config[name]  # the texts themselves and where they lie stay with the user
     return {
+        **({"coded": coded} if coded else {}),
         "config": source.config_without_convention(),
         "linears": linears,
         "metrics": _without_run_figures(metrics.to_dict()),
@@ -185,6 +191,14 @@ def _with_run_figures(
 
 def _without_run_figures(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in RUN_FIGURES}
+
+
+def _reported(coded: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    layout = {"group_size", "out_features", "in_features"}
+    return {
+        name: {key: value for key, value in entry.items() if key not in layout}
+        for name, entry in coded.items()
+    }
 
 
 def _counted(linears: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, int]:

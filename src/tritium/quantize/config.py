@@ -15,6 +15,7 @@ GROUP_SIZE_LIMIT = 65_536
 PLANE_LIMIT = 3
 WINDOW_LIMIT = 131_072
 TOKEN_LIMIT = 1 << 30
+EMBEDDING_BITS = (6, 8, 16)  # 16: as in the source
 
 
 class QuantizationStrategy(StrEnum):
@@ -69,6 +70,8 @@ class QuantizationConfig:
         max_planes: trit-planes a layer may be escalated to, 1 to 3.
         max_acceptable_loss: relative root-mean-square error above which a layer gets another plane: of the
             layer's output on the calibration text, or of the weights where there is no calibration text.
+        embedding_bits: bits of a weight of the embedding and the head: 6 or 8 (and a scale per 32 weights),
+            or 16 to leave them as in the source.
         layers: overrides by layer name or shell pattern (`model.layers.0.*`); every pattern must match.
         calibration_text: text (str) or a file of text (Path) like what the model will be used for: its
             activations make and judge each layer.
@@ -83,6 +86,7 @@ class QuantizationConfig:
     min_planes: int = 1
     max_planes: int = PLANE_LIMIT
     max_acceptable_loss: float = 0.5
+    embedding_bits: int = 16
     layers: Mapping[str, LayerOverride] = field(default_factory=dict)
     calibration_text: str | Path | None = None
     validation_text: str | Path | None = None
@@ -102,6 +106,11 @@ class QuantizationConfig:
             raise ValidationError(
                 f"max_acceptable_loss must be a number from 0 to 1, not {loss!r}.",
                 field="max_acceptable_loss",
+            )
+        if type(self.embedding_bits) is not int or self.embedding_bits not in EMBEDDING_BITS:
+            raise ValidationError(
+                f"embedding_bits must be 6, 8 or 16 (as in the source), not {self.embedding_bits!r}.",
+                field="embedding_bits",
             )
         _check_integer("window", self.window, low=2, high=WINDOW_LIMIT)
         _check_integer("calibration_tokens", self.calibration_tokens, low=1, high=TOKEN_LIMIT)

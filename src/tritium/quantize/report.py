@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
@@ -127,6 +127,8 @@ class QuantizationMetrics:
         reduction_to_float32: 1 - quantized_bytes / float32_bytes.
         reduction_to_float16: 1 - quantized_bytes / float16_bytes.
         mean_weight_error: mean of the layers' weight errors, weighted by their parameters.
+        coded: by name of an embedding or head that became a coded matrix: bits, parameters, stored_bytes,
+            bits_per_weight with scales, and weight_error, the relative root-mean-square error.
         seconds: wall time of the layers' quantization, None where it was resumed or not measured.
         parameters_per_second: quantized_parameters / seconds.
     """
@@ -146,6 +148,7 @@ class QuantizationMetrics:
     reduction_to_float32: float
     reduction_to_float16: float
     mean_weight_error: float
+    coded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: float | None = None
     parameters_per_second: float | None = None
 

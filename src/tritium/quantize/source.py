@@ -84,6 +84,10 @@ class Source:
             divides=tensors.divides,
         )
 
+    def tables(self) -> tuple[str, ...]:
+        """Return the names of the embedding and the head, which may become coded matrices."""
+        return tuple(self.weights.prefix + name for name in self.weights.architecture.tables)
+
     def other_tensors(self) -> dict[str, NDArray[Any]]:
         """Return the tensors that stay as they are, by name; what the model does not read is left behind."""
         architecture, prefix = self.weights.architecture, self.weights.prefix

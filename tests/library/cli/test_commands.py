@@ -61,6 +61,19 @@ def test_quantize_takes_its_settings_from_a_file_and_options_win_over_it(
     assert {layer["group_size"] for layer in layers.values()} == {256}
 
 
+def test_quantize_codes_the_embedding_and_tells_its_size_and_error(run_tritium, scripture_llama, tmp_path):
+    done = run_tritium("quantize", scripture_llama, "--out", tmp_path / "m", "--embedding-bits", "6")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "model.embed_tokens" in line]
+    assert "codes of 6 bits, 6.500 with scales, 832.00 KiB, weight error 0.0212" in line
+    shown = run_tritium("show", tmp_path / "m")
+    assert "codes of 6 bits, 6.500 with scales" in shown.stdout
+    assert "tritium 2" in shown.stdout
+    refused = run_tritium("quantize", scripture_llama, "--out", tmp_path / "n", "--embedding-bits", "7")
+    assert refused.returncode != 0
+    assert "embedding_bits must be 6, 8 or 16" in refused.stderr
+
+
 def test_quantize_in_quiet_prints_the_path_and_nothing_else(run_tritium, scripture_bitnet_offline, tmp_path):
     done = run_tritium("quantize", scripture_bitnet_offline, "--out", tmp_path / "m", "--format", "quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path / 'm'}\n", "")

@@ -26,7 +26,7 @@ from tritium.model.llama import LlamaModel
 if TYPE_CHECKING:
     from tritium.kernels.pages import KvDtype
     from tritium.model.decoder import DecoderModel
-    from tritium.model.layers import DenseWeight, Float32, Linear
+    from tritium.model.layers import DenseWeight, Float32, Linear, Table
 
 MODELS = {"llama": LlamaModel, "bitnet": BitNetModel}
 CONTEXT = 96
@@ -51,6 +51,7 @@ class Shape:
     planes: int = 1
     dense_share: float = 0.0  # of the linear layers
     is_bfloat16: bool = False
+    table_bits: int = 16  # of the embedding and the head
 
     def build(self, *, seed: int, threads: int) -> DecoderModel:
         """A model of random weights, the same for the same seed; bitnet derives the size of a head."""
@@ -98,6 +99,12 @@ class RandomWeights:
 
     def dense(self, name: str) -> DenseWeight:
         return self._matrix(name, self.shape.vocabulary, self.shape.hidden)
+
+    def table(self, name: str, *, threads: int) -> Table:
+        if self.shape.table_bits == 16:
+            return self.dense(name)
+        coded, _ = cpu.round_to_codes(self.dense(name), bits=self.shape.table_bits)
+        return cpu.prepare_coded(coded, threads=threads)
 
     def linear(self, name: str, *, threads: int) -> Linear:
         random, layer = self._random(name), architecture_for(self.config).linears[name]
@@ -185,6 +192,7 @@ SHAPES = st.builds(
     planes=st.integers(1, 3),
     dense_share=st.sampled_from([0.0, 0.5, 1.0]),
     is_bfloat16=st.booleans(),
+    table_bits=st.sampled_from([6, 8, 16]),
 )
 PARTS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40) | st.just(1)), min_size=1, max_size=6)
 DECODES = st.lists(st.tuples(st.integers(0, 90), st.just(1)), min_size=1, max_size=8)

@@ -59,7 +59,8 @@ Result<float> matmul(const CodedMatrix& weight, const Array& q, const Array& sca
     const int64_t groups = view.blocks * kCodedGroups;
     std::vector<int8_t> arranged(static_cast<size_t>(groups * columns * kCodedGroup));
     std::vector<int32_t> corrections(static_cast<size_t>(groups * columns));
-    kernels.arrange_coded(inputs, columns, stride, groups, view.bits, arranged.data(), corrections.data());
+    kernels.arrange_coded({inputs, columns, stride, groups, view.bits}, 0, columns, arranged.data(),
+                          corrections.data());
     const CodedActivations activations{arranged.data(), corrections.data(), input_scale, columns};
     const auto tile = static_cast<double>(kCodedRows * view.inputs);
     const double nanoseconds = tile * view.bits / 8 / kBytesPerNanosecond +
@@ -139,8 +140,8 @@ std::pair<Result<uint8_t>, Result<double>> round_to_codes(const Array& weight, i
 
 void bind_coded(nb::module_& m) {
   nb::class_<CodedMatrix>(m, "CodedMatrix")
-      .def_prop_ro("rows", [](const CodedMatrix& weight) { return weight.view().rows; })
-      .def_prop_ro("inputs", [](const CodedMatrix& weight) { return weight.view().inputs; })
+      .def_prop_ro("out_features", [](const CodedMatrix& weight) { return weight.view().rows; })
+      .def_prop_ro("in_features", [](const CodedMatrix& weight) { return weight.view().inputs; })
       .def_prop_ro("bits", [](const CodedMatrix& weight) { return weight.view().bits; })
       .def_prop_ro("nbytes", &CodedMatrix::nbytes);
   m.def("prepare_coded", &prepare, nb::arg("tiles").noconvert(), nb::arg("rows"), nb::arg("inputs"),

@@ -56,6 +56,15 @@ struct CodedView {
   int64_t blocks;      // of 64 inputs, per tile
 };
 
+// Quantized activations as they are made, row by row, for weights of `groups` groups.
+struct CodedInputs {
+  const int8_t* q;  // [columns, stride]
+  int64_t columns;
+  int64_t stride;
+  int64_t groups;
+  int bits;
+};
+
 // Quantized activations, group by group: the 32 bytes of all columns lie side by side, so that the kernel
 // reads on and never strides. corrections[g * columns + c] takes the codes' offset back: minus
 // code_of_zero_weight times the sum of group g of column c.

@@ -12,16 +12,17 @@ namespace {
 constexpr int64_t kCodedAhead = 4096;  // bytes that are asked for before they are needed
 constexpr int64_t kCodedColumns = 32;  // columns whose sums stay in the first-level cache
 
-// From rows of q, `stride` apart, to the order the kernel reads.
-void arrange_coded(const int8_t* q, int64_t columns, int64_t stride, int64_t groups, int bits,
-                   int8_t* arranged, int32_t* corrections) {
-  for (int64_t group = 0; group < groups; ++group) {
-    for (int64_t column = 0; column < columns; ++column, arranged += kCodedGroup) {
-      const int8_t* from = q + column * stride + group * kCodedGroup;
-      std::memcpy(arranged, from, kCodedGroup);
+// From rows [begin, end) of q, `stride` apart, to their places among `columns` in the order the kernel reads.
+void arrange_coded(const CodedInputs& inputs, int64_t begin, int64_t end, int8_t* arranged,
+                   int32_t* corrections) {
+  for (int64_t group = 0; group < inputs.groups; ++group) {
+    for (int64_t column = begin; column < end; ++column) {
+      const int8_t* from = inputs.q + column * inputs.stride + group * kCodedGroup;
+      const int64_t place = group * inputs.columns + column;
+      std::memcpy(arranged + place * kCodedGroup, from, kCodedGroup);
       int32_t sum = 0;
       for (int64_t i = 0; i < kCodedGroup; ++i) sum += from[i];
-      *corrections++ = -code_of_zero_weight(bits) * sum;
+      corrections[place] = -code_of_zero_weight(inputs.bits) * sum;
     }
   }
 }

@@ -31,7 +31,7 @@ class CodedEmbed final : public Operation {
   CodedView table_;
 };
 
-// Puts the integers of all rows side by side, group by group, as the kernel reads them: one item.
+// Puts the integers of the rows side by side, group by group, as the kernel reads them.
 class Arrange final : public Operation {
  public:
   Arrange(Rows rows, int64_t stride, const CodedView& weight)
@@ -40,17 +40,16 @@ class Arrange final : public Operation {
         groups_(weight.blocks * kCodedGroups),
         bits_(weight.bits) {
     may_replicate = true;
-    fixed_items = 1;
   }
 
-  int64_t items(const Step& step) const override { return step.count(rows) == 0 ? 0 : 1; }
-  bool crosses_items(bool) const override { return true; }
+  int64_t items(const Step& step) const override { return step.count(rows); }
   double nanoseconds(const Step& step) const override {
     return kArrangeNanoseconds * static_cast<double>(step.count(rows) * stride_);
   }
-  void run(Step& step, int thread, int64_t, int64_t) const override {
-    table().arrange_coded(step.at<int8_t>(reads[0], thread), step.count(rows), stride_, groups_, bits_,
-                          step.at<int8_t>(writes[0], thread), step.at<int32_t>(writes[1], thread));
+  void run(Step& step, int thread, int64_t begin, int64_t end) const override {
+    const CodedInputs inputs{step.at<int8_t>(reads[0], thread), step.count(rows), stride_, groups_, bits_};
+    table().arrange_coded(inputs, begin, end, step.at<int8_t>(writes[0], thread),
+                          step.at<int32_t>(writes[1], thread));
   }
 
  private:

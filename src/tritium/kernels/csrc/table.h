@@ -74,10 +74,10 @@ struct KernelTable {
                      int64_t begin, int64_t end, float* out);
   void (*dense_rows_bf16)(const float* x, int64_t columns, int64_t count, const uint16_t* weight,
                           int64_t rows, int64_t begin, int64_t end, float* out);
-  // Rows of q, `stride` apart, as CodedActivations has them: `arranged` [groups, columns, 32], `corrections`
-  // [groups, columns].
-  void (*arrange_coded)(const int8_t* q, int64_t columns, int64_t stride, int64_t groups, int bits,
-                        int8_t* arranged, int32_t* corrections);
+  // Rows [begin, end) of the inputs as CodedActivations has them: `arranged` [groups, columns, 32],
+  // `corrections` [groups, columns].
+  void (*arrange_coded)(const CodedInputs& inputs, int64_t begin, int64_t end, int8_t* arranged,
+                        int32_t* corrections);
   // Tiles [begin, end) of the weight for all columns; `out` is [columns, rows].
   void (*coded_tiles)(const CodedView& weight, const CodedActivations& activations, int64_t begin,
                       int64_t end, float* out);
