@@ -52,6 +52,17 @@ Bytes bytes_of(const std::vector<Element>& values) {
   return bytes;
 }
 
+// The upper halves: rounded towards zero.
+inline std::vector<uint16_t> to_bfloat16(const std::vector<float>& values) {
+  std::vector<uint16_t> halves;
+  for (const float value : values) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    halves.push_back(static_cast<uint16_t>(bits >> 16));
+  }
+  return halves;
+}
+
 struct Case {
   const char* kernel;
   Bytes (*run)(const KernelTable& table, Random& random);
@@ -59,6 +70,8 @@ struct Case {
 
 // Integer products: ternary weights.
 std::span<const Case> matrix_cases();
+// Coded weights: their rounding and their products.
+std::span<const Case> coded_cases();
 // Floats: dense matrices, norms, activation functions, attention.
 std::span<const Case> row_cases();
 

@@ -50,13 +50,7 @@ Bytes dense_rows(const KernelTable& table, Random& random) {
 
 Bytes dense_rows_bf16(const KernelTable& table, Random& random) {
   const int64_t rows = random.between(1, 20), count = random.between(1, 200);
-  std::vector<uint16_t> weight;
-  for (const float value : random_rows(random, rows * count)) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof(bits));
-    weight.push_back(static_cast<uint16_t>(bits >> 16));
-  }
-  return dense(table.dense_rows_bf16, random, weight, rows, count);
+  return dense(table.dense_rows_bf16, random, to_bfloat16(random_rows(random, rows * count)), rows, count);
 }
 
 Bytes rms_norm(const KernelTable& table, Random& random) {
@@ -97,6 +91,29 @@ Bytes gelu(const KernelTable& table, Random& random) {
   std::vector<float> out(x.size());
   table.gelu(x.data(), static_cast<int64_t>(x.size()), out.data());
   return bytes_of(out);
+}
+
+Bytes add(const KernelTable& table, Random& random) {
+  const std::vector<float> a = random_rows(random, random.between(0, 1000));
+  const std::vector<float> b = random_rows(random, static_cast<int64_t>(a.size()));
+  std::vector<float> out(a.size());
+  table.add(a.data(), b.data(), static_cast<int64_t>(a.size()), out.data());
+  return bytes_of(out);
+}
+
+Bytes is_finite(const KernelTable& table, Random& random) {
+  std::vector<float> x = random_rows(random, random.between(1, 1000));
+  const auto at = static_cast<size_t>(random.between(0, static_cast<int64_t>(x.size()) - 1));
+  if (random.chance(2)) x[at] = random.chance(2) ? -INFINITY : NAN;
+  return {table.is_finite(x.data(), static_cast<int64_t>(x.size()))};
+}
+
+Bytes rotate(const KernelTable& table, Random& random) {
+  const int64_t half = random.between(1, 100);
+  const std::vector<float> cosine = random.reals(half, 1.0f), sine = random.reals(half, 1.0f);
+  std::vector<float> head = random_rows(random, 2 * half);
+  table.rotate(head.data(), cosine.data(), sine.data(), half);
+  return bytes_of(head);
 }
 
 Bytes softmax(const KernelTable& table, Random& random) {
@@ -165,6 +182,9 @@ constexpr Case kCases[] = {
     {"silu_multiply", silu_multiply},
     {"relu2_multiply", relu2_multiply},
     {"gelu", gelu},
+    {"add", add},
+    {"is_finite", is_finite},
+    {"rotate", rotate},
     {"softmax", softmax},
     {"attend", attend},
 };

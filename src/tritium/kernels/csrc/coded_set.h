@@ -4,6 +4,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 #include "coded.h"
@@ -164,6 +166,68 @@ TRITIUM_INLINE void multiply_coded(const CodedUnits* codes, const int8_t* q, int
   }
   sums->part[0] = (NativeInt)total[0];
   sums->part[1] = (NativeInt)total[1];
+}
+
+#elif defined(__ARM_FEATURE_DOTPROD)
+
+// sdot multiplies signed bytes. Codes of 6 bits are signed bytes as they stand; those of 8 bits become so
+// when their highest bit is turned, and then need no correction.
+constexpr int kCodedQuarters = 4;  // of sixteen rows
+
+struct CodedUnits {
+  int8x16_t unit[kCodedUnits][kCodedQuarters];
+};
+
+TRITIUM_INLINE uint8x16_t read_line(const uint8_t* lines, int line, int quarter) {
+  return vld1q_u8(lines + line * kCodedLine + quarter * 16);
+}
+
+TRITIUM_INLINE int8x16_t join_coded(uint8x16_t nibbles, uint8x16_t upper) {
+  const uint8x16_t low = vandq_u8(nibbles, vdupq_n_u8(15));
+  return vreinterpretq_s8_u8(vorrq_u8(low, vandq_u8(upper, vdupq_n_u8(48))));
+}
+
+template <int Bits>
+TRITIUM_INLINE CodedUnits unpack_coded(const uint8_t* lines) {
+  CodedUnits codes;
+#pragma GCC unroll 4
+  for (int quarter = 0; quarter < kCodedQuarters; ++quarter) {
+    if constexpr (Bits == 8) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kCodedUnits; ++i) {
+        const uint8x16_t turned = veorq_u8(read_line(lines, i, quarter), vdupq_n_u8(128));
+        codes.unit[i][quarter] = vreinterpretq_s8_u8(turned);
+      }
+    } else {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const uint8x16_t upper = read_line(lines, 4 + half, quarter);
+        const uint8x16_t first = read_line(lines, 2 * half, quarter);
+        const uint8x16_t second = read_line(lines, 2 * half + 1, quarter);
+        auto* unit = codes.unit + 4 * half;
+        unit[0][quarter] = join_coded(first, vshlq_n_u8(upper, 4));
+        unit[1][quarter] = join_coded(vshrq_n_u8(first, 4), vshlq_n_u8(upper, 2));
+        unit[2][quarter] = join_coded(second, upper);
+        unit[3][quarter] = join_coded(vshrq_n_u8(second, 4), vshrq_n_u8(upper, 2));
+      }
+    }
+  }
+  return codes;
+}
+
+template <int Bits, int Tiles>
+TRITIUM_INLINE void multiply_coded(const CodedUnits* codes, const int8_t* q, int32_t correction,
+                                   CodedSums* sums) {
+#pragma GCC unroll 4
+  for (int quarter = 0; quarter < kCodedQuarters; ++quarter) {
+    int32x4_t total = vdupq_n_s32(Bits == 8 ? 0 : correction);
+#pragma GCC unroll 8
+    for (int i = 0; i < kCodedUnits; ++i) {
+      const int8x16_t input = vreinterpretq_s8_s32(vdupq_n_s32(quad_of(q, i)));
+      total = vdotq_s32(total, codes->unit[i][quarter], input);
+    }
+    sums->part[quarter] = (NativeInt)total;
+  }
 }
 
 #else
