@@ -20,7 +20,7 @@ from tritium.model.architecture import architecture_for
 from tritium.model.batch import ForwardBatch, KVCache
 from tritium.model.bitnet import BitNetModel
 from tritium.model.config import parse_config
-from tritium.model.layers import DenseLinear, TernaryLinear
+from tritium.model.layers import CodedLinear, DenseLinear, TernaryLinear
 from tritium.model.llama import LlamaModel
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ def test_embedding_and_head_of_codes(bits: int, sequences: int) -> None:
     floats = np.random.default_rng(1).standard_normal((300, 200)).astype(np.float32)
     coded = cpu.prepare_coded(cpu.round_to_codes(floats, bits=bits)[0])
     model._embedding = replace(model._embedding, weight=coded)
-    model.head = replace(model.head, weight=coded)
+    model.head = CodedLinear(coded, threads=2)
     planned, expected = caches(model, sequences, seed=2)
     batch = a_step(planned, [(5, 1)] * sequences, wanted=list(range(sequences)), seed=3)
     hidden = cpu.coded_lookup(coded, batch.token_ids)
