@@ -3,7 +3,7 @@
     python benchmarks/random_models.py 2b4t build/peers/models/2b4t
 
 Trits are drawn five to a byte, so that two billion weights take seconds and no dense copy ever exists. Scales
-keep activations near 1. Embeddings are eighths of one byte, exact in bfloat16. The vocabulary is the 256
+keep activations near 1. The embedding, which is the head too, has 6 bits a weight. The vocabulary is the 256
 bytes and numbered words: a text of N ASCII characters is N tokens. The end token's embedding is zero, so that
 greedy text never ends by itself.
 """
@@ -22,6 +22,8 @@ import numpy as np
 import tokenizers
 
 from tritium.formats.native import is_native, save_native
+from tritium.kernels import cpu
+from tritium.kernels.coded import CODE_GROUP
 from tritium.model.architecture import architecture_for
 from tritium.model.config import parse_config
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TRITS_PER_BYTE = 5
+EMBEDDING_BITS = 6
 BYTE_VALUES = 3**TRITS_PER_BYTE
 
 
@@ -97,13 +100,26 @@ def write_random_model(directory: Path, shape: Shape, *, seed: int = 1) -> None:
             "divides": False,
         }
     for name, sizes in architecture.tensors.items():
-        is_table = len(sizes) == 2
-        tensors[name] = random_table(random, *sizes) if is_table else np.full(sizes, 0x3F80, np.uint16)
-    tensors["model.embed_tokens.weight"][-1] = 0
+        if len(sizes) == 1:
+            tensors[name] = np.full(sizes, 0x3F80, np.uint16)  # norms: ones in bfloat16
+    table = random_table(random, shape.vocabulary, shape.hidden)
+    table[-1] = 0
+    coded, _ = cpu.round_to_codes(table, bits=EMBEDDING_BITS, threads=2)
+    tensors["model.embed_tokens.codes"] = coded.tiles
+    embedding = {
+        "bits": EMBEDDING_BITS,
+        "group_size": CODE_GROUP,
+        "out_features": shape.vocabulary,
+        "in_features": shape.hidden,
+    }
     save_native(
         directory,
         tensors=tensors,
-        manifest={"config": shape.config, "linears": linears},
+        manifest={
+            "config": shape.config,
+            "linears": linears,
+            "coded": {"model.embed_tokens": embedding},
+        },
         files={
             "config.json": json.dumps(shape.config).encode(),
             "tokenizer.json": numbered_tokenizer(shape.vocabulary),
