@@ -13,6 +13,8 @@ import numpy as np
 
 from tritium.errors import ValidationError
 from tritium.formats.refusal import quoted, refusal
+from tritium.kernels.packing import from_compute_layout
+from tritium.kernels.quantization import absmean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 CODES_PER_BYTE = 4
 CODE_BITS = 2
 CODE_MASK = 3
-SMALLEST_MEAN = np.float32(1e-5)
 CONFIG = "config.json"
 # What each field may say; everything else changes the mathematics in a way this room does not know.
 KNOWN_FIELDS = frozenset(
@@ -143,20 +144,18 @@ def pack_bitnet(trits: NDArray[np.int8]) -> NDArray[np.uint8]:
     return packed
 
 
-def ternarise_online(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
+def ternarise_online(weight: NDArray[Any]) -> tuple[NDArray[np.int8], np.float32]:
     """Ternarise a full-precision master as the online convention does on every forward.
 
     Args:
-        weight: float32 [out, in].
+        weight: float32, float16 or bfloat16 bits [out, in].
 
     Returns:
         Trits int8 [out, in] and scale = 1 / max(mean|W|, 1e-5) in float32, so that W is trits / scale. The
         mean is the correctly rounded one; it does not depend on the order of the additions.
     """
-    mean = np.float32(np.abs(weight).mean(dtype=np.float64))
-    scale = np.float32(1) / np.maximum(mean, SMALLEST_MEAN)
-    trits = np.clip(np.rint(weight * scale), -1, 1).astype(np.int8)
-    return trits, np.float32(scale)
+    planes, mean = absmean(weight)
+    return from_compute_layout(planes, count=weight.shape[1]), np.float32(1) / mean[0, 0]
 
 
 def _wrong(message: str, name: str) -> ValidationError:

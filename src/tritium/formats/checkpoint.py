@@ -71,6 +71,11 @@ class Checkpoint:
             raise refusal(f"NaN or Inf at {position}", file=tensor.file, tensor=name)
         return values
 
+    def forget(self, name: str) -> None:
+        """Let the system take back the pages of a tensor; it can be read again."""
+        tensor = self.tensors[name]
+        self._files[tensor.file].forget(tensor)
+
     def read_float32(self, name: str) -> NDArray[np.float32]:
         """Return a floating-point tensor as float32; exact for F16, BF16 and F32, rounded for F64.
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tritium.kernels import quantization
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# Large tensors are scanned in pieces, so that a check needs little memory of its own.
-SCAN_ELEMENTS = 1 << 20
-BFLOAT16_EXPONENT = np.uint16(0x7F80)
 
 
 def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -26,12 +25,5 @@ def first_not_finite(values: NDArray[Any]) -> int | None:
     flat = values.reshape(-1)
     if flat.dtype != np.uint16 and flat.dtype.kind != "f":
         return None
-    for start in range(0, flat.size, SCAN_ELEMENTS):
-        piece = flat[start : start + SCAN_ELEMENTS]
-        if piece.dtype == np.uint16:
-            wrong = (piece & BFLOAT16_EXPONENT) == BFLOAT16_EXPONENT
-        else:
-            wrong = ~np.isfinite(piece)
-        if wrong.any():
-            return start + int(np.argmax(wrong))
-    return None
+    found = quantization.first_not_finite(np.ascontiguousarray(flat), threads=os.cpu_count() or 1)
+    return None if found < 0 else found

@@ -17,8 +17,10 @@ names and dtypes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -33,7 +35,7 @@ from tritium.formats.weight_file import open_regular_file, read_small_file
 from tritium.kernels.coded import CODE_BITS, CODE_GROUP, tiles_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -141,6 +143,32 @@ def open_native(directory: str | Path, *, verify: bool = True) -> NativeModel:
         checkpoint.close()
         raise
     return NativeModel(manifest=manifest, checkpoint=checkpoint)
+
+
+@contextlib.contextmanager
+def verified_meanwhile(native: NativeModel) -> Iterator[None]:
+    """Hash every file of a model, opened without that, on another thread while the block works with it.
+
+    Raises:
+        ValidationError: at the end, whatever the block did: a file's content was altered. Drop what the block
+            made of it.
+    """
+    failures: list[BaseException] = []
+
+    def hash_files() -> None:
+        try:
+            _check_files(native.checkpoint.path, native.manifest["files"], verify=True)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            failures.append(error)
+
+    hashing = threading.Thread(target=hash_files, name="tritium-verify", daemon=True)
+    hashing.start()
+    try:
+        yield
+    finally:
+        hashing.join()
+        if failures:
+            raise failures[0]
 
 
 def _check_names(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:

@@ -68,6 +68,15 @@ class WeightFile:
             done += step
         return buffer
 
+    def forget(self, tensor: TensorInfo) -> None:
+        """Let the system take back the pages of a mapped tensor; it can be read again."""
+        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        begin = -(-tensor.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = tensor.offset + tensor.nbytes - begin
+        if length > 0:  # what shares its last page with a neighbour is read again from the page cache
+            self._map.madvise(mmap.MADV_DONTNEED, begin, length)
+
     def close(self) -> None:
         """Close the file; arrays that were mapped from it stay valid until they are dropped."""
         if self._descriptor >= 0:

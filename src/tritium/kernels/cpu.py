@@ -39,6 +39,7 @@ __all__ = [
     "paged_attention",
     "prepare",
     "prepare_coded",
+    "prepare_packed",
     "quantize_activations",
     "ragged_attention",
     "relu2_multiply",
@@ -81,6 +82,35 @@ def prepare(weight: TernaryWeight, *, threads: int = 1) -> PreparedWeight:
     return _native.prepare(
         weight.planes, weight.scales, weight.in_features, weight.group_size, weight.divides, threads
     )
+
+
+@refuses_bad_arrays
+def prepare_packed(
+    packed: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    *,
+    out_features: int,
+    in_features: int,
+    group_size: int,
+    divides: bool = False,
+    threads: int = 1,
+) -> PreparedWeight:
+    """Lays a ternary weight out as `prepare` does, straight from trits as a file holds them.
+
+    Args:
+        packed: uint8 [P, ceil(N K / 5)], five trits to a byte, row after row without a gap; plane 0 is the
+            most significant.
+        scales: float32 [1 or N, G].
+        out_features: N.
+        in_features: K.
+        group_size: weights per group: K where G is 1, else a multiple of 32.
+        divides: the scale divides instead of multiplying (needs G = 1).
+        threads: threads to use.
+
+    Raises:
+        ValidationError: a byte above 242, or a shape that does not fit.
+    """
+    return _native.prepare_packed(packed, scales, out_features, in_features, group_size, divides, threads)
 
 
 @refuses_bad_arrays

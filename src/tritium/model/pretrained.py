@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
 from tritium.formats.checkpoint import Checkpoint, open_checkpoint
-from tritium.formats.native import NativeModel, is_native, open_native, save_native
+from tritium.formats.native import NativeModel, is_native, open_native, save_native, verified_meanwhile
 from tritium.kernels.device import select_optimal_device
 from tritium.model.bert import BertModel
 from tritium.model.bitnet import BitNetModel
@@ -89,7 +90,10 @@ def load_model(source: str | Path, *, threads: int | None = None, verify: bool =
     """
     _check_arguments(source, threads)
     if is_native(source):
-        with open_native(source, verify=verify) as native:
+        with (
+            open_native(source, verify=False) as native,
+            verified_meanwhile(native) if verify else contextlib.nullcontext(),
+        ):
             return _build(native.checkpoint, threads=threads, manifest=native.manifest)
     with open_checkpoint(source) as checkpoint:
         return _build(checkpoint, threads=threads, manifest=None)

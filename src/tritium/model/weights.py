@@ -12,7 +12,8 @@ from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention, ternarise_online, unpack_bitnet
 from tritium.kernels import cpu, packing
 from tritium.kernels.coded import CodedWeight, tiles_shape
-from tritium.kernels.cpu import TernaryWeight, prepare
+from tritium.kernels.cpu import TernaryWeight, prepare, prepare_packed
+from tritium.kernels.quantization import absmean
 from tritium.model.architecture import Architecture, LinearShape, architecture_for
 from tritium.model.layers import DenseLinear, DenseWeight, Float32, Linear, Table, TernaryLinear
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tritium.formats.checkpoint import Checkpoint
+    from tritium.kernels.cpu import PreparedWeight
     from tritium.model.config import ModelConfig
 
 _CODES_PER_BYTE = 4
@@ -91,6 +93,8 @@ class CheckpointWeights:
 
     def linear(self, name: str, *, threads: int) -> Linear:
         """Build the linear layer of this name, dense or ternary as it is stored."""
+        if self.prefix + name in self._native:
+            return TernaryLinear(self._prepared(name, threads=threads), self.bias(name), threads)
         weight = self.ternary_weight(name)
         if weight is None:
             return DenseLinear(self.dense(f"{name}.weight"), self.bias(name), threads)
@@ -102,6 +106,8 @@ class CheckpointWeights:
             return self._native_weight(name)
         if not self.config.ternary.converts(name):
             return None
+        if self.config.ternary.convention is TernaryConvention.AUTOBITLINEAR_ONLINE:
+            return self._online_weight(name)
         tensors, shape = self.ternary(name), self.architecture.linears[name]
         return TernaryWeight(
             planes=packing.to_compute_layout(tensors.trits)[None],
@@ -130,7 +136,7 @@ class CheckpointWeights:
         full = self.prefix + name
         convention = self.config.ternary.convention
         if convention is TernaryConvention.AUTOBITLINEAR_ONLINE:
-            trits, inverse = ternarise_online(self.array(f"{name}.weight"))
+            trits, inverse = ternarise_online(self.dense(f"{name}.weight"))
             return TernaryTensors(
                 trits, np.array([[np.float32(1) / inverse]], dtype=np.float32), divides=False
             )
@@ -143,6 +149,34 @@ class CheckpointWeights:
                 f"{full}.weight_scale is {value}: a scale is positive.", tensor=f"{full}.weight_scale"
             )
         return TernaryTensors(trits, scale, divides=convention is TernaryConvention.BITLINEAR)
+
+    def _prepared(self, name: str, *, threads: int) -> PreparedWeight:
+        """Lay a layer of ours out as it runs; of its bytes in the file nothing stays in memory."""
+        shape, full = self.architecture.linears[name], self.prefix + name
+        entry = self._native[full]
+        weight = prepare_packed(
+            self._checkpoint.read(f"{full}.trits"),
+            np.ascontiguousarray(self._checkpoint.read_float32(f"{full}.scales")),
+            out_features=shape.out_features,
+            in_features=shape.in_features,
+            group_size=int(entry["group_size"]),
+            divides=bool(entry["divides"]),
+            threads=threads,
+        )
+        self._checkpoint.forget(f"{full}.trits")
+        return weight
+
+    def _online_weight(self, name: str) -> TernaryWeight:
+        """Ternarise a master where it lies in the file, without a copy in float32."""
+        shape = self.architecture.linears[name]
+        planes, mean = absmean(self.dense(f"{name}.weight"))
+        return TernaryWeight(
+            planes=planes[None],
+            scales=np.float32(1) / (np.float32(1) / mean),  # as it is stored where the inverse is kept
+            group_size=shape.in_features,
+            in_features=shape.in_features,
+            out_features=shape.out_features,
+        )
 
     def _native_weight(self, name: str) -> TernaryWeight:
         shape, full = self.architecture.linears[name], self.prefix + name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tritium.quantize.standard import least_squares_scales
+from tritium.kernels.quantization import least_squares_scales
 from tritium.quantize.weights import QuantizedWeights, grouped, level_limit, row_chunks, with_scales
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ REFINEMENTS = 3
 
 def quantize_planes(weights: NDArray[np.float32], *, planes: int, group_size: int) -> QuantizedWeights:
     """Quantize float32 [N, K] to `planes` tied trit-planes; more planes never fit worse."""
+    weights = np.ascontiguousarray(weights)
     scales = least_squares_scales(weights, group_size=group_size)
     for count in range(2, planes + 1):
         scales = _refined_scales(weights, scales, planes=count, group_size=group_size)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tritium.kernels.packing import TernaryWeight, pack_trits, to_compute_layout
+from tritium.kernels.quantization import round_levels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,13 +107,6 @@ def grouped(weights: NDArray[Float], *, group_size: int) -> NDArray[Float]:
     return weights.reshape(-1, group_size)
 
 
-def levels_of(groups: NDArray[np.float32], scales: NDArray[np.float32], *, limit: int) -> NDArray[np.int8]:
-    """Return the nearest level of every weight, int8 [n, g]: groups [n, g], scales [n]; scale 0 gives 0."""
-    safe = np.where(scales > 0, scales, np.float32(np.inf))
-    levels = np.rint(groups / safe[:, None])
-    return np.clip(levels, -limit, limit, out=levels).astype(np.int8)
-
-
 def storable(scales: NDArray[np.float32]) -> NDArray[Any]:
     """Return scales as float16, or unchanged where one of them would leave float16's normal range."""
     nonzero = scales[scales != 0]
@@ -130,9 +124,9 @@ def with_scales(
     if is_rounded and _fits_exactly(weights, scales, planes=planes, group_size=group_size):
         stored = scales
     exact = stored.astype(np.float32)
-    levels = np.empty(weights.shape, dtype=np.int8)
-    for rows in row_chunks(*weights.shape):
-        levels[rows] = _chunk_levels(weights[rows], exact[rows], planes=planes, group_size=group_size)
+    levels = round_levels(
+        np.ascontiguousarray(weights), exact, group_size=group_size, limit=level_limit(planes)
+    )
     size = weights.shape[1] if scales.shape[1] == 1 else group_size
     return QuantizedWeights(levels=levels, scales=stored, planes=planes, group_size=size)
 
@@ -143,20 +137,13 @@ def is_lossless(weights: NDArray[np.float32], quantized: QuantizedWeights) -> bo
     return all(np.array_equal(quantized.dequantized(rows), weights[rows]) for rows in chunks)
 
 
-def _chunk_levels(
-    weights: NDArray[np.float32], scales: NDArray[np.float32], *, planes: int, group_size: int
-) -> NDArray[np.int8]:
-    groups = grouped(weights, group_size=group_size)
-    levels = levels_of(groups, scales.reshape(-1), limit=level_limit(planes))
-    return levels.reshape(weights.shape[0], -1)[:, : weights.shape[1]]
-
-
 def _fits_exactly(
     weights: NDArray[np.float32], scales: NDArray[np.float32], *, planes: int, group_size: int
 ) -> bool:
     for rows in row_chunks(*weights.shape):
-        levels = _chunk_levels(weights[rows], scales[rows], planes=planes, group_size=group_size)
+        chunk = np.ascontiguousarray(weights[rows])
+        levels = round_levels(chunk, scales[rows], group_size=group_size, limit=level_limit(planes))
         per_weight = np.repeat(scales[rows], group_size, axis=1)[:, : weights.shape[1]]
-        if not np.array_equal(levels * per_weight, weights[rows]):
+        if not np.array_equal(levels * per_weight, chunk):
             return False
     return True

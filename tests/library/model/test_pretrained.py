@@ -18,6 +18,7 @@ from tritium.model.pretrained import QuantizedModel, companion_files, load_model
 from tritium.model.weights import CheckpointWeights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tritium.model.bert import BertModel
@@ -92,11 +93,14 @@ def test_a_quantized_model_tells_what_was_measured(scripture_bitnet_offline: Pat
     assert model.loaded.generator is model.model
 
 
-def test_one_changed_byte_is_found(scripture_bitnet_offline: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [lambda byte: byte ^ 1, lambda _: 255])
+def test_one_changed_byte_is_found(
+    scripture_bitnet_offline: Path, tmp_path: Path, change: Callable[[int], int]
+) -> None:
     path = _save(scripture_bitnet_offline, tmp_path / "native")
     weights = path / "model.safetensors"
     content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
+    content[-1] = change(content[-1])  # the last trits: 255 is no five of them, which is noticed first
     weights.write_bytes(bytes(content))
     with pytest.raises(ValidationError, match="altered"):
         load_model(path)

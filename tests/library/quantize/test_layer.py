@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tritium.errors import QuantizationError
+from tritium.kernels.quantization import least_squares_scales
 from tritium.quantize.adaptive import choose_strategy, quantize_adaptive, weighted_scales
 from tritium.quantize.config import LayerOverride, QuantizationConfig
 from tritium.quantize.inputs import LayerInputs
 from tritium.quantize.layer import quantize_weights, settings_of
 from tritium.quantize.plan import PlannedLayer
 from tritium.quantize.quality import output_error, weight_error
-from tritium.quantize.standard import least_squares_scales, quantize_standard
+from tritium.quantize.standard import quantize_standard
 from tritium.quantize.stats import analyze_weight_distribution
 
 

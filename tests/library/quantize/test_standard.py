@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tritium.kernels.quantization import least_squares_scales
 from tritium.quantize.absmean import quantize_absmean
 from tritium.quantize.quality import weight_error
-from tritium.quantize.standard import least_squares_scales, quantize_standard
+from tritium.quantize.standard import quantize_standard
 from tritium.quantize.weights import is_lossless
 
 matrices = hnp.arrays(

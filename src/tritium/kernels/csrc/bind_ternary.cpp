@@ -16,18 +16,17 @@ constexpr int64_t kTileGrain = 4;
 constexpr double kOperationsPerNanosecond = 300;  // of one thread: an order of magnitude is enough
 constexpr int64_t kChunk = 32;
 constexpr int64_t kPortableBlock = 128;
+constexpr int64_t kMostRows = int64_t{1} << 31;
 constexpr int64_t kMostInputs = int64_t{1} << 20;  // keeps sums inside an int32
 
 int64_t padded(int64_t inputs) {
   return (inputs + kPortableBlock - 1) / kPortableBlock * kPortableBlock;
 }
 
-TernaryShape shape_of(const Array& planes, const Array& scales, int64_t inputs, int64_t group_size,
-                      bool divides) {
-  const TernaryShape shape{size_of(planes, 0), size_of(planes, 1), inputs,
-                           size_of(scales, 1), group_size,         divides};
+TernaryShape checked(const TernaryShape& shape, const Array& scales) {
+  const int64_t inputs = shape.inputs, group_size = shape.group_size;
   require(shape.plane_count >= 1 && shape.plane_count <= 3, "A weight has 1 to 3 planes.");
-  require(shape.rows >= 1, "A weight has at least one row.");
+  require(shape.rows >= 1 && shape.rows <= kMostRows, "A weight has 1 to 2^31 rows.");
   require(inputs >= 1 && inputs <= kMostInputs, "A weight has 1 to 2^20 inputs.");
   require(size_of(scales, 0) == 1 || size_of(scales, 0) == shape.rows,
           "scales must have one row, or one per output.");
@@ -36,7 +35,7 @@ TernaryShape shape_of(const Array& planes, const Array& scales, int64_t inputs, 
     require(shape.groups == (inputs + group_size - 1) / group_size,
             "scales must have one column for each group of inputs.");
   }
-  require(!divides || shape.groups == 1, "A weight whose scale divides has one group per row.");
+  require(!shape.divides || shape.groups == 1, "A weight whose scale divides has one group per row.");
   return shape;
 }
 
@@ -44,12 +43,28 @@ std::unique_ptr<PreparedWeight> prepare(const Array& planes, const Array& scales
                                         int64_t group_size, bool divides, int threads) {
   const auto* packed = elements<const uint8_t>(planes, "planes", {kAny, kAny, padded(inputs) / 4});
   const auto* factors = elements<const float>(scales, "scales", {kAny, kAny});
-  const TernaryShape shape = shape_of(planes, scales, inputs, group_size, divides);
+  const TernaryShape shape = checked(
+      {size_of(planes, 0), size_of(planes, 1), inputs, size_of(scales, 1), group_size, divides}, scales);
   require_threads(threads);
   nb::gil_scoped_release released;
   auto weight = std::make_unique<PreparedWeight>(shape);
   require(weight->fill(packed, factors, size_of(scales, 0), threads),
           "The compute layout holds code 3, which is no trit.");
+  return weight;
+}
+
+std::unique_ptr<PreparedWeight> prepare_packed(const Array& packed, const Array& scales, int64_t rows,
+                                               int64_t inputs, int64_t group_size, bool divides,
+                                               int threads) {
+  const auto* factors = elements<const float>(scales, "scales", {kAny, kAny});
+  const TernaryShape shape =
+      checked({size_of(packed, 0), rows, inputs, size_of(scales, 1), group_size, divides}, scales);
+  const auto* trits = elements<const uint8_t>(packed, "packed", {kAny, (rows * inputs + 4) / 5});
+  require_threads(threads);
+  nb::gil_scoped_release released;
+  auto weight = std::make_unique<PreparedWeight>(shape);
+  require(weight->fill_packed(trits, factors, size_of(scales, 0), threads),
+          "A byte of packed trits is at most 242; the array holds a larger one.");
   return weight;
 }
 
@@ -131,6 +146,8 @@ void bind_ternary(nb::module_& m) {
       .def_prop_ro("groups", [](const PreparedWeight& weight) { return weight.view().groups; })
       .def_prop_ro("planes", [](const PreparedWeight& weight) { return weight.view().plane_count; })
       .def_prop_ro("nbytes", &PreparedWeight::nbytes);
+  m.def("prepare_packed", &prepare_packed, nb::arg("packed").noconvert(), nb::arg("scales").noconvert(),
+        nb::arg("rows"), nb::arg("inputs"), nb::arg("group_size"), nb::arg("divides"), nb::arg("threads"));
   m.def("prepare", &prepare, nb::arg("planes").noconvert(), nb::arg("scales").noconvert(),
         nb::arg("in_features"), nb::arg("group_size"), nb::arg("divides"), nb::arg("threads"));
   m.def("ternary_matmul", &matmul, nb::arg("weight"), nb::arg("q").noconvert(), nb::arg("scale").noconvert(),

@@ -1,12 +1,16 @@
 // Fills a KernelTable with the kernels as this source file's flags compile them.
 #pragma once
 
+#include "absmean.h"
 #include "attention.h"
 #include "coded_kernel.h"
 #include "coded_round.h"
 #include "dense.h"
 #include "elementwise.h"
 #include "kv_write.h"
+#include "least_squares.h"
+#include "levels.h"
+#include "pack.h"
 #include "softmax_weights.h"
 #include "ternary.h"
 
@@ -43,6 +47,12 @@ constexpr KernelTable make_table(const char* name) {
       .merge_attention = merge_attention,
       .finish_attention = finish_attention,
       .write_position = write_position,
+      .absmean_sums = {absmean_sums<float>, absmean_sums<Half>, absmean_sums<BFloat16>},
+      .absmean_pack = {absmean_pack<float>, absmean_pack<Half>, absmean_pack<BFloat16>},
+      .least_squares = {least_squares<float>, least_squares<Half>, least_squares<BFloat16>},
+      .round_levels = round_levels,
+      .pack_trits = pack_row_of_trits,
+      .lay_out_trits = lay_out_row_of_trits,
   };
 }
 

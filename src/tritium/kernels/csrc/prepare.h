@@ -44,6 +44,10 @@ class PreparedWeight {
   // [scale_rows, groups]. False where a code is no trit.
   bool fill(const uint8_t* planes, const float* scales, int64_t scale_rows, int threads);
 
+  // The same from trits five to a byte, row after row without a gap: [plane_count, ceil(rows x inputs / 5)].
+  // False where a byte is no five trits.
+  bool fill_packed(const uint8_t* packed, const float* scales, int64_t scale_rows, int threads);
+
   const TernaryView& view() const { return view_; }
   const KernelTable& kernels() const { return kernels_; }
   int64_t inputs() const { return inputs_; }
@@ -51,6 +55,7 @@ class PreparedWeight {
 
  private:
   bool fill_tile(int64_t plane, int64_t tile, const uint8_t* portable, uint8_t* codes);
+  bool fill_packed_tile(int64_t item, const uint8_t* plane, uint8_t* codes);
   void fill_scales(const float* scales, int64_t scale_rows);
 
   const KernelTable& kernels_;

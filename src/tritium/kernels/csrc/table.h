@@ -56,6 +56,44 @@ struct AttentionScratch {
   float query_scale[kAttentionRows];
 };
 
+// How the weights of a checkpoint lie in memory.
+enum class WeightType { kFloat32, kHalf, kBFloat16 };
+constexpr int kWeightTypes = 3;
+
+// Weights [rows, columns] to trits by their mean magnitudes, in the portable layout of packing.py.
+struct AbsmeanTask {
+  const void* weights;
+  int64_t columns;
+  int64_t groups;      // per row
+  int64_t group_size;  // a multiple of 32 where there are several
+  bool is_per_tensor;
+  double* sums;     // [rows]: sum of magnitudes
+  float* means;     // [rows, groups]; [1] and given where there is one for the tensor
+  uint8_t* planes;  // [rows, plane_stride]
+  int64_t plane_stride;
+};
+
+// Weights [rows, columns] in units: the groups of its rows.
+struct LeastSquaresTask {
+  const void* weights;
+  int64_t columns;
+  int64_t groups;  // per row
+  int64_t group_size;
+  float* scales;  // [rows, groups]; NaN where a weight is not finite
+};
+
+// Levels nearest to weight / scale, between -limit and limit; a scale of 0 gives 0.
+struct LevelsTask {
+  const float* weights;  // [rows, columns]
+  int64_t columns;
+  const float* scales;  // [scale_rows, groups]
+  int64_t scale_rows;   // 1 or rows
+  int64_t groups;
+  int64_t group_size;
+  int limit;
+  int8_t* levels;  // [rows, columns]
+};
+
 struct KernelTable {
   const char* name;
   int64_t trits_per_byte;  // of the tiles that its kernels read
@@ -111,6 +149,15 @@ struct KernelTable {
   // One position of one head into its page.
   void (*write_position)(const KvPool& pool, const float* key, const float* value, int64_t slot,
                          int64_t head);
+  // By WeightType, for rows [begin, end); see absmean.h.
+  void (*absmean_sums[kWeightTypes])(const AbsmeanTask& task, int64_t begin, int64_t end);
+  void (*absmean_pack[kWeightTypes])(const AbsmeanTask& task, int64_t begin, int64_t end);
+  // By WeightType, for units [begin, end); see least_squares.h.
+  void (*least_squares[kWeightTypes])(const LeastSquaresTask& task, int64_t begin, int64_t end);
+  void (*round_levels)(const LevelsTask& task, int64_t begin, int64_t end);
+  // One row of trits, five to a byte and in the portable layout; false where a value is no trit.
+  bool (*pack_trits)(const int8_t* trits, int64_t count, uint8_t* packed);
+  bool (*lay_out_trits)(const int8_t* trits, int64_t count, uint8_t* planes);
 };
 
 extern const KernelTable kScalarTable;

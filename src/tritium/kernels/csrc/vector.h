@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace tritium {
 namespace {
 
@@ -54,11 +58,16 @@ TRITIUM_INLINE Lanes load(const float* from) {
 }
 
 TRITIUM_INLINE Lanes load(const uint16_t* bfloat16) {
+#if defined(__AVX512F__)
+  const auto bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bfloat16));
+  return Lanes{{(NativeFloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)}};
+#else
   return each([&](int i) {
     NativeHalf half;
     std::memcpy(&half, bfloat16 + i * kWidth, sizeof(half));
     return (NativeFloat)(__builtin_convertvector(half, NativeUint) << 16);
   });
+#endif
 }
 
 // The last `count` < 16 elements, zeros behind them.
