@@ -66,7 +66,8 @@ def round_levels(
     del threads
     safe = np.where(scales > 0, scales, np.float32(np.inf))
     per_weight = np.repeat(safe, group_size, axis=1)[:, : weights.shape[1]]
-    return np.clip(np.rint(weights / per_weight), -limit, limit).astype(np.int8)
+    levels: NDArray[np.int8] = np.clip(np.rint(weights / per_weight), -limit, limit).astype(np.int8)
+    return levels
 
 
 def grouped(values: F32, *, group_size: int) -> F32:
