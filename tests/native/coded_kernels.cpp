@@ -76,7 +76,10 @@ Bytes coded_tiles(const KernelTable& table, Random& random) {
   const bool is_extreme = random.chance(4);
   for (int8_t& value : q) value = static_cast<int8_t>(is_extreme ? -128 : random.between(-128, 127));
   std::vector<int32_t> corrections(static_cast<size_t>(groups * columns));
-  table.arrange_coded(q.data(), columns, stride, groups, shape.bits, arranged.data(), corrections.data());
+  const CodedInputs rows{q.data(), columns, stride, groups, shape.bits};
+  const int64_t half = random.between(0, columns);
+  table.arrange_coded(rows, 0, half, arranged.data(), corrections.data());
+  table.arrange_coded(rows, half, columns, arranged.data(), corrections.data());
   std::vector<float> scale = random.reals(columns, 1.0f), out(static_cast<size_t>(columns * shape.rows));
   for (float& one : scale) one += 1.5f;
   const CodedView view{tiles.data(), shape.bits, shape.rows, shape.inputs, shape.tiles, shape.blocks};
