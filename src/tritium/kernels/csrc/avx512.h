@@ -1,5 +1,6 @@
-// AVX-512 with VNNI: vpdpbusd, sixteen rows in one register of sums. With VBMI a byte holds five trits and a
-// look-up in 256 entries spreads four of them to the four pairs of bits; without, it holds four.
+// AVX-512 with VNNI: vpdpbusd, sixteen rows in one register of sums. With VBMI a byte holds five trits: a
+// look-up of its upper six bits tells what the last one counts, and one in 128 entries spreads the other four
+// to the four pairs of bits. Without, a byte holds four such pairs.
 #pragma once
 
 #include <immintrin.h>
@@ -11,16 +12,25 @@
 namespace tritium {
 namespace {
 
-// Entry b: digits 0 to 3 of b in base 3, two bits each. Digit 4, the most significant, is found by comparing.
-constexpr std::array<uint8_t, 256> make_fields() {
-  std::array<uint8_t, 256> fields{};
-  for (int byte = 0; byte < 243; ++byte) {
-    fields[byte] =
-        static_cast<uint8_t>(byte % 3 | byte / 3 % 3 << 2 | byte / 9 % 3 << 4 | byte / 27 % 3 << 6);
+// Entry b: digits 0 to 3 of b in base 3, two bits each.
+constexpr std::array<uint8_t, 128> make_fields() {
+  std::array<uint8_t, 128> fields{};
+  for (int rest = 0; rest < kLastDigitWeight; ++rest) {
+    fields[rest] =
+        static_cast<uint8_t>(rest % 3 | rest / 3 % 3 << 2 | rest / 9 % 3 << 4 | rest / 27 % 3 << 6);
   }
   return fields;
 }
-alignas(64) constexpr std::array<uint8_t, 256> kFields = make_fields();
+alignas(64) constexpr std::array<uint8_t, 128> kFields = make_fields();
+
+// Entry b / 4: what digit 4 adds to b. Of 84 and 168 each second pair of bits is the digit.
+constexpr std::array<uint8_t, 64> make_last_parts() {
+  std::array<uint8_t, 64> parts{};
+  for (int byte = 0; byte < 3 * kLastDigitWeight; byte += 4)
+    parts[byte / 4] = static_cast<uint8_t>(byte / kLastDigitWeight * kLastDigitWeight);
+  return parts;
+}
+alignas(64) constexpr std::array<uint8_t, 64> kLastParts = make_last_parts();
 
 template <int Digits>
 struct Avx512 {
@@ -33,16 +43,12 @@ struct Avx512 {
     __m512i packed[Planes];
   };
 
-  // Enough sums at once to hide the multiply-add's latency, few enough to stay in registers.
-  static constexpr int tiles_at_once(int planes, int columns) { return columns <= 2 && planes == 1 ? 4 : 2; }
+  // One stream from memory where memory is what takes the time; else two tiles share a broadcast.
+  static constexpr int tiles_at_once(int, int columns) { return columns == 1 ? 1 : 2; }
 
   // All lanes start from factor x total.
   static TRITIUM_INLINE Sum start(int32_t factor, int32_t total) {
     return (Sum)((NativeInt{} + total) * factor);
-  }
-
-  static TRITIUM_INLINE __m512i table_part(int part) {
-    return _mm512_load_si512(kFields.data() + part * kUnitBytes);
   }
 
   template <int Planes>
@@ -54,42 +60,22 @@ struct Avx512 {
     return unit;
   }
 
-  // Digits 0 to 3, two bits each.
-  template <int Planes>
-  static TRITIUM_INLINE Unit<Planes> spread(const Unit<Planes>& unit) {
-    if constexpr (Digits == 4) return unit;
-    Unit<Planes> fields;
-#pragma GCC unroll 3
-    for (int plane = 0; plane < Planes; ++plane) {
-      const __m512i packed = unit.packed[plane];
-      const __m512i low = _mm512_permutex2var_epi8(table_part(0), packed, table_part(1));
-      const __m512i high = _mm512_permutex2var_epi8(table_part(2), packed, table_part(3));
-      fields.packed[plane] = _mm512_mask_blend_epi8(_mm512_movepi8_mask(packed), low, high);
-    }
-    return fields;
+  // What digit 4 counts: 0, 84 or 168. The look-up reads six bits of a byte, so what a shift of 16 bits
+  // carries into the upper two does not matter.
+  static TRITIUM_INLINE __m512i last_part(__m512i packed) {
+    const __m512i table = _mm512_load_si512(kLastParts.data());
+    return _mm512_permutexvar_epi8(_mm512_srli_epi16(packed, 2), table);
   }
 
-  // Digit 4, the most significant.
-  template <int Planes>
-  static TRITIUM_INLINE __m512i last_digit(const Unit<Planes>& unit) {
-    return join<Planes>([&](int plane) {
-      return _mm512_add_epi8(exceeds(unit.packed[plane], 80), exceeds(unit.packed[plane], 161));
-    });
+  // Digits 0 to 3, two bits each, of a byte without its digit 4.
+  static TRITIUM_INLINE __m512i spread(__m512i rest) {
+    return _mm512_permutex2var_epi8(_mm512_load_si512(kFields.data()), rest,
+                                    _mm512_load_si512(kFields.data() + kUnitBytes));
   }
 
-  // 1 where a byte is greater than the bound: on any of four ports, which a mask is not.
-  static TRITIUM_INLINE __m512i exceeds(__m512i bytes, int bound) {
-    const __m512i above = _mm512_subs_epu8(bytes, _mm512_set1_epi8(static_cast<char>(bound)));
-    return _mm512_min_epu8(above, _mm512_set1_epi8(1));
-  }
-
-  // One of digits 0 to 3.
-  template <int Planes>
-  static TRITIUM_INLINE __m512i field(const Unit<Planes>& fields, int index) {
-    return join<Planes>([&](int plane) {
-      const __m512i shifted = _mm512_srli_epi16(fields.packed[plane], static_cast<unsigned>(2 * index));
-      return _mm512_and_si512(shifted, _mm512_set1_epi8(3));
-    });
+  static TRITIUM_INLINE __m512i pair(__m512i fields, int index) {
+    const __m512i shifted = _mm512_srli_epi16(fields, static_cast<unsigned>(2 * index));
+    return _mm512_and_si512(shifted, _mm512_set1_epi8(3));
   }
 
   // Joins the planes' trits to one code: three times the more significant one plus the other.
@@ -103,6 +89,28 @@ struct Avx512 {
     return code;
   }
 
+  // Of every plane.
+  template <int Planes>
+  static TRITIUM_INLINE Unit<Planes> last_parts(const Unit<Planes>& unit) {
+    Unit<Planes> parts;
+#pragma GCC unroll 3
+    for (int plane = 0; plane < Planes; ++plane) parts.packed[plane] = last_part(unit.packed[plane]);
+    return parts;
+  }
+  template <int Planes>
+  static TRITIUM_INLINE Unit<Planes> fields_of(const Unit<Planes>& unit, const Unit<Planes>& last) {
+    Unit<Planes> fields;
+#pragma GCC unroll 3
+    for (int plane = 0; plane < Planes; ++plane)
+      fields.packed[plane] = spread(_mm512_sub_epi8(unit.packed[plane], last.packed[plane]));
+    return fields;
+  }
+
+  template <int Planes>
+  static TRITIUM_INLINE __m512i code(const Unit<Planes>& fields, int index) {
+    return join<Planes>([&](int plane) { return pair(fields.packed[plane], index); });
+  }
+
   static TRITIUM_INLINE __m512i quad(const int8_t* x) {
     int32_t four;
     std::memcpy(&four, x, sizeof(four));
@@ -111,7 +119,9 @@ struct Avx512 {
 
   template <int Planes>
   static TRITIUM_INLINE __m512i digit(const Unit<Planes>& unit, int index) {
-    return index == 4 ? last_digit(unit) : field(spread(unit), index);
+    if constexpr (Digits == 4) return code(unit, index);
+    const Unit<Planes> last = last_parts(unit);
+    return index == 4 ? code(last, 1) : code(fields_of(unit, last), index);
   }
 
   static TRITIUM_INLINE void add(Sum& sum, __m512i codes, const int8_t* x) {
@@ -121,31 +131,89 @@ struct Avx512 {
   template <int Begin, int End, int Planes, int Tiles, int Columns>
   static TRITIUM_INLINE void add_digits(const Unit<Planes> (&units)[Tiles], const int8_t* x, int64_t stride,
                                         Sum (&sums)[Tiles][Columns]) {
-    // The last digit first: then only the fields need registers.
-    if constexpr (End == 5) {
-      add_digit(units, x + 4 * kQuad, stride, sums, [](const auto& unit) { return last_digit(unit); });
-    }
     Unit<Planes> fields[Tiles];
-#pragma GCC unroll 4
-    for (int t = 0; t < Tiles; ++t) fields[t] = spread(units[t]);
-#pragma GCC unroll 4
-    for (int index = Begin; index < (End < 4 ? End : 4); ++index) {
-      add_digit(fields, x + index * kQuad, stride, sums,
-                [&](const auto& unit) { return field(unit, index); });
+    if constexpr (Digits == 5) {
+      Unit<Planes> last[Tiles];
+#pragma GCC unroll 2
+      for (int t = 0; t < Tiles; ++t) last[t] = last_parts(units[t]);
+#pragma GCC unroll 2
+      for (int t = 0; t < Tiles; ++t) fields[t] = fields_of(units[t], last[t]);
+      // The last digit first: then only the fields need registers.
+      if constexpr (End == 5) add_digit(last, 1, x + 4 * kQuad, stride, sums);
+    } else {
+#pragma GCC unroll 2
+      for (int t = 0; t < Tiles; ++t) fields[t] = units[t];
     }
+#pragma GCC unroll 4
+    for (int index = Begin; index < (End < 4 ? End : 4); ++index)
+      add_digit(fields, index, x + index * kQuad, stride, sums);
   }
 
-  template <int Planes, int Tiles, int Columns, typename Codes>
-  static TRITIUM_INLINE void add_digit(const Unit<Planes> (&units)[Tiles], const int8_t* x, int64_t stride,
-                                       Sum (&sums)[Tiles][Columns], Codes codes_of) {
+  template <int Planes, int Tiles, int Columns>
+  static TRITIUM_INLINE void add_digit(const Unit<Planes> (&fields)[Tiles], int index, const int8_t* x,
+                                       int64_t stride, Sum (&sums)[Tiles][Columns]) {
     __m512i codes[Tiles];
-#pragma GCC unroll 4
-    for (int t = 0; t < Tiles; ++t) codes[t] = codes_of(units[t]);
+#pragma GCC unroll 2
+    for (int t = 0; t < Tiles; ++t) codes[t] = code(fields[t], index);
 #pragma GCC unroll 8
     for (int c = 0; c < Columns; ++c) {
       const __m512i input = quad(x + c * stride);
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int t = 0; t < Tiles; ++t) sums[t][c] = _mm512_dpbusd_epi32(sums[t][c], codes[t], input);
+    }
+  }
+
+  // For few columns: the digits stay where they lie in their bytes, each place has sums of its own, and only
+  // these are shifted. A unit then costs fewer instructions than reading it from memory takes.
+  static constexpr bool adds_places(int planes, int columns) { return planes == 1 && columns <= 2; }
+  template <int Tiles, int Columns>
+  struct Places {
+    Sum of[4][Tiles][Columns] = {};  // 2^18 units x 4 products of 2 x 64 and 128 stay inside an int32
+  };
+
+  template <int Begin, int End, int Tiles, int Columns>
+  static TRITIUM_INLINE void add_places(const Unit<1> (&units)[Tiles], const int8_t* x, int64_t stride,
+                                        Places<Tiles, Columns>& sums) {
+    Unit<1> fields[Tiles];
+#pragma GCC unroll 2
+    for (int t = 0; t < Tiles; ++t) fields[t] = units[t];
+    if constexpr (Digits == 5) {
+      Unit<1> last[Tiles];
+#pragma GCC unroll 2
+      for (int t = 0; t < Tiles; ++t) {
+        last[t] = last_parts(units[t]);
+        fields[t] = fields_of(units[t], last[t]);
+      }
+      if constexpr (End == 5) add_place(last, 1, x + 4 * kQuad, stride, sums.of[1]);
+    }
+#pragma GCC unroll 4
+    for (int place = Begin; place < (End < 4 ? End : 4); ++place)
+      add_place(fields, place, x + place * kQuad, stride, sums.of[place]);
+  }
+
+  template <int Tiles, int Columns>
+  static TRITIUM_INLINE void add_place(const Unit<1> (&fields)[Tiles], int place, const int8_t* x,
+                                       int64_t stride, Sum (&sums)[Tiles][Columns]) {
+    const __m512i mask = _mm512_set1_epi8(static_cast<char>(3 << 2 * place));
+#pragma GCC unroll 2
+    for (int c = 0; c < Columns; ++c) {
+      const __m512i input = quad(x + c * stride);
+#pragma GCC unroll 2
+      for (int t = 0; t < Tiles; ++t)
+        sums[t][c] = _mm512_dpbusd_epi32(sums[t][c], _mm512_and_si512(fields[t].packed[0], mask), input);
+    }
+  }
+
+  template <int Tiles, int Columns>
+  static TRITIUM_INLINE void join_places(const Places<Tiles, Columns>& places, Sum (&sums)[Tiles][Columns]) {
+#pragma GCC unroll 4
+    for (int place = 0; place < 4; ++place) {
+      for (int t = 0; t < Tiles; ++t) {
+        for (int c = 0; c < Columns; ++c) {
+          const Sum shifted = _mm512_srai_epi32(places.of[place][t][c], static_cast<unsigned>(2 * place));
+          sums[t][c] = _mm512_add_epi32(sums[t][c], shifted);
+        }
+      }
     }
   }
 

@@ -50,17 +50,10 @@ bool read_row(const uint8_t* packed, int64_t blocks, uint8_t* codes) {
   return wrong == 0;
 }
 
-// One row of a tile; the four inputs of a quad are the bytes of a word.
-template <int Digits>
-void write_row(const uint8_t* codes, int64_t units, uint8_t* tile) {
-  constexpr uint32_t kBase = Digits == 5 ? 3 : 4;
-  for (int64_t unit = 0; unit < units; ++unit, codes += Digits * kQuad, tile += kUnitBytes) {
-    uint32_t word = 0;
-    for (int digit = Digits - 1; digit >= 0; --digit) {
-      uint32_t quad;
-      std::memcpy(&quad, codes + digit * kQuad, sizeof(quad));
-      word = word * kBase + quad;
-    }
+// One row of a tile.
+void write_row(const uint8_t* codes, int64_t digits, int64_t units, uint8_t* tile) {
+  for (int64_t unit = 0; unit < units; ++unit, codes += digits * kQuad, tile += kUnitBytes) {
+    const uint32_t word = unit_word(codes, digits);
     std::memcpy(tile, &word, sizeof(word));
   }
 }
@@ -114,11 +107,7 @@ bool PreparedWeight::fill_tile(int64_t plane, int64_t tile, const uint8_t* porta
     } else {
       std::fill_n(codes, view_.units * unit_inputs, uint8_t{1});
     }
-    if (kernels_.trits_per_byte == 5) {
-      write_row<5>(codes, view_.units, to);
-    } else {
-      write_row<4>(codes, view_.units, to);
-    }
+    write_row(codes, kernels_.trits_per_byte, view_.units, to);
   }
   return valid;
 }

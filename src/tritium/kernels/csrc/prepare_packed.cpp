@@ -34,14 +34,14 @@ struct WordTables {
   std::array<std::array<ByteTable, 5>, kTritsPerByte> shares{};
 
   WordTables() {
-    constexpr uint32_t kPowers[] = {1, 3, 9, 27, 81};
     for (int start = 0; start < kTritsPerByte; ++start) {
       for (int i = 0; i < 5; ++i) {
         for (int byte = 0; byte < kByteValues; ++byte) {
           for (int k = 0, rest = byte; k < kTritsPerByte; ++k, rest /= 3) {
             const int trit = i * kTritsPerByte + k - start;
             if (trit < 0 || trit >= kUnitTrits) continue;
-            shares[start][i][byte] += static_cast<uint32_t>(rest % 3) * kPowers[trit / 4] << (trit % 4 * 8);
+            shares[start][i][byte] += static_cast<uint32_t>(rest % 3) * kWeightsOf5[trit / 4]
+                                      << (trit % 4 * 8);
           }
         }
       }
@@ -95,17 +95,6 @@ int64_t write_words(const uint8_t* from, int64_t start, int64_t count, uint8_t* 
   return units;
 }
 
-// One unit from its codes, as many digits as the tile has.
-uint32_t word_of(const uint8_t* codes, int digits) {
-  uint32_t word = 0;
-  for (int digit = digits - 1; digit >= 0; --digit) {
-    uint32_t quad;
-    std::memcpy(&quad, codes + digit * kQuad, sizeof(quad));
-    word = word * (digits == 5 ? 3 : 4) + quad;
-  }
-  return word;
-}
-
 }  // namespace
 
 bool PreparedWeight::fill_packed(const uint8_t* packed, const float* scales, int64_t scale_rows,
@@ -146,7 +135,7 @@ bool PreparedWeight::fill_packed_tile(int64_t item, const uint8_t* plane, uint8_
       std::fill_n(codes + count - done, 12, uint8_t{1});
     }
     for (; unit < view_.units; ++unit, codes += unit_inputs) {
-      const uint32_t word = word_of(codes, digits);
+      const uint32_t word = unit_word(codes, digits);
       std::memcpy(to + unit * kUnitBytes, &word, sizeof(word));
     }
     codes -= (view_.units * unit_inputs) - done;

@@ -15,6 +15,7 @@ constexpr int64_t kChunk = 32;
 constexpr int64_t kTileBlock = 4;  // tiles that stay in the first-level cache for all columns
 constexpr int64_t kFewColumnTiles = 4;
 constexpr int64_t kManyColumnTiles = 2;
+constexpr int64_t kAhead = 4096;          // bytes, where one tile after the other is one stream
 constexpr int64_t kCacheBytes = 400'000;  // of activations that stay in the second-level cache
 
 struct Integers {
@@ -45,6 +46,10 @@ struct Block {
   struct Sums {
     Sum of[Tiles][Columns];
   };
+  static constexpr bool kAddsPlaces = [] {
+    if constexpr (requires { Set::adds_places(Planes, Columns); }) return Set::adds_places(Planes, Columns);
+    return false;
+  }();
 
   const TernaryView& weight;
   const ActivationView& activations;
@@ -52,7 +57,7 @@ struct Block {
   const int8_t* q;
   int64_t tile_bytes;
   int64_t plane_bytes;
-  int64_t prefetch;  // bytes to the same place of the tiles that come next, the first time these are read
+  int64_t prefetch;  // bytes to what is fetched ahead, the first time these tiles are read
   int64_t first_tile;
   int64_t first_column;
 
@@ -63,55 +68,70 @@ struct Block {
         q(a.q + column * a.stride),
         tile_bytes(w.units * kUnitBytes),
         plane_bytes(w.tiles * tile_bytes),
-        prefetch(column == 0 ? Tiles * tile_bytes : 0),
+        prefetch(column > 0   ? 0
+                 : Tiles == 1 ? kAhead
+                              : Tiles * tile_bytes),
         first_tile(tile),
         first_column(column) {}
 
   // The exact sums of all inputs.
   TRITIUM_INLINE Sums sum_all() const {
-    Sums sums = start(0);
+    auto running = begin_sums(0);
     const int64_t units = weight.quads / kDigits;
-    add_units(units, sums);
-    if (units * kDigits < weight.quads) add_first<1>(units, weight.quads - units * kDigits, sums);
-    part_columns(sums);
-    return sums;
+    add_units(units, running);
+    if (units * kDigits < weight.quads) add_first<1>(units, weight.quads - units * kDigits, running);
+    return end_sums(running, 0);
   }
 
   // Units [0, end). Not inlined, so that its loop has the registers for itself.
-  __attribute__((noinline)) void add_units(int64_t end, Sums& sums) const {
-    Sums local = sums;
+  template <typename Running>
+  __attribute__((noinline)) void add_units(int64_t end, Running& running) const {
+    Running local = running;
     for (int64_t unit = 0; unit < end; ++unit) add<0, kDigits>(unit, local);
-    sums = local;
+    running = local;
   }
 
   // The exact sums of one group, which may begin and end in the midst of a unit.
   TRITIUM_INLINE Sums sum_group(int64_t group) const {
-    Sums sums = start(group);
+    auto running = begin_sums(group);
     const int64_t begin = group * weight.group_quads;
     const int64_t end = begin + weight.group_quads < weight.quads ? begin + weight.group_quads : weight.quads;
     int64_t unit = begin / kDigits;
     if (begin % kDigits != 0) {
       const int64_t first = unit * kDigits;
       if (end < first + kDigits) {
-        part_columns(sums);
+        Sums sums = end_sums(running, group);
         add_inner(unit, static_cast<int>(begin - first), static_cast<int>(end - first), sums);
         return sums;
       }
-      add_last<1>(unit, begin - first, sums);
+      add_last<1>(unit, begin - first, running);
       ++unit;
     }
-    for (; (unit + 1) * kDigits <= end; ++unit) add<0, kDigits>(unit, sums);
-    if (unit * kDigits < end) add_first<1>(unit, end - unit * kDigits, sums);
-    part_columns(sums);
-    return sums;
+    for (; (unit + 1) * kDigits <= end; ++unit) add<0, kDigits>(unit, running);
+    if (unit * kDigits < end) add_first<1>(unit, end - unit * kDigits, running);
+    return end_sums(running, group);
   }
 
-  // Products of matrices add two columns at once: between these two the sums lie as they need them.
-  static TRITIUM_INLINE void join_columns(Sums& sums) {
-    if constexpr (requires { Set::join_columns(sums.of); }) Set::join_columns(sums.of);
+  // What units are added to: the sums, or sums by the place that a digit has in its byte.
+  TRITIUM_INLINE auto begin_sums(int64_t group) const {
+    if constexpr (kAddsPlaces) {
+      return typename Set::template Places<Tiles, Columns>();
+    } else {
+      Sums sums = start(group);
+      if constexpr (requires { Set::join_columns(sums.of); }) Set::join_columns(sums.of);
+      return sums;
+    }
   }
-  static TRITIUM_INLINE void part_columns(Sums& sums) {
-    if constexpr (requires { Set::part_columns(sums.of); }) Set::part_columns(sums.of);
+  template <typename Running>
+  TRITIUM_INLINE Sums end_sums(Running& running, int64_t group) const {
+    if constexpr (kAddsPlaces) {
+      Sums sums = start(group);
+      Set::join_places(running, sums.of);
+      return sums;
+    } else {
+      if constexpr (requires { Set::part_columns(running.of); }) Set::part_columns(running.of);
+      return running;
+    }
   }
 
   // What takes the codes' offset back: less code_of_zero times the sum of the activations.
@@ -124,33 +144,36 @@ struct Block {
 #pragma GCC unroll 4
       for (int t = 0; t < Tiles; ++t) sums.of[t][c] = start;
     }
-    join_columns(sums);
     return sums;
   }
 
   // Digits [Begin, End) of a unit: unpacked once for all columns.
-  template <int Begin, int End>
-  TRITIUM_INLINE void add(int64_t unit, Sums& sums) const {
+  template <int Begin, int End, typename Running>
+  TRITIUM_INLINE void add(int64_t unit, Running& running) const {
     Unit units[Tiles];
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (int t = 0; t < Tiles; ++t) units[t] = load_unit(unit, t);
-    Set::template add_digits<Begin, End, Planes, Tiles, Columns>(units, input(unit), activations.stride,
-                                                                 sums.of);
-  }
-
-  template <int End>
-  TRITIUM_INLINE void add_first(int64_t unit, int64_t end, Sums& sums) const {
-    if constexpr (End < kDigits) {
-      if (end == End) return add<0, End>(unit, sums);
-      add_first<End + 1>(unit, end, sums);
+    if constexpr (kAddsPlaces) {
+      Set::template add_places<Begin, End>(units, input(unit), activations.stride, running);
+    } else {
+      Set::template add_digits<Begin, End, Planes, Tiles, Columns>(units, input(unit), activations.stride,
+                                                                   running.of);
     }
   }
 
-  template <int Begin>
-  TRITIUM_INLINE void add_last(int64_t unit, int64_t begin, Sums& sums) const {
+  template <int End, typename Running>
+  TRITIUM_INLINE void add_first(int64_t unit, int64_t end, Running& running) const {
+    if constexpr (End < kDigits) {
+      if (end == End) return add<0, End>(unit, running);
+      add_first<End + 1>(unit, end, running);
+    }
+  }
+
+  template <int Begin, typename Running>
+  TRITIUM_INLINE void add_last(int64_t unit, int64_t begin, Running& running) const {
     if constexpr (Begin < kDigits) {
-      if (begin == Begin) return add<Begin, kDigits>(unit, sums);
-      add_last<Begin + 1>(unit, begin, sums);
+      if (begin == Begin) return add<Begin, kDigits>(unit, running);
+      add_last<Begin + 1>(unit, begin, running);
     }
   }
 
@@ -190,7 +213,9 @@ struct Block {
     } else {
       add_groups(totals);
     }
+#pragma GCC unroll 2
     for (int t = 0; t < Tiles; ++t) {
+#pragma GCC unroll 8
       for (int c = 0; c < Columns; ++c) {
         const Lanes input_scale = broadcast(activations.scale[first_column + c]);
         const Lanes divisor = weight.divides ? scales_of(t, 0) * input_scale : input_scale;
@@ -200,8 +225,9 @@ struct Block {
     }
   }
 
-  __attribute__((noinline)) void add_groups(Lanes (&totals)[Tiles][Columns]) const {
-#pragma GCC unroll 4
+  __attribute__((noinline)) void add_groups(Lanes (&out)[Tiles][Columns]) const {
+    Lanes totals[Tiles][Columns];
+#pragma GCC unroll 2
     for (auto& row : totals) {
 #pragma GCC unroll 8
       for (Lanes& total : row) total = broadcast(0.0f);
@@ -210,6 +236,7 @@ struct Block {
       scale(sum_group(group), group,
             [&](int t, int c, const Lanes& product) { totals[t][c] = totals[t][c] + product; });
     }
+    std::memcpy(out, totals, sizeof(totals));
   }
 
   // Calls `take(tile, column, sums x scales)`; a weight that divides has its turn at the end.
@@ -257,18 +284,12 @@ void run_columns(const TernaryView& weight, const ActivationView& activations, i
                  int64_t column, float* out) {
   constexpr int kTiles = Set::tiles_at_once(Planes, Columns);
   int64_t tile = begin;
-  for (; tile + kTiles <= end; tile += kTiles) {
-    Block<Set, Planes, kTiles, Columns>(weight, activations, tile, column).finish(out);
+  // With groups, one tile at a time: so both its sums and its totals stay in registers.
+  if (kTiles > 1 && weight.groups == 1) {
+    for (; tile + kTiles <= end; tile += kTiles)
+      Block<Set, Planes, kTiles, Columns>(weight, activations, tile, column).finish(out);
   }
-  if constexpr (kTiles > 2) {
-    if (tile + 2 <= end) {
-      Block<Set, Planes, 2, Columns>(weight, activations, tile, column).finish(out);
-      tile += 2;
-    }
-  }
-  if constexpr (kTiles > 1) {
-    for (; tile < end; ++tile) Block<Set, Planes, 1, Columns>(weight, activations, tile, column).finish(out);
-  }
+  for (; tile < end; ++tile) Block<Set, Planes, 1, Columns>(weight, activations, tile, column).finish(out);
 }
 
 // Columns [column, column + count) with count <= Columns, by the block made for just so many.
