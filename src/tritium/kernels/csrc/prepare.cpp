@@ -8,6 +8,7 @@
 #include <new>
 #include <vector>
 
+#include "half.h"
 #include "pool.h"
 
 namespace tritium {
@@ -60,7 +61,7 @@ void write_row(const uint8_t* codes, int64_t digits, int64_t units, uint8_t* til
 
 }  // namespace
 
-AlignedBytes::AlignedBytes(size_t size) : size_(size) {
+AlignedBytes::AlignedBytes(size_t size) {
   const size_t alignment = size >= kHugePage ? kHugePage : 64;
   const size_t rounded = (size / alignment + 1) * alignment;
   memory_.reset(static_cast<uint8_t*>(std::aligned_alloc(alignment, rounded)));
@@ -74,10 +75,17 @@ PreparedWeight::PreparedWeight(const TernaryShape& shape)
     : kernels_(table()),
       inputs_(shape.inputs),
       view_(sizes_of(shape, kernels_.trits_per_byte)),
-      planes_(static_cast<size_t>(view_.plane_count * view_.tiles * view_.units * kUnitBytes)),
-      scales_(static_cast<size_t>(view_.tiles * view_.groups * kTileRows) * sizeof(float)) {
-  view_.planes = planes_.data();
-  view_.scales = reinterpret_cast<const float*>(scales_.data());
+      memory_(plane_bytes() + scale_bytes()) {
+  view_.planes = planes();
+}
+
+size_t PreparedWeight::plane_bytes() const {
+  return static_cast<size_t>(view_.plane_count * view_.tiles * view_.units * kUnitBytes);
+}
+
+size_t PreparedWeight::scale_bytes() const {
+  const size_t size = view_.has_half_scales ? sizeof(Half) : sizeof(float);
+  return static_cast<size_t>(view_.tiles * view_.groups * kTileRows) * size;
 }
 
 bool PreparedWeight::fill(const uint8_t* planes, const float* scales, int64_t scale_rows, int threads) {
@@ -98,7 +106,7 @@ bool PreparedWeight::fill(const uint8_t* planes, const float* scales, int64_t sc
 
 bool PreparedWeight::fill_tile(int64_t plane, int64_t tile, const uint8_t* portable, uint8_t* codes) {
   const int64_t blocks = portable_blocks(inputs_), unit_inputs = kernels_.trits_per_byte * kQuad;
-  uint8_t* to = planes_.data() + (plane * view_.tiles + tile) * view_.units * kUnitBytes;
+  uint8_t* to = planes() + (plane * view_.tiles + tile) * view_.units * kUnitBytes;
   bool valid = true;
   for (int64_t row = 0; row < kTileRows; ++row, to += kQuad) {
     const int64_t source = tile * kTileRows + row;
@@ -113,13 +121,23 @@ bool PreparedWeight::fill_tile(int64_t plane, int64_t tile, const uint8_t* porta
 }
 
 void PreparedWeight::fill_scales(const float* scales, int64_t scale_rows) {
-  auto* to = reinterpret_cast<float*>(scales_.data());
+  view_.has_half_scales = std::all_of(scales, scales + scale_rows * view_.groups,
+                                      [](float scale) { return to_float(to_half(scale)) == scale; });
+  const size_t size = view_.has_half_scales ? sizeof(Half) : sizeof(float);
+  uint8_t* to = planes() + plane_bytes();
+  view_.scales = to;
   for (int64_t tile = 0; tile < view_.tiles; ++tile) {
     for (int64_t group = 0; group < view_.groups; ++group) {
-      for (int64_t row = tile * kTileRows; row < (tile + 1) * kTileRows; ++row) {
+      for (int64_t row = tile * kTileRows; row < (tile + 1) * kTileRows; ++row, to += size) {
         // Rows that do not exist are never written: their scale only must not trap.
         const int64_t source = scale_rows == 1 ? 0 : std::min(row, view_.rows - 1);
-        *to++ = scales[source * view_.groups + group];
+        const float scale = scales[source * view_.groups + group];
+        const Half half = to_half(scale);
+        if (view_.has_half_scales) {
+          std::memcpy(to, &half, size);
+        } else {
+          std::memcpy(to, &scale, size);
+        }
       }
     }
   }

@@ -15,14 +15,12 @@ class AlignedBytes {
  public:
   explicit AlignedBytes(size_t size);
   uint8_t* data() const { return memory_.get(); }
-  size_t size() const { return size_; }
 
  private:
   struct Free {
     void operator()(uint8_t* memory) const { std::free(memory); }
   };
   std::unique_ptr<uint8_t, Free> memory_;
-  size_t size_;
 };
 
 // The sizes of a weight, whatever form its trits have.
@@ -51,18 +49,20 @@ class PreparedWeight {
   const TernaryView& view() const { return view_; }
   const KernelTable& kernels() const { return kernels_; }
   int64_t inputs() const { return inputs_; }
-  size_t nbytes() const { return planes_.size() + scales_.size(); }
+  size_t nbytes() const { return plane_bytes() + scale_bytes(); }
 
  private:
   bool fill_tile(int64_t plane, int64_t tile, const uint8_t* portable, uint8_t* codes);
   bool fill_packed_tile(int64_t item, const uint8_t* plane, uint8_t* codes);
   void fill_scales(const float* scales, int64_t scale_rows);
+  uint8_t* planes() { return memory_.data(); }
+  size_t plane_bytes() const;
+  size_t scale_bytes() const;
 
   const KernelTable& kernels_;
   int64_t inputs_;
   TernaryView view_;
-  AlignedBytes planes_;
-  AlignedBytes scales_;
+  AlignedBytes memory_;  // planes, then scales
 };
 
 }  // namespace tritium

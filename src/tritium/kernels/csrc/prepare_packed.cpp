@@ -116,7 +116,7 @@ bool PreparedWeight::fill_packed(const uint8_t* packed, const float* scales, int
 bool PreparedWeight::fill_packed_tile(int64_t item, const uint8_t* plane, uint8_t* codes) {
   const int digits = static_cast<int>(kernels_.trits_per_byte);
   const int64_t unit_inputs = digits * kQuad, first_row = item % view_.tiles * kTileRows;
-  uint8_t* to = planes_.data() + item * view_.units * kUnitBytes;
+  uint8_t* to = planes() + item * view_.units * kUnitBytes;
   bool valid = true;
   for (int64_t row = first_row; row < first_row + kTileRows; ++row, to += kQuad) {
     const int64_t first = row * inputs_, start = first % kTritsPerByte;

@@ -5,6 +5,7 @@
 // `Set` is the instruction set: see scalar.cpp, avx2.cpp, avx512.h and neon.h for what it offers.
 #pragma once
 
+#include "half.h"
 #include "table.h"
 #include "vector.h"
 
@@ -204,28 +205,16 @@ struct Block {
     return Set::template load<Planes>(from, plane_bytes);
   }
 
-  // Groups in rising order, multiply then add, one division by the activations' scale at the end.
+  // All inputs share a scale.
   TRITIUM_INLINE void finish(float* out) const {
     Lanes totals[Tiles][Columns];
-    if (weight.groups == 1) {
-      scale(sum_all(), 0,
-            [&](int t, int c, const Lanes& product) { totals[t][c] = product + broadcast(0.0f); });
-    } else {
-      add_groups(totals);
-    }
-#pragma GCC unroll 2
-    for (int t = 0; t < Tiles; ++t) {
-#pragma GCC unroll 8
-      for (int c = 0; c < Columns; ++c) {
-        const Lanes input_scale = broadcast(activations.scale[first_column + c]);
-        const Lanes divisor = weight.divides ? scales_of(t, 0) * input_scale : input_scale;
-        store_some(out + (first_column + c) * weight.rows + (first_tile + t) * kTileRows,
-                   totals[t][c] / divisor, rows_of(t));
-      }
-    }
+    scale(sum_all(), 0,
+          [&](int t, int c, const Lanes& product) { totals[t][c] = product + broadcast(0.0f); });
+    store(totals, out);
   }
 
-  __attribute__((noinline)) void add_groups(Lanes (&out)[Tiles][Columns]) const {
+  // Groups in rising order, multiply then add.
+  __attribute__((noinline)) void finish_groups(float* out) const {
     Lanes totals[Tiles][Columns];
 #pragma GCC unroll 2
     for (auto& row : totals) {
@@ -236,7 +225,21 @@ struct Block {
       scale(sum_group(group), group,
             [&](int t, int c, const Lanes& product) { totals[t][c] = totals[t][c] + product; });
     }
-    std::memcpy(out, totals, sizeof(totals));
+    store(totals, out);
+  }
+
+  // One division by the activations' scale at the end.
+  TRITIUM_INLINE void store(const Lanes (&totals)[Tiles][Columns], float* out) const {
+#pragma GCC unroll 2
+    for (int t = 0; t < Tiles; ++t) {
+#pragma GCC unroll 8
+      for (int c = 0; c < Columns; ++c) {
+        const Lanes input_scale = broadcast(activations.scale[first_column + c]);
+        const Lanes divisor = weight.divides ? scales_of(t, 0) * input_scale : input_scale;
+        store_some(out + (first_column + c) * weight.rows + (first_tile + t) * kTileRows,
+                   totals[t][c] / divisor, rows_of(t));
+      }
+    }
   }
 
   // Calls `take(tile, column, sums x scales)`; a weight that divides has its turn at the end.
@@ -254,7 +257,9 @@ struct Block {
   }
 
   TRITIUM_INLINE Lanes scales_of(int tile, int64_t group) const {
-    return load(weight.scales + ((first_tile + tile) * weight.groups + group) * kTileRows);
+    const int64_t place = ((first_tile + tile) * weight.groups + group) * kTileRows;
+    if (weight.has_half_scales) return load(static_cast<const Half*>(weight.scales) + place);
+    return load(static_cast<const float*>(weight.scales) + place);
   }
 
   TRITIUM_INLINE int64_t rows_of(int tile) const {
@@ -284,11 +289,13 @@ void run_columns(const TernaryView& weight, const ActivationView& activations, i
                  int64_t column, float* out) {
   constexpr int kTiles = Set::tiles_at_once(Planes, Columns);
   int64_t tile = begin;
-  // With groups, one tile at a time: so both its sums and its totals stay in registers.
-  if (kTiles > 1 && weight.groups == 1) {
-    for (; tile + kTiles <= end; tile += kTiles)
-      Block<Set, Planes, kTiles, Columns>(weight, activations, tile, column).finish(out);
+  if (weight.groups > 1) {  // one tile at a time: so both its sums and its totals stay in registers
+    for (; tile < end; ++tile)
+      Block<Set, Planes, 1, Columns>(weight, activations, tile, column).finish_groups(out);
+    return;
   }
+  for (; tile + kTiles <= end; tile += kTiles)
+    Block<Set, Planes, kTiles, Columns>(weight, activations, tile, column).finish(out);
   for (; tile < end; ++tile) Block<Set, Planes, 1, Columns>(weight, activations, tile, column).finish(out);
 }
 

@@ -44,7 +44,8 @@ inline uint32_t unit_word(const uint8_t* codes, int64_t digits) {
 // A weight of `plane_count` planes; rows and inputs that pad the last tile and unit have trit 0.
 struct TernaryView {
   const uint8_t* planes;  // [plane_count, tiles, units, 64]
-  const float* scales;    // [tiles, groups, 16]
+  const void* scales;     // [tiles, groups, 16], floats of 16 bits where these hold them exactly, else of 32
+  bool has_half_scales;
   int64_t plane_count;
   int64_t rows;
   int64_t tiles;
