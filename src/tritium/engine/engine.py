@@ -167,6 +167,7 @@ class Engine:
         for chunk in chunks:
             if chunk.sequence.first_step_at is None:
                 chunk.sequence.first_step_at = started / 1e9
+        writing = sum(chunk.num_tokens == 1 and chunk.needs_logits for chunk in chunks)
         logits, errors = self._compute(chunks)
         for chunk in chunks:
             chunk.sequence.num_computed += chunk.num_tokens
@@ -176,7 +177,6 @@ class Engine:
                 self._scheduler.remember(chunk.sequence)
         elapsed = time.monotonic_ns() - started
         self._monitor.record_step(elapsed)
-        writing = sum(chunk.num_tokens == 1 for chunk in chunks)
         prompt_tokens = sum(chunk.num_tokens for chunk in chunks) - writing
         self._pacer.record(elapsed / 1e9, writing=writing, prompt_tokens=prompt_tokens)
         shares = apportion(elapsed, shares=[chunk.num_tokens for chunk in chunks])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-_SLACK = 0.7  # of a step's time may be spent on prompts beside it
-_FIRST = 16  # prompt tokens, before anything was measured
+_SLACK = 0.4  # of a step's time may be spent on prompts beside it: steps that are alike differ by a third
+_FIRST = 16  # prompt tokens, before it was measured what one costs
+_PACED_STEPS = 16  # after so many it is measured again what a step without prompts costs
 _WEIGHT = 0.2  # of the newest measurement
 
 
@@ -13,11 +14,15 @@ class PromptPacer:
     def __init__(self) -> None:
         self._step_seconds: float | None = None  # of a step without prompts
         self._token_seconds: float | None = None  # that one prompt token adds
+        self._steps_since_alone = 0  # those with prompts
 
     @property
     def budget(self) -> int:
-        """Prompt tokens that lengthen the next step by at most the slack; at least 1."""
-        if self._step_seconds is None or self._token_seconds is None:
+        """Prompt tokens that lengthen the next step by at most the slack; 0 for a step to measure."""
+        # Who writes changes while a long prompt is read, so the measurement must not grow old.
+        if self._step_seconds is None or self._steps_since_alone >= _PACED_STEPS:
+            return 0
+        if self._token_seconds is None:
             return _FIRST
         return max(1, int(_SLACK * self._step_seconds / self._token_seconds))
 
@@ -26,8 +31,11 @@ class PromptPacer:
         if not writing:
             return
         if not prompt_tokens:
+            self._steps_since_alone = 0
             self._step_seconds = _blend(self._step_seconds, seconds)
-        elif self._step_seconds is not None:
+            return
+        self._steps_since_alone += 1
+        if self._step_seconds is not None:
             # Later tokens of a long prompt attend to more: the figure follows. A floor keeps it positive.
             added = max((seconds - self._step_seconds) / prompt_tokens, 1e-9)
             self._token_seconds = _blend(self._token_seconds, added)

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from tritium.engine.cache import BlockAllocator
     from tritium.engine.sequence import Sequence
 
+_SETTLED = 4  # tokens of an answer, from which on it is not held up by prompts
+
 
 class SchedulingPolicy(Protocol):
     """Puts requests in order: the lowest rank runs first, the highest gives its blocks back first."""
@@ -89,7 +91,8 @@ class Scheduler:
 
         Args:
             prompt_tokens: the most prompt tokens that may ride along with sequences that write; None for
-                whatever the budget has left.
+                whatever the budget has left. It does not hold while all who write have only begun: those who
+                come together start together, and share all later steps.
         """
         chunks: list[Chunk] = []
         preemptions_before = self.num_preemptions
@@ -102,9 +105,10 @@ class Scheduler:
     def _schedule_running(self, chunks: list[Chunk], budget: int, prompt_tokens: int | None) -> int:
         # One token each for those who are writing, before long prompts take the rest of the budget.
         ordered = sorted(self.running, key=lambda s: (s.num_uncomputed > 1, self._policy.rank(s)))
-        num_writing = sum(sequence.num_uncomputed == 1 for sequence in ordered)
-        if num_writing and prompt_tokens is not None:
-            budget = min(budget, num_writing + prompt_tokens)
+        writing = [sequence for sequence in ordered if sequence.num_uncomputed == 1]
+        has_settled = any(sequence.num_generated >= _SETTLED for sequence in writing)
+        if has_settled and prompt_tokens is not None:
+            budget = min(budget, len(writing) + prompt_tokens)
         while ordered and budget:
             sequence = ordered.pop(0)
             num_tokens = min(sequence.num_uncomputed, budget)

@@ -78,3 +78,32 @@ def test_every_request_ends_within_the_budgets_and_the_oldest_is_never_overtaken
     assert admitted == sorted(admitted)
     assert [sequence.num_generated for sequence in sequences] == [n for _, n in sizes]
     assert allocator.num_used == 0
+
+
+def play(scheduler: Scheduler, *, prompt_tokens: int) -> dict[int, int]:
+    """Play one step; return the tokens computed of each sequence by serial."""
+    computed = {}
+    for chunk in scheduler.schedule(prompt_tokens=prompt_tokens):
+        wants = chunk.needs_logits
+        chunk.sequence.num_computed += chunk.num_tokens
+        computed[chunk.sequence.serial] = chunk.num_tokens
+        if wants:
+            chunk.sequence.append(2, is_end_token=False)
+    return computed
+
+
+def test_who_comes_together_starts_together_and_who_writes_is_not_held_up_by_who_comes_later():
+    allocator = BlockAllocator(num_blocks=100, block_size=4)
+    scheduler = Scheduler(
+        allocator, policy=FirstComeFirstServed(), max_batched_tokens=32, max_running=8, shares_prefixes=False
+    )
+    scheduler.add(new_sequence(0, num_prompt=10, num_new=50))
+    assert play(scheduler, prompt_tokens=2) == {0: 10}
+    for serial in (1, 2):
+        scheduler.add(new_sequence(serial, num_prompt=20, num_new=50))
+    assert play(scheduler, prompt_tokens=2) == {0: 1, 1: 20, 2: 11}
+    assert play(scheduler, prompt_tokens=2) == {0: 1, 1: 1, 2: 9}
+    assert play(scheduler, prompt_tokens=2) == {0: 1, 1: 1, 2: 1}
+    scheduler.add(new_sequence(3, num_prompt=20, num_new=50))
+    assert play(scheduler, prompt_tokens=2) == {0: 1, 1: 1, 2: 1, 3: 2}
+    assert play(scheduler, prompt_tokens=0) == {0: 1, 1: 1, 2: 1}
