@@ -88,20 +88,26 @@ void AttentionWork::begin(const AttentionCall& call, int threads) {
   }
   is_by_row_ = part_rows_ == 0 && items_ == call.sequences * call.shape.heads;
   for (int64_t b = 0; b < call.sequences; ++b) is_by_row_ = is_by_row_ && rows_of(b) == shared_;
-  item_nanoseconds_ = estimate() / static_cast<double>(std::max<int64_t>(items_, 1));
+  first_cost_.assign(1, 0.0);
+  for (int64_t b = 0; b < call.sequences; ++b) first_cost_.push_back(first_cost_.back() + estimate(b));
 }
 
-double AttentionWork::estimate() const {
-  double nanoseconds = 0;
-  for (int64_t b = 0; b < call_.sequences; ++b) {
-    const auto positions =
-        static_cast<double>(call_.context_lengths[b]) * static_cast<double>(call_.shape.heads);
-    const double products = 2.0 * static_cast<double>(rows_of(b) * call_.shape.dim);
-    const double bytes = static_cast<double>(call_.shape.page_bytes()) / kPagePositions;
-    nanoseconds +=
-        positions * std::max(products / kMultiplicationsPerNanosecond, bytes / kBytesPerNanosecond);
-  }
-  return nanoseconds;
+double AttentionWork::estimate(int64_t sequence) const {
+  const auto positions =
+      static_cast<double>(call_.context_lengths[sequence]) * static_cast<double>(call_.shape.heads);
+  const double products = 2.0 * static_cast<double>(rows_of(sequence) * call_.shape.dim);
+  const double bytes = static_cast<double>(call_.shape.page_bytes()) / kPagePositions;
+  return positions * std::max(products / kMultiplicationsPerNanosecond, bytes / kBytesPerNanosecond);
+}
+
+int64_t AttentionWork::begin_of(int64_t piece, int64_t pieces) const {
+  if (piece == pieces) return items_;
+  const double before = nanoseconds() * static_cast<double>(piece) / static_cast<double>(pieces);
+  const auto above = std::upper_bound(first_cost_.begin(), first_cost_.end() - 1, before);
+  const auto sequence = static_cast<size_t>(above - first_cost_.begin() - 1);
+  const double share = (before - first_cost_[sequence]) / (first_cost_[sequence + 1] - first_cost_[sequence]);
+  const int64_t first = first_item_[sequence], items = first_item_[sequence + 1] - first;
+  return first + std::min(items, static_cast<int64_t>(share * static_cast<double>(items)));
 }
 
 AttentionWork::Item AttentionWork::item_at(int64_t index) const {

@@ -55,7 +55,9 @@ class AttentionWork {
  public:
   void begin(const AttentionCall& call, int threads);
   int64_t items() const { return items_; }
-  double item_nanoseconds() const { return item_nanoseconds_; }  // a rough mean
+  double nanoseconds() const { return first_cost_.back(); }  // of all items, roughly
+  // Where piece p of so many begins, that all take about as long.
+  int64_t begin_of(int64_t piece, int64_t pieces) const;
   // Whether item r x shape.heads + h is row r and head h alone: every sequence has one query, none is split.
   bool is_by_row() const { return is_by_row_; }
   void run(const AttentionLayer& layer, int64_t begin, int64_t end, AttentionMemory& memory);
@@ -69,7 +71,7 @@ class AttentionWork {
   Item item_at(int64_t index) const;
   void run_item(const AttentionLayer& layer, const Item& item, AttentionMemory& memory);
   void merge_parts(const AttentionLayer& layer, const Item& item, const AttentionTask& task);
-  double estimate() const;
+  double estimate(int64_t sequence) const;
   AttentionState part_at(int64_t index);
 
   AttentionCall call_{};
@@ -77,9 +79,9 @@ class AttentionWork {
   bool is_split_ = false;
   bool is_by_row_ = false;
   int64_t items_ = 0;
-  int64_t part_rows_ = 0;  // rows of the largest task that is split
-  double item_nanoseconds_ = 0;
+  int64_t part_rows_ = 0;                         // rows of the largest task that is split
   std::vector<int64_t> first_item_;               // [sequences + 1]
+  std::vector<double> first_cost_;                // [sequences + 1] nanoseconds of those before
   std::vector<float> parts_;                      // [items] states, where split
   std::unique_ptr<std::atomic<int32_t>[]> left_;  // [sequences, heads] segments to come, where split
   int64_t left_size_ = 0;

@@ -43,7 +43,9 @@ void require_pages(const AttentionCall& call) {
 void attend_all(const AttentionCall& call, const AttentionLayer& layer, int threads) {
   AttentionWork work;
   work.begin(call, threads);
-  parallel_for(work.items(), 1, threads, work.item_nanoseconds(), [&](int64_t begin, int64_t end) {
+  if (work.items() == 0) return;
+  const double nanoseconds = work.nanoseconds() / static_cast<double>(work.items());
+  parallel_for(work.items(), 1, threads, nanoseconds, [&](int64_t begin, int64_t end) {
     AttentionMemory memory(call.shape.dim);
     work.run(layer, begin, end, memory);
   });

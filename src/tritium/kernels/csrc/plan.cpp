@@ -71,12 +71,15 @@ void Plan::run_piece(int phase, int piece, int thread) {
   }
 }
 
+int64_t Operation::begin_of(const Step& step, int64_t piece, int64_t pieces) const {
+  const int64_t grain = grain_of(domain), count = items(step);
+  return std::min(count, (count + grain - 1) / grain * piece / pieces * grain);
+}
+
 void Plan::run_stage(const Stage& stage, int thread, int piece, int pieces) {
   const Operation& operation = *operations_[static_cast<size_t>(stage.operation)];
-  const int64_t grain = grain_of(operation.domain), items = operation.items(step_);
-  const int64_t grains = (items + grain - 1) / grain;
-  const int64_t begin = grains * piece / pieces * grain;
-  const int64_t end = std::min(items, grains * (piece + 1) / pieces * grain);
+  const int64_t begin = operation.begin_of(step_, piece, pieces);
+  const int64_t end = operation.begin_of(step_, piece + 1, pieces);
   if (begin >= end) return;
   if (!is_profiling_) return operation.run(step_, thread, begin, end);
   const auto started = std::chrono::steady_clock::now();

@@ -94,6 +94,8 @@ class Operation {
   virtual int64_t items(const Step& step) const = 0;
   virtual double nanoseconds(const Step& step) const = 0;  // of all items on one thread, roughly
   virtual void run(Step& step, int thread, int64_t begin, int64_t end) const = 0;
+  // The first item of piece p of so many. Operations that share a phase are cut alike.
+  virtual int64_t begin_of(const Step& step, int64_t piece, int64_t pieces) const;
   // Whether an item needs more of what the operation reads than the same item of it.
   virtual bool crosses_items(bool is_decode) const {
     (void)is_decode;

@@ -100,8 +100,11 @@ class Attention final : public HeadOperation {
   // A decoding row reads its own new key and those of earlier steps; others read what their neighbours write.
   bool crosses_items(bool is_decode) const override { return !is_decode; }
   int64_t items(const Step& step) const override { return step.attention.items(); }
-  double nanoseconds(const Step& step) const override {
-    return step.attention.item_nanoseconds() * static_cast<double>(step.attention.items());
+  double nanoseconds(const Step& step) const override { return step.attention.nanoseconds(); }
+  // Beside decoding rows, those of a long prompt are few items and most of the work.
+  int64_t begin_of(const Step& step, int64_t piece, int64_t pieces) const override {
+    if (step.is_decode) return Operation::begin_of(step, piece, pieces);
+    return step.attention.begin_of(piece, pieces);
   }
   void run(Step& step, int thread, int64_t begin, int64_t end) const override {
     const AttentionLayer layer{step.at<float>(reads[0], thread), step.at<float>(writes[0], thread),
