@@ -71,7 +71,7 @@ def measure(weights: list[cpu.PreparedWeight], *, batch: int, threads: int) -> f
     x = np.random.default_rng(2).standard_normal((batch, first.in_features)).astype(np.float32)
 
     def work() -> None:
-        q, scale = cpu.quantize_activations(x)
+        q, scale = cpu.quantize_activations(x, threads=threads)
         cpu.ternary_matmul(next(turn), q, scale, threads=threads)
 
     return 2 * batch * first.in_features * first.out_features * rate(work) / 1e9

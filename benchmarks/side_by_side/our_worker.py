@@ -81,7 +81,7 @@ class Kernels:
         x = np.random.default_rng(2).standard_normal((batch, columns)).astype(np.float32)
 
         def multiply() -> None:
-            q, scale = cpu.quantize_activations(x)
+            q, scale = cpu.quantize_activations(x, threads=threads)
             cpu.ternary_matmul(next(turn), q, scale, threads=threads)
 
         return 2 * batch * rows * columns * _rate(multiply, seconds=seconds) / 1e9

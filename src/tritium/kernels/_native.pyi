@@ -18,7 +18,9 @@ def least_squares_scales(weights: NDArray[Any], group_size: int, threads: int) -
 def round_levels(
     weights: NDArray[np.float32], scales: NDArray[np.float32], group_size: int, limit: int, threads: int
 ) -> NDArray[np.int8]: ...
-def quantize_activations(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...
+def quantize_activations(
+    x: NDArray[np.float32], threads: int
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...
 
 class PreparedWeight:
     @property

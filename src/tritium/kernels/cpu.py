@@ -64,12 +64,14 @@ _native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the
 
 
 @refuses_bad_arrays
-def quantize_activations(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize_activations(
+    x: NDArray[np.float32], *, threads: int = 1
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Quantizes each row of x float32 [M, K] to int8 [M, Kp] with its scale [M], 127 / max(absmax, 1e-5).
 
     Kp is K rounded up to 128; the padding is 0. A NaN becomes 0; an infinity makes its whole row 0.
     """
-    return _native.quantize_activations(x)
+    return _native.quantize_activations(x, threads)
 
 
 @refuses_bad_arrays

@@ -13,6 +13,7 @@ namespace tritium {
 namespace {
 
 constexpr int64_t kTileGrain = 4;
+constexpr double kNanosecondsPerInput = 0.1;      // of one thread, like the next
 constexpr double kOperationsPerNanosecond = 300;  // of one thread: an order of magnitude is enough
 constexpr int64_t kChunk = 32;
 constexpr int64_t kPortableBlock = 128;
@@ -74,16 +75,20 @@ struct Inputs {
   std::vector<int32_t> sums;
 };
 
-Inputs inputs_of(const PreparedWeight& weight, const int8_t* q, const float* scale, int64_t columns) {
+Inputs inputs_of(const PreparedWeight& weight, const int8_t* q, const float* scale, int64_t columns,
+                 int threads) {
   const TernaryView& view = weight.view();
   Inputs inputs{{q, padded(weight.inputs()), scale, nullptr, columns},
                 std::vector<int32_t>(static_cast<size_t>(columns * view.groups))};
   const int64_t chunks = (weight.inputs() + kChunk - 1) / kChunk;
   const int64_t group_chunks = view.groups == 1 ? chunks : view.group_quads * kQuad / kChunk;
-  for (int64_t column = 0; column < columns; ++column) {
-    weight.kernels().sum_groups(q + column * inputs.view.stride, chunks, group_chunks, columns,
-                                inputs.sums.data() + column);
-  }
+  const double nanoseconds = kNanosecondsPerInput * static_cast<double>(weight.inputs());
+  parallel_for(columns, 1, threads, nanoseconds, [&](int64_t begin, int64_t end) {
+    for (int64_t column = begin; column < end; ++column) {
+      weight.kernels().sum_groups(q + column * inputs.view.stride, chunks, group_chunks, columns,
+                                  inputs.sums.data() + column);
+    }
+  });
   inputs.view.sums = inputs.sums.data();
   return inputs;
 }
@@ -97,7 +102,7 @@ Result<float> matmul(const PreparedWeight& weight, const Array& q, const Array& 
   Fresh<float> out({columns, view.rows});
   {
     nb::gil_scoped_release released;
-    const Inputs prepared = inputs_of(weight, inputs, input_scale, columns);
+    const Inputs prepared = inputs_of(weight, inputs, input_scale, columns, threads);
     const double operations =
         2.0 * static_cast<double>(kTileRows * weight.inputs() * view.plane_count * columns);
     parallel_for(view.tiles, kTileGrain, threads, operations / kOperationsPerNanosecond,
@@ -115,23 +120,28 @@ Result<int32_t> accumulate(const PreparedWeight& weight, const Array& q) {
   Fresh<int32_t> out({columns, view.rows, view.groups});
   {
     nb::gil_scoped_release released;
-    const Inputs prepared = inputs_of(weight, inputs, nullptr, columns);
+    const Inputs prepared = inputs_of(weight, inputs, nullptr, columns, 1);
     weight.kernels().ternary_sums(view, prepared.view, 0, view.tiles, out.data);
   }
   return out.release();
 }
 
-nb::tuple quantize(const Array& x) {
+nb::tuple quantize(const Array& x, int threads) {
   const auto* from = elements<const float>(x, "x", {kAny, kAny});
   const int64_t rows = size_of(x, 0), count = size_of(x, 1);
   require(count >= 1, "x must have at least one column.");
+  require_threads(threads);
   const int64_t stride = (count + 127) / 128 * 128;
   Fresh<int8_t> q({rows, stride});
   Fresh<float> scale({rows});
   {
     nb::gil_scoped_release released;
-    std::memset(q.data, 0, q.count);
-    table().quantize_activations(from, rows, count, stride, q.data, scale.data);
+    const double nanoseconds = kNanosecondsPerInput * static_cast<double>(count);
+    parallel_for(rows, 1, threads, nanoseconds, [&](int64_t begin, int64_t end) {
+      int8_t* to = q.data + begin * stride;
+      std::memset(to, 0, static_cast<size_t>((end - begin) * stride));
+      table().quantize_activations(from + begin * count, end - begin, count, stride, to, scale.data + begin);
+    });
   }
   return nb::make_tuple(q.release(), scale.release());
 }
@@ -153,7 +163,7 @@ void bind_ternary(nb::module_& m) {
   m.def("ternary_matmul", &matmul, nb::arg("weight"), nb::arg("q").noconvert(), nb::arg("scale").noconvert(),
         nb::arg("threads"));
   m.def("ternary_accumulate", &accumulate, nb::arg("weight"), nb::arg("q").noconvert());
-  m.def("quantize_activations", &quantize, nb::arg("x").noconvert());
+  m.def("quantize_activations", &quantize, nb::arg("x").noconvert(), nb::arg("threads"));
 }
 
 }  // namespace tritium
