@@ -12,6 +12,8 @@ QUICK_BENCHMARKS := $(filter-out benchmarks/peers.py benchmarks/random_models.py
 PEER_SOURCE := build/peers/source
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export UV_LINK_MODE := copy
+# Where this is set, each of the many processes that tests and demo start compiles every module it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo up test check format bench bench-peers bench-peers-avx2 soak wheel-test lock docs clean
 
@@ -25,7 +27,7 @@ up: $(STAMPS)/platform ## Start the platform on this machine with embedded defau
 	$(BIN)/tritiumd up
 
 test: $(STAMPS)/dev ## Run all tests
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMPS)/dev ## Format, lint, types, import floors, generated docs
 	$(BIN)/ruff format --check .

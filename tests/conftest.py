@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +60,16 @@ def scripture_bitnet_online() -> Path:
     if not path.is_dir():
         pytest.skip("the bf16 masters of the ternary model are not beside this checkout")
     return path
+
+
+@pytest.fixture(scope="session")
+def scripture_llama_without_end(scripture_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dense checkpoint with room for a text of minutes: no request ends by itself while a test looks."""
+    folder = tmp_path_factory.mktemp("models") / "scripture-llama-without-end"
+    shutil.copytree(scripture_llama, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2**16}))
+    return folder
 
 
 @pytest.fixture(scope="session")

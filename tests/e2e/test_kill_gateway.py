@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import openai
@@ -70,6 +71,12 @@ def open_shop(daemon, model_path):
         http.post("/api/v1/deployments", json={"model": "m"}).raise_for_status()
     wait_for_deployment(daemon, key["key"])
     return tenant_id, key["key"]
+
+
+def engines_of(daemon):
+    """The process ids of its engines."""
+    children = psutil.Process(daemon.process.pid).children(recursive=True)
+    return [child.pid for child in children if "tritium_platform.worker.engine_main" in child.cmdline()]
 
 
 def as_tenant(daemon, key):
@@ -146,18 +153,30 @@ def test_every_completed_answer_is_metered_and_logged_although_the_gateway_was_k
     assert totals["output_tokens"] == sum(record["quantities"]["output_tokens"] for record in texts)
 
 
-def test_sigterm_says_not_ready_finishes_what_runs_and_leaves_with_zero(daemon, scripture_llama):
+def test_sigterm_says_not_ready_finishes_what_runs_and_leaves_with_zero(daemon, harness, scripture_llama):
     _, key = open_shop(daemon, scripture_llama)
-    with official(daemon, key) as client:
-        stream = client.completions.create(
-            model="m", prompt="In the", max_tokens=300, stream=True, extra_body={"ignore_eos": True}
-        )
-        next(stream)
-        daemon.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        with as_tenant(daemon, key) as http:
-            assert http.get("/health/ready").status_code == 503
-        assert list(stream)[-1].choices[0].finish_reason == "length"
+    with official(daemon, key) as client, as_tenant(daemon, key) as http:
+
+        def replica():
+            return http.get("/api/v1/deployments/m").raise_for_status().json()["replicas"][0]
+
+        # The engine is stopped while the server is told to leave: the stream cannot end before that is seen.
+        with ThreadPoolExecutor() as pool, harness.stopped(engines_of(daemon)):
+            pieces = pool.submit(
+                lambda: list(
+                    client.completions.create(
+                        model="m",
+                        prompt="In the",
+                        max_tokens=300,
+                        stream=True,
+                        extra_body={"ignore_eos": True},
+                    )
+                )
+            )
+            harness.wait_until(lambda: replica()["in_flight"] == 1)
+            daemon.process.send_signal(signal.SIGTERM)
+            harness.wait_until(lambda: http.get("/health/ready").status_code == 503)
+        assert pieces.result()[-1].choices[0].finish_reason == "length"
     assert daemon.process.wait(30) == 0
     assert json.loads(daemon.tool("audit", "verify").stdout)["is_intact"]
 

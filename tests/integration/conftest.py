@@ -32,9 +32,11 @@ def harness():
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory, harness):
+def running(tmp_path_factory, harness, scripture_llama_without_end):
     """A platform on SQLite that the tests of one file share."""
-    platform, stop = harness.serve(harness.platform_config(tmp_path_factory.mktemp("platform")))
+    roots = (harness.EXAMPLE_MODELS, scripture_llama_without_end)
+    config = harness.platform_config(tmp_path_factory.mktemp("platform"), model_roots=roots)
+    platform, stop = harness.serve(config)
     yield platform
     stop()
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import openai
@@ -21,6 +23,9 @@ import uvicorn
 from tritium_platform.api.app import create_app
 from tritium_platform.compose import Platform, initialize_platform
 from tritium_platform.config import PlatformConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 EXAMPLE_MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
 
@@ -61,11 +66,13 @@ class RunningPlatform:
         client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
         return self.clients.enter_context(client)
 
-    def deploy(self, key: str, *, model: str = "scripture-bitnet-6m-bitlinear", replicas: int = 1) -> str:
-        """Register and deploy an example model, wait until it is ready, and return its name."""
+    def deploy(
+        self, key: str, *, path: Path = EXAMPLE_MODELS / "scripture-bitnet-6m-bitlinear", replicas: int = 1
+    ) -> str:
+        """Register and deploy a model, wait until it is ready, and return its name."""
+        model = path.name
         with self.http(key) as client:
-            path = str(EXAMPLE_MODELS / model)
-            client.post("/api/v1/models", json={"name": model, "path": path}).raise_for_status()
+            client.post("/api/v1/models", json={"name": model, "path": str(path)}).raise_for_status()
             client.post("/api/v1/deployments", json={"model": model, "replicas": replicas}).raise_for_status()
             self.wait_ready(key, model)
         return model
@@ -137,6 +144,19 @@ def serve(config: PlatformConfig) -> tuple[RunningPlatform, Any]:
 def replica_process_ids(running: RunningPlatform) -> list[int]:
     """Return the process ids of all engines."""
     return [status.process_id for status in running.platform.deployments.all_statuses() if status.process_id]
+
+
+@contextlib.contextmanager
+def stopped(process_ids: Iterable[int]) -> Iterator[None]:
+    """Stop processes and let them go on afterwards: what waits for them cannot end meanwhile."""
+    stopped_ids = list(process_ids)
+    for process_id in stopped_ids:
+        os.kill(process_id, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process_id in stopped_ids:
+            os.kill(process_id, signal.SIGCONT)
 
 
 def wait_until(claim: Any, *, seconds: float = 20.0) -> None:

@@ -9,12 +9,14 @@ import openai
 import pytest
 
 
-def test_a_killed_engine_fails_its_streams_clearly_and_the_next_request_works(running, harness):
+def test_a_killed_engine_fails_its_streams_clearly_and_the_next_request_works(
+    running, harness, scripture_llama_without_end
+):
     _, key = running.tenant()
-    model = running.deploy(key)
+    model = running.deploy(key, path=scripture_llama_without_end)
     client = running.openai(key)
     stream = client.completions.create(
-        model=model, prompt="In the", max_tokens=900, stream=True, extra_body={"ignore_eos": True}
+        model=model, prompt="In the", max_tokens=60_000, stream=True, extra_body={"ignore_eos": True}
     )
     for count, _ in enumerate(stream):
         if count == 3:

@@ -15,13 +15,15 @@ from tritium_platform.adapters.engine_process import EngineOptions, EngineProces
 from tritium_platform.serving.errors import EngineUnavailableError
 from tritium_platform.serving.model import ModelKind, ReplicaState
 
+LONGEST = 2**16  # of the model without end
+
 
 @pytest.fixture
-async def engine(tmp_path, scripture_llama):
+async def engine(tmp_path, scripture_llama_without_end):
     """An engine that is ready; silence is noticed after two seconds."""
     options = EngineOptions(heartbeat_timeout=2.0, backoff_base=0.01)
     process = EngineProcess(
-        name="e", model_path=str(scripture_llama), socket_directory=tmp_path, options=options
+        name="e", model_path=str(scripture_llama_without_end), socket_directory=tmp_path, options=options
     )
     await process.start()
     await process.wait_ready()
@@ -45,7 +47,7 @@ async def wait_for(claim):
 
 async def test_it_says_what_it_serves_and_streams_tokens(engine):
     assert engine.status.facts.kind is ModelKind.GENERATE
-    assert engine.status.facts.maximum_positions == 1024
+    assert engine.status.facts.maximum_positions == LONGEST
     outputs = [output async for output in engine.generate(request(max_tokens=5, ignore_eos=True))]
     assert outputs[-1].finish_reason == "length"
     assert outputs[-1].completion_tokens == 5
@@ -54,15 +56,15 @@ async def test_it_says_what_it_serves_and_streams_tokens(engine):
 
 async def test_errors_of_the_engine_arrive_as_the_same_class_with_the_same_details(engine):
     with pytest.raises(ValidationError) as refusal:
-        [output async for output in engine.generate(request(max_tokens=5000))]
+        [output async for output in engine.generate(request(max_tokens=LONGEST))]
     assert type(refusal.value).__name__ == "ContextLengthExceededError"
-    assert refusal.value.details["limit"] == 1024
+    assert refusal.value.details["limit"] == LONGEST
     with pytest.raises(ValidationError):
         await engine.embed("r", token_ids=[(1, 2)])
 
 
 async def test_closing_a_stream_aborts_it_in_the_engine(engine):
-    stream = engine.generate(request(max_tokens=900, ignore_eos=True))
+    stream = engine.generate(request(max_tokens=60_000, ignore_eos=True))
     await anext(stream)
     await stream.aclose()
     assert engine.status.in_flight == 0
@@ -74,15 +76,15 @@ async def test_closing_a_stream_aborts_it_in_the_engine(engine):
             return False
         return outputs[-1].completion_tokens == 2
 
-    # The engine lets go of it long before the 900 tokens are written: the same id may run again.
-    async with asyncio.timeout(2):
+    # The engine lets go of it before the tokens of half a minute are written: the same id may run again.
+    async with asyncio.timeout(10):
         while not await is_free():
             await asyncio.sleep(0.01)
 
 
 async def test_an_engine_that_hangs_is_killed_and_started_again(engine):
     process_id = engine.status.process_id
-    stream = engine.generate(request(max_tokens=900, ignore_eos=True))
+    stream = engine.generate(request(max_tokens=60_000, ignore_eos=True))
     await anext(stream)
     os.kill(process_id, signal.SIGSTOP)
     with pytest.raises(EngineUnavailableError, match="again"):

@@ -13,9 +13,12 @@ pytestmark = pytest.mark.service
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory, harness, postgresql_url):
+def running(tmp_path_factory, harness, postgresql_url, scripture_llama_without_end):
     """A platform on PostgreSQL."""
-    config = harness.platform_config(tmp_path_factory.mktemp("platform"), database_url=postgresql_url)
+    roots = (harness.EXAMPLE_MODELS, scripture_llama_without_end)
+    config = harness.platform_config(
+        tmp_path_factory.mktemp("platform"), database_url=postgresql_url, model_roots=roots
+    )
     platform, stop = harness.serve(config)
     yield platform
     stop()
@@ -64,11 +67,11 @@ def test_a_quota_is_never_overdrawn_by_requests_at_the_same_time(running):
     assert (quota["used"], quota["held"]) == (6, 0)
 
 
-def test_a_client_that_leaves_is_metered(running, harness):
+def test_a_client_that_leaves_is_metered(running, harness, scripture_llama_without_end):
     _, key = running.tenant()
-    model = running.deploy(key)
+    model = running.deploy(key, path=scripture_llama_without_end)
     stream = running.openai(key).completions.create(
-        model=model, prompt="In the", max_tokens=900, stream=True, extra_body={"ignore_eos": True}
+        model=model, prompt="In the", max_tokens=60_000, stream=True, extra_body={"ignore_eos": True}
     )
     next(stream)
     stream.close()

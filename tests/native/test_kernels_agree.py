@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -17,8 +18,14 @@ from tritium.kernels import _native
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
+CMAKE = str(SCRIPTS / "cmake")
+# Where the module that all tests import was compiled: its objects are compared, not others like them.
+PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
+MODULE = ROOT / "build" / f"{PYTHON}-{PYTHON}-{sysconfig.get_platform().replace('-', '_')}"
 ROUNDS = "300"
 ARM = (
+    *("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={SCRIPTS / 'ninja'}"),
+    *("-DCMAKE_BUILD_TYPE=Release", "-DTRITIUM_MODULE=OFF"),
     "-DCMAKE_SYSTEM_NAME=Linux",
     "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
     "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
@@ -34,13 +41,9 @@ def run(*command):
     return result.stdout
 
 
-def build(name, *settings):
+def build(folder):
     """The comparing program, compiled again where sources have changed."""
-    folder = ROOT / "build" / f"native-{name}"
-    cmake = str(SCRIPTS / "cmake")
-    generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={SCRIPTS / 'ninja'}", "-DCMAKE_BUILD_TYPE=Release")
-    run(cmake, *generator, "-DTRITIUM_MODULE=OFF", *settings, "-S", str(ROOT), "-B", str(folder))
-    run(cmake, "--build", str(folder))
+    run(CMAKE, "--build", str(folder), "--target", "kernels_agree")
     return str(folder / "kernels_agree")
 
 
@@ -52,7 +55,7 @@ def results_of(output):
 
 @pytest.fixture(scope="module")
 def here():
-    return results_of(run(build("host"), ROUNDS))
+    return results_of(run(build(MODULE), ROUNDS))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,9 @@ def arm_program():
     missing = [tool for tool in ("aarch64-linux-gnu-g++", "qemu-aarch64") if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not found: apt-get install g++-aarch64-linux-gnu qemu-user")
-    return build("aarch64", *ARM)
+    folder = ROOT / "build" / "native-aarch64"
+    run(CMAKE, *ARM, "-S", str(ROOT), "-B", str(folder))
+    return build(folder)
 
 
 def test_the_instruction_sets_of_this_processor_agree(here):

@@ -222,6 +222,16 @@ def test_the_saved_trits_and_scales_stand_for_the_reported_weights(tiny_llama, t
     assert error == pytest.approx(entry["weight_error"], rel=1e-5)
 
 
+@pytest.fixture
+def collector_of_new_objects():
+    """The garbage collector looks at what a test makes, not at every module that other tests have loaded."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("collector_of_new_objects")
 def test_memory_does_not_grow_with_the_number_of_layers(make_llama, tmp_path):
     peaks = []
     for layers in (2, 12):
