@@ -58,7 +58,7 @@ class RandomWeights:
         """A norm's weight."""
         return np.ones(self.config.hidden_size, np.float32)
 
-    def dense(self, _name: str) -> NDArray[np.uint16]:
+    def table(self, _name: str, *, threads: int) -> NDArray[np.uint16]:  # noqa: ARG002 - as WeightSource has it
         """The bits of small numbers: around 2^-6, either sign."""
         shape = (self.config.vocab_size, self.config.hidden_size)
         return self.random.integers(0, 256, shape, np.uint16) | np.uint16(0x3C00)

@@ -1,4 +1,4 @@
-"""How long a prompt may hold up those who are writing: never as long as two of their steps."""
+"""How many tokens of a prompt may ride along with those who are writing."""
 
 from __future__ import annotations
 
