@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 # Two workers share two cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("patient", settings.default, deadline=None)
+settings.load_profile("patient")
 
 # The wheel job runs tests/library with the source tree out of the way and points here instead.
 EXAMPLES = Path(os.environ.get("TRITIUM_EXAMPLES", Path(__file__).resolve().parent.parent / "examples"))
