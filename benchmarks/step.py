@@ -2,11 +2,12 @@
 
     python benchmarks/step.py [--shapes 6m 125m 2b] [--steps "decode 1"] [--threads 1 2] [--rounds N]
 
-Models of random ternary weights; decode steps of 1 and 16 sequences after 128 tokens, and a prefill of 512
-tokens. `step` is the median of whole calls of `model.forward`, rounds of all thread counts interleaved and
-nothing profiled. The kinds are processor time per step, summed over threads, from separate runs in which the
-plan times its operations; `waits` is what the threads of that run spent outside operations. `python` is the
-part of `step` outside the native call.
+Models of random ternary weights with the embedding, which is the head too, in 6 bits and the cache in int8,
+as the engine runs them; decode steps of 1 and 16 sequences after 128 tokens, and a prefill of 512 tokens.
+`step` is the median of whole calls of `model.forward`, rounds of all thread counts interleaved and nothing
+profiled. The kinds are processor time per step, summed over threads, from separate runs in which the plan
+times its operations; `waits` is what the threads of that run spent outside operations. `python` is the part
+of `step` outside the native call.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from random_models import EMBEDDING_BITS, random_table
 
 from tritium.kernels import cpu
 from tritium.kernels.pages import BLOCK_SIZE
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tritium.kernels.cpu import CodedMatrix
     from tritium.model.batch import KVCache
     from tritium.model.config import ModelConfig
     from tritium.model.decoder import DecoderModel
@@ -49,7 +52,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class RandomWeights:
-    """Random trits with a scale per matrix; dense tables in bfloat16."""
+    """Random trits with a scale per matrix; the table, which is the head too, in 6 bits."""
 
     config: ModelConfig
     random: np.random.Generator
@@ -58,10 +61,11 @@ class RandomWeights:
         """A norm's weight."""
         return np.ones(self.config.hidden_size, np.float32)
 
-    def table(self, _name: str, *, threads: int) -> NDArray[np.uint16]:  # noqa: ARG002 - as WeightSource has it
-        """The bits of small numbers: around 2^-6, either sign."""
-        shape = (self.config.vocab_size, self.config.hidden_size)
-        return self.random.integers(0, 256, shape, np.uint16) | np.uint16(0x3C00)
+    def table(self, _name: str, *, threads: int) -> CodedMatrix:
+        """The embedding, which is the head too."""
+        table = random_table(self.random, self.config.vocab_size, self.config.hidden_size)
+        coded, _ = cpu.round_to_codes(table, bits=EMBEDDING_BITS, threads=2)
+        return cpu.prepare_coded(coded, threads=threads)
 
     def linear(self, name: str, *, threads: int) -> TernaryLinear:
         """A ternary layer."""
@@ -169,7 +173,7 @@ def measure(
     model: DecoderModel, batch: ForwardBatch, *, threads: list[int], rounds: int
 ) -> dict[int, dict[str, float]]:
     """Figures by number of threads."""
-    cache = model.new_cache(batch.num_blocks)
+    cache = model.new_cache(batch.num_blocks, dtype="int8")
     steps: dict[int, list[float]] = {count: [] for count in threads}
     started = time.perf_counter()
     model.forward(batch, cache)

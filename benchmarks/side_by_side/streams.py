@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from side_by_side.client import Stream, stream_completion
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from side_by_side.servers import Server
 
+_Done = TypeVar("_Done")
 SETTLED = 40  # tokens of each stream before the long prompt comes
 LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyz"))
 
@@ -50,35 +53,54 @@ def measure_streams(
 def measure_intrusion(
     server: Server, port: int, *, count: int, prompt: int, long_prompt: int, seed: int
 ) -> dict[str, float]:
-    """Let streams run, send a long prompt, and compare their gaps while it is read with those before."""
+    """Let streams run, send a long prompt, and compare their gaps while it is read with those before.
+
+    Then as many streams run without it and are watched for as long: gaps that they have too it did not make.
+    """
     random = np.random.default_rng(seed)
-    prompts = [prompt_of(prompt, random) for _ in range(count)]
+    prompts, others = ([prompt_of(prompt, random) for _ in range(count)] for _ in range(2))
     intruder = prompt_of(long_prompt, random)
 
-    async def run() -> tuple[list[Stream], Stream]:
-        streams = [Stream(0.0) for _ in prompts]
-        tasks = [
-            asyncio.create_task(
-                stream_completion(port, prompt=p, max_tokens=1500, extra=server.extra, stream=s)
-            )
-            for p, s in zip(prompts, streams, strict=True)
-        ]
-        while not all(len(stream.arrivals) >= SETTLED for stream in streams):  # noqa: ASYNC110 - no event says so
-            await asyncio.sleep(0.02)
-        long = await stream_completion(port, prompt=intruder, max_tokens=4, extra=server.extra)
-        await asyncio.sleep(0.2)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return streams, long
+    async def send_intruder() -> Stream:
+        return await stream_completion(port, prompt=intruder, max_tokens=4, extra=server.extra)
 
-    streams, long = asyncio.run(run())
+    streams, (begin, long) = asyncio.run(_beside(server, port, prompts, send_intruder))
+    end = long.arrivals[0]
     settled = max(stream.arrivals[0] for stream in streams)
-    before = [1e3 * gap for s in streams for gap in s.gaps(since=settled, until=long.sent)]
-    during = [1e3 * gap for s in streams for gap in s.gaps(since=long.sent, until=long.arrivals[0])]
+    before = np.median(_gaps(streams, settled, begin))
+    during = _gaps(streams, begin, end)
+    alone, (begin, _) = asyncio.run(_beside(server, port, others, lambda: asyncio.sleep(end - long.sent)))
     return {
-        "median_before_ms": float(np.median(before)),
-        "longest_during_ms": float(max(during)),
-        "ratio": float(max(during) / np.median(before)),
+        "median_before_ms": 1e3 * float(before),
+        "median_during_ms": 1e3 * float(np.median(during)),
+        "longest_during_ms": 1e3 * max(during),
+        "ratio": max(during) / float(before),
+        "longest_without_ms": 1e3 * max(_gaps(alone, begin, begin + end - long.sent)),
         "long_first_s": long.first,
     }
+
+
+async def _beside(
+    server: Server, port: int, prompts: list[str], act: Callable[[], Awaitable[_Done]]
+) -> tuple[list[Stream], tuple[float, _Done]]:
+    """Do something while streams run; returns them, and when it began with what came of it."""
+    streams = [Stream(0.0) for _ in prompts]
+    tasks = [
+        asyncio.create_task(stream_completion(port, prompt=p, max_tokens=1500, extra=server.extra, stream=s))
+        for p, s in zip(prompts, streams, strict=True)
+    ]
+    while not all(len(stream.arrivals) >= SETTLED for stream in streams):
+        if any(task.done() for task in tasks):
+            raise RuntimeError("A stream ended before all had begun.")
+        await asyncio.sleep(0.02)
+    begin = time.perf_counter()
+    done = await act()
+    await asyncio.sleep(0.2)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return streams, (begin, done)
+
+
+def _gaps(streams: list[Stream], begin: float, end: float) -> list[float]:
+    return [gap for stream in streams for gap in stream.gaps(since=begin, until=end)]

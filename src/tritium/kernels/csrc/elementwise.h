@@ -55,6 +55,25 @@ TRITIUM_INLINE int32_t largest_bits(const float* x, int64_t count) {
   return result;
 }
 
+// x times the scale, rounded to whole numbers, half to even; a NaN becomes 0. Nothing is beyond 127: the
+// largest magnitude times the scale is less than 127.5.
+template <bool IsFinite>
+TRITIUM_INLINE void round_row(const float* x, int64_t count, float scale, int8_t* q) {
+  const NativeFloat factor = NativeFloat{} + scale;
+  const auto round = [&](int64_t i, const Lanes& lanes) {
+#pragma GCC unroll 4
+    for (int part = 0; part < kParts; ++part) {
+      NativeFloat value = lanes.part[part] * factor;
+      if constexpr (!IsFinite) value = value == value ? value : NativeFloat{};
+      // Adding 1.5 x 2^23 rounds and leaves the integer in the low bits.
+      store_low_bytes(q + i + part * kWidth, (NativeInt)(value + 12582912.0f));
+    }
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) round(i, load(x + i));
+  if (i < count) round(i, load_tail(x + i, count - i));
+}
+
 // Whether the row was finite; a NaN becomes 0, an infinity makes the whole row 0.
 bool quantize_row(const float* x, int64_t count, int8_t* q, float* scale) {
   constexpr int32_t kInfinity = 0x7f800000;
@@ -64,21 +83,11 @@ bool quantize_row(const float* x, int64_t count, int8_t* q, float* scale) {
   std::memcpy(&largest, &bits, sizeof(largest));
   largest = is_finite ? (largest > 1e-5f ? largest : 1e-5f) : largest_number(x, count);
   *scale = (1.0f / largest) * 127.0f;  // torch divides a number by a tensor in these two steps
-  const NativeFloat factor = NativeFloat{} + *scale, magic = NativeFloat{} + 12582912.0f;
-  const auto round = [&](int64_t i, const Lanes& lanes) {
-#pragma GCC unroll 4
-    for (int part = 0; part < kParts; ++part) {
-      NativeFloat value = lanes.part[part] * factor;
-      value = value == value ? value : NativeFloat{};
-      // Adding 1.5 x 2^23 rounds half to even and leaves the integer in the low bits. Nothing is beyond 127:
-      // the largest magnitude times the scale is less than 127.5.
-      const NativeByte bytes = __builtin_convertvector((NativeInt)(value + magic), NativeByte);
-      std::memcpy(q + i + part * kWidth, &bytes, sizeof(bytes));
-    }
-  };
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) round(i, load(x + i));
-  if (i < count) round(i, load_tail(x + i, count - i));
+  if (is_finite) {
+    round_row<true>(x, count, *scale, q);
+  } else {
+    round_row<false>(x, count, *scale, q);
+  }
   return is_finite;
 }
 

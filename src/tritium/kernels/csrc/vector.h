@@ -121,6 +121,21 @@ TRITIUM_INLINE Lanes absolute(const Lanes& a) {
   return each([&](int i) { return (NativeFloat)((NativeInt)a.part[i] & 0x7fffffff); });
 }
 
+// The low byte of each lane.
+TRITIUM_INLINE void store_low_bytes(int8_t* to, NativeInt lanes) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)lanes));
+#elif defined(__AVX2__)
+  const __m256i low = _mm256_set1_epi32(0x0c080400);
+  const __m256i fours = _mm256_shuffle_epi8((__m256i)lanes, low);  // of each half, four times over
+  const __m128i eight = _mm_unpacklo_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), eight);
+#else
+  const NativeByte bytes = __builtin_convertvector(lanes, NativeByte);
+  std::memcpy(to, &bytes, sizeof(bytes));
+#endif
+}
+
 // Folds sixteen lanes by halves down to four: lane l meets lane l + 8, then l + 4.
 TRITIUM_INLINE Float4 fold_to_four(const Lanes& lanes) {
   Float4 quarter[4];
