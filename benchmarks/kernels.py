@@ -49,12 +49,14 @@ def cold_weights(rows: int, columns: int, *, group_size: int) -> list[cpu.Prepar
         [a | b << 2 | c << 4 | d << 6 for a, b, c, d in itertools.product(range(3), repeat=4)], np.uint8
     )
     groups = -(-columns // group_size)
+    # Sixteen bits hold them exactly, as they do those that `tritium quantize` writes.
+    scales = random.random((rows if groups > 1 else 1, groups), np.float32).astype(np.float16)
     first = codes[random.integers(0, len(codes), size)].reshape(1, rows, -1)
     return [
         cpu.prepare(
             TernaryWeight(
                 planes=np.roll(first, copy, axis=1),
-                scales=random.random((rows if groups > 1 else 1, groups), dtype=np.float32),
+                scales=scales.astype(np.float32),
                 group_size=group_size,
                 in_features=columns,
                 out_features=rows,

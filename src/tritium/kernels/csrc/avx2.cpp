@@ -20,7 +20,7 @@ struct Avx2 {
     Half packed[Planes];
   };
 
-  static constexpr int tiles_at_once(int, int columns) { return columns == 1 ? 2 : 1; }
+  static constexpr int tiles_at_once(int, int) { return 1; }  // one stream from memory
 
   // All lanes start from factor x total.
   static TRITIUM_INLINE Sum start(int32_t factor, int32_t total) {

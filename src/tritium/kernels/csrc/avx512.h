@@ -206,13 +206,13 @@ struct Avx512 {
 
   template <int Tiles, int Columns>
   static TRITIUM_INLINE void join_places(const Places<Tiles, Columns>& places, Sum (&sums)[Tiles][Columns]) {
-#pragma GCC unroll 4
-    for (int place = 0; place < 4; ++place) {
-      for (int t = 0; t < Tiles; ++t) {
-        for (int c = 0; c < Columns; ++c) {
-          const Sum shifted = _mm512_srai_epi32(places.of[place][t][c], static_cast<unsigned>(2 * place));
-          sums[t][c] = _mm512_add_epi32(sums[t][c], shifted);
-        }
+    for (int t = 0; t < Tiles; ++t) {
+      for (int c = 0; c < Columns; ++c) {
+        Sum joined = places.of[3][t][c];  // place p holds 4^p times what it counts
+#pragma GCC unroll 3
+        for (int place = 2; place >= 0; --place)
+          joined = _mm512_add_epi32(_mm512_srai_epi32(joined, 2), places.of[place][t][c]);
+        sums[t][c] = _mm512_add_epi32(sums[t][c], joined);
       }
     }
   }

@@ -289,14 +289,18 @@ void run_columns(const TernaryView& weight, const ActivationView& activations, i
                  int64_t column, float* out) {
   constexpr int kTiles = Set::tiles_at_once(Planes, Columns);
   int64_t tile = begin;
-  if (weight.groups > 1) {  // one tile at a time: so both its sums and its totals stay in registers
-    for (; tile < end; ++tile)
-      Block<Set, Planes, 1, Columns>(weight, activations, tile, column).finish_groups(out);
-    return;
-  }
-  for (; tile + kTiles <= end; tile += kTiles)
-    Block<Set, Planes, kTiles, Columns>(weight, activations, tile, column).finish(out);
-  for (; tile < end; ++tile) Block<Set, Planes, 1, Columns>(weight, activations, tile, column).finish(out);
+  const auto run = [&]<int Tiles>() {
+    for (; tile + Tiles <= end; tile += Tiles) {
+      const Block<Set, Planes, Tiles, Columns> block(weight, activations, tile, column);
+      if (weight.groups > 1) {
+        block.finish_groups(out);
+      } else {
+        block.finish(out);
+      }
+    }
+  };
+  run.template operator()<kTiles>();
+  if constexpr (kTiles > 1) run.template operator()<1>();
 }
 
 // Columns [column, column + count) with count <= Columns, by the block made for just so many.
