@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import tritium
+from side_by_side.products import ColdProducts
 from side_by_side.requests import answer_requests
 from tritium import LLM, SamplingParams
-from tritium.kernels import _native, cpu
-from tritium.kernels.weight import TernaryWeight, padded
+from tritium.kernels import _native
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-COLD_BYTES = 320 << 20
 
 
 class Model:
@@ -71,48 +67,13 @@ class Kernels:
 
     def __init__(self) -> None:
         self._shape = (0, 0)
-        self._weights: list[Any] = []
+        self._products: ColdProducts | None = None
 
     def kernel(self, *, rows: int, columns: int, batch: int, threads: int, seconds: float) -> float:
         """GOPS of quantizing the activations and multiplying, each time by weights no cache holds."""
-        if self._shape != (rows, columns):
-            self._weights, self._shape = _cold_weights(rows, columns), (rows, columns)
-        turn = itertools.cycle(self._weights)
-        x = np.random.default_rng(2).standard_normal((batch, columns)).astype(np.float32)
-
-        def multiply() -> None:
-            q, scale = cpu.quantize_activations(x, threads=threads)
-            cpu.ternary_matmul(next(turn), q, scale, threads=threads)
-
-        return 2 * batch * rows * columns * _rate(multiply, seconds=seconds) / 1e9
-
-
-def _rate(work: Callable[[], object], *, seconds: float) -> float:
-    work()
-    calls, begin = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - begin) < seconds:
-        work()
-        calls += 1
-    return calls / elapsed
-
-
-def _cold_weights(rows: int, columns: int) -> list[Any]:
-    random = np.random.default_rng(1)
-    size = rows * padded(columns) // 4
-    codes = np.array([a | b << 2 | c << 4 | d << 6 for a, b, c, d in itertools.product(range(3), repeat=4)])
-    first = codes.astype(np.uint8)[random.integers(0, len(codes), size)].reshape(1, rows, -1)
-    return [
-        cpu.prepare(
-            TernaryWeight(
-                planes=np.roll(first, copy, axis=1),
-                scales=np.full((1, 1), 0.02, np.float32),
-                group_size=columns,
-                in_features=columns,
-                out_features=rows,
-            )
-        )
-        for copy in range(math.ceil(COLD_BYTES / (rows * columns / 5)))
-    ]
+        if self._products is None or self._shape != (rows, columns):
+            self._products, self._shape = ColdProducts(rows, columns), (rows, columns)
+        return self._products.gops(batch=batch, threads=threads, seconds=seconds)
 
 
 def _greedy(tokens: int) -> SamplingParams:

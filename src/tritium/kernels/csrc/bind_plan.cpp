@@ -248,7 +248,8 @@ class BoundPlan {
   void require_pages(const Batch& batch) const {
     const KvPool& pool = batch.cache->shape;
     const auto layers = static_cast<int64_t>(batch.cache->pools.size());
-    require(pool.heads == kv_heads_ && pool.dim == dim_ && layers >= layers_,
+    const bool attends = kv_heads_ > 0;
+    require(!attends || (pool.heads == kv_heads_ && pool.dim == dim_ && layers >= layers_),
             "The cache has not the shape of this model.");
     const int32_t* starts = batch.sequence_starts;
     require(starts[0] == 0 && starts[batch.sequences] == batch.tokens,

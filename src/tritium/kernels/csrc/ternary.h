@@ -207,6 +207,7 @@ struct Block {
 
   // All inputs share a scale.
   TRITIUM_INLINE void finish(float* out) const {
+    fetch_outputs(out);
     Lanes totals[Tiles][Columns];
     scale(sum_all(), 0,
           [&](int t, int c, const Lanes& product) { totals[t][c] = product + broadcast(0.0f); });
@@ -215,6 +216,7 @@ struct Block {
 
   // Groups in rising order, multiply then add.
   __attribute__((noinline)) void finish_groups(float* out) const {
+    fetch_outputs(out);
     Lanes totals[Tiles][Columns];
 #pragma GCC unroll 2
     for (auto& row : totals) {
@@ -226,6 +228,16 @@ struct Block {
             [&](int t, int c, const Lanes& product) { totals[t][c] = totals[t][c] + product; });
     }
     store(totals, out);
+  }
+
+  // Outputs lie a row of them apart: each is a cache line of its own, which its owner is asked for in time.
+  TRITIUM_INLINE void fetch_outputs(float* out) const {
+#pragma GCC unroll 2
+    for (int t = 0; t < Tiles; ++t) {
+#pragma GCC unroll 8
+      for (int c = 0; c < Columns; ++c)
+        __builtin_prefetch(out + (first_column + c) * weight.rows + (first_tile + t) * kTileRows, 1);
+    }
   }
 
   // One division by the activations' scale at the end.
