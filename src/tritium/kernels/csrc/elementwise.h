@@ -28,6 +28,8 @@ inline float largest_number(const float* x, int64_t count) {
   return largest;
 }
 
+constexpr int32_t kInfinityBits = 0x7f800000;
+
 // The bits of the largest magnitude, as whole numbers: those of an infinity and of NaNs are above all others.
 TRITIUM_INLINE int32_t largest_bits(const float* x, int64_t count) {
   constexpr int kChains = 4;  // comparisons that need not wait for each other
@@ -76,9 +78,8 @@ TRITIUM_INLINE void round_row(const float* x, int64_t count, float scale, int8_t
 
 // Whether the row was finite; a NaN becomes 0, an infinity makes the whole row 0.
 bool quantize_row(const float* x, int64_t count, int8_t* q, float* scale) {
-  constexpr int32_t kInfinity = 0x7f800000;
   const int32_t bits = largest_bits(x, count);
-  const bool is_finite = bits < kInfinity;
+  const bool is_finite = bits < kInfinityBits;
   float largest;
   std::memcpy(&largest, &bits, sizeof(largest));
   largest = is_finite ? (largest > 1e-5f ? largest : 1e-5f) : largest_number(x, count);
