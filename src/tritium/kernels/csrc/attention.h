@@ -25,7 +25,13 @@ struct KvTile {
   const uint8_t* page[kTilePages];
   int64_t begin;
   int64_t count;
+  int64_t ahead[kTilePages] = {};  // bytes from a page to the one that is fetched meanwhile; 0: none
 };
+
+// What lies at the same place of the page that comes next.
+TRITIUM_INLINE void fetch(const void* at, int64_t ahead) {
+  __builtin_prefetch(static_cast<const uint8_t*>(at) + ahead, 0, 2);
+}
 
 TRITIUM_INLINE KvTile tile_of(const AttentionTask& task, int64_t begin, int64_t length) {
   KvTile tile{{}, begin, length - begin < kTilePositions ? length - begin : kTilePositions};
@@ -84,7 +90,9 @@ struct NumberPages {
         Lanes keys[kNumberPagesAtOnce];
 #pragma GCC unroll 2
         for (int i = 0; i < kNumberPagesAtOnce; ++i) {
-          keys[i] = load(reinterpret_cast<const Element*>(tile.page[first + i]) + d * kPagePositions);
+          const Element* from = reinterpret_cast<const Element*>(tile.page[first + i]) + d * kPagePositions;
+          keys[i] = load(from);
+          fetch(from, tile.ahead[first + i]);
         }
 #pragma GCC unroll 4
         for (int r = 0; r < Rows; ++r) {
@@ -125,6 +133,8 @@ struct NumberPages {
         Lanes value[Vectors];
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) value[v] = load(values + v * kLanes);
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) fetch(values + v * kLanes, tile.ahead[begin / kPagePositions]);
 #pragma GCC unroll 4
         for (int r = 0; r < Rows; ++r) {
           const Lanes weight = broadcast(scratch.weights[r][begin + i]);
@@ -187,7 +197,9 @@ struct BytePages {
         Pairs keys[kPagesAtOnce];
 #pragma GCC unroll 4
         for (int i = 0; i < kPagesAtOnce; ++i) {
-          keys[i] = load_pairs(bytes(tile.page[first + i]) + d * kPagePositions);
+          const int8_t* from = bytes(tile.page[first + i]) + d * kPagePositions;
+          keys[i] = load_pairs(from);
+          if (d % 4 == 0) fetch(from, tile.ahead[first + i]);
         }
 #pragma GCC unroll 4
         for (int r = 0; r < Rows; ++r) {
@@ -198,6 +210,7 @@ struct BytePages {
       }
       for (int i = 0; i < kPagesAtOnce; ++i) {
         const Lanes scale = scales(tile.page[first + i]);
+        fetch(tile.page[first + i], tile.ahead[first + i]);
         for (int r = 0; r < Rows; ++r) {
           const Lanes both = scale * broadcast(scratch.query_scale[row + r]);
           store(scratch.weights[r] + (first + i) * kPagePositions, to_float(sums[r][i]) * both);
@@ -210,6 +223,7 @@ struct BytePages {
   static TRITIUM_INLINE void weigh(const AttentionTask& task, const KvTile& tile, AttentionScratch& scratch) {
     Lanes scale[kTilePages];
     for (int64_t i = 0; i < kTilePages; ++i) {
+      fetch(tile.page[i] + task.half_page_bytes, tile.ahead[i]);
       scale[i] =
           keep_first(scales(tile.page[i] + task.half_page_bytes), i * kPagePositions, tile.count, 0.0f);
     }
@@ -246,6 +260,9 @@ struct BytePages {
         Pairs value[Vectors];
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) value[v] = load_pairs(values + v * 2 * kLanes);
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; v += 2)
+          fetch(values + v * 2 * kLanes, tile.ahead[begin / kPagePositions]);
 #pragma GCC unroll 4
         for (int r = 0; r < Rows; ++r) {
           const Pairs weight = broadcast_pair(scratch.words[r] + begin + i);
@@ -308,15 +325,14 @@ void attend_rows(const AttentionTask& task, const KvTile& tile, int64_t row, con
   }
 }
 
-// Fetches the pages that come next while this tile is worked on: each lies somewhere else.
-TRITIUM_INLINE void fetch_ahead(const AttentionTask& task, int64_t begin, int64_t length) {
-  if (begin >= length) return;
-  const KvTile next = tile_of(task, begin, length);
-  for (int64_t i = 0; i * kPagePositions < next.count; ++i) {
-    for (int64_t byte = 0; byte < 2 * task.half_page_bytes; byte += 64) {
-      __builtin_prefetch(next.page[i] + byte, 0, 2);
-    }
-  }
+// A tile with what is fetched while it is worked on: the pages that come next, each of which lies somewhere
+// else.
+TRITIUM_INLINE KvTile fetching_tile_of(const AttentionTask& task, int64_t begin, int64_t length) {
+  KvTile tile = tile_of(task, begin, length);
+  if (begin + kTilePositions >= length) return tile;
+  const KvTile next = tile_of(task, begin + kTilePositions, length);
+  for (int64_t i = 0; i < kTilePages; ++i) tile.ahead[i] = next.page[i] - tile.page[i];
+  return tile;
 }
 
 template <typename Pages>
@@ -346,8 +362,8 @@ void attend_segment(const AttentionTask& task, int64_t segment, const AttentionS
     std::memset(state.mixed + row * task.padded, 0, static_cast<size_t>(task.padded) * 4);
   }
   for (int64_t at = begin; at < end; at += kTilePositions) {
-    if (task.rows <= 8) fetch_ahead(task, at + kTilePositions, longest);
-    attend_tile<Pages>(task, tile_of(task, at, longest), first_row_at(task, at), state, scratch);
+    const KvTile tile = fetching_tile_of(task, at, longest);
+    attend_tile<Pages>(task, tile, first_row_at(task, at), state, scratch);
   }
 }
 
