@@ -148,8 +148,9 @@ Bytes attend(const KernelTable& table, Random& random) {
     lengths.push_back(static_cast<int32_t>(length - std::min(length - 1, rows - 1 - i)));
   }
   const AttentionTask task{.type = pool.type,
-                           .pages = pool.memory + head * pool.page_bytes(),
-                           .blocks = order.data(),
+                           .place = {pool.memory + head * pool.page_bytes(), order.data()},
+                           .next = {},
+                           .next_positions = 0,
                            .block_bytes = pool.block_bytes(),
                            .half_page_bytes = pool.half_page_bytes(),
                            .dim = pool.dim,

@@ -33,12 +33,12 @@ TRITIUM_INLINE void fetch(const void* at, int64_t ahead) {
   __builtin_prefetch(static_cast<const uint8_t*>(at) + ahead, 0, 2);
 }
 
-TRITIUM_INLINE KvTile tile_of(const AttentionTask& task, int64_t begin, int64_t length) {
+TRITIUM_INLINE KvTile tile_of(const KvPlace& place, int64_t block_bytes, int64_t begin, int64_t length) {
   KvTile tile{{}, begin, length - begin < kTilePositions ? length - begin : kTilePositions};
-  const int32_t* blocks = task.blocks + begin / kPagePositions;
+  const int32_t* blocks = place.blocks + begin / kPagePositions;
   for (int64_t i = 0; i < kTilePages; ++i) {
     const int32_t block = i * kPagePositions < tile.count ? blocks[i] : blocks[0];
-    tile.page[i] = task.pages + block * task.block_bytes;
+    tile.page[i] = place.pages + block * block_bytes;
   }
   return tile;
 }
@@ -328,9 +328,11 @@ void attend_rows(const AttentionTask& task, const KvTile& tile, int64_t row, con
 // A tile with what is fetched while it is worked on: the pages that come next, each of which lies somewhere
 // else.
 TRITIUM_INLINE KvTile fetching_tile_of(const AttentionTask& task, int64_t begin, int64_t length) {
-  KvTile tile = tile_of(task, begin, length);
-  if (begin + kTilePositions >= length) return tile;
-  const KvTile next = tile_of(task, begin + kTilePositions, length);
+  KvTile tile = tile_of(task.place, task.block_bytes, begin, length);
+  const int64_t end = begin + kTilePositions;
+  if (end >= length && task.next_positions == 0) return tile;
+  const KvTile next = end < length ? tile_of(task.place, task.block_bytes, end, length)
+                                   : tile_of(task.next, task.block_bytes, 0, task.next_positions);
   for (int64_t i = 0; i < kTilePages; ++i) tile.ahead[i] = next.page[i] - tile.page[i];
   return tile;
 }

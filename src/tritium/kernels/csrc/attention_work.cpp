@@ -123,10 +123,19 @@ AttentionWork::Item AttentionWork::item_at(int64_t index) const {
 }
 
 void AttentionWork::run(const AttentionLayer& layer, int64_t begin, int64_t end, AttentionMemory& memory) {
-  for (int64_t index = begin; index < end; ++index) run_item(layer, item_at(index), memory);
+  for (int64_t index = begin; index < end; ++index) {
+    const Item item = item_at(index);
+    run_item(layer, item, index + 1 < end ? item_at(index + 1) : item, memory);
+  }
 }
 
-void AttentionWork::run_item(const AttentionLayer& layer, const Item& item, AttentionMemory& memory) {
+KvPlace AttentionWork::place_of(const AttentionLayer& layer, const Item& item, int64_t position) const {
+  return {layer.pool + item.head * call_.shape.page_bytes(),
+          call_.block_tables + item.sequence * call_.table_width + position / kPagePositions};
+}
+
+void AttentionWork::run_item(const AttentionLayer& layer, const Item& item, const Item& next,
+                             AttentionMemory& memory) {
   const KvPool& pool = call_.shape;
   const float* q[kAttentionRows];
   int32_t lengths[kAttentionRows];
@@ -137,10 +146,12 @@ void AttentionWork::run_item(const AttentionLayer& layer, const Item& item, Atte
     q[i] = layer.q + (query * call_.query_heads + item.head * shared_ + row % shared_) * pool.dim;
     lengths[i] = call_.is_causal ? context - stop + static_cast<int32_t>(query) + 1 : context;
   }
+  const int64_t next_begin = next.segment * kSegmentPositions;
   const AttentionTask task{
       .type = pool.type,
-      .pages = layer.pool + item.head * pool.page_bytes(),
-      .blocks = call_.block_tables + item.sequence * call_.table_width,
+      .place = place_of(layer, item, 0),
+      .next = place_of(layer, next, next_begin),
+      .next_positions = next.index > item.index ? call_.context_lengths[next.sequence] - next_begin : 0,
       .block_bytes = pool.block_bytes(),
       .half_page_bytes = pool.half_page_bytes(),
       .dim = pool.dim,

@@ -69,7 +69,9 @@ class AttentionWork {
   int64_t splits_of(int64_t sequence) const;
   int64_t cut();
   Item item_at(int64_t index) const;
-  void run_item(const AttentionLayer& layer, const Item& item, AttentionMemory& memory);
+  // Where a position of an item's sequence and head lies.
+  KvPlace place_of(const AttentionLayer& layer, const Item& item, int64_t position) const;
+  void run_item(const AttentionLayer& layer, const Item& item, const Item& next, AttentionMemory& memory);
   void merge_parts(const AttentionLayer& layer, const Item& item, const AttentionTask& task);
   double estimate(int64_t sequence) const;
   AttentionState part_at(int64_t index);

@@ -18,10 +18,17 @@ constexpr int64_t kAttentionRows = 32;  // at most in one task
 
 // Rows that attend to the same head of keys and values of one sequence: query positions x the query heads
 // that share it.
-struct AttentionTask {
-  KvType type;
+// Where the positions of a head of a sequence lie.
+struct KvPlace {
   const uint8_t* pages;   // of this head, in block 0; block b lies b x block_bytes further
   const int32_t* blocks;  // of the sequence
+};
+
+struct AttentionTask {
+  KvType type;
+  KvPlace place;
+  KvPlace next;            // what the same thread reads after this, from its beginning on
+  int64_t next_positions;  // of it; 0: nothing
   int64_t block_bytes;
   int64_t half_page_bytes;
   int64_t dim;
