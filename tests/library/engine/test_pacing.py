@@ -7,8 +7,9 @@ from tritium.engine.pacing import PromptPacer
 
 
 def steps(pacer, *, alone, token, chunk=0.0, rounds=60):
-    """Plays steps of a machine that needs `alone` seconds, `chunk` more with any prompt and `token` for each of
-    its tokens; returns what the last 20 took.
+    """Plays steps that need `alone` seconds, `chunk` more with any prompt and `token` for each of its tokens.
+
+    Returns what the last 20 took.
     """
     taken = []
     for _ in range(rounds):
@@ -48,11 +49,14 @@ def test_it_follows_a_machine_that_becomes_slower_and_faster_again():
 def test_steps_that_differ_by_a_third_do_not_starve_the_prompt():
     noise = random.Random(3)
     pacer = PromptPacer()
+    budgets = []
     for _ in range(400):
         budget = pacer.budget
+        budgets.append(budget)
         seconds = (0.005 + 0.0002 * budget) * noise.uniform(0.85, 1.15)
         pacer.record(seconds, writing=4, prompt_tokens=budget)
-    assert 8 <= max(pacer.budget, int(pacer._tokens)) <= 22  # without noise: 15
+    paced = [budget for budget in budgets[100:] if budget]
+    assert 10 <= sum(paced) / len(paced) <= 20  # without noise: 15
 
 
 def test_steps_of_prompts_alone_and_steps_it_did_not_pace_teach_nothing():
