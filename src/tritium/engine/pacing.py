@@ -48,4 +48,6 @@ class PromptPacer:
         added = max(seconds - alone, 1e-9)
         hope = min(_SLACK * alone / added, _MOST_HOPE)
         if is_full or hope < 1:  # the last tokens of a prompt do not say that more would be cheap
-            self._tokens = max(1.0, self._tokens * (1 + _CAUTION * (hope - 1)))
+            tokens = self._tokens * (1 + _CAUTION * (hope - 1))
+            # Were all that was added the tokens' own, so many would make a step twice as long.
+            self._tokens = max(1.0, min(tokens, int(self._tokens) * alone / added))

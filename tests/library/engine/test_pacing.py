@@ -9,7 +9,7 @@ from tritium.engine.pacing import PromptPacer
 def steps(pacer, *, alone, token, chunk=0.0, rounds=60):
     """Plays steps that need `alone` seconds, `chunk` more with any prompt and `token` for each of its tokens.
 
-    Returns what the last 20 took.
+    Returns what each took.
     """
     taken = []
     for _ in range(rounds):
@@ -17,14 +17,23 @@ def steps(pacer, *, alone, token, chunk=0.0, rounds=60):
         seconds = alone + budget * token + (chunk if budget else 0.0)
         pacer.record(seconds, writing=4, prompt_tokens=budget)
         taken.append(seconds)
-    return taken[-20:]
+    return taken
+
+
+@given(alone=st.floats(1e-4, 0.5), per_step=st.floats(1.5, 400))
+def test_a_prompt_never_makes_a_step_twice_as_long(alone, per_step):
+    pacer = PromptPacer()
+    measured, _, *taken = steps(pacer, alone=alone, token=alone / per_step)
+    assert measured == alone
+    assert max(taken) <= 2.000001 * alone
+    assert pacer.budget >= max(1, int(0.3 * per_step))
 
 
 @given(alone=st.floats(1e-4, 0.5), per_step=st.floats(3, 400), chunk=st.floats(0, 0.4))
 def test_steps_settle_at_the_slack_whatever_a_chunk_and_a_token_cost(alone, per_step, chunk):
     pacer = PromptPacer()
     token = alone / per_step
-    taken = steps(pacer, alone=alone, token=token, chunk=chunk * alone)
+    taken = steps(pacer, alone=alone, token=token, chunk=chunk * alone)[-20:]
     # Tokens are whole, so it may step over the slack by one, and back.
     assert max(taken) <= 1.62 * alone + token
     assert max(taken) >= 1.55 * alone - 2 * token
