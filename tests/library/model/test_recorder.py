@@ -22,6 +22,7 @@ from tritium.model.bitnet import BitNetModel
 from tritium.model.config import parse_config
 from tritium.model.layers import CodedLinear, DenseLinear, TernaryLinear
 from tritium.model.llama import LlamaModel
+from tritium.model.recorder import RecordedForward
 
 if TYPE_CHECKING:
     from tritium.kernels.pages import KvDtype
@@ -336,6 +337,15 @@ def test_a_cache_of_another_model_is_refused() -> None:
     other = Shape(head_dim=8).build(seed=1, threads=1).new_cache(1)
     with pytest.raises(ValidationError, match="cache"):
         Shape().build(seed=1, threads=1).forward(batch, other)
+
+
+def test_a_plan_that_does_not_attend_takes_any_cache() -> None:
+    plan = cpu.Plan(8)
+    table = np.arange(12, dtype=np.float32).reshape(3, 4)
+    plan.seal(plan.logit_rows(plan.embed(table)))
+    batch = ForwardBatch.of_sequences([[2, 0]])
+    cache = KVCache(num_layers=1, num_blocks=1, kv_heads=3, head_dim=8)
+    assert_same_bits(RecordedForward(plan)(batch, cache, threads=1), table[[2, 0]])
 
 
 def test_logits_stay_when_the_plan_runs_again_or_is_gone() -> None:

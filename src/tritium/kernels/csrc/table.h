@@ -16,14 +16,14 @@ constexpr int64_t kTilePositions = 64;
 constexpr int64_t kSegmentPositions = 512;
 constexpr int64_t kAttentionRows = 32;  // at most in one task
 
-// Rows that attend to the same head of keys and values of one sequence: query positions x the query heads
-// that share it.
 // Where the positions of a head of a sequence lie.
 struct KvPlace {
   const uint8_t* pages;   // of this head, in block 0; block b lies b x block_bytes further
   const int32_t* blocks;  // of the sequence
 };
 
+// Rows that attend to the same head of keys and values of one sequence: query positions x the query heads
+// that share it.
 struct AttentionTask {
   KvType type;
   KvPlace place;
