@@ -4,15 +4,16 @@ The manifest names every file with its size and SHA-256 and carries a digest of 
 differs from its manifest in one byte or one file is refused. For a ternary linear layer L the weights hold
 
     L.trits   uint8 [planes, ceil(out * in / 5)]  five trits to a byte, row after row without a gap
-    L.scales  source dtype [1 or out, groups]
+    L.scales  source dtype [1 or out, groups], or uint8 codes of `formats.scale_codes`
 
-and the manifest's `linears` says the rest. For a coded matrix M (embeddings, head) they hold
+and the manifest's `linears` says the rest; a layer with coded scales has a `scale_unit` there. For a coded
+matrix M (embeddings, head) they hold
 
     M.codes   uint8 [out / 16, in / 64, bytes of a block]  codes of 6 or 8 bits and their bfloat16 scales
 
 as `csrc/coded.h` draws them, and the manifest's `coded` says its `bits`, `group_size`, `out_features` and
-`in_features`. A model with a coded matrix has version 2, one without has version 1. Other tensors keep their
-names and dtypes.
+`in_features`. A model with coded scales has version 3, one with a coded matrix alone version 2, one without
+either version 1. Other tensors keep their names and dtypes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tritium.errors import ValidationError
 from tritium.formats.checkpoint import Checkpoint, contained_file, open_checkpoint
 from tritium.formats.refusal import quoted, refusal
 from tritium.formats.safetensors import serialize_safetensors
+from tritium.formats.scale_codes import check_unit
 from tritium.formats.storage import staged_directory, write_synced
 from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
 from tritium.formats.weight_file import open_regular_file, read_small_file
@@ -45,6 +47,7 @@ WEIGHTS = "model.safetensors"
 FORMAT = "tritium"
 FORMAT_VERSION = 1
 CODED_VERSION = 2  # with coded matrices, which a reader of version 1 does not know
+CODED_SCALES_VERSION = 3  # with coded scales, which a reader of version 2 does not know
 TRITS_PER_BYTE = 5
 LARGEST_SIZE = 1 << 31
 # Keys the container writes itself; a caller's manifest may not carry them.
@@ -100,8 +103,7 @@ def save_native(
     """
     target = Path(directory)
     _check_names(manifest, files)
-    version = CODED_VERSION if manifest.get("coded") else FORMAT_VERSION
-    content = {**manifest, "format": FORMAT, "format_version": version}
+    content = {**manifest, "format": FORMAT, "format_version": _version(manifest)}
     shapes = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
     _check_linears(content.get("linears", {}), shapes)
     _check_coded(content.get("coded", {}), shapes)
@@ -195,20 +197,31 @@ def _unsealed(data: bytes) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise refusal("this is not the manifest of a Tritium model", file=MANIFEST)
     version = manifest.get("format_version")
-    if type(version) is not int or version not in {FORMAT_VERSION, CODED_VERSION}:
+    if type(version) is not int or not FORMAT_VERSION <= version <= CODED_SCALES_VERSION:
         raise refusal(
-            f"format version {quoted(version)} is not known here, only {FORMAT_VERSION} and {CODED_VERSION}; "
-            "a newer Tritium may",
+            f"format version {quoted(version)} is not known here, only {FORMAT_VERSION} to "
+            f"{CODED_SCALES_VERSION}; a newer Tritium may",
             file=MANIFEST,
         )
-    if (version == CODED_VERSION) != bool(manifest.get("coded")):
-        raise refusal(f"coded matrices and format version {version} contradict each other", file=MANIFEST)
+    if version != _version(manifest):
+        raise refusal(
+            f"format version {version} and what the manifest holds contradict each other", file=MANIFEST
+        )
     content = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
     if _sealed(content) != data:
         raise refusal("the manifest was altered: its digest does not match", file=MANIFEST)
     if not isinstance(content.get("files"), dict) or WEIGHTS not in content["files"]:
         raise refusal(f"files must name {WEIGHTS}", file=MANIFEST)
     return content
+
+
+def _version(manifest: Mapping[str, Any]) -> int:
+    """Return the first version whose readers know everything that the manifest holds."""
+    linears = manifest.get("linears")
+    entries = linears.values() if isinstance(linears, dict) else []
+    if any(isinstance(entry, dict) and "scale_unit" in entry for entry in entries):
+        return CODED_SCALES_VERSION
+    return CODED_VERSION if manifest.get("coded") else FORMAT_VERSION
 
 
 def _check_files(directory: Path, named: dict[str, Any], *, verify: bool) -> None:
@@ -243,8 +256,15 @@ def _check_linears(linears: object, shapes: Mapping[str, tuple[str, tuple[int, .
         if shapes.get(trits) != ("uint8", packed):
             raise refusal(f"uint8 {list(packed)} is needed", file=WEIGHTS, tensor=trits)
         groups = -(-columns // group)
-        if shapes.get(scales, ("", ()))[1] not in {(1, groups), (rows, groups)}:
+        dtype, shape = shapes.get(scales, ("", ()))
+        if shape not in {(1, groups), (rows, groups)}:
             raise refusal(f"[1 or {rows}, {groups}] is needed", file=WEIGHTS, tensor=scales)
+        if (dtype == "uint8") != ("scale_unit" in linear):
+            raise refusal(
+                "codes of scales need a scale_unit, and nothing else has one", file=WEIGHTS, tensor=scales
+            )
+        if "scale_unit" in linear:
+            check_unit(linear["scale_unit"])
 
 
 def _linear_sizes(name: str, linear: Any) -> tuple[int, int, int, int]:

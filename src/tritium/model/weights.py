@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention, ternarise_online, unpack_bitnet
+from tritium.formats.scale_codes import decode_scales
 from tritium.kernels import cpu, packing
 from tritium.kernels.coded import CodedWeight, tiles_shape
 from tritium.kernels.cpu import TernaryWeight, prepare, prepare_packed
@@ -156,7 +157,7 @@ class CheckpointWeights:
         entry = self._native[full]
         weight = prepare_packed(
             self._checkpoint.read(f"{full}.trits"),
-            np.ascontiguousarray(self._checkpoint.read_float32(f"{full}.scales")),
+            self._scales(full),
             out_features=shape.out_features,
             in_features=shape.in_features,
             group_size=int(entry["group_size"]),
@@ -165,6 +166,13 @@ class CheckpointWeights:
         )
         self._checkpoint.forget(f"{full}.trits")
         return weight
+
+    def _scales(self, full: str) -> Float32:
+        """Read the scales of a layer of ours, numbers or codes of numbers: float32 [1 or out, groups]."""
+        unit = self._native[full].get("scale_unit")
+        if unit is None:
+            return np.ascontiguousarray(self._checkpoint.read_float32(f"{full}.scales"))
+        return decode_scales(self._checkpoint.read(f"{full}.scales"), unit)
 
     def _online_weight(self, name: str) -> TernaryWeight:
         """Ternarise a master where it lies in the file, without a copy in float32."""
@@ -185,7 +193,7 @@ class CheckpointWeights:
         planes = [_compute_plane(plane, shape) for plane in packed]
         return TernaryWeight(
             planes=np.ascontiguousarray(np.stack(planes)),
-            scales=np.ascontiguousarray(self._checkpoint.read_float32(f"{full}.scales")),
+            scales=self._scales(full),
             group_size=int(entry["group_size"]),
             in_features=shape.in_features,
             out_features=shape.out_features,

@@ -52,6 +52,11 @@ class Calibration:
         self._source_inputs: dict[str, NDArray[np.float32]] = {}
         self._last: tuple[NDArray[np.float32], LayerInputs] | None = None
 
+    @property
+    def threads(self) -> int:
+        """Threads of the kernels."""
+        return self._actual.model.threads
+
     def first_missing(self, index: int) -> int:
         """Return the first layer that may be unfinished and decides the inputs of layer `index`."""
         block = self._block_of(index)

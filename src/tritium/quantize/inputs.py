@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from tritium.quantize.factor import Factor
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -47,29 +45,19 @@ class LayerInputs:
         return LayerInputs(source=self.source[first:], actual=self.actual[first:])
 
     @cached_property
-    def order(self) -> NDArray[np.intp]:
-        """The inputs from the least driven to the most, [K]."""
-        return np.argsort(self._hessian.diagonal(), kind="stable")
-
-    @cached_property
-    def factor(self) -> Factor:
-        """H = X^'X^, damped, in that order; raises ValueError if an input is NaN or infinite."""
-        matrix = self._hessian[np.ix_(self.order, self.order)]
+    def hessian(self) -> NDArray[np.float64]:
+        """H = X^'X^, damped, float64 [K, K]; raises ValueError if an input is NaN or infinite."""
+        rows = self.actual[: self._fitted_rows]
+        matrix = gram(rows, rows)
         matrix[np.diag_indices(len(matrix))] += DAMPING * float(matrix.diagonal().mean()) or 1.0
-        return Factor.of(matrix)
+        return matrix
 
     @cached_property
     def drift(self) -> NDArray[np.float64] | None:
-        """X^'(X - X^) in that order, float64 [K, K]; None where X^ is X."""
-        order = self.order  # first: it refuses inputs that are NaN or infinite
+        """X^'(X - X^), float64 [K, K]; None where X^ is X; raises ValueError as `hessian` does."""
         actual = self.actual[: self._fitted_rows]
         lost = self.source[: self._fitted_rows] - actual
-        return gram(actual, lost)[np.ix_(order, order)] if lost.any() else None
-
-    @cached_property
-    def _hessian(self) -> NDArray[np.float64]:
-        rows = self.actual[: self._fitted_rows]
-        return gram(rows, rows)
+        return gram(actual, lost) if lost.any() else None
 
     @property
     def _fitted_rows(self) -> int:

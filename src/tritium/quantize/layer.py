@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tritium.errors import QuantizationError, ValidationError
 from tritium.quantize.absmean import quantize_absmean
 from tritium.quantize.adaptive import choose_strategy, quantize_adaptive
-from tritium.quantize.compensate import corrected, quantize_compensated
+from tritium.quantize.compensate import quantize_compensated
 from tritium.quantize.config import LayerOverride, QuantizationConfig, QuantizationStrategy
 from tritium.quantize.planes import quantize_planes
 from tritium.quantize.quality import output_error, weight_error
@@ -71,6 +71,7 @@ def quantize_weights(
     layer: PlannedLayer,
     config: QuantizationConfig,
     inputs: LayerInputs | None,
+    threads: int = 1,
 ) -> tuple[QuantizedWeights, LayerReport]:
     """Quantize one dense layer.
 
@@ -79,12 +80,14 @@ def quantize_weights(
         layer: which layer it is.
         config: what is asked for.
         inputs: real inputs of the layer; None judges the layer by its weights.
+        threads: of the kernels; they do not change the result.
 
     Raises:
         QuantizationError: names the layer and what went wrong.
     """
     try:
-        return _quantize(weights, layer=layer, settings=settings_of(config, layer.name), inputs=inputs)
+        settings = settings_of(config, layer.name)
+        return _quantize(weights, layer=layer, settings=settings, inputs=inputs, threads=threads)
     except (FloatingPointError, MemoryError, ValueError) as error:
         raise QuantizationError(
             f"The layer {layer.name} cannot be quantized: {error}", layer=layer.name
@@ -93,11 +96,10 @@ def quantize_weights(
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class _Candidate:
-    """Weights as one strategy quantizes them; `target` are those it rounded, float32 [N, K]."""
+    """Weights as one strategy quantizes them."""
 
     strategy: QuantizationStrategy
     quantized: QuantizedWeights
-    target: NDArray[np.float32]
 
 
 def _quantize(
@@ -106,13 +108,22 @@ def _quantize(
     layer: PlannedLayer,
     settings: LayerSettings,
     inputs: LayerInputs | None,
+    threads: int,
 ) -> tuple[QuantizedWeights, LayerReport]:
     distribution = analyze_weight_distribution(weights)
     simple = settings.strategy
     if simple is QuantizationStrategy.AUTO:
         simple = choose_strategy(distribution, kind=layer.kind)
     group_size = settings.group_size or weights.shape[1]
-    fit = partial(_fitted, weights, settings=settings, simple=simple, group_size=group_size, inputs=inputs)
+    fit = partial(
+        _fitted,
+        weights,
+        settings=settings,
+        simple=simple,
+        group_size=group_size,
+        inputs=inputs,
+        threads=threads,
+    )
     measure = partial(_report, weights, layer=layer, distribution=distribution, inputs=inputs)
     found = fit(planes=settings.min_planes)
     report = measure(found)
@@ -133,24 +144,28 @@ def _fitted(
     simple: QuantizationStrategy,
     group_size: int,
     inputs: LayerInputs | None,
+    threads: int,
     planes: int,
 ) -> _Candidate:
     """Quantize to so many planes; `auto` keeps the compensated weights where they give the better output."""
+    compensate = partial(
+        _compensated, weights, inputs=inputs, planes=planes, group_size=group_size, threads=threads
+    )
     if simple is QuantizationStrategy.COMPENSATED:
-        return _compensated(weights, inputs=inputs, planes=planes, group_size=group_size)
+        return compensate()
     activations = None if inputs is None else inputs.judged.actual
     quantized = apply_strategy(weights, strategy=simple, group_size=group_size, activations=activations)
     if planes > 1:
         quantized = _with_planes(weights, quantized, planes=planes, group_size=group_size)
         simple = QuantizationStrategy.STANDARD  # further planes are fitted by least squares
-    plain = _Candidate(strategy=simple, quantized=quantized, target=weights)
+    plain = _Candidate(strategy=simple, quantized=quantized)
     if (
         settings.strategy is not QuantizationStrategy.AUTO
         or inputs is None
         or is_lossless(weights, quantized)
     ):
         return plain
-    compensated = _compensated(weights, inputs=inputs, planes=planes, group_size=group_size)
+    compensated = compensate()
     errors = [
         output_error(
             weights,
@@ -164,16 +179,14 @@ def _fitted(
 
 
 def _compensated(
-    weights: NDArray[np.float32], *, inputs: LayerInputs | None, planes: int, group_size: int
+    weights: NDArray[np.float32], *, inputs: LayerInputs | None, planes: int, group_size: int, threads: int
 ) -> _Candidate:
     if inputs is None:
         raise ValueError("compensation needs a calibration text")
-    target = corrected(weights, inputs=inputs)
-    return _Candidate(
-        strategy=QuantizationStrategy.COMPENSATED,
-        quantized=quantize_compensated(target, inputs=inputs, planes=planes, group_size=group_size),
-        target=target,
+    quantized = quantize_compensated(
+        weights, inputs=inputs, planes=planes, group_size=group_size, threads=threads
     )
+    return _Candidate(strategy=QuantizationStrategy.COMPENSATED, quantized=quantized)
 
 
 def apply_strategy(
@@ -221,7 +234,7 @@ def _report(
         weight_error=weight_error(weights, quantized),
         output_error=None
         if inputs is None
-        else output_error(found.target, quantized, activations=inputs.judged.actual),
+        else output_error(weights, quantized, activations=inputs.judged.actual),
         kurtosis=distribution.kurtosis,
         row_scale_dispersion=distribution.row_scale_dispersion,
     )

@@ -36,6 +36,8 @@ def write_layer(
 ) -> None:
     """Write a finished layer, whole or not at all; the same layer gives the same bytes."""
     about = {"plan": plan.digest, "divides": quantized.divides, "report": report.to_dict()}
+    if quantized.scale_unit is not None:
+        about["scale_unit"] = quantized.scale_unit
     write_safetensors(
         layer_path(plan, index, workdir),
         {TRITS: quantized.packed(), SCALES: quantized.scales},
@@ -79,6 +81,8 @@ def read_layer(
             "in_features": layer.in_features,
             "divides": about["divides"],
         }
+        if "scale_unit" in about:
+            entry["scale_unit"] = about["scale_unit"]
         return file.read(file.tensors[TRITS]), file.read(file.tensors[SCALES]), entry
 
 
@@ -97,6 +101,7 @@ def read_weights(plan: QuantizationPlan, index: int, workdir: Path) -> Quantized
         planes=entry["planes"],
         group_size=entry["group_size"],
         divides=entry["divides"],
+        scale_unit=entry.get("scale_unit"),
     )
 
 

@@ -203,6 +203,7 @@ def _quantize_one(
             layer=layer,
             config=plan.config,
             inputs=None if calibration is None else calibration.inputs(index),
+            threads=1 if calibration is None else calibration.threads,
         )
     write_layer(plan, index, workdir, quantized=quantized, report=report)
     return report

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from tritium.formats.scale_codes import decode_scales, encode_scales
 from tritium.kernels.packing import TernaryWeight, pack_trits, to_compute_layout
 from tritium.kernels.quantization import round_levels
 
@@ -29,10 +30,12 @@ class QuantizedWeights:
 
     Attributes:
         levels: int8 [N, K]; from -(3^P - 1) / 2 to (3^P - 1) / 2 for P trit-planes.
-        scales: [1 or N, G] in the dtype that is stored (float16, float32, or uint16 for bfloat16 bits).
+        scales: [1 or N, G] in the dtype that is stored (float16, float32, uint16 for bfloat16 bits, or uint8
+            for codes of `formats.scale_codes`).
         planes: number of trit-planes P.
         group_size: weights of a row that share a scale (K where the row or the tensor has one).
         divides: the scale divides instead of multiplying.
+        scale_unit: what codes of scales are counted in; None where scales are numbers.
     """
 
     levels: NDArray[np.int8]
@@ -40,10 +43,13 @@ class QuantizedWeights:
     planes: int
     group_size: int
     divides: bool = False
+    scale_unit: int | None = None
 
     @property
     def scales_float32(self) -> NDArray[np.float32]:
         """The scales as float32 [1 or N, G], exactly."""
+        if self.scale_unit is not None:
+            return decode_scales(self.scales, self.scale_unit)
         if self.scales.dtype == np.uint16:
             return (self.scales.astype(np.uint32) << 16).view(np.float32)
         return self.scales.astype(np.float32)
@@ -107,28 +113,34 @@ def grouped(weights: NDArray[Float], *, group_size: int) -> NDArray[Float]:
     return weights.reshape(-1, group_size)
 
 
-def storable(scales: NDArray[np.float32]) -> NDArray[Any]:
-    """Return scales as float16, or unchanged where one of them would leave float16's normal range."""
+def storable(scales: NDArray[np.float32]) -> tuple[NDArray[Any], int | None]:
+    """Round scales [N, G] to what is stored: scales of groups to codes with a unit, those of rows to float16.
+
+    Scales of rows stay as they are where one of them would leave float16's normal range.
+    """
+    if scales.shape[1] > 1:
+        return encode_scales(scales)
     nonzero = scales[scales != 0]
     if nonzero.size and (nonzero.max() > LARGEST_HALF or nonzero.min() < SMALLEST_NORMAL_HALF):
-        return scales
-    return scales.astype(np.float16)
+        return scales, None
+    return scales.astype(np.float16), None
 
 
 def with_scales(
     weights: NDArray[np.float32], scales: NDArray[np.float32], *, planes: int, group_size: int
 ) -> QuantizedWeights:
-    """Quantize float32 [N, K] with scales [N, G], stored as float16 unless that would lose a lossless fit."""
-    stored = storable(scales)
-    is_rounded = not np.array_equal(stored.astype(np.float32), scales)
-    if is_rounded and _fits_exactly(weights, scales, planes=planes, group_size=group_size):
-        stored = scales
-    exact = stored.astype(np.float32)
+    """Quantize float32 [N, K] with scales [N, G], rounded as stored unless that would lose a lossless fit."""
+    stored, unit = storable(scales)
+    exact = stored.astype(np.float32) if unit is None else decode_scales(stored, unit)
+    if not np.array_equal(exact, scales) and _fits_exactly(
+        weights, scales, planes=planes, group_size=group_size
+    ):
+        stored, unit, exact = scales, None, scales
     levels = round_levels(
         np.ascontiguousarray(weights), exact, group_size=group_size, limit=level_limit(planes)
     )
     size = weights.shape[1] if scales.shape[1] == 1 else group_size
-    return QuantizedWeights(levels=levels, scales=stored, planes=planes, group_size=size)
+    return QuantizedWeights(levels=levels, scales=stored, planes=planes, group_size=size, scale_unit=unit)
 
 
 def is_lossless(weights: NDArray[np.float32], quantized: QuantizedWeights) -> bool:

@@ -123,6 +123,36 @@ def test_an_extra_file_is_named(saved: Path, name: str):
     assert error.value.details["file"] == name
 
 
+def with_codes(**changes: Any) -> dict[str, Any]:
+    given = content()
+    given["tensors"]["layer.scales"] = np.array([[1], [128], [255]], np.uint8)
+    given["manifest"]["linears"] = {"layer": LINEAR | changes}
+    return given
+
+
+def test_scales_may_be_codes_with_a_unit_and_readers_before_version_3_do_not_open_them(tmp_path: Path):
+    save_native(tmp_path / "m", **with_codes(scale_unit=-20))
+    with open_native(tmp_path / "m") as model:
+        assert model.manifest["format_version"] == 3
+        assert model.manifest["linears"]["layer"]["scale_unit"] == -20
+    reseal(tmp_path / "m", format_version=1)
+    with pytest.raises(ValidationError, match="contradict"):
+        open_native(tmp_path / "m")
+
+
+@pytest.mark.parametrize("changes", [{}, {"scale_unit": 500}, {"scale_unit": "0"}, {"scale_unit": None}])
+def test_codes_without_a_unit_that_float32_holds_are_refused(tmp_path: Path, changes):
+    with pytest.raises(ValidationError, match=r"unit"):
+        save_native(tmp_path / "m", **with_codes(**changes))
+
+
+def test_a_unit_beside_scales_that_are_numbers_is_refused(tmp_path: Path):
+    given = content()
+    given["manifest"]["linears"] = {"layer": LINEAR | {"scale_unit": 0}}
+    with pytest.raises(ValidationError, match="scale_unit"):
+        save_native(tmp_path / "m", **given)
+
+
 def test_a_link_to_a_file_outside_is_refused_even_with_the_right_content(saved: Path, tmp_path: Path):
     shutil.move(saved / "tokenizer.json", tmp_path / "elsewhere.json")
     (saved / "tokenizer.json").symlink_to(tmp_path / "elsewhere.json")

@@ -1,4 +1,4 @@
-"""Compensated rounding: equal to the paper's slow way, the same for any number of threads, and better."""
+"""Compensated rounding: equal to its slow twin, the same for any number of threads, and better."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,12 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritium.errors import QuantizationError, ValidationError
+from tritium.formats.scale_codes import decode_scales, encode_scales
 from tritium.quantize import LayerOverride, PlannedLayer, QuantizationConfig, plan_quantization
-from tritium.quantize.compensate import corrected, quantize_compensated
+from tritium.quantize.compensate import SWEEPS, quantize_compensated
 from tritium.quantize.inputs import DAMPING, LayerInputs, gram
 from tritium.quantize.layer import quantize_weights
 from tritium.quantize.planes import quantize_planes
 from tritium.quantize.quality import output_error
+
+if TYPE_CHECKING:
+    from tritium.quantize.weights import QuantizedWeights
 
 
 def correlated(rows: int, columns: int, *, seed: int = 0) -> np.ndarray:
@@ -33,59 +39,97 @@ def drawn(rows: int, columns: int, *, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32)
 
 
-def damped(activations: np.ndarray) -> np.ndarray:
-    fitted = activations[: len(activations) - len(activations) // 8].astype(np.float64)
-    hessian = fitted.T @ fitted
-    return hessian + (DAMPING * hessian.diagonal().mean() or 1.0) * np.eye(len(hessian))
+def least_error(weights: np.ndarray, inputs: LayerInputs):
+    """The quadratic in plain float64: H with its damping, and the slope at zero."""
+    fitted = len(inputs.actual) - len(inputs.actual) // 8
+    source, actual = (rows[:fitted].astype(np.float64) for rows in (inputs.source, inputs.actual))
+    hessian = actual.T @ actual
+    hessian += (DAMPING * hessian.diagonal().mean() or 1.0) * np.eye(len(hessian))
+    return hessian, weights @ (hessian + (source - actual).T @ actual)
 
 
-def rounded_as_in_the_paper(
-    weights: np.ndarray, scales: np.ndarray, *, limit: int, hessian: np.ndarray, group_size: int
-) -> np.ndarray:
-    """Round one column, move all the others by the inverse of what remains of H, and invert anew."""
-    moved, levels = weights.astype(np.float64), np.zeros(weights.shape, dtype=np.int8)
-    remaining = list(np.argsort(hessian.diagonal(), kind="stable")[::-1])
-    while remaining:
-        column = remaining[0]
-        inverse = np.linalg.inv(hessian[np.ix_(remaining, remaining)])
-        scale = scales[:, column // group_size].astype(np.float64)
-        level = np.clip(np.rint(moved[:, column] / np.where(scale > 0, scale, np.inf)), -limit, limit)
-        levels[:, column] = level
-        error = (moved[:, column] - level * scale) / inverse[0, 0]
-        moved[:, remaining] -= error[:, None] * inverse[0]
-        remaining = remaining[1:]
-    return levels
+def error_of(found: QuantizedWeights, weights: np.ndarray, inputs: LayerInputs) -> float:
+    """By how much the error exceeds the least of all real matrices, summed over the rows."""
+    hessian, pull = least_error(weights.astype(np.float64), inputs)
+    best = np.linalg.solve(hessian, pull.T).T
+    missed = best - found.dequantized()
+    return float(((missed @ hessian) * missed).sum())
+
+
+def descended_one_by_one(weights: np.ndarray, inputs: LayerInputs, *, planes: int, group_size: int):
+    """The same descent a row, a group and a weight at a time, with the slope worked out anew each time."""
+    plain = quantize_planes(weights, planes=planes, group_size=group_size)
+    hessian, pulls = least_error(weights.astype(np.float64), inputs)
+    levels, scales = plain.levels.astype(np.float64), plain.scales_float32.astype(np.float64)
+    largest, limit = scales.max() * 1.5, (3**planes - 1) // 2
+    for row in range(len(weights)):
+        for _ in range(SWEEPS):
+            before = levels[row].copy()
+            for group in range(scales.shape[1]):
+                columns = np.arange(len(hessian))[group * group_size : (group + 1) * group_size]
+
+                def slope(columns=columns, row=row):
+                    values = levels[row] * np.repeat(scales[row], group_size)[: len(hessian)]
+                    return (pulls[row] - values @ hessian)[columns]
+
+                chosen = levels[row, columns]
+                stiffness = chosen @ hessian[np.ix_(columns, columns)] @ chosen
+                if stiffness > 0:
+                    wanted = np.clip(scales[row, group] + chosen @ slope() / stiffness, 0, largest)
+                    codes, unit = encode_scales(np.array([wanted, largest], dtype=np.float32))
+                    found = float(decode_scales(codes, unit)[0])
+                    step = found - scales[row, group]
+                    if found > 0 and step * (step * stiffness - 2 * (chosen @ slope())) < 0:
+                        scales[row, group] = found
+                for offset, column in enumerate(columns if scales[row, group] > 0 else []):
+                    moved = slope()[offset] / hessian[column, column] / scales[row, group]
+                    levels[row, column] = np.clip(np.rint(levels[row, column] + moved), -limit, limit)
+            if np.array_equal(before, levels[row]):
+                break
+    return levels, scales
 
 
 @pytest.mark.parametrize("planes", [1, 2, 3])
-@pytest.mark.parametrize(("rows", "columns"), [(5, 40), (100, 130), (3, 48)])
-def test_it_rounds_as_the_paper_does_column_by_column(rows, columns, planes):
-    weights, activations = drawn(rows, columns), correlated(400, columns)
-    activations[:, 7] = 0  # an input that is never driven
+@pytest.mark.parametrize(("rows", "columns"), [(5, 40), (20, 130), (3, 96)])
+def test_it_descends_as_its_slow_twin_does_weight_by_weight(rows, columns, planes):
+    weights, source = drawn(rows, columns), correlated(400, columns)
+    actual = source + np.float32(0.1) * correlated(400, columns, seed=5)
+    source[:, 7] = actual[:, 7] = 0  # an input that is never driven
     weights[0, :32] = 0  # a group without weights
-    inputs = LayerInputs.alike(activations)
+    inputs = LayerInputs(source=source, actual=actual)
     found = quantize_compensated(weights, inputs=inputs, planes=planes, group_size=32)
-    plain = quantize_planes(weights, planes=planes, group_size=32)
-    np.testing.assert_array_equal(found.scales, plain.scales)
-    expected = rounded_as_in_the_paper(
-        weights,
-        plain.scales_float32,
-        limit=(3**planes - 1) // 2,
-        hessian=damped(activations),
-        group_size=32,
-    )
-    np.testing.assert_array_equal(found.levels, expected)
+    levels, scales = descended_one_by_one(weights, inputs, planes=planes, group_size=32)
+    # Of two levels that are as good, float32 may take the other one, and the row goes on from there.
+    assert (found.levels == levels).all(axis=1).mean() > 0.9 - 1 / rows
+    twin = replace(found, levels=levels.astype(np.int8), scales=scales.astype(np.float32), scale_unit=None)
+    assert error_of(found, weights, inputs) == pytest.approx(error_of(twin, weights, inputs), rel=1e-2)
 
 
-def test_weights_move_to_the_least_squares_answer_to_inputs_that_drifted():
-    weights, source = drawn(100, 70), correlated(300, 70)
-    actual = source + 0.1 * correlated(300, 70, seed=5)
-    fitted = slice(300 - 300 // 8)
-    drift = actual[fitted].T.astype(np.float64) @ (source - actual)[fitted]
-    expected = weights + (np.linalg.solve(damped(actual), drift @ weights.T.astype(np.float64))).T
-    found = corrected(weights, inputs=LayerInputs(source=source, actual=actual))
-    np.testing.assert_allclose(found, expected, atol=2e-5)
-    assert corrected(weights, inputs=LayerInputs.alike(source)) is weights
+@pytest.mark.parametrize("planes", [1, 2])
+@pytest.mark.parametrize("group_size", [32, 200])
+def test_no_single_weight_can_be_moved_to_a_better_level(planes, group_size):
+    weights, inputs = drawn(20, 200), LayerInputs.alike(correlated(900, 200))
+    found = quantize_compensated(weights, inputs=inputs, planes=planes, group_size=group_size)
+    hessian, pull = least_error(weights.astype(np.float64), inputs)
+    slope = pull - found.dequantized() @ hessian
+    steps = np.repeat(found.scales_float32, group_size, axis=1)[:, :200]
+    gains = 2 * np.abs(slope) - steps * hessian.diagonal()  # of the better of one level up and one down
+    inside = np.abs(found.levels) < (3**planes - 1) // 2
+    assert (gains[inside] <= 1e-3 * np.abs(slope).max()).mean() > 0.99  # the last sweep may leave a few
+    plain = quantize_planes(weights, planes=planes, group_size=group_size)
+    assert error_of(found, weights, inputs) < 0.6 * error_of(plain, weights, inputs)
+
+
+def test_behind_quantized_layers_it_takes_their_errors_back():
+    weights, source = drawn(64, 96), correlated(2000, 96)
+    actual = source + np.float32(0.2) * correlated(2000, 96, seed=5)
+    drifted = LayerInputs(source=source, actual=actual)
+    found = quantize_compensated(weights, inputs=drifted, planes=2, group_size=32)
+    blind = quantize_compensated(weights, inputs=LayerInputs.alike(actual), planes=2, group_size=32)
+    errors = [
+        output_error(weights, each, activations=actual, source_activations=source) for each in (found, blind)
+    ]
+    assert errors[0] < 0.9 * errors[1]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(-60, 60))
@@ -102,23 +146,22 @@ def test_the_sums_of_products_are_exact_so_their_order_does_not_matter(seed, exp
 
 
 DIGEST = """
-import hashlib, numpy as np
-from tritium.quantize.compensate import corrected, quantize_compensated
+import hashlib, sys, numpy as np
+from tritium.quantize.compensate import SWEEPS, quantize_compensated
 from tritium.quantize.inputs import LayerInputs
 draw = np.random.default_rng(0)
 weights = draw.normal(size=(200, 500)).astype(np.float32)
 source = (draw.normal(size=(900, 500)) @ draw.normal(size=(500, 500))).astype(np.float32)
 inputs = LayerInputs(source=source, actual=source + draw.normal(size=source.shape).astype(np.float32))
-target = corrected(weights, inputs=inputs)
-found = quantize_compensated(target, inputs=inputs, planes=2, group_size=128)
-print(hashlib.sha256(target.tobytes() + found.levels.tobytes() + inputs.factor.lower.tobytes()).hexdigest())
+found = quantize_compensated(weights, inputs=inputs, planes=2, group_size=128, threads=int(sys.argv[1]))
+print(hashlib.sha256(found.levels.tobytes() + found.scales.tobytes()).hexdigest())
 """
 
 
-def test_the_number_of_blas_threads_does_not_change_a_bit():
+def test_the_number_of_threads_does_not_change_a_bit():
     digests = {
         subprocess.run(
-            [sys.executable, "-c", DIGEST],
+            [sys.executable, "-c", DIGEST, str(threads)],
             env={**os.environ, "OPENBLAS_NUM_THREADS": str(threads)},
             check=True,
             capture_output=True,
