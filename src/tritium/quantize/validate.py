@@ -1,34 +1,65 @@
-"""Both models on the same held-out text, side by side."""
+"""Both models on the same held-out text, side by side, and what four bits would have made of the source."""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tritium.errors import ValidationError
 from tritium.model.pretrained import load_model
-from tritium.quantize.estimate import mean_by_window, mean_of_samples, perplexity, rank_correlation
+from tritium.model.tokenizer import TOKENIZER_FILE
 from tritium.quantize.evaluate import (
     WINDOW,
-    EncoderRun,
-    GeneratorRun,
     encoder_passages,
     generator_windows,
     run_encoder,
     run_generator,
     sha256_of,
 )
+from tritium.quantize.figures import neighbours, validation_figures, with_speeds
+from tritium.quantize.four_bit import is_dense, load_four_bit
+from tritium.quantize.record import Side, TextRecord
 from tritium.quantize.report import ModelKind, QuantizationProgress, Stage, ValidationReport
-from tritium.quantize.text import read_text
+from tritium.quantize.samples import (
+    NEIGHBOURS,
+    SAMPLES,
+    continue_greedily,
+    prompts,
+    quoted_passage,
+)
+from tritium.quantize.text import read_text, spread
+from tritium.quantize.timing import Speed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+    from typing import Any
 
+    from numpy.typing import NDArray
+
+    from tritium.model.pretrained import LoadedModel
+    from tritium.quantize.evaluate import EncoderRun, GeneratorRun
     from tritium.quantize.plan import QuantizationPlan
+    from tritium.quantize.samples import Continuation
 
-NO_TEXT = "No validation text was given, so the two models were not run side by side."
+DECIMALS = 7  # of a stored similarity: what float32 embeddings are good for
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide:
+    """What models did with one text, and how fast."""
+
+    kind: ModelKind
+    text: TextRecord | None = None
+    speeds: Mapping[str, Speed] = field(default_factory=dict)
+
+    @property
+    def report(self) -> ValidationReport:
+        """The figures that follow, speeds included."""
+        return with_speeds(validation_figures(self.kind, self.text), self.speeds)
 
 
 def validate(
@@ -37,28 +68,29 @@ def validate(
     *,
     threads: int | None = None,
     progress: Callable[[QuantizationProgress], None] | None = None,
-) -> ValidationReport:
-    """Run the source and the quantized model over the plan's validation text and compare them.
+) -> SideBySide:
+    """Run the source, the quantized model and the 4-bit alternative over the plan's validation text.
 
-    Without a text the report says so and holds no figures.
+    Without a text nothing is run and the result is empty. A source that is ternary has no alternative.
 
     Raises:
         ValidationError: the text or a model cannot be read.
     """
     config = plan.config
     if config.validation_text is None:
-        return ValidationReport(kind=plan.kind, reason=NO_TEXT)
+        return SideBySide(kind=plan.kind)
 
     def tell(completed: int, total: int) -> None:
         if progress is not None:
             progress(QuantizationProgress(stage=Stage.VALIDATE, completed=completed, total=total))
 
-    return compare_models(
+    return run_side_by_side(
         plan.source,
         quantized,
         text=config.validation_text,
         window=config.window,
         max_tokens=config.validation_tokens,
+        is_thorough=True,
         threads=threads,
         progress=tell,
     )
@@ -74,9 +106,32 @@ def compare_models(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ValidationReport:
-    """Run two models over the same text, one after the other, and compare them.
+    """Run two models over the same text and compare them; arguments and errors as in run_side_by_side."""
+    return run_side_by_side(
+        source,
+        quantized,
+        text=text,
+        window=window,
+        max_tokens=max_tokens,
+        threads=threads,
+        progress=progress,
+    ).report
 
-    One model is in memory at a time; the source's tokenizer cuts the text for both.
+
+def run_side_by_side(
+    source: str | Path,
+    quantized: str | Path,
+    *,
+    text: str | Path,
+    window: int = WINDOW,
+    max_tokens: int | None = None,
+    is_thorough: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SideBySide:
+    """Run models over the same text, one after the other.
+
+    One model is in memory at a time; the source's tokenizer cuts the text for all.
 
     Args:
         source: the original, anything load_model reads.
@@ -84,8 +139,9 @@ def compare_models(
         text: the text (str) or a UTF-8 file (Path); blank lines separate documents.
         window: tokens of context per window (generators).
         max_tokens: take windows evenly spread over the text up to this many tokens (generators); None: all.
+        is_thorough: also run the source in four bits, where it is dense, and keep samples to look at.
         threads: of the kernels; they do not change the result.
-        progress: called with (finished samples, samples of both models).
+        progress: called with (finished samples, samples of all models).
 
     Raises:
         ValidationError: the text or a model cannot be read, or the two are not comparable.
@@ -97,63 +153,155 @@ def compare_models(
         raise ValidationError("One model generates text and the other encodes it: they cannot be compared.")
     if loaded.config.vocab_size != judged.vocab_size:
         raise ValidationError("The two models have different vocabularies: they cannot be compared.")
-    if loaded.config.is_encoder:
-        passages = encoder_passages(content)
-        original = run_encoder(loaded, passages, progress=_half(progress, 0))
+    kind = ModelKind.ENCODER if loaded.config.is_encoder else ModelKind.GENERATOR
+    architecture, held = type(loaded.model), [loaded]
+    loaders: dict[Side, Callable[[], LoadedModel]] = {
+        Side.SOURCE: held.pop,
+        Side.QUANTIZED: lambda: load_model(quantized, threads=threads),
+    }
+    if is_thorough and is_dense(loaded.config):
+        loaders[Side.FOUR_BIT] = lambda: load_four_bit(source, architecture, threads=threads)
+    del loaded  # the loop holds one model at a time
+    if kind is ModelKind.ENCODER:
+        return _encode(loaders, content, is_thorough=is_thorough, progress=progress)
+    return _generate(
+        loaders, content, window=window, limit=max_tokens, is_thorough=is_thorough, progress=progress
+    )
+
+
+def _generate(
+    loaders: Mapping[Side, Callable[[], LoadedModel]],
+    content: str,
+    *,
+    window: int,
+    limit: int | None,
+    is_thorough: bool,
+    progress: Callable[[int, int], None] | None,
+) -> SideBySide:
+    runs: dict[Side, GeneratorRun] = {}
+    written: dict[Side, list[Continuation]] = {}
+    for part, (side, load) in enumerate(loaders.items()):
+        loaded = load()
+        if side is Side.SOURCE:
+            windows = generator_windows(loaded, content, window=window, limit=limit)
+            begun = prompts(loaded, content) if is_thorough else []
+            shown = [loaded.tokenizer.decode(prompt) for prompt in begun]
+            tokenizer = _tokenizer_sha256(loaded)
+        runs[side] = run_generator(loaded, windows, progress=_part(progress, part, of=len(loaders)))
+        if side is not Side.FOUR_BIT:
+            written[side] = [continue_greedily(loaded, prompt) for prompt in begun]
         del loaded
-        other = load_model(quantized, threads=threads)
-        encoded = run_encoder(other, passages, progress=_half(progress, 1))
-        return compare_encoders(original, encoded, text_sha256=sha256_of(content))
-    windows = generator_windows(loaded, content, window=window, limit=max_tokens)
-    first = run_generator(loaded, windows, progress=_half(progress, 0))
-    del loaded
-    other = load_model(quantized, threads=threads)
-    second = run_generator(other, windows, progress=_half(progress, 1))
-    return compare_generators(first, second, text_sha256=sha256_of(content))
+    choices = runs[Side.SOURCE].choices
+    text = TextRecord(
+        text_sha256=sha256_of(content),
+        tokenizer_sha256=tokenizer,
+        window=window,
+        token_limit=limit,
+        counts=runs[Side.SOURCE].counts.tolist(),
+        results={side: _generator_results(side, run, choices) for side, run in runs.items()},
+        samples=[
+            {"prompt": prompt, "source": source.text, "quantized": quantized.text}
+            for prompt, source, quantized in zip(
+                shown, written[Side.SOURCE], written[Side.QUANTIZED], strict=True
+            )
+        ],
+    )
+    speeds: dict[str, Speed] = {
+        side: _generator_speed(run, written.get(side, [])) for side, run in runs.items()
+    }
+    return SideBySide(kind=ModelKind.GENERATOR, text=text, speeds=speeds)
 
 
-def _half(progress: Callable[[int, int], None] | None, part: int) -> Callable[[int, int], None] | None:
-    """Return the callback of the first (0) or the second (1) of two runs; together they count to both."""
+def _generator_results(
+    side: Side, run: GeneratorRun, choices: tuple[NDArray[np.int32], ...]
+) -> dict[str, list[Any]]:
+    results: dict[str, list[Any]] = {"losses": run.losses.tolist(), "hits": run.hits.tolist()}
+    if side is not Side.SOURCE:
+        results["agreements"] = [int((a == b).sum()) for a, b in zip(choices, run.choices, strict=True)]
+    return results
+
+
+def _generator_speed(run: GeneratorRun, written: list[Continuation]) -> Speed:
+    return Speed(
+        prefill_tokens=int(run.counts.sum()) + len(run.counts),  # a window's first token is read as well
+        prefill_seconds=run.seconds,
+        decode_tokens=sum(continuation.steps for continuation in written),
+        decode_seconds=sum(continuation.seconds for continuation in written),
+    )
+
+
+def _encode(
+    loaders: Mapping[Side, Callable[[], LoadedModel]],
+    content: str,
+    *,
+    is_thorough: bool,
+    progress: Callable[[int, int], None] | None,
+) -> SideBySide:
+    passages = encoder_passages(content)
+    runs: dict[Side, EncoderRun] = {}
+    for part, (side, load) in enumerate(loaders.items()):
+        loaded = load()
+        if side is Side.SOURCE:
+            tokenizer = _tokenizer_sha256(loaded)
+        runs[side] = run_encoder(loaded, passages, progress=_part(progress, part, of=len(loaders)))
+        del loaded
+    source = _unit_rows(runs[Side.SOURCE].embeddings)
+    counts = runs[Side.SOURCE].counts.tolist()
+    text = TextRecord(
+        text_sha256=sha256_of(content),
+        tokenizer_sha256=tokenizer,
+        window=None,
+        token_limit=None,
+        counts=counts,
+        results={
+            side: _encoder_results(side, _unit_rows(run.embeddings), source) for side, run in runs.items()
+        },
+        samples=[],
+    )
+    if is_thorough:
+        text = replace(text, samples=_quotes(text, passages))
+    speeds: dict[str, Speed] = {
+        side: Speed(prefill_tokens=sum(counts), prefill_seconds=run.seconds) for side, run in runs.items()
+    }
+    return SideBySide(kind=ModelKind.ENCODER, text=text, speeds=speeds)
+
+
+def _unit_rows(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    rows = embeddings.astype(np.float64)
+    scaled: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return scaled
+
+
+def _encoder_results(
+    side: Side, rows: NDArray[np.float64], source: NDArray[np.float64]
+) -> dict[str, list[float]]:
+    pairs = np.triu_indices(len(rows), k=1)
+    # einsum adds in one order whatever the threads, which a BLAS does not promise.
+    similarities = np.einsum("ik,jk->ij", rows, rows)[pairs]
+    results = {"similarities": np.round(similarities, DECIMALS).tolist()}
+    if side is not Side.SOURCE:
+        results["cosines"] = np.round((source * rows).sum(axis=1), DECIMALS).tolist()
+    return results
+
+
+def _quotes(text: TextRecord, passages: list[str]) -> list[dict[str, Any]]:
+    """Return the passages that the report quotes: a few, and what either model finds near to them."""
+    chosen = set(spread(range(len(passages)), count=SAMPLES))
+    for passage in list(chosen):
+        for side in (Side.SOURCE, Side.QUANTIZED):
+            chosen.update(neighbours(text, side=side, passage=passage, count=NEIGHBOURS))
+    return [{"passage": passage, "text": quoted_passage(passages[passage])} for passage in sorted(chosen)]
+
+
+def _tokenizer_sha256(loaded: LoadedModel) -> str:
+    file = loaded.tokenizer.path / TOKENIZER_FILE
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _part(
+    progress: Callable[[int, int], None] | None, part: int, *, of: int
+) -> Callable[[int, int], None] | None:
+    """Return the callback of one of several runs; together they count to all."""
     if progress is None:
         return None
-    return lambda finished, samples: progress(part * samples + finished, 2 * samples)
-
-
-def compare_generators(
-    source: GeneratorRun, quantized: GeneratorRun, *, text_sha256: str
-) -> ValidationReport:
-    """Return the report on two generators' runs over the same windows."""
-    agreements = np.array(
-        [int((a == b).sum()) for a, b in zip(source.choices, quantized.choices, strict=True)], dtype=np.int64
-    )
-    return ValidationReport(
-        kind=ModelKind.GENERATOR,
-        text_sha256=text_sha256,
-        tokens=int(source.counts.sum()),
-        samples=len(source.counts),
-        source_perplexity=perplexity(source.losses, source.counts),
-        quantized_perplexity=perplexity(quantized.losses, quantized.counts),
-        perplexity_ratio=perplexity(quantized.losses - source.losses, source.counts),
-        top1_agreement=mean_by_window(agreements, source.counts),
-        source_seconds=source.seconds,
-        quantized_seconds=quantized.seconds,
-        speed_ratio=source.seconds / quantized.seconds,
-    )
-
-
-def compare_encoders(source: EncoderRun, quantized: EncoderRun, *, text_sha256: str) -> ValidationReport:
-    """Return the report on two encoders' embeddings of the same texts."""
-    first, second = (run.embeddings.astype(np.float64) for run in (source, quantized))
-    first, second = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (first, second))
-    pairs = np.triu_indices(len(first), k=1)
-    return ValidationReport(
-        kind=ModelKind.ENCODER,
-        text_sha256=text_sha256,
-        tokens=source.tokens,
-        samples=len(first),
-        cosine_similarity=mean_of_samples((first * second).sum(axis=1)),
-        rank_correlation=rank_correlation((first @ first.T)[pairs], (second @ second.T)[pairs]),
-        source_seconds=source.seconds,
-        quantized_seconds=quantized.seconds,
-        speed_ratio=source.seconds / quantized.seconds,
-    )
+    return lambda finished, samples: progress(part * samples + finished, of * samples)
