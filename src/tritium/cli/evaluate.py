@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tritium.cli.figures import interval, share
 from tritium.cli.output import (
     FormatOption,
     ModelArgument,
@@ -19,7 +20,7 @@ from tritium.cli.output import (
     write_json,
     write_text,
 )
-from tritium.cli.report import interval, share, write_comparison
+from tritium.cli.report import write_comparison
 from tritium.errors import ValidationError
 
 TextOption = Annotated[

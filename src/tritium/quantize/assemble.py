@@ -13,10 +13,10 @@ from tritium.model.pretrained import QuantizedModel
 from tritium.quantize.coded import code_tables
 from tritium.quantize.evaluate import sha256_of
 from tritium.quantize.figures import (
+    layer_times,
     quantization_figures,
+    run_speeds,
     validation_figures,
-    with_layer_seconds,
-    with_speeds,
     without_run_figures,
 )
 from tritium.quantize.four_bit import four_bit_bytes
@@ -183,10 +183,11 @@ def _with_run_figures(
     timing: Timing,
     threads: int | None,
 ) -> QuantizedModel:
+    times = layer_times(metrics.quantized_parameters, timing.layer_seconds)
     with open_native(target, verify=False) as native:
         manifest = {
             **native.manifest,
-            "metrics": with_layer_seconds(metrics, timing.layer_seconds).to_dict(),
-            "validation_report": with_speeds(report, timing.speeds).to_dict(),
+            "metrics": metrics.to_dict() | times,
+            "validation_report": report.to_dict() | run_speeds(timing.speeds),
         }
     return QuantizedModel(target, manifest, threads=threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,27 +127,26 @@ def quantization_figures(
     )
 
 
-def with_layer_seconds(metrics: QuantizationMetrics, seconds: float | None) -> QuantizationMetrics:
-    """Add how long the layers took, where it was measured."""
-    speed = metrics.quantized_parameters / seconds if seconds else None
-    return replace(metrics, seconds=seconds, parameters_per_second=speed)
+def layer_times(quantized_parameters: int, seconds: float | None) -> dict[str, float | None]:
+    """Return the figures of QuantizationMetrics on time; None where it was not measured."""
+    speed = quantized_parameters / seconds if seconds else None
+    return {"seconds": seconds, "parameters_per_second": speed}
 
 
-def with_speeds(report: ValidationReport, speeds: Mapping[str, Speed]) -> ValidationReport:
-    """Add how fast both models ran, where it was measured."""
+def run_speeds(speeds: Mapping[str, Speed]) -> dict[str, Any]:
+    """Return the figures of ValidationReport on speed; none where both models were not timed."""
     source, quantized = speeds.get(Side.SOURCE), speeds.get(Side.QUANTIZED)
     if source is None or quantized is None:
-        return report
-    return replace(
-        report,
-        source_seconds=source.prefill_seconds,
-        quantized_seconds=quantized.prefill_seconds,
-        speed_ratio=_per_second(source.prefill_seconds, quantized.prefill_seconds),
-        source_prefill_speed=_per_second(source.prefill_tokens, source.prefill_seconds),
-        quantized_prefill_speed=_per_second(quantized.prefill_tokens, quantized.prefill_seconds),
-        source_decode_speed=_per_second(source.decode_tokens, source.decode_seconds),
-        quantized_decode_speed=_per_second(quantized.decode_tokens, quantized.decode_seconds),
-    )
+        return {}
+    return {
+        "source_seconds": source.prefill_seconds,
+        "quantized_seconds": quantized.prefill_seconds,
+        "speed_ratio": _per_second(source.prefill_seconds, quantized.prefill_seconds),
+        "source_prefill_speed": _per_second(source.prefill_tokens, source.prefill_seconds),
+        "quantized_prefill_speed": _per_second(quantized.prefill_tokens, quantized.prefill_seconds),
+        "source_decode_speed": _per_second(source.decode_tokens, source.decode_seconds),
+        "quantized_decode_speed": _per_second(quantized.decode_tokens, quantized.decode_seconds),
+    }
 
 
 def without_run_figures(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tritium.quantize.evaluate import (
     run_generator,
     sha256_of,
 )
-from tritium.quantize.figures import neighbours, validation_figures, with_speeds
+from tritium.quantize.figures import neighbours, run_speeds, validation_figures
 from tritium.quantize.four_bit import is_dense, load_four_bit
 from tritium.quantize.record import Side, TextRecord
 from tritium.quantize.report import ModelKind, QuantizationProgress, Stage, ValidationReport
@@ -59,7 +59,7 @@ class SideBySide:
     @property
     def report(self) -> ValidationReport:
         """The figures that follow, speeds included."""
-        return with_speeds(validation_figures(self.kind, self.text), self.speeds)
+        return replace(validation_figures(self.kind, self.text), **run_speeds(self.speeds))
 
 
 def validate(

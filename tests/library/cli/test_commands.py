@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tritium.cli.figures import interval, share
 from tritium.cli.output import printable, readable_bytes
-from tritium.cli.report import interval, share, write_layers
+from tritium.cli.report import write_layers
 from tritium.formats import native
 
 

@@ -160,6 +160,18 @@ def test_another_tokenizer_than_the_one_that_cut_the_text_is_found(generator, tm
     assert [each.figure for each in recompute_report(model).differences] == ["files.tokenizer.json.sha256"]
 
 
+@pytest.mark.parametrize("source", ["tiny_llama", "small_encoder"])
+def test_threads_do_not_change_a_byte_of_the_record(request, held_out_text, tmp_path, source):
+    text = held_out_text[:700] if source == "tiny_llama" else "\n\n".join(SENTENCES)
+    config = QuantizationConfig(validation_text=text, window=48, group_size=32)
+    records = set()
+    for threads in (1, 3):
+        out = tmp_path / str(threads)
+        quantize_model(request.getfixturevalue(source), config, out=out, threads=threads)
+        records.add((out / RECORD).read_bytes())
+    assert len(records) == 1
+
+
 def test_a_model_without_a_record_says_so(generator, tmp_path):
     model = shutil.copytree(generator, tmp_path / "model")
     (model / RECORD).unlink()
