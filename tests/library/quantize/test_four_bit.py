@@ -28,6 +28,14 @@ def weights_of(seed: int, *, rows: int, columns: int, size: float = 1.0) -> np.n
     return (size * draw.standard_t(4, size=(rows, columns))).astype(np.float32)
 
 
+def test_a_block_by_hand():
+    codes = np.arange(32) % 16  # the largest magnitude is code 0: -8 x 0.5
+    weights = (0.5 * (codes - 8)).astype(np.float32)[None]
+    block = round_to_q4_0(weights)
+    assert block.tobytes() == bytes([0x00, 0x38, *(code | code << 4 for code in range(16))])  # fp16 0.5
+    assert np.array_equal(q4_0_weights(block), weights)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 7), st.floats(1e-6, 1e3))
 def test_q4_0_blocks_are_those_of_the_gguf_package(seed, rows, blocks, size):
     gguf = pytest.importorskip("gguf")
