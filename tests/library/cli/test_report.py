@@ -272,6 +272,7 @@ REPORT_CODE = (
     "quantize/figures.py",
     "quantize/recompute.py",
     "quantize/validate.py",
+    "quantize/side_by_side.py",
     "quantize/samples.py",
     "quantize/model_report.py",
     "quantize/timing.py",
@@ -283,7 +284,16 @@ REPORT_CODE = (
 )
 # Constants that are no figures: units, versions, how much is shown, how text is laid out.
 NAMED = frozenset(
-    {"BITS", "FLOAT32_BYTES", "FLOAT16_BYTES", "PERCENT", "MILLION", "TOLERANCE", "DECIMALS"}
+    {
+        "BITS",
+        "FLOAT32_BYTES",
+        "FLOAT16_BYTES",
+        "PERCENT",
+        "MILLION",
+        "TOLERANCE",
+        "DECIMALS",
+        "SMALLEST_LENGTH",
+    }
     | {"RECORD_VERSION", "TIMING_VERSION", "LARGEST_PLAIN", "EIGHTHS", "BAR_WIDTH"}
     | {"SAMPLES", "PROMPT_TOKENS", "NEW_TOKENS", "NEIGHBOURS", "LONGEST_QUOTE", "ENOUGH_TO_BEGIN"}
     | {"WIDTH", "LABEL_WIDTH", "VALUE_WIDTH", "ROW_HEIGHT", "AXIS_HEIGHT", "MARGIN", "BAR_STEP", "BAR_HEIGHT"}
