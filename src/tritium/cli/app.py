@@ -13,6 +13,7 @@ from tritium.cli.env import env
 from tritium.cli.evaluate import evaluate
 from tritium.cli.export import export
 from tritium.cli.quantize import quantize
+from tritium.cli.report import report
 from tritium.cli.run import run
 from tritium.cli.serve import serve
 from tritium.cli.show import show
@@ -54,6 +55,7 @@ app.command()(chat)
 app.command()(embed)
 app.command(name="eval")(evaluate)
 app.command()(show)
+app.command()(report)
 app.command()(export)
 app.command()(bench)
 app.command()(env)

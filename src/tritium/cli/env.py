@@ -35,14 +35,14 @@ def _facts() -> dict[str, Any]:
 
     import tritium
     from tritium.kernels import _native
-    from tritium.kernels.device import select_optimal_device
+    from tritium.kernels.device import processor_name, select_optimal_device
 
     device = select_optimal_device(0)
     return {
         "version": tritium.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": _processor_name(),
+        "processor": processor_name(),
         "device": device.kind,
         "isa": device.isa,
         "available_isas": list(_native.available_isas()),
@@ -67,15 +67,3 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("free memory", "unknown" if memory is None else readable_bytes(memory)),
         ("extras", ", ".join(installed) or "none installed"),
     ]
-
-
-def _processor_name() -> str:
-    import platform
-    from pathlib import Path
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

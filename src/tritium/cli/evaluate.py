@@ -1,4 +1,4 @@
-"""`tritium eval`: how well a model predicts a text, alone or next to another model."""
+"""`tritium eval`: how well a model predicts a text, alone or beside another; or its report computed again."""
 
 # ruff: noqa: PLC0415 - a command imports what it needs, so that --help stays fast
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tritium.cli.figures import interval, share
 from tritium.cli.output import (
     FormatOption,
     ModelArgument,
@@ -19,10 +20,16 @@ from tritium.cli.output import (
     write_json,
     write_text,
 )
-from tritium.cli.report import interval, share, write_comparison
+from tritium.cli.report import write_comparison
+from tritium.errors import ValidationError
 
 TextOption = Annotated[
-    Path, typer.Option("--text", metavar="FILE", help="UTF-8 text; blank lines separate documents.")
+    Path | None,
+    typer.Option(
+        "--text",
+        metavar="FILE",
+        help="UTF-8 text; blank lines separate documents. Without one the report is computed again.",
+    ),
 ]
 Against = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Compare with this model, on the same text; the original.")
@@ -36,14 +43,21 @@ MostTokens = Annotated[
 def evaluate(
     model: ModelArgument,
     *,
-    text: TextOption,
+    text: TextOption = None,
     against: Against = None,
     window: Window = 256,
     max_tokens: MostTokens = None,
     threads: ThreadsOption = None,
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
-    """Measure perplexity on a text. With --against, compare the model with the one it came from."""
+    """Measure perplexity on a text. With --against, compare the model with the one it came from.
+
+    Without --text, compute every figure of a quantized model's report again from its run record; exit code 1
+    if one differs.
+    """
+    if text is None:
+        _again(model, against, output_format=output_format)
+        return
     if against is None:
         _alone(model, text, window, max_tokens, threads=threads, output_format=output_format)
         return
@@ -102,3 +116,32 @@ def _alone(
             ("time", f"{result.seconds:.2f} s, {result.tokens_per_second:.1f} tokens/s"),
         ]
         write_facts(model, figures)
+
+
+def _again(model: str, against: str | None, *, output_format: OutputFormat) -> None:
+    from tritium.formats.native import is_native
+    from tritium.quantize.recompute import recompute_report
+
+    if against is not None:
+        raise ValidationError("--against needs --text: two models are compared on a text.", field="text")
+    if not is_native(model):
+        raise ValidationError(
+            f"{model} was not quantized by Tritium, so it has no report to compute again. "
+            "Give a text to measure it on: --text FILE.",
+            field="text",
+        )
+    result = recompute_report(model)
+    if output_format is OutputFormat.JSON:
+        write_json(result.to_dict())
+    elif output_format is OutputFormat.QUIET:
+        write_text("".join(f"{difference.figure}\n" for difference in result.differences))
+    else:
+        differing = [
+            (difference.figure, f"{difference.stored!r}, recomputed {difference.recomputed!r}")
+            for difference in result.differences
+        ]
+        count = f"{len(differing)} of " if differing else "all "
+        verdict = "differ from what the run record gives:" if differing else "follow from its run record"
+        write_facts(f"{model}: {count}{len(result.figures):,} figures of the report {verdict}", differing)
+    if result.differences:
+        raise typer.Exit(1)

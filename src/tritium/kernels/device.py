@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -74,6 +75,16 @@ def select_optimal_device(model_size: int, *, threads: int | None = None) -> Dev
             available=memory,
         )
     return Device(kind="cpu", isa=detect_isa(), threads=threads or _usable_processors(), memory_bytes=memory)
+
+
+def processor_name() -> str:
+    """Return the processor as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _usable_processors() -> int:

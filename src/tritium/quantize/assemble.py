@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,20 @@ from tritium.formats.native import is_native, open_native, save_native
 from tritium.model.pretrained import QuantizedModel
 from tritium.quantize.coded import code_tables
 from tritium.quantize.evaluate import sha256_of
+from tritium.quantize.figures import (
+    layer_times,
+    quantization_figures,
+    run_speeds,
+    validation_figures,
+    without_run_figures,
+)
+from tritium.quantize.four_bit import four_bit_bytes
 from tritium.quantize.layer_file import read_layer
+from tritium.quantize.record import MEASURED, RECORD, RunRecord
 from tritium.quantize.report import QuantizationMetrics, QuantizationProgress, Stage, ValidationReport
 from tritium.quantize.source import Source, open_source
 from tritium.quantize.text import read_text
+from tritium.quantize.timing import Timing, write_timing
 from tritium.quantize.validate import validate
 
 if TYPE_CHECKING:
@@ -24,13 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tritium.quantize.plan import QuantizationPlan
-
-FLOAT32_BYTES = 4
-FLOAT16_BYTES = 2
-# Figures that differ from run to run; they are returned, and kept out of the directory.
-RUN_FIGURES = frozenset(
-    {"seconds", "parameters_per_second", "source_seconds", "quantized_seconds", "speed_ratio"}
-)
 
 
 def assemble(
@@ -41,6 +44,7 @@ def assemble(
     threads: int | None = None,
     progress: Callable[[QuantizationProgress], None] | None = None,
     seconds: float | None = None,
+    keeps_timing: bool = False,
 ) -> QuantizedModel:
     """Write the finished layers of a plan as a model directory, after running it against its source.
 
@@ -54,6 +58,7 @@ def assemble(
         threads: of the kernels while both models run over the validation text.
         progress: called after every step.
         seconds: wall time of the layers' quantization, for the metrics.
+        keeps_timing: write what was timed, and on which machine, to a file beside `out`.
 
     Raises:
         ValidationError: a layer is missing, the source changed since it was planned, or `out` is in use.
@@ -69,54 +74,25 @@ def assemble(
             raise ValidationError(f"{source.path} changed since the quantization was planned; plan it again.")
         tensors, linears = _collect(plan, Path(workdir), source)
         coded = code_tables(source, tensors, bits=plan.config.embedding_bits, threads=threads)
-        metrics = measure(plan, source, tensors=tensors, linears=linears, coded=coded, seconds=seconds)
+        record = _record(plan, source, linears=linears, coded=coded)
+        sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+        metrics = quantization_figures(record, linears=linears, coded=coded, tensor_bytes=sizes)
         manifest = _manifest(plan, source, linears=linears, coded=coded, metrics=metrics)
         # What is judged is what was saved and loaded again, not what lies in memory.
         save_native(staged, tensors=tensors, manifest=manifest, files=source.companions())
-        report = validate(plan, staged, threads=threads, progress=progress)
-        manifest["validation_report"] = _without_run_figures(report.to_dict())
-        save_native(target, tensors=tensors, manifest=manifest, files=source.companions())
+        found = validate(plan, staged, threads=threads, progress=progress)
+        record = replace(record, text=found.text)
+        report = validation_figures(record.kind, record.text)
+        manifest["validation_report"] = without_run_figures(report.to_dict())
+        files = {**source.companions(), RECORD: record.to_bytes()}
+        save_native(target, tensors=tensors, manifest=manifest, files=files)
     shutil.rmtree(staged, ignore_errors=True)
+    timing = Timing.here(threads=threads, layer_seconds=seconds, speeds=found.speeds)
+    if keeps_timing:
+        write_timing(timing, target)
     if progress is not None:
         progress(QuantizationProgress(stage=Stage.ASSEMBLE, completed=1, total=1))
-    return _with_run_figures(target, metrics=metrics, report=report, threads=threads)
-
-
-def measure(
-    plan: QuantizationPlan,
-    source: Source,
-    *,
-    tensors: Mapping[str, NDArray[Any]],
-    linears: Mapping[str, Mapping[str, Any]],
-    coded: Mapping[str, Mapping[str, Any]] | None = None,
-    seconds: float | None = None,
-) -> QuantizationMetrics:
-    """Count the sizes of a quantized model's tensors against its source's."""
-    parameters = source.parameters()
-    weights = sum(entry["parameters"] for entry in linears.values())
-    trits = sum(tensors[f"{name}.trits"].nbytes for name in linears)
-    stored = sum(entry["stored_bytes"] for entry in linears.values())
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    return QuantizationMetrics(
-        parameters=parameters,
-        quantized_parameters=weights,
-        layers=len(plan.layers),
-        planes=_counted(linears, "planes"),
-        strategies=_counted(linears, "strategy"),
-        bits_per_weight=8 * stored / weights,
-        trit_bits_per_weight=8 * trits / weights,
-        model_bits_per_parameter=8 * size / parameters,
-        quantized_bytes=size,
-        source_bytes=source.checkpoint.total_bytes,
-        float32_bytes=FLOAT32_BYTES * parameters,
-        float16_bytes=FLOAT16_BYTES * parameters,
-        reduction_to_float32=1 - size / (FLOAT32_BYTES * parameters),
-        reduction_to_float16=1 - size / (FLOAT16_BYTES * parameters),
-        mean_weight_error=sum(e["weight_error"] * e["parameters"] for e in linears.values()) / weights,
-        coded=_reported(coded or {}),
-        seconds=seconds,
-        parameters_per_second=weights / seconds if seconds else None,
-    )
+    return _with_run_figures(target, metrics=metrics, report=report, timing=timing, threads=threads)
 
 
 def _collect(
@@ -130,6 +106,24 @@ def _collect(
         tensors[f"{layer.name}.trits"] = trits
         tensors[f"{layer.name}.scales"] = scales
     return tensors, linears
+
+
+def _record(
+    plan: QuantizationPlan,
+    source: Source,
+    *,
+    linears: Mapping[str, Mapping[str, Any]],
+    coded: Mapping[str, Mapping[str, Any]],
+) -> RunRecord:
+    return RunRecord(
+        kind=plan.kind,
+        source_sha256=plan.source_sha256,
+        source_parameters=source.parameters(),
+        source_bytes=source.checkpoint.total_bytes,
+        four_bit_bytes=four_bit_bytes(source.weights),
+        layers={name: {key: entry[key] for key in MEASURED} for name, entry in linears.items()},
+        coded_errors={name: entry["weight_error"] for name, entry in coded.items()},
+    )
 
 
 def _manifest(
@@ -147,7 +141,7 @@ def _manifest(
         **({"coded": coded} if coded else {}),
         "config": source.config_without_convention(),
         "linears": linears,
-        "metrics": _without_run_figures(metrics.to_dict()),
+        "metrics": without_run_figures(metrics.to_dict()),
         "quantization": {
             "plan": plan.digest,
             "config": config,
@@ -182,25 +176,18 @@ def _finished(plan: QuantizationPlan, target: Path) -> QuantizedModel:
 
 
 def _with_run_figures(
-    target: Path, *, metrics: QuantizationMetrics, report: ValidationReport, threads: int | None
+    target: Path,
+    *,
+    metrics: QuantizationMetrics,
+    report: ValidationReport,
+    timing: Timing,
+    threads: int | None,
 ) -> QuantizedModel:
+    times = layer_times(metrics.quantized_parameters, timing.layer_seconds)
     with open_native(target, verify=False) as native:
-        manifest = {**native.manifest, "metrics": metrics.to_dict(), "validation_report": report.to_dict()}
+        manifest = {
+            **native.manifest,
+            "metrics": metrics.to_dict() | times,
+            "validation_report": report.to_dict() | run_speeds(timing.speeds),
+        }
     return QuantizedModel(target, manifest, threads=threads)
-
-
-def _without_run_figures(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in RUN_FIGURES}
-
-
-def _reported(coded: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    layout = {"group_size", "out_features", "in_features"}
-    return {
-        name: {key: value for key, value in entry.items() if key not in layout}
-        for name, entry in coded.items()
-    }
-
-
-def _counted(linears: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, int]:
-    counts = Counter(str(entry[key]) for entry in linears.values())
-    return dict(sorted(counts.items()))

@@ -38,7 +38,7 @@ class Evaluation:
         windows: windows of text, without overlap.
         window: tokens of context in a window.
         text_sha256: of the text.
-        seconds: wall time.
+        seconds: wall time of the forward passes.
         tokens_per_second: tokens / seconds.
     """
 
@@ -64,7 +64,7 @@ class GeneratorRun:
     counts: NDArray[np.int64]  # [windows], predicted tokens
     hits: NDArray[np.int64]  # [windows], predicted tokens that were the most likely one
     choices: tuple[NDArray[np.int32], ...]  # per window, the most likely token at each position
-    seconds: float
+    seconds: float  # of the forward passes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,8 +72,8 @@ class EncoderRun:
     """One encoder over all passages."""
 
     embeddings: NDArray[np.float32]  # [passages, hidden]
-    tokens: int
-    seconds: float
+    counts: NDArray[np.int64]  # [passages], encoded tokens
+    seconds: float  # of the forward passes
 
 
 def evaluate(
@@ -148,9 +148,11 @@ def run_generator(
     """Run a generator over windows of token ids, one window at a time."""
     model = loaded.generator
     losses, hits, choices = [], [], []
-    started = time.perf_counter()
+    seconds = 0.0
     for finished, tokens in enumerate(windows, start=1):
+        started = time.perf_counter()
         logits = model.forward_full(tokens)[:-1]
+        seconds += time.perf_counter() - started
         following = tokens[1:]
         losses.append(float(_negative_log_likelihoods(logits, following).sum()))
         choices.append(logits.argmax(axis=1).astype(np.int32))
@@ -162,7 +164,7 @@ def run_generator(
         counts=np.array([len(tokens) - 1 for tokens in windows], dtype=np.int64),
         hits=np.array(hits, dtype=np.int64),
         choices=tuple(choices),
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
 
 
@@ -185,16 +187,18 @@ def run_encoder(
     tokenizer, limit = loaded.tokenizer, loaded.config.max_positions
     sequences = [tokenizer.encode(text)[:limit] for text in texts]
     embeddings = []
-    started = time.perf_counter()
+    seconds = 0.0
     for first in range(0, len(sequences), PASSAGES_AT_ONCE):
         batch = sequences[first : first + PASSAGES_AT_ONCE]
+        started = time.perf_counter()
         embeddings.append(loaded.encoder.encode(batch))
+        seconds += time.perf_counter() - started
         if progress is not None:
             progress(first + len(batch), len(sequences))
     return EncoderRun(
         embeddings=np.concatenate(embeddings),
-        tokens=sum(map(len, sequences)),
-        seconds=time.perf_counter() - started,
+        counts=np.array([len(sequence) for sequence in sequences], dtype=np.int64),
+        seconds=seconds,
     )
 
 

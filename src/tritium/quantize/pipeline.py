@@ -4,7 +4,7 @@
 the layers: a finished layer lies in the work directory as one file, written atomically, and is not computed
 again. A layer's bytes depend on the source, the calibration text and the configuration alone, so the
 assembled directory is the same whoever computed it and however often it was interrupted. What depends on the
-run (seconds) is in the returned objects and not in the directory.
+run (seconds) is in the returned objects and in a file beside the directory, not in it.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ def quantize_model(
         source: a checkpoint directory, a .safetensors file, or a hub name.
         config: what to do; None takes the defaults.
         out: a new or empty directory for the model; None takes a temporary one that goes with the result.
+            What was timed lies beside it, in a file of its name and `.run.json`.
         workdir: where unfinished layers lie; by default beside `out`.
         threads: of the kernels while models are run; None takes what the machine has.
         progress: called after every step.
@@ -144,7 +145,15 @@ def quantize_model(
     directory = _work_directory(workdir or target.with_name(f".{target.name}.quantizing"))
     try:
         seconds = _quantize_layers(plan, directory, threads=threads, progress=progress)
-        model = assemble(plan, directory, target, threads=threads, progress=progress, seconds=seconds)
+        model = assemble(
+            plan,
+            directory,
+            target,
+            threads=threads,
+            progress=progress,
+            seconds=seconds,
+            keeps_timing=True,
+        )
     except BaseException:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

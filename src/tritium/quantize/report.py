@@ -126,6 +126,9 @@ class QuantizationMetrics:
         float16_bytes: what the model would take in fp16.
         reduction_to_float32: 1 - quantized_bytes / float32_bytes.
         reduction_to_float16: 1 - quantized_bytes / float16_bytes.
+        four_bit_bytes: what the model would take in the 4-bit alternative: linear layers in Q4_0, embedding
+            and head in Q6_K.
+        reduction_to_four_bit: 1 - quantized_bytes / four_bit_bytes.
         mean_weight_error: mean of the layers' weight errors, weighted by their parameters.
         coded: by name of an embedding or head that became a coded matrix: bits, parameters, stored_bytes,
             bits_per_weight with scales, and weight_error, the relative root-mean-square error.
@@ -147,6 +150,8 @@ class QuantizationMetrics:
     float16_bytes: int
     reduction_to_float32: float
     reduction_to_float16: float
+    four_bit_bytes: int
+    reduction_to_four_bit: float
     mean_weight_error: float
     coded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: float | None = None
@@ -158,11 +163,32 @@ class QuantizationMetrics:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """How one model compares with the source on the same text; what does not apply to its kind is None.
+
+    Attributes:
+        perplexity: of the model.
+        perplexity_ratio: of the model over the source, paired by window.
+        top1_accuracy: share of tokens that were the model's most likely one.
+        top1_agreement: share of positions where both models' most likely token is the same.
+        cosine_similarity: mean cosine of the two models' embeddings of a text.
+        rank_correlation: Spearman correlation of all pair similarities.
+    """
+
+    perplexity: Estimate | None = None
+    perplexity_ratio: Estimate | None = None
+    top1_accuracy: Estimate | None = None
+    top1_agreement: Estimate | None = None
+    cosine_similarity: Estimate | None = None
+    rank_correlation: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationReport:
     """How the quantized model compares with its source on the same held-out text.
 
     A figure that was not measured is None, and `reason` says why. Intervals are 95 % confidence intervals
-    over evaluation windows (generators) or texts (encoders).
+    over evaluation windows (generators) or texts (encoders). Speeds are those of this run, on one machine.
 
     Attributes:
         kind: generator or encoder.
@@ -173,12 +199,19 @@ class ValidationReport:
         source_perplexity: of the source model.
         quantized_perplexity: of the quantized model.
         perplexity_ratio: quantized over source, paired by window.
+        source_top1_accuracy: share of tokens that were the source model's most likely one.
+        quantized_top1_accuracy: the same of the quantized model.
         top1_agreement: share of positions where both models' most likely token is the same.
         cosine_similarity: mean cosine of the two models' embeddings of a text.
         rank_correlation: Spearman correlation of all pair similarities.
-        source_seconds: wall time of the source model's run.
-        quantized_seconds: wall time of the quantized model's run.
+        four_bit: the same of the source rounded to four bits; None where the source has no dense weights.
+        source_seconds: wall time of the source model's forward passes over the text.
+        quantized_seconds: wall time of the quantized model's.
         speed_ratio: source_seconds / quantized_seconds.
+        source_prefill_speed: tokens of the text per second, source model.
+        quantized_prefill_speed: the same of the quantized model.
+        source_decode_speed: tokens per second generated one by one for the samples; None for encoders.
+        quantized_decode_speed: the same of the quantized model.
     """
 
     kind: ModelKind
@@ -189,12 +222,19 @@ class ValidationReport:
     source_perplexity: Estimate | None = None
     quantized_perplexity: Estimate | None = None
     perplexity_ratio: Estimate | None = None
+    source_top1_accuracy: Estimate | None = None
+    quantized_top1_accuracy: Estimate | None = None
     top1_agreement: Estimate | None = None
     cosine_similarity: Estimate | None = None
     rank_correlation: float | None = None
+    four_bit: Comparison | None = None
     source_seconds: float | None = None
     quantized_seconds: float | None = None
     speed_ratio: float | None = None
+    source_prefill_speed: float | None = None
+    quantized_prefill_speed: float | None = None
+    source_decode_speed: float | None = None
+    quantized_decode_speed: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -1,34 +1,24 @@
-"""Both models on the same held-out text, side by side."""
+"""Both models on the same held-out text, side by side, and what four bits would have made of the source."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tritium.errors import ValidationError
 from tritium.model.pretrained import load_model
-from tritium.quantize.estimate import mean_by_window, mean_of_samples, perplexity, rank_correlation
-from tritium.quantize.evaluate import (
-    WINDOW,
-    EncoderRun,
-    GeneratorRun,
-    encoder_passages,
-    generator_windows,
-    run_encoder,
-    run_generator,
-    sha256_of,
-)
+from tritium.quantize.evaluate import WINDOW
+from tritium.quantize.four_bit import is_dense, load_four_bit
+from tritium.quantize.record import Side
 from tritium.quantize.report import ModelKind, QuantizationProgress, Stage, ValidationReport
+from tritium.quantize.side_by_side import SideBySide, run_encoders, run_generators
 from tritium.quantize.text import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tritium.model.pretrained import LoadedModel
     from tritium.quantize.plan import QuantizationPlan
-
-NO_TEXT = "No validation text was given, so the two models were not run side by side."
 
 
 def validate(
@@ -37,28 +27,29 @@ def validate(
     *,
     threads: int | None = None,
     progress: Callable[[QuantizationProgress], None] | None = None,
-) -> ValidationReport:
-    """Run the source and the quantized model over the plan's validation text and compare them.
+) -> SideBySide:
+    """Run the source, the quantized model and the 4-bit alternative over the plan's validation text.
 
-    Without a text the report says so and holds no figures.
+    Without a text nothing is run and the result is empty. A source that is ternary has no alternative.
 
     Raises:
         ValidationError: the text or a model cannot be read.
     """
     config = plan.config
     if config.validation_text is None:
-        return ValidationReport(kind=plan.kind, reason=NO_TEXT)
+        return SideBySide(kind=plan.kind)
 
     def tell(completed: int, total: int) -> None:
         if progress is not None:
             progress(QuantizationProgress(stage=Stage.VALIDATE, completed=completed, total=total))
 
-    return compare_models(
+    return run_side_by_side(
         plan.source,
         quantized,
         text=config.validation_text,
         window=config.window,
         max_tokens=config.validation_tokens,
+        is_thorough=True,
         threads=threads,
         progress=tell,
     )
@@ -74,9 +65,32 @@ def compare_models(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ValidationReport:
-    """Run two models over the same text, one after the other, and compare them.
+    """Run two models over the same text and compare them; arguments and errors as in run_side_by_side."""
+    return run_side_by_side(
+        source,
+        quantized,
+        text=text,
+        window=window,
+        max_tokens=max_tokens,
+        threads=threads,
+        progress=progress,
+    ).report
 
-    One model is in memory at a time; the source's tokenizer cuts the text for both.
+
+def run_side_by_side(
+    source: str | Path,
+    quantized: str | Path,
+    *,
+    text: str | Path,
+    window: int = WINDOW,
+    max_tokens: int | None = None,
+    is_thorough: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SideBySide:
+    """Run models over the same text, one after the other.
+
+    One model is in memory at a time; the source's tokenizer cuts the text for all.
 
     Args:
         source: the original, anything load_model reads.
@@ -84,8 +98,9 @@ def compare_models(
         text: the text (str) or a UTF-8 file (Path); blank lines separate documents.
         window: tokens of context per window (generators).
         max_tokens: take windows evenly spread over the text up to this many tokens (generators); None: all.
+        is_thorough: also run the source in four bits, where it is dense, and keep samples to look at.
         threads: of the kernels; they do not change the result.
-        progress: called with (finished samples, samples of both models).
+        progress: called with (finished samples, samples of all models).
 
     Raises:
         ValidationError: the text or a model cannot be read, or the two are not comparable.
@@ -97,63 +112,17 @@ def compare_models(
         raise ValidationError("One model generates text and the other encodes it: they cannot be compared.")
     if loaded.config.vocab_size != judged.vocab_size:
         raise ValidationError("The two models have different vocabularies: they cannot be compared.")
-    if loaded.config.is_encoder:
-        passages = encoder_passages(content)
-        original = run_encoder(loaded, passages, progress=_half(progress, 0))
-        del loaded
-        other = load_model(quantized, threads=threads)
-        encoded = run_encoder(other, passages, progress=_half(progress, 1))
-        return compare_encoders(original, encoded, text_sha256=sha256_of(content))
-    windows = generator_windows(loaded, content, window=window, limit=max_tokens)
-    first = run_generator(loaded, windows, progress=_half(progress, 0))
-    del loaded
-    other = load_model(quantized, threads=threads)
-    second = run_generator(other, windows, progress=_half(progress, 1))
-    return compare_generators(first, second, text_sha256=sha256_of(content))
-
-
-def _half(progress: Callable[[int, int], None] | None, part: int) -> Callable[[int, int], None] | None:
-    """Return the callback of the first (0) or the second (1) of two runs; together they count to both."""
-    if progress is None:
-        return None
-    return lambda finished, samples: progress(part * samples + finished, 2 * samples)
-
-
-def compare_generators(
-    source: GeneratorRun, quantized: GeneratorRun, *, text_sha256: str
-) -> ValidationReport:
-    """Return the report on two generators' runs over the same windows."""
-    agreements = np.array(
-        [int((a == b).sum()) for a, b in zip(source.choices, quantized.choices, strict=True)], dtype=np.int64
-    )
-    return ValidationReport(
-        kind=ModelKind.GENERATOR,
-        text_sha256=text_sha256,
-        tokens=int(source.counts.sum()),
-        samples=len(source.counts),
-        source_perplexity=perplexity(source.losses, source.counts),
-        quantized_perplexity=perplexity(quantized.losses, quantized.counts),
-        perplexity_ratio=perplexity(quantized.losses - source.losses, source.counts),
-        top1_agreement=mean_by_window(agreements, source.counts),
-        source_seconds=source.seconds,
-        quantized_seconds=quantized.seconds,
-        speed_ratio=source.seconds / quantized.seconds,
-    )
-
-
-def compare_encoders(source: EncoderRun, quantized: EncoderRun, *, text_sha256: str) -> ValidationReport:
-    """Return the report on two encoders' embeddings of the same texts."""
-    first, second = (run.embeddings.astype(np.float64) for run in (source, quantized))
-    first, second = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (first, second))
-    pairs = np.triu_indices(len(first), k=1)
-    return ValidationReport(
-        kind=ModelKind.ENCODER,
-        text_sha256=text_sha256,
-        tokens=source.tokens,
-        samples=len(first),
-        cosine_similarity=mean_of_samples((first * second).sum(axis=1)),
-        rank_correlation=rank_correlation((first @ first.T)[pairs], (second @ second.T)[pairs]),
-        source_seconds=source.seconds,
-        quantized_seconds=quantized.seconds,
-        speed_ratio=source.seconds / quantized.seconds,
+    kind = ModelKind.ENCODER if loaded.config.is_encoder else ModelKind.GENERATOR
+    architecture, held = type(loaded.model), [loaded]
+    loaders: dict[Side, Callable[[], LoadedModel]] = {
+        Side.SOURCE: held.pop,
+        Side.QUANTIZED: lambda: load_model(quantized, threads=threads),
+    }
+    if is_thorough and is_dense(loaded.config):
+        loaders[Side.FOUR_BIT] = lambda: load_four_bit(source, architecture, threads=threads)
+    del loaded  # the loop holds one model at a time
+    if kind is ModelKind.ENCODER:
+        return run_encoders(loaders, content, is_thorough=is_thorough, progress=progress)
+    return run_generators(
+        loaders, content, window=window, limit=max_tokens, is_thorough=is_thorough, progress=progress
     )

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tritium.cli.figures import interval, share
 from tritium.cli.output import printable, readable_bytes
-from tritium.cli.report import interval, share, write_layers
+from tritium.cli.report import write_layers
+from tritium.formats import native
 
 
 def test_quantize_writes_a_model_and_a_report_of_measured_figures(quantized_by_the_program):
@@ -256,6 +258,41 @@ def test_eval_measures_and_compares(run_tritium, quantized_by_the_program, scrip
     human = run_tritium("eval", model, *options, "--against", scripture_llama)
     assert "perplexity" in human.stdout
     assert "same top token" in human.stdout
+
+
+def test_eval_without_a_text_computes_the_report_again_and_names_what_differs(
+    run_tritium, quantized_by_the_program, scripture_llama, tmp_path
+):
+    out, report = quantized_by_the_program
+    again = run_tritium("eval", out)
+    assert again.returncode == 0, again.stderr
+    assert "figures of the report follow from its run record" in again.stdout
+    figures = json.loads(run_tritium("eval", out, "--format", "json").stdout)["figures"]
+    assert figures["metrics.bits_per_weight"] == report["metrics"]["bits_per_weight"]
+    ratio = report["validation_report"]["perplexity_ratio"]["value"]
+    assert figures["validation_report.perplexity_ratio.value"] == ratio
+
+    nicer = shutil.copytree(out, tmp_path / "nicer")
+    manifest = json.loads((nicer / "tritium.json").read_bytes())
+    del manifest["manifest_sha256"]
+    manifest["validation_report"]["perplexity_ratio"]["value"] = 1.0
+    (nicer / "tritium.json").write_bytes(native._sealed(manifest))
+    found = run_tritium("eval", nicer)
+    assert found.returncode == 1
+    assert f"validation_report.perplexity_ratio.value  1.0, recomputed {ratio!r}" in found.stdout
+    quiet = run_tritium("eval", nicer, "--format", "quiet")
+    assert (quiet.returncode, quiet.stdout) == (1, "validation_report.perplexity_ratio.value\n")
+    (difference,) = json.loads(run_tritium("eval", nicer, "--format", "json").stdout)["differences"]
+    assert (difference["stored"], difference["recomputed"]) == (1.0, ratio)
+
+    (nicer / "record.json").write_text("{}")
+    damaged = run_tritium("eval", nicer)
+    assert (damaged.returncode, damaged.stdout) == (2, "")
+    assert "record.json" in damaged.stderr
+    dense = run_tritium("eval", scripture_llama)
+    assert dense.returncode == 2
+    assert "--text" in dense.stderr
+    assert run_tritium("eval", out, "--against", scripture_llama).returncode == 2
 
 
 def test_eval_compares_encoders_and_refuses_to_compare_unlike_models(

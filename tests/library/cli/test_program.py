@@ -26,7 +26,7 @@ from tritium.errors import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = ["quantize", "run", "chat", "embed", "eval", "show", "bench", "env", "serve"]
+COMMANDS = ["quantize", "run", "chat", "embed", "eval", "show", "report", "bench", "env", "serve"]
 
 
 def processor_seconds_of_help(program: list[str]) -> float:

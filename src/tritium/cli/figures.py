@@ -1,0 +1,47 @@
+"""Figures in words, the same on a terminal and on a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PERCENT = 100
+LARGEST_PLAIN = 100_000  # a perplexity beyond this is written with an exponent
+
+
+def interval(estimate: Mapping[str, Any] | None, *, digits: int) -> str:
+    """Return an Estimate's plain values as "value [low, high]"; empty for None."""
+    if estimate is None:
+        return ""
+    text = fixed(estimate["value"], digits)
+    if estimate.get("low") is None:
+        return text
+    return f"{text} [{fixed(estimate['low'], digits)}, {fixed(estimate['high'], digits)}]"
+
+
+def share(estimate: Mapping[str, Any] | None) -> str:
+    """Return an Estimate of a share as "percent [low, high]"; empty for None."""
+    if estimate is None:
+        return ""
+    hundredfold = {name: None if value is None else PERCENT * value for name, value in estimate.items()}
+    return interval(hundredfold, digits=1) + " %"
+
+
+def layers_in_order(layers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the layers with their names, those of layer 2 before those of layer 10."""
+    return sorted(layers.items(), key=_in_depth)
+
+
+def _in_depth(item: tuple[str, Any]) -> list[tuple[bool, int, str]]:
+    """Return a key that puts layer 2 before layer 10."""
+    parts = item[0].split(".")
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def fixed(value: float | None, digits: int) -> str:
+    """Return a number with so many decimals; empty for None."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" if abs(value) < LARGEST_PLAIN else f"{value:.4g}"

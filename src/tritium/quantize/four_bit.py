@@ -1,0 +1,159 @@
+"""The model that four bits would have made of the source: what it takes, and how well it does.
+
+Linear layers in Q4_0, embedding and head in Q6_K, everything else in fp32, as a Q4_0 file of llama.cpp has
+them; where a row does not divide into blocks, Q8_0 or fp16 takes over. Activations are not rounded, so its
+quality is an upper bound of what llama.cpp shows, which rounds them to eight bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tritium.formats.bitnet_hf import TernaryConvention
+from tritium.formats.gguf_blocks import encode_q6_k, encode_q8_0
+from tritium.kernels import cpu
+from tritium.kernels.device import select_optimal_device
+from tritium.model.pretrained import LoadedModel
+from tritium.quantize.q4_0 import BLOCK, BLOCK_BYTES, LARGEST_HALF, q4_0_weights, round_to_q4_0
+from tritium.quantize.source import open_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from tritium.model.bert import BertModel
+    from tritium.model.config import ModelConfig
+    from tritium.model.decoder import DecoderModel
+    from tritium.model.layers import Linear
+    from tritium.model.weights import CheckpointWeights
+
+SIX_BIT_BLOCK = 256
+# Bytes per weight of each layout, scales included.
+LAYOUTS = {"Q4_0": BLOCK_BYTES / BLOCK, "Q6_K": 210 / 256, "Q8_0": 34 / 32, "F16": 2.0, "F32": 4.0}
+ROWS_AT_ONCE = 4096
+
+
+def is_dense(config: ModelConfig) -> bool:
+    """Return whether a model has weights that four bits could round; ternary ones are smaller already."""
+    return config.ternary.convention is TernaryConvention.NONE
+
+
+def four_bit_bytes(weights: CheckpointWeights) -> dict[str, int]:
+    """Return what a model's tensors take in the 4-bit alternative, by layout."""
+    architecture = weights.architecture
+    sizes = dict.fromkeys(LAYOUTS, 0.0)
+    for shape in architecture.linears.values():
+        layout = "Q4_0" if shape.in_features % BLOCK == 0 else "F16"
+        sizes[layout] += LAYOUTS[layout] * shape.out_features * shape.in_features
+        sizes["F32"] += LAYOUTS["F32"] * shape.out_features if shape.has_bias else 0
+    for name, dimensions in architecture.tensors.items():
+        layout = table_layout(dimensions[-1]) if name in architecture.tables else "F32"
+        sizes[layout] += LAYOUTS[layout] * int(np.prod(dimensions))
+    return {layout: round(size) for layout, size in sizes.items() if size}
+
+
+def table_layout(columns: int) -> str:
+    """Return how an embedding or head with rows of this length is stored."""
+    if columns % SIX_BIT_BLOCK == 0:
+        return "Q6_K"
+    return "Q8_0" if columns % BLOCK == 0 else "F16"
+
+
+@dataclass(frozen=True)
+class FourBitLinear:
+    """y = x @ W.T + bias in fp32, with W kept in Q4_0 blocks [N, K / 32, 18] and read out for each call."""
+
+    blocks: NDArray[np.uint8]
+    bias: NDArray[np.float32] | None
+    threads: int
+
+    @property
+    def in_features(self) -> int:
+        """K, the length of an input row."""
+        return int(self.blocks.shape[1]) * BLOCK
+
+    @property
+    def out_features(self) -> int:
+        """N, the length of an output row."""
+        return int(self.blocks.shape[0])
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map rows [M, K] to rows [M, N]."""
+        y = cpu.dense_matmul(x, q4_0_weights(self.blocks), threads=self.threads)
+        return y if self.bias is None else np.add(y, self.bias, out=y)
+
+
+def load_four_bit(
+    source: str | Path, model: type[DecoderModel | BertModel], *, threads: int | None = None
+) -> LoadedModel:
+    """Build a dense checkpoint's model out of weights that went through four bits; linears stay in blocks."""
+    with open_source(source) as opened:
+        count = threads or select_optimal_device(0).threads
+        built = model(opened.config, FourBitWeights(opened.weights), threads=count)
+        return LoadedModel(opened.checkpoint.path, opened.config, built)
+
+
+class FourBitWeights:
+    """The tensors of a dense model as the 4-bit alternative has them: a WeightSource to build it from."""
+
+    def __init__(self, weights: CheckpointWeights) -> None:
+        self._weights = weights
+
+    def array(self, name: str) -> NDArray[np.float32]:
+        """Return a tensor that stays as it is, as float32."""
+        return self._weights.array(name)
+
+    def dense(self, name: str) -> NDArray[np.float32]:
+        """Return a matrix after its rounding, as float32."""
+        return self.table(name, threads=1)
+
+    def table(self, name: str, *, threads: int) -> NDArray[np.float32]:
+        """Return an embedding or a head after its rounding, as float32."""
+        del threads
+        return rounded_table(self._weights.array(name))
+
+    def linear(self, name: str, *, threads: int) -> Linear:
+        """Build a linear layer out of its rounded weights."""
+        weight, bias = self._weights.array(f"{name}.weight"), self._weights.bias(name)
+        if weight.shape[1] % BLOCK == 0:
+            return FourBitLinear(round_to_q4_0(weight), bias, threads)
+        return self._weights.linear(name, threads=threads)  # fp16 holds weights better than four bits matter
+
+
+def rounded_table(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a table [V, K] after a round trip through the layout that its width allows."""
+    rounded = np.empty(table.shape, np.float32)
+    layout = table_layout(table.shape[1])
+    for first in range(0, len(table), ROWS_AT_ONCE):
+        rows = np.clip(table[first : first + ROWS_AT_ONCE], -LARGEST_HALF, LARGEST_HALF)
+        if layout == "Q6_K":
+            rounded[first : first + ROWS_AT_ONCE] = _six_bit_weights(encode_q6_k(rows))
+        elif layout == "Q8_0":
+            rounded[first : first + ROWS_AT_ONCE] = _eight_bit_weights(encode_q8_0(rows))
+        else:
+            rounded[first : first + ROWS_AT_ONCE] = rows.astype(np.float16)
+    return rounded
+
+
+def _six_bit_weights(encoded: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the weights of Q6_K blocks (the layout is drawn in `tritium.formats.gguf_blocks`)."""
+    blocks = encoded.reshape(-1, 210)
+    low, high = blocks[:, :128].reshape(-1, 2, 1, 64), blocks[:, 128:192].reshape(-1, 2, 1, 32)
+    low = low >> np.array([0, 4], np.uint8)[:, None] & np.uint8(15)  # [blocks, halves, 2, 64]
+    high = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & np.uint8(3)  # [blocks, halves, 4, 32]
+    codes = low.reshape(-1, 16, 16) | high.reshape(-1, 16, 16) << np.uint8(4)
+    step = blocks[:, 208:].copy().view("<f2").astype(np.float32) * blocks[:, 192:208].view(np.int8)
+    weights = (codes.astype(np.float32) - np.float32(32)) * step[:, :, None]
+    return weights.reshape(len(encoded), -1)
+
+
+def _eight_bit_weights(encoded: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the weights of Q8_0 blocks: an fp16 scale and 32 signed bytes."""
+    blocks = encoded.reshape(-1, 34)
+    scale = blocks[:, :2].copy().view("<f2").astype(np.float32)
+    weights = blocks[:, 2:].view(np.int8).astype(np.float32) * scale
+    return weights.reshape(len(encoded), -1)
