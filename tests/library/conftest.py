@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+
+from tritium.formats.safetensors import write_safetensors
+from tritium.model.architecture import architecture_for
+from tritium.model.config import parse_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 # The bare wheel has no HTTP server and no oracle; the full environment has both and skips nothing.
 NEEDS = {"oracle": ("torch", "transformers"), "serve": ("fastapi", "uvicorn", "msgspec")}
@@ -23,3 +34,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if item.get_closest_marker(marker):
                     item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint() -> Callable[..., Path]:
+    """Write a checkpoint of random weights for any config, with every tensor that its architecture names."""
+
+    def write(directory: Path, config: dict[str, Any], *, seed: int = 0) -> Path:
+        architecture, draw = architecture_for(parse_config(config)), np.random.default_rng(seed)
+        shapes = dict(architecture.tensors)
+        for name, linear in architecture.linears.items():
+            shapes[f"{name}.weight"] = (linear.out_features, linear.in_features)
+            if linear.has_bias:
+                shapes[f"{name}.bias"] = (linear.out_features,)
+        tensors = {}
+        for name, shape in shapes.items():
+            deviation = shape[-1] ** -0.5 if len(shape) > 1 else 0.2
+            is_norm = "norm" in name and len(shape) == 1
+            tensors[name] = (draw.normal(size=shape) * deviation + is_norm).astype(np.float32)
+        directory.mkdir(parents=True)
+        (directory / "config.json").write_text(json.dumps(config))
+        write_safetensors(directory / "model.safetensors", tensors)
+        return directory
+
+    return write

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tritium.errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tritium.model.config import ModelConfig
 
@@ -45,10 +45,9 @@ class Architecture:
 
 def architecture_for(config: ModelConfig) -> Architecture:
     """Return the tensors that a model with this config has."""
-    builders = {"llama": _llama, "bitnet": _bitnet, "bert": _bert}
-    if config.model_type not in builders:
+    if config.model_type not in _BUILDERS:
         raise ValidationError(f"Architecture {config.model_type!r} is not known.", field="model_type")
-    return builders[config.model_type](config)
+    return _BUILDERS[config.model_type](config)
 
 
 def _llama(config: ModelConfig) -> Architecture:
@@ -80,7 +79,7 @@ def _decoder_linears(config: ModelConfig, block: str) -> dict[str, LinearShape]:
         f"{block}.self_attn.q_proj": LinearShape(queries, hidden, attention),
         f"{block}.self_attn.k_proj": LinearShape(keys, hidden, attention),
         f"{block}.self_attn.v_proj": LinearShape(keys, hidden, attention),
-        f"{block}.self_attn.o_proj": LinearShape(hidden, queries, attention),
+        f"{block}.self_attn.o_proj": LinearShape(hidden, queries, config.has_attention_output_bias),
         f"{block}.mlp.gate_proj": LinearShape(inner, hidden, mlp),
         f"{block}.mlp.up_proj": LinearShape(inner, hidden, mlp),
         f"{block}.mlp.down_proj": LinearShape(hidden, inner, mlp),
@@ -88,12 +87,23 @@ def _decoder_linears(config: ModelConfig, block: str) -> dict[str, LinearShape]:
 
 
 def _bitnet(config: ModelConfig) -> Architecture:
-    llama = _llama(config)
-    tensors = dict(llama.tensors)
-    for index in range(config.num_layers):
-        tensors[f"model.layers.{index}.self_attn.attn_sub_norm.weight"] = (config.hidden_size,)
-        tensors[f"model.layers.{index}.mlp.ffn_sub_norm.weight"] = (config.intermediate_size,)
-    return Architecture(blocks=llama.blocks, tensors=tensors, tables=llama.tables, optional=llama.optional)
+    norms = {"self_attn.attn_sub_norm": config.hidden_size, "mlp.ffn_sub_norm": config.intermediate_size}
+    return _with_norms(_llama(config), config, norms)
+
+
+def _qwen3(config: ModelConfig) -> Architecture:
+    norms = {"self_attn.q_norm": config.head_dim, "self_attn.k_norm": config.head_dim}
+    return _with_norms(_llama(config), config, norms)
+
+
+def _with_norms(decoder: Architecture, config: ModelConfig, norms: Mapping[str, int]) -> Architecture:
+    """Add norms of these widths to every block."""
+    added = {
+        f"model.layers.{index}.{name}.weight": (width,)
+        for index in range(config.num_layers)
+        for name, width in norms.items()
+    }
+    return replace(decoder, tensors={**decoder.tensors, **added})
 
 
 def _bert(config: ModelConfig) -> Architecture:
@@ -129,3 +139,13 @@ def _bert_linears(config: ModelConfig, block: str) -> dict[str, LinearShape]:
         f"{block}.intermediate.dense": LinearShape(inner, hidden, has_bias=True),
         f"{block}.output.dense": LinearShape(hidden, inner, has_bias=True),
     }
+
+
+_BUILDERS: Mapping[str, Callable[[ModelConfig], Architecture]] = {
+    "llama": _llama,
+    "mistral": _llama,
+    "qwen2": _llama,
+    "qwen3": _qwen3,
+    "bitnet": _bitnet,
+    "bert": _bert,
+}

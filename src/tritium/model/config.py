@@ -8,24 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention, detect_ternary_convention, modules_kept_dense
+from tritium.model.family import FAMILIES, Family
 from tritium.model.fields import refuse_unknown_fields
 from tritium.model.rope import RopeParameters, parse_rope
+from tritium.model.windows import Windows, parse_windows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-# model_type -> the classes of `architectures` whose mathematics it names
-ARCHITECTURES: Mapping[str, frozenset[str]] = {
-    "llama": frozenset({"LlamaForCausalLM"}),
-    "bitnet": frozenset({"BitNetForCausalLM"}),
-    "bert": frozenset({"BertModel", "BertForMaskedLM", "BertForPreTraining"}),
-}
-_ACTIVATIONS: Mapping[str, frozenset[str]] = {
-    "llama": frozenset({"silu", "relu2"}),
-    "bitnet": frozenset({"silu", "relu2"}),
-    "bert": frozenset({"gelu"}),
-}
-_DEFAULT_THETA: Mapping[str, float] = {"llama": 10000.0, "bitnet": 500000.0}
 
 _LARGEST = 1 << 24  # of any size in a config: far above every real model, far below what overflows
 
@@ -46,7 +35,11 @@ class TernarySettings:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape and the mathematics of one model; sizes in elements."""
+    """The shape and the mathematics of one model; sizes in elements.
+
+    `max_positions` is how many tokens a sequence may have here. Kernels attend to all positions, so a model
+    with a sliding window is cut to its window: up to there a window changes nothing.
+    """
 
     model_type: str
     hidden_size: int
@@ -61,8 +54,10 @@ class ModelConfig:
     activation: str
     tie_word_embeddings: bool
     has_attention_bias: bool
+    has_attention_output_bias: bool
     has_mlp_bias: bool
     rope: RopeParameters | None
+    windows: Windows
     type_vocab_size: int
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
@@ -71,7 +66,12 @@ class ModelConfig:
     @property
     def is_encoder(self) -> bool:
         """Tell whether the model turns text into vectors (and does not continue it)."""
-        return self.model_type == "bert"
+        return FAMILIES[self.model_type].is_encoder
+
+    @property
+    def is_cut_to_window(self) -> bool:
+        """Tell whether a sliding window, and nothing else, bounds the length of a sequence."""
+        return self.max_positions in self.windows
 
 
 def parse_config(config: Mapping[str, Any]) -> ModelConfig:
@@ -82,31 +82,36 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
             missing field, or a value out of range; the message names the field.
     """
     model_type = _model_type(config)
+    family = FAMILIES[model_type]
     refuse_unknown_fields(config, model_type=model_type)
-    is_encoder = model_type == "bert"
-    hidden = _size(config, "hidden_size")
-    heads = _size(config, "num_attention_heads")
-    max_positions = _size(config, "max_position_embeddings")
+    is_encoder = family.is_encoder
+    num_layers = _size(config, "num_hidden_layers")
+    heads, kv_heads, head_dim = _heads(config, family)
+    positions = _size(config, "max_position_embeddings")
     rope = None
-    if not is_encoder:
-        rope = parse_rope(config, default_theta=_DEFAULT_THETA[model_type], max_positions=max_positions)
+    if family.rope_theta is not None:
+        rope = parse_rope(config, default_theta=family.rope_theta, max_positions=positions)
+    windows = parse_windows(config, model_type=model_type, num_layers=num_layers)
+    has_bias = is_encoder or model_type == "qwen2" or _claim(config, "attention_bias")
     return _checked(
         ModelConfig(
             model_type=model_type,
-            hidden_size=hidden,
-            num_layers=_size(config, "num_hidden_layers"),
+            hidden_size=_size(config, "hidden_size"),
+            num_layers=num_layers,
             num_heads=heads,
-            num_kv_heads=_size(config, "num_key_value_heads", default=heads),
-            head_dim=_size(config, "head_dim", default=max(1, hidden // heads)),
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
             intermediate_size=_size(config, "intermediate_size"),
             vocab_size=_size(config, "vocab_size"),
-            max_positions=max_positions,
-            norm_eps=_epsilon(config, model_type=model_type),
-            activation=_activation(config, model_type=model_type),
+            max_positions=min([positions, *(window for window in windows if window is not None)]),
+            norm_eps=_small_positive(config, *family.norm_eps),
+            activation=_activation(config, family, model_type=model_type),
             tie_word_embeddings=is_encoder or _claim(config, "tie_word_embeddings"),
-            has_attention_bias=is_encoder or _claim(config, "attention_bias"),
+            has_attention_bias=has_bias,
+            has_attention_output_bias=has_bias and model_type != "qwen2",
             has_mlp_bias=is_encoder or _claim(config, "mlp_bias"),
             rope=rope,
+            windows=windows,
             type_vocab_size=_size(config, "type_vocab_size", default=2) if is_encoder else 0,
             bos_token_id=_token_id(config.get("bos_token_id"), name="bos_token_id"),
             eos_token_ids=parse_token_ids(config.get("eos_token_id"), name="eos_token_id"),
@@ -123,13 +128,13 @@ def parse_token_ids(value: Any, *, name: str) -> tuple[int, ...]:
 
 def _model_type(config: Mapping[str, Any]) -> str:
     model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValidationError(
-            f"Architecture {model_type!r} is not known; known are {', '.join(ARCHITECTURES)}.",
+            f"Architecture {model_type!r} is not known; known are {', '.join(FAMILIES)}.",
             field="model_type",
         )
     names = config.get("architectures") or []
-    known = ARCHITECTURES[model_type]
+    known = FAMILIES[model_type].classes
     if not isinstance(names, list):
         raise ValidationError("architectures must be a list of class names.", field="architectures")
     for name in names:
@@ -164,29 +169,31 @@ def _claim(config: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def _epsilon(config: Mapping[str, Any], *, model_type: str) -> float:
-    name, default = {
-        "llama": ("rms_norm_eps", 1e-6),
-        "bitnet": ("rms_norm_eps", 1e-5),
-        "bert": ("layer_norm_eps", 1e-12),
-    }[model_type]
-    return _small_positive(config.get(name, default), name=name)
+def _heads(config: Mapping[str, Any], family: Family) -> tuple[int, int, int]:
+    """Return the heads of queries, those of keys and values, and the size of one."""
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    kv_heads, head_dim = (None, None) if family.has_own_heads else (heads, max(1, hidden // heads))
+    return (
+        heads,
+        _size(config, "num_key_value_heads", default=kv_heads),
+        _size(config, "head_dim", default=head_dim),
+    )
 
 
-def _small_positive(value: Any, *, name: str) -> float:
+def _small_positive(config: Mapping[str, Any], name: str, default: float) -> float:
+    value = config.get(name, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not (math.isfinite(value) and 0 < value < 1):
         raise ValidationError(f"{name} must be between 0 and 1, not {value!r}.", field=name)
     return float(value)
 
 
-def _activation(config: Mapping[str, Any], *, model_type: str) -> str:
-    default = {"llama": "silu", "bitnet": "relu2", "bert": "gelu"}[model_type]
-    name = config.get("hidden_act", default)
-    if not isinstance(name, str) or name not in _ACTIVATIONS[model_type]:
+def _activation(config: Mapping[str, Any], family: Family, *, model_type: str) -> str:
+    name = config.get("hidden_act", family.activations[0])
+    if not isinstance(name, str) or name not in family.activations:
         raise ValidationError(
             f"Activation {name!r} is not known for model type {model_type!r}; "
-            f"known are {', '.join(sorted(_ACTIVATIONS[model_type]))}.",
+            f"known are {', '.join(sorted(family.activations))}.",
             field="hidden_act",
         )
     return name

@@ -1,9 +1,9 @@
-"""What llama and bitnet share: a causal transformer over ragged batches with a paged cache."""
+"""What all decoders share: a causal transformer over ragged batches with a paged cache."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tritium.errors import ValidationError
 from tritium.model.batch import ForwardBatch, KVCache
@@ -44,6 +44,8 @@ class BlockNames:
 
 class DecoderModel:
     """A causal language model; `forward` never lets one row's result depend on the rows beside it."""
+
+    is_recordable: ClassVar[bool] = True  # whether a plan knows every operation of the model
 
     def __init__(self, config: ModelConfig, weights: WeightSource, *, threads: int = 1) -> None:
         self.config = config
@@ -131,10 +133,10 @@ class DecoderModel:
         return self._block(self._eager(batch, cache), index, hidden)
 
     def recorded(self) -> RecordedForward | None:
-        """Return the forward pass as one native call; None while an observer watches it layer by layer."""
+        """Return the forward pass as one native call; None if no plan can hold it, or it is observed."""
         if self.observer is not None:
             return None
-        if self._recorded is None and can_record(self._linears.as_dict()):
+        if self._recorded is None and self.is_recordable and can_record(self._linears.as_dict()):
             recorder = Recorder(self.config, self._linears.as_dict(), self.inverse_frequencies)
             self._recorded = recorder.finish(self._forward(recorder))
         return self._recorded
@@ -153,13 +155,19 @@ class DecoderModel:
 
     def _attend(self, run: Operations[Value], index: int, x: Value) -> Value:
         names = self._names[index]
-        mixed = run.attend(index, *run.linears(names.attention_inputs, x))
+        q, k, v = run.linears(names.attention_inputs, x)
+        mixed = run.attend(index, *self.normalise_heads(run, index, q, k), v)
         return run.linears([names.attention_output], self.normalise_attention(run, index, mixed))[0]
 
     def _feed_forward(self, run: Operations[Value], index: int, x: Value) -> Value:
         names = self._names[index]
         inner = run.gate(*run.linears(names.feed_forward_inputs, x))
         return run.linears([names.feed_forward_output], self.normalise_feed_forward(run, index, inner))[0]
+
+    def normalise_heads(self, run: Operations[Value], index: int, q: Value, k: Value) -> tuple[Value, Value]:
+        """Normalise the heads of queries and keys before they are turned; llama does not."""
+        del run, index
+        return q, k
 
     def normalise_attention(self, run: Operations[Value], index: int, x: Value) -> Value:
         """Normalise what attention mixed before it is projected; llama does not."""
@@ -184,8 +192,10 @@ class DecoderModel:
             positions.size
             and not 0 <= int(positions.min()) <= int(positions.max()) < self.config.max_positions
         ):
+            window = ", its sliding window" if self.config.is_cut_to_window else ""
             raise ValidationError(
-                f"A sequence is longer than the model's context of {self.config.max_positions} tokens.",
+                f"A sequence is longer than the model's context of {self.config.max_positions} "
+                f"tokens{window}.",
                 limit=self.config.max_positions,
             )
 

@@ -38,6 +38,10 @@ class EagerOperations:
         """Divide each row by its root mean square and multiply by the norm's weight."""
         return norm(x)
 
+    def normalise_heads(self, norm: RMSNorm, x: Float32) -> Float32:
+        """Do the same to every head of each row: the norm has the width of one."""
+        return norm(x.reshape(-1, len(norm.weight))).reshape(x.shape)
+
     def linears(self, names: Sequence[str], x: Float32) -> list[Float32]:
         """Run named linear layers on the same rows."""
         return self.table.apply(names, x)

@@ -23,6 +23,10 @@ class Operations(Protocol[Value]):
         """Divide each row by its root mean square and multiply by the norm's weight."""
         ...
 
+    def normalise_heads(self, norm: RMSNorm, x: Value) -> Value:
+        """Do the same to every head of each row: the norm has the width of one."""
+        ...
+
     def linears(self, names: Sequence[str], x: Value) -> list[Value]:
         """Run named linear layers on the same rows."""
         ...

@@ -16,7 +16,10 @@ from tritium.model.bert import BertModel
 from tritium.model.bitnet import BitNetModel
 from tritium.model.config import ModelConfig, parse_config
 from tritium.model.llama import LlamaModel
+from tritium.model.mistral import MistralModel
 from tritium.model.pooling import POOLING_FILE, require_mean_pooling
+from tritium.model.qwen2 import Qwen2Model
+from tritium.model.qwen3 import Qwen3Model
 from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
 from tritium.model.weights import CheckpointWeights
 
@@ -39,7 +42,13 @@ COMPANION_FILES = (
 )
 _LARGEST_COMPANION = 1 << 28  # bytes
 _MOST_THREADS = 1024  # of the kernels
-_MODELS = {"llama": LlamaModel, "bitnet": BitNetModel}
+_MODELS: Mapping[str, type[DecoderModel]] = {
+    "llama": LlamaModel,
+    "mistral": MistralModel,
+    "qwen2": Qwen2Model,
+    "qwen3": Qwen3Model,
+    "bitnet": BitNetModel,
+}
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ class Recorder:
         """Divide each row by its root mean square and multiply by the norm's weight."""
         return self._plan.rms_norm(x, norm.weight, norm.eps)
 
+    def normalise_heads(self, norm: RMSNorm, x: int) -> int:
+        """Raise ValidationError: a plan normalises whole rows only."""
+        del norm, x
+        raise ValidationError("A plan cannot hold a norm of single heads.")
+
     def linears(self, names: Sequence[str], x: int) -> list[int]:
         """Run named linear layers on the same rows, rounding the rows once for all ternary ones."""
         linears = [self._linears[name] for name in names]

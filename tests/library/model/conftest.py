@@ -183,14 +183,17 @@ class TinyModels:
     oracle: Oracle
 
     def dense(self, directory: Path, model_type: str, *, seed: int = 0, **fields: Any) -> Path:
-        """Write a random llama, bitnet or bert; weights large enough that every part matters."""
+        """Write a random model of a type; weights large enough that every part matters."""
         transformers, torch = self.oracle.transformers, self.oracle.torch
-        configs = {
-            "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-            "bitnet": (transformers.BitNetConfig, transformers.BitNetForCausalLM),
-            "bert": (transformers.BertConfig, transformers.BertModel),
+        names = {
+            "llama": ("LlamaConfig", "LlamaForCausalLM"),
+            "mistral": ("MistralConfig", "MistralForCausalLM"),
+            "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
+            "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
+            "bitnet": ("BitNetConfig", "BitNetForCausalLM"),
+            "bert": ("BertConfig", "BertModel"),
         }
-        make_config, make_model = configs[model_type]
+        make_config, make_model = (getattr(transformers, name) for name in names[model_type])
         torch.manual_seed(seed)
         model = make_model(make_config(**fields))
         with torch.no_grad():

@@ -64,7 +64,7 @@ def test_defaults_are_those_of_transformers() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"model_type": "qwen3"}, "qwen3"),
+        ({"model_type": "gpt2"}, "gpt2"),
         ({"model_type": None}, "None"),
         ({"architectures": ["BitnetForCausalLM"]}, "BitnetForCausalLM"),
         ({"architectures": "LlamaForCausalLM"}, "architectures"),
@@ -101,6 +101,75 @@ def test_defaults_are_those_of_transformers() -> None:
 def test_what_may_change_the_mathematics_is_refused_by_name(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         parse_config(_with(**fields))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "named"),
+    [
+        ("mistral", {"layer_types": ["full_attention"] * 2}, "layer_types"),
+        ("mistral", {"attention_bias": True}, "attention_bias"),
+        ("mistral", {"sliding_window": 0}, "sliding_window"),
+        ("mistral", {"sliding_window": "4096"}, "sliding_window"),
+        ("mistral", {"hidden_act": "relu2"}, "relu2"),
+        ("mistral", {"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
+        ("qwen2", {"attention_bias": True}, "attention_bias"),
+        ("qwen2", {"use_mrope": True}, "use_mrope"),
+        ("qwen2", {"use_sliding_window": 1}, "use_sliding_window"),
+        ("qwen2", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("qwen2", {"layer_types": ["full_attention", "linear_attention"]}, "linear_attention"),
+        ("qwen2", {"layer_types": ["full_attention", ["sliding_attention"]]}, "Layer type"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "no sliding window"),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": -1}, "max_window_layers"),
+        ("qwen3", {}, "head_dim"),
+        ("qwen3", {"head_dim": 16, "num_key_value_heads": None}, "num_key_value_heads"),
+        ("qwen3", {"head_dim": 16, "num_experts": 8}, "num_experts"),
+    ],
+)
+def test_what_a_family_does_not_know_is_refused_by_name(
+    model_type: str, fields: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ValidationError, match=named):
+        parse_config(_with(model_type=model_type, **{"architectures": None, **fields}))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "windows"),
+    [
+        ("llama", {}, (None, None)),
+        ("mistral", {}, (4096, 4096)),  # what a config without the field means to transformers
+        ("mistral", {"sliding_window": None}, (None, None)),
+        ("mistral", {"sliding_window": 7}, (7, 7)),
+        ("qwen2", {"sliding_window": 7, "max_window_layers": 0}, (None, None)),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 7}, (None, None)),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}, (None, 7)),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}, (None, None)),
+        (
+            "qwen3",
+            {
+                "head_dim": 16,
+                "use_sliding_window": True,
+                "sliding_window": 7,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            (7, None),
+        ),
+    ],
+)
+def test_windows_are_those_of_transformers_and_bound_the_context(
+    model_type: str, fields: dict[str, Any], windows: tuple[int | None, ...]
+) -> None:
+    config = parse_config(_with(model_type=model_type, architectures=None, **fields))
+    assert config.windows == windows
+    assert config.max_positions == (7 if 7 in windows else 128)
+    assert config.is_cut_to_window == (7 in windows)
+    assert config.rope is not None
+    assert config.rope.original_max_positions == 128
+
+
+def test_qwen2_has_biases_on_queries_keys_and_values_alone() -> None:
+    linears = architecture_for(parse_config(_with(model_type="qwen2", architectures=None))).linears
+    biased = {name.rsplit(".", 1)[1] for name, shape in linears.items() if shape.has_bias}
+    assert biased == {"q_proj", "k_proj", "v_proj"}
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,16 @@ from tritium.model.bitnet import BitNetModel
 from tritium.model.config import parse_config
 from tritium.model.layers import CodedLinear, DenseLinear, TernaryLinear
 from tritium.model.llama import LlamaModel
-from tritium.model.recorder import RecordedForward
+from tritium.model.qwen2 import Qwen2Model
+from tritium.model.qwen3 import Qwen3Model
+from tritium.model.recorder import RecordedForward, Recorder
 
 if TYPE_CHECKING:
     from tritium.kernels.pages import KvDtype
     from tritium.model.decoder import DecoderModel
     from tritium.model.layers import DenseWeight, Float32, Linear, Table
 
-MODELS = {"llama": LlamaModel, "bitnet": BitNetModel}
+MODELS = {"llama": LlamaModel, "bitnet": BitNetModel, "qwen2": Qwen2Model, "qwen3": Qwen3Model}
 CONTEXT = 96
 
 
@@ -58,6 +60,8 @@ class Shape:
         """A model of random weights, the same for the same seed; bitnet derives the size of a head."""
         if self.model_type == "bitnet" and self.heads * self.head_dim != self.hidden:
             return replace(self, head_dim=self.hidden // self.heads).build(seed=seed, threads=threads)
+        if self.model_type in {"qwen2", "qwen3"} and (self.activation, self.has_bias) != ("silu", False):
+            return replace(self, activation="silu", has_bias=False).build(seed=seed, threads=threads)
         config = parse_config(
             {
                 "model_type": self.model_type,
@@ -96,6 +100,8 @@ class RandomWeights:
             width = self.shape.heads * self.shape.head_dim
         elif "ffn_sub_norm" in name:
             width = self.shape.inner
+        elif "q_norm" in name or "k_norm" in name:
+            width = self.shape.head_dim
         return self._random(name).uniform(0.5, 1.5, width).astype(np.float32)
 
     def dense(self, name: str) -> DenseWeight:
@@ -181,7 +187,7 @@ def assert_same_bits(actual: Float32, expected: Float32) -> None:
 
 SHAPES = st.builds(
     Shape,
-    model_type=st.sampled_from(["llama", "bitnet"]),
+    model_type=st.sampled_from(["llama", "bitnet", "qwen2"]),
     hidden=st.sampled_from([32, 48, 200]),
     inner=st.sampled_from([33, 160, 300]),
     kv_heads=st.sampled_from([1, 2, 4]),
@@ -277,6 +283,17 @@ def test_a_layer_the_plan_does_not_know_still_runs() -> None:
     model.set_linear("model.layers.1.self_attn.k_proj", Doubled())
     assert model.recorded() is None
     assert np.isfinite(model.forward_full([1, 2, 3])).all()
+
+
+def test_a_model_with_norms_of_single_heads_runs_without_a_plan() -> None:
+    model = Shape(model_type="qwen3").build(seed=1, threads=1)
+    assert model.recorded() is None
+    alone = model.forward_full([1, 2, 3])
+    batch = ForwardBatch.of_sequences([[4, 5], [1, 2, 3]])
+    assert_same_bits(model.forward(batch, model.new_cache(2))[2:], alone)
+    recorder = Recorder(model.config, model.linears(), model.inverse_frequencies)
+    with pytest.raises(ValidationError, match="single heads"):  # if it were asked to
+        model._forward(recorder)
 
 
 @pytest.mark.parametrize("bits", [6, 8])
