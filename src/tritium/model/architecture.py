@@ -91,6 +91,11 @@ def _bitnet(config: ModelConfig) -> Architecture:
     return _with_norms(_llama(config), config, norms)
 
 
+def _bitnet_latent(config: ModelConfig) -> Architecture:
+    norms = {"self_attn.inner_attn_ln": config.hidden_size, "mlp.ffn_layernorm": config.intermediate_size}
+    return _with_norms(_llama(config), config, norms)
+
+
 def _qwen3(config: ModelConfig) -> Architecture:
     norms = {"self_attn.q_norm": config.head_dim, "self_attn.k_norm": config.head_dim}
     return _with_norms(_llama(config), config, norms)
@@ -147,5 +152,6 @@ _BUILDERS: Mapping[str, Callable[[ModelConfig], Architecture]] = {
     "qwen2": _llama,
     "qwen3": _qwen3,
     "bitnet": _bitnet,
+    "bitnet_latent": _bitnet_latent,
     "bert": _bert,
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention, detect_ternary_convention, modules_kept_dense
-from tritium.model.family import FAMILIES, Family
+from tritium.model.family import FAMILIES, Family, find_family
 from tritium.model.fields import refuse_unknown_fields
 from tritium.model.rope import RopeParameters, parse_rope
 from tritium.model.windows import Windows, parse_windows
@@ -81,7 +81,7 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
         ValidationError: an unknown architecture, a field that may change the mathematics and is not known, a
             missing field, or a value out of range; the message names the field.
     """
-    model_type = _model_type(config)
+    model_type = find_family(config.get("model_type"), config.get("architectures"))
     family = FAMILIES[model_type]
     refuse_unknown_fields(config, model_type=model_type)
     is_encoder = family.is_encoder
@@ -124,27 +124,6 @@ def parse_token_ids(value: Any, *, name: str) -> tuple[int, ...]:
     """Read a field that holds one token id, a list of them, or nothing."""
     values = value if isinstance(value, list) else [value]
     return tuple(number for item in values if (number := _token_id(item, name=name)) is not None)
-
-
-def _model_type(config: Mapping[str, Any]) -> str:
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise ValidationError(
-            f"Architecture {model_type!r} is not known; known are {', '.join(FAMILIES)}.",
-            field="model_type",
-        )
-    names = config.get("architectures") or []
-    known = FAMILIES[model_type].classes
-    if not isinstance(names, list):
-        raise ValidationError("architectures must be a list of class names.", field="architectures")
-    for name in names:
-        if not isinstance(name, str) or name not in known:
-            raise ValidationError(
-                f"Architecture {name!r} is not known for model type {model_type!r}; "
-                f"known are {', '.join(sorted(known))}.",
-                field="architectures",
-            )
-    return model_type
 
 
 def _size(config: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
@@ -226,7 +205,10 @@ def _checked(config: ModelConfig) -> ModelConfig:
         )
     if config.rope is not None and config.head_dim % 2:
         raise ValidationError(f"head_dim must be even for rope, not {config.head_dim}.", field="head_dim")
-    if config.model_type in {"bert", "bitnet"} and config.num_heads * config.head_dim != config.hidden_size:
+    if (
+        config.model_type in {"bert", "bitnet", "bitnet_latent"}
+        and config.num_heads * config.head_dim != config.hidden_size
+    ):
         raise ValidationError(
             f"hidden_size ({config.hidden_size}) must be num_attention_heads ({config.num_heads}) times "
             f"the head size ({config.head_dim}).",

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tritium.errors import ValidationError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,7 @@ class Family:
         norm_eps: the field of the norms' epsilon, and its default.
         rope_theta: the base of the positions' angles; None where positions are learned.
         is_encoder: whether the model turns text into vectors and does not continue it.
+        model_types: what config.json calls it; None: its own name here.
         has_own_heads: whether `head_dim` and `num_key_value_heads` have no default that follows from others.
     """
 
@@ -29,6 +33,7 @@ class Family:
     norm_eps: tuple[str, float]
     rope_theta: float | None
     is_encoder: bool = False
+    model_types: frozenset[str] | None = None
     has_own_heads: bool = False
 
 
@@ -83,6 +88,15 @@ FAMILIES: Mapping[str, Family] = {
         norm_eps=("rms_norm_eps", 1e-5),
         rope_theta=500000.0,
     ),
+    # 1bitLLM's models keep their latent weights, and the model type of the code they were made from.
+    "bitnet_latent": Family(
+        classes=frozenset({"BitnetForCausalLM"}),
+        fields=_DECODER | {"weight_bits", "input_bits"},
+        activations=("silu",),
+        norm_eps=("rms_norm_eps", 1e-5),
+        rope_theta=10000.0,
+        model_types=frozenset({"llama", "bitnet"}),
+    ),
     "bert": Family(
         classes=frozenset({"BertModel", "BertForMaskedLM", "BertForPreTraining"}),
         fields=frozenset({"layer_norm_eps", "type_vocab_size"}),
@@ -92,3 +106,37 @@ FAMILIES: Mapping[str, Family] = {
         is_encoder=True,
     ),
 }
+
+
+def find_family(model_type: object, classes: object) -> str:
+    """Return the name of the family that a config's `model_type` and `architectures` name together.
+
+    Raises:
+        ValidationError: the model type is not known, or a class is not one of its.
+    """
+    named = [
+        name for name, family in FAMILIES.items() if _is_one_of(model_type, family.model_types or {name})
+    ]
+    if not isinstance(model_type, str) or not named:
+        known = ", ".join(name for name, family in FAMILIES.items() if family.model_types is None)
+        raise ValidationError(
+            f"Architecture {model_type!r} is not known; known are {known}.", field="model_type"
+        )
+    if not classes:
+        return model_type
+    if not isinstance(classes, list):
+        raise ValidationError("architectures must be a list of class names.", field="architectures")
+    for name in named:
+        if all(_is_one_of(each, FAMILIES[name].classes) for each in classes):
+            return name
+    expected = sorted(each for name in named for each in FAMILIES[name].classes)
+    unknown = next((each for each in classes if each not in expected), classes[0])
+    raise ValidationError(
+        f"Architecture {unknown!r} is not known for model type {model_type!r}; "
+        f"known are {', '.join(expected)}.",
+        field="architectures",
+    )
+
+
+def _is_one_of(value: object, known: AbstractSet[str]) -> bool:
+    return isinstance(value, str) and value in known

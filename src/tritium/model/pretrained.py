@@ -14,6 +14,7 @@ from tritium.formats.native import NativeModel, is_native, open_native, save_nat
 from tritium.kernels.device import select_optimal_device
 from tritium.model.bert import BertModel
 from tritium.model.bitnet import BitNetModel
+from tritium.model.bitnet_latent import BitNetLatentModel
 from tritium.model.config import ModelConfig, parse_config
 from tritium.model.llama import LlamaModel
 from tritium.model.mistral import MistralModel
@@ -48,6 +49,7 @@ _MODELS: Mapping[str, type[DecoderModel]] = {
     "qwen2": Qwen2Model,
     "qwen3": Qwen3Model,
     "bitnet": BitNetModel,
+    "bitnet_latent": BitNetLatentModel,
 }
 
 

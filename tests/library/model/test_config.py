@@ -12,6 +12,7 @@ from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention
 from tritium.model.architecture import architecture_for
 from tritium.model.config import parse_config
+from tritium.model.family import FAMILIES
 from tritium.model.rope import RopeKind, RopeParameters
 
 LLAMA = {
@@ -66,7 +67,9 @@ def test_defaults_are_those_of_transformers() -> None:
     [
         ({"model_type": "gpt2"}, "gpt2"),
         ({"model_type": None}, "None"),
-        ({"architectures": ["BitnetForCausalLM"]}, "BitnetForCausalLM"),
+        ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
+        ({"architectures": [["LlamaForCausalLM"]]}, "LlamaForCausalLM"),
+        ({"model_type": "bitnet_latent"}, "bitnet_latent"),
         ({"architectures": "LlamaForCausalLM"}, "architectures"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ({"sliding_window": 4096}, "sliding_window"),
@@ -245,9 +248,12 @@ def test_a_ternary_config_names_its_convention_and_what_stays_dense() -> None:
 
 
 @given(
+    st.sampled_from(sorted(FAMILIES)),
     st.dictionaries(
         st.sampled_from(
-            sorted([*LLAMA, "rope_parameters", "rope_scaling", "quantization_config", "head_dim"])
+            sorted(
+                {*LLAMA, "quantization_config", *(name for each in FAMILIES.values() for name in each.fields)}
+            )
         ),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -257,11 +263,15 @@ def test_a_ternary_config_names_its_convention_and_what_stays_dense() -> None:
             max_leaves=4,
         ),
         max_size=4,
-    )
+    ),
 )
-def test_any_json_is_read_or_refused_and_never_crashes(fields: dict[str, Any]) -> None:
+def test_any_json_is_read_or_refused_and_never_crashes(family: str, fields: dict[str, Any]) -> None:
+    types = FAMILIES[family].model_types or {family}
+    known = {"model_type": min(types), "architectures": [min(FAMILIES[family].classes)], "head_dim": 16}
+    if family == "bert":
+        del known["head_dim"]
     try:
-        config = parse_config(_with(**fields))
+        config = parse_config(_with(**{**known, **fields}))
     except ValidationError:
         return
     assert config.num_heads % config.num_kv_heads == 0
