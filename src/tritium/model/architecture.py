@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tritium.errors import ValidationError
+from tritium.model.family import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,19 +53,20 @@ def architecture_for(config: ModelConfig) -> Architecture:
 
 def _llama(config: ModelConfig) -> Architecture:
     hidden, vocabulary = config.hidden_size, config.vocab_size
-    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    root = FAMILIES[config.model_type].root
+    tensors: dict[str, tuple[int, ...]] = {f"{root}embed_tokens.weight": (vocabulary, hidden)}
     for index in range(config.num_layers):
-        tensors[f"model.layers.{index}.input_layernorm.weight"] = (hidden,)
-        tensors[f"model.layers.{index}.post_attention_layernorm.weight"] = (hidden,)
-    tensors["model.norm.weight"] = (hidden,)
-    tables = ["model.embed_tokens.weight"]
+        tensors[f"{root}layers.{index}.input_layernorm.weight"] = (hidden,)
+        tensors[f"{root}layers.{index}.post_attention_layernorm.weight"] = (hidden,)
+    tensors[f"{root}norm.weight"] = (hidden,)
+    tables = [f"{root}embed_tokens.weight"]
     if not config.tie_word_embeddings:
         tables.append("lm_head.weight")
         tensors["lm_head.weight"] = (vocabulary, hidden)
     # Old checkpoints carry the rope frequencies; we compute them.
-    optional = {f"model.layers.{index}.self_attn.rotary_emb.inv_freq" for index in range(config.num_layers)}
+    optional = {f"{root}layers.{index}.self_attn.rotary_emb.inv_freq" for index in range(config.num_layers)}
     return Architecture(
-        blocks=tuple(_decoder_linears(config, f"model.layers.{index}") for index in range(config.num_layers)),
+        blocks=tuple(_decoder_linears(config, f"{root}layers.{index}") for index in range(config.num_layers)),
         tensors=tensors,
         tables=tuple(tables),
         optional=frozenset(optional),
@@ -101,10 +103,18 @@ def _qwen3(config: ModelConfig) -> Architecture:
     return _with_norms(_llama(config), config, norms)
 
 
+def _qwen3_embedding(config: ModelConfig) -> Architecture:
+    qwen3 = replace(_qwen3(config), prefixes=("", "model."))
+    if not config.has_projection_norms:
+        return qwen3
+    norms = {f"{name}.norm.weight": (shape.in_features,) for name, shape in qwen3.linears.items()}
+    return replace(qwen3, tensors={**qwen3.tensors, **norms})
+
+
 def _with_norms(decoder: Architecture, config: ModelConfig, norms: Mapping[str, int]) -> Architecture:
     """Add norms of these widths to every block."""
     added = {
-        f"model.layers.{index}.{name}.weight": (width,)
+        f"{FAMILIES[config.model_type].root}layers.{index}.{name}.weight": (width,)
         for index in range(config.num_layers)
         for name, width in norms.items()
     }
@@ -151,6 +161,7 @@ _BUILDERS: Mapping[str, Callable[[ModelConfig], Architecture]] = {
     "mistral": _llama,
     "qwen2": _llama,
     "qwen3": _qwen3,
+    "qwen3_embedding": _qwen3_embedding,
     "bitnet": _bitnet,
     "bitnet_latent": _bitnet_latent,
     "bert": _bert,

@@ -14,8 +14,9 @@ from tritium.model.rope import RopeParameters, parse_rope
 from tritium.model.windows import Windows, parse_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
+_PROJECTION_NORM = "_proj.norm.weight"  # of a BitNet embedding model; its config has no field that says so
 _LARGEST = 1 << 24  # of any size in a config: far above every real model, far below what overflows
 
 
@@ -56,6 +57,7 @@ class ModelConfig:
     has_attention_bias: bool
     has_attention_output_bias: bool
     has_mlp_bias: bool
+    has_projection_norms: bool
     rope: RopeParameters | None
     windows: Windows
     type_vocab_size: int
@@ -74,8 +76,12 @@ class ModelConfig:
         return self.max_positions in self.windows
 
 
-def parse_config(config: Mapping[str, Any]) -> ModelConfig:
+def parse_config(config: Mapping[str, Any], *, tensors: Collection[str] = ()) -> ModelConfig:
     """Check a config.json and return its facts.
+
+    Args:
+        config: the parsed file.
+        tensors: names of the checkpoint's tensors, where they say what no field does.
 
     Raises:
         ValidationError: an unknown architecture, a field that may change the mathematics and is not known, a
@@ -84,7 +90,7 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
     model_type = find_family(config.get("model_type"), config.get("architectures"))
     family = FAMILIES[model_type]
     refuse_unknown_fields(config, model_type=model_type)
-    is_encoder = family.is_encoder
+    is_bert = model_type == "bert"
     num_layers = _size(config, "num_hidden_layers")
     heads, kv_heads, head_dim = _heads(config, family)
     positions = _size(config, "max_position_embeddings")
@@ -92,7 +98,8 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
     if family.rope_theta is not None:
         rope = parse_rope(config, default_theta=family.rope_theta, max_positions=positions)
     windows = parse_windows(config, model_type=model_type, num_layers=num_layers)
-    has_bias = is_encoder or model_type == "qwen2" or _claim(config, "attention_bias")
+    has_bias = is_bert or model_type == "qwen2" or _claim(config, "attention_bias")
+    has_norms = model_type == "qwen3_embedding" and any(name.endswith(_PROJECTION_NORM) for name in tensors)
     return _checked(
         ModelConfig(
             model_type=model_type,
@@ -106,16 +113,17 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
             max_positions=min([positions, *(window for window in windows if window is not None)]),
             norm_eps=_small_positive(config, *family.norm_eps),
             activation=_activation(config, family, model_type=model_type),
-            tie_word_embeddings=is_encoder or _claim(config, "tie_word_embeddings"),
+            tie_word_embeddings=family.is_encoder or _claim(config, "tie_word_embeddings"),
             has_attention_bias=has_bias,
             has_attention_output_bias=has_bias and model_type != "qwen2",
-            has_mlp_bias=is_encoder or _claim(config, "mlp_bias"),
+            has_mlp_bias=is_bert or _claim(config, "mlp_bias"),
+            has_projection_norms=has_norms,
             rope=rope,
             windows=windows,
-            type_vocab_size=_size(config, "type_vocab_size", default=2) if is_encoder else 0,
+            type_vocab_size=_size(config, "type_vocab_size", default=2) if is_bert else 0,
             bos_token_id=_token_id(config.get("bos_token_id"), name="bos_token_id"),
             eos_token_ids=parse_token_ids(config.get("eos_token_id"), name="eos_token_id"),
-            ternary=_ternary(config),
+            ternary=_ternary(config, has_projection_norms=has_norms),
         )
     )
 
@@ -186,10 +194,17 @@ def _token_id(value: Any, *, name: str) -> int | None:
     return value
 
 
-def _ternary(config: Mapping[str, Any]) -> TernarySettings:
-    return TernarySettings(
-        convention=detect_ternary_convention(config), modules_kept_dense=modules_kept_dense(config)
-    )
+def _ternary(config: Mapping[str, Any], *, has_projection_norms: bool) -> TernarySettings:
+    convention = detect_ternary_convention(config)
+    if has_projection_norms:
+        if convention is not TernaryConvention.NONE:
+            raise ValidationError(
+                "Projections with norms of their own are known with full-precision masters only, "
+                "not with a quantization_config.",
+                field="quantization_config",
+            )
+        convention = TernaryConvention.AUTOBITLINEAR_ONLINE
+    return TernarySettings(convention=convention, modules_kept_dense=modules_kept_dense(config))
 
 
 def _names_module(pattern: str, name: str) -> bool:

@@ -13,6 +13,7 @@ from tritium.model.layers import require_finite
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tritium.kernels.pages import Pool
     from tritium.model.batch import ForwardBatch, KVCache
     from tritium.model.config import ModelConfig
     from tritium.model.layers import CodedLinear, DenseLinear, Embedding, Float32, RMSNorm
@@ -54,7 +55,7 @@ class EagerOperations:
         values = v.reshape(rows, config.num_kv_heads, config.head_dim)
         cpu.rope_inplace(queries, batch.positions, self.inverse_frequencies)
         cpu.rope_inplace(keys, batch.positions, self.inverse_frequencies)
-        pool = self.cache.layers[layer]
+        pool = self.pool(layer)
         cpu.write_kv(keys, values, pool, batch.slots, threads=self.threads)
         mixed = cpu.paged_attention(
             queries,
@@ -66,6 +67,10 @@ class EagerOperations:
             threads=self.threads,
         )
         return mixed.reshape(rows, config.num_heads * config.head_dim)
+
+    def pool(self, layer: int) -> Pool:
+        """Return where a layer keeps its keys and values."""
+        return self.cache.layers[layer]
 
     def gate(self, gate: Float32, up: Float32) -> Float32:
         """Multiply the activation of `gate` by `up`."""

@@ -24,6 +24,7 @@ class Family:
         rope_theta: the base of the positions' angles; None where positions are learned.
         is_encoder: whether the model turns text into vectors and does not continue it.
         model_types: what config.json calls it; None: its own name here.
+        root: what stands before the names of all tensors but the head's.
         has_own_heads: whether `head_dim` and `num_key_value_heads` have no default that follows from others.
     """
 
@@ -34,6 +35,7 @@ class Family:
     rope_theta: float | None
     is_encoder: bool = False
     model_types: frozenset[str] | None = None
+    root: str = "model."
     has_own_heads: bool = False
 
 
@@ -79,6 +81,17 @@ FAMILIES: Mapping[str, Family] = {
         activations=("silu",),
         norm_eps=("rms_norm_eps", 1e-6),
         rope_theta=10000.0,
+        has_own_heads=True,
+    ),
+    "qwen3_embedding": Family(
+        classes=frozenset({"Qwen3Model"}),
+        fields=_DECODER | _QWEN_WINDOWS | {"attention_bias"},
+        activations=("silu",),
+        norm_eps=("rms_norm_eps", 1e-6),
+        rope_theta=10000.0,
+        is_encoder=True,
+        model_types=frozenset({"qwen3"}),
+        root="",
         has_own_heads=True,
     ),
     "bitnet": Family(

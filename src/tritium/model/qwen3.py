@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from tritium.model.decoder import DecoderModel
+from tritium.model.family import FAMILIES
 
 if TYPE_CHECKING:
     from tritium.model.config import ModelConfig
@@ -19,7 +20,7 @@ class Qwen3Model(DecoderModel):
 
     def __init__(self, config: ModelConfig, weights: WeightSource, *, threads: int = 1) -> None:
         super().__init__(config, weights, threads=threads)
-        blocks = [f"model.layers.{index}" for index in range(config.num_layers)]
+        blocks = [f"{FAMILIES[config.model_type].root}layers.{index}" for index in range(config.num_layers)]
         self._query_norms = [self._norm(weights, f"{block}.self_attn.q_norm") for block in blocks]
         self._key_norms = [self._norm(weights, f"{block}.self_attn.k_norm") for block in blocks]
 

@@ -128,7 +128,7 @@ def _with_key_heads_in_the_wrong_order(model: DecoderModel) -> None:
 
 
 def _without_the_final_norm(model: DecoderModel) -> None:
-    model._final_norm = RMSNorm(np.ones_like(model._final_norm.weight), eps=model._final_norm.eps)
+    model.final_norm = RMSNorm(np.ones_like(model.final_norm.weight), eps=model.final_norm.eps)
 
 
 MUTATIONS = [

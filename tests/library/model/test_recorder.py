@@ -309,7 +309,7 @@ def test_embedding_and_head_of_codes(bits: int, sequences: int) -> None:
     hidden = cpu.coded_lookup(coded, batch.token_ids)
     for index in range(model.config.num_layers):
         hidden = model.run_block(index, hidden, batch, expected)
-    rows = model._final_norm(np.ascontiguousarray(hidden[batch.logit_rows]))
+    rows = model.final_norm(np.ascontiguousarray(hidden[batch.logit_rows]))
     logits = cpu.coded_matmul(coded, *cpu.quantize_activations(rows))
     assert_same_bits(model.forward(batch, planned), logits)
 
