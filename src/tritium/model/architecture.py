@@ -111,6 +111,16 @@ def _qwen3_embedding(config: ModelConfig) -> Architecture:
     return replace(qwen3, tensors={**qwen3.tensors, **norms})
 
 
+def _gemma2(config: ModelConfig) -> Architecture:
+    norms = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+    return _with_norms(_llama(config), config, dict.fromkeys(norms, config.hidden_size))
+
+
+def _gemma3_text(config: ModelConfig) -> Architecture:
+    norms = dict.fromkeys(("self_attn.q_norm", "self_attn.k_norm"), config.head_dim)
+    return _with_norms(_gemma2(config), config, norms)
+
+
 def _with_norms(decoder: Architecture, config: ModelConfig, norms: Mapping[str, int]) -> Architecture:
     """Add norms of these widths to every block."""
     added = {
@@ -162,6 +172,8 @@ _BUILDERS: Mapping[str, Callable[[ModelConfig], Architecture]] = {
     "qwen2": _llama,
     "qwen3": _qwen3,
     "qwen3_embedding": _qwen3_embedding,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3_text,
     "bitnet": _bitnet,
     "bitnet_latent": _bitnet_latent,
     "bert": _bert,

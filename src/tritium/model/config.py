@@ -10,7 +10,8 @@ from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention, detect_ternary_convention, modules_kept_dense
 from tritium.model.family import FAMILIES, Family, find_family
 from tritium.model.fields import refuse_unknown_fields
-from tritium.model.rope import RopeParameters, parse_rope
+from tritium.model.rope import RopeParameters, parse_rope, parse_ropes
+from tritium.model.scaling import Scaling, parse_scaling
 from tritium.model.windows import Windows, parse_windows
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class ModelConfig:
     has_mlp_bias: bool
     has_projection_norms: bool
     rope: RopeParameters | None
+    local_rope: RopeParameters | None  # of layers with a window, where they have their own
+    scaling: Scaling
     windows: Windows
     type_vocab_size: int
     bos_token_id: int | None
@@ -91,19 +94,18 @@ def parse_config(config: Mapping[str, Any], *, tensors: Collection[str] = ()) ->
     family = FAMILIES[model_type]
     refuse_unknown_fields(config, model_type=model_type)
     is_bert = model_type == "bert"
+    hidden = _size(config, "hidden_size")
     num_layers = _size(config, "num_hidden_layers")
     heads, kv_heads, head_dim = _heads(config, family)
     positions = _size(config, "max_position_embeddings")
-    rope = None
-    if family.rope_theta is not None:
-        rope = parse_rope(config, default_theta=family.rope_theta, max_positions=positions)
+    rope, local_rope = _ropes(config, family, model_type=model_type, max_positions=positions)
     windows = parse_windows(config, model_type=model_type, num_layers=num_layers)
     has_bias = is_bert or model_type == "qwen2" or _claim(config, "attention_bias")
     has_norms = model_type == "qwen3_embedding" and any(name.endswith(_PROJECTION_NORM) for name in tensors)
     return _checked(
         ModelConfig(
             model_type=model_type,
-            hidden_size=_size(config, "hidden_size"),
+            hidden_size=hidden,
             num_layers=num_layers,
             num_heads=heads,
             num_kv_heads=kv_heads,
@@ -113,12 +115,15 @@ def parse_config(config: Mapping[str, Any], *, tensors: Collection[str] = ()) ->
             max_positions=min([positions, *(window for window in windows if window is not None)]),
             norm_eps=_small_positive(config, *family.norm_eps),
             activation=_activation(config, family, model_type=model_type),
-            tie_word_embeddings=family.is_encoder or _claim(config, "tie_word_embeddings"),
+            tie_word_embeddings=family.is_encoder
+            or _claim(config, "tie_word_embeddings", default=family.has_tied_embeddings),
             has_attention_bias=has_bias,
             has_attention_output_bias=has_bias and model_type != "qwen2",
             has_mlp_bias=is_bert or _claim(config, "mlp_bias"),
             has_projection_norms=has_norms,
             rope=rope,
+            local_rope=local_rope,
+            scaling=parse_scaling(config, model_type=model_type, hidden_size=hidden, head_dim=head_dim),
             windows=windows,
             type_vocab_size=_size(config, "type_vocab_size", default=2) if is_bert else 0,
             bos_token_id=_token_id(config.get("bos_token_id"), name="bos_token_id"),
@@ -147,10 +152,10 @@ def _size(config: Mapping[str, Any], name: str, *, default: int | None = None) -
     return value
 
 
-def _claim(config: Mapping[str, Any], name: str) -> bool:
+def _claim(config: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
     value = config.get(name)
     if value is None:
-        return False
+        return default
     if not isinstance(value, bool):
         raise ValidationError(f"{name} must be true or false, not {value!r}.", field=name)
     return value
@@ -175,15 +180,26 @@ def _small_positive(config: Mapping[str, Any], name: str, default: float) -> flo
     return float(value)
 
 
+def _ropes(
+    config: Mapping[str, Any], family: Family, *, model_type: str, max_positions: int
+) -> tuple[RopeParameters | None, RopeParameters | None]:
+    if family.rope_theta is None:
+        return None, None
+    if model_type == "gemma3_text":
+        return parse_ropes(config, default_theta=family.rope_theta, max_positions=max_positions)
+    return parse_rope(config, default_theta=family.rope_theta, max_positions=max_positions), None
+
+
 def _activation(config: Mapping[str, Any], family: Family, *, model_type: str) -> str:
-    name = config.get("hidden_act", family.activations[0])
-    if not isinstance(name, str) or name not in family.activations:
-        raise ValidationError(
-            f"Activation {name!r} is not known for model type {model_type!r}; "
-            f"known are {', '.join(sorted(family.activations))}.",
-            field="hidden_act",
-        )
-    return name
+    names = {field: config[field] for field in family.activation_fields if config.get(field) is not None}
+    for field, name in names.items():
+        if not isinstance(name, str) or name not in family.activations:
+            raise ValidationError(
+                f"Activation {name!r} is not known for model type {model_type!r}; "
+                f"known are {', '.join(sorted(family.activations))}.",
+                field=field,
+            )
+    return next(iter(names.values()), family.activations[0])
 
 
 def _token_id(value: Any, *, name: str) -> int | None:

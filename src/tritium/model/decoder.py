@@ -48,23 +48,23 @@ class BlockNames:
 class DecoderModel:
     """A causal language model; `forward` never lets one row's result depend on the rows beside it."""
 
+    feed_forward_norm: ClassVar[str] = "post_attention_layernorm"  # on what the feed-forward part reads
     is_recordable: ClassVar[bool] = True  # whether a plan knows every operation of the model
 
     def __init__(self, config: ModelConfig, weights: WeightSource, *, threads: int = 1) -> None:
         self.config = config
         self.threads = threads
-        rope = config.rope or RopeParameters(theta=10000.0)
-        self.inverse_frequencies = inverse_frequencies(rope, head_dim=config.head_dim)
+        self.inverse_frequencies = _frequencies(config)
         root = FAMILIES[config.model_type].root
         blocks = [f"{root}layers.{index}" for index in range(config.num_layers)]
         self._names = [BlockNames.of(block) for block in blocks]
         self._input_norms = [self._norm(weights, f"{block}.input_layernorm") for block in blocks]
         self._feed_forward_norms = [
-            self._norm(weights, f"{block}.post_attention_layernorm") for block in blocks
+            self._norm(weights, f"{block}.{self.feed_forward_norm}") for block in blocks
         ]
         self.final_norm = self._norm(weights, f"{root}norm")
         table = weights.table(f"{root}embed_tokens.weight", threads=threads)
-        self._embedding = Embedding(table)
+        self._embedding = Embedding(table, config.scaling.embedding)
         if not config.tie_word_embeddings:
             table = weights.table("lm_head.weight", threads=threads)
         self.head = head_of(table, threads=threads)
@@ -149,14 +149,16 @@ class DecoderModel:
         hidden = run.embed(self._embedding)
         for index in range(self.config.num_layers):
             hidden = self.block(run, index, hidden)
-        return run.head(self.head, run.normalise(self.final_norm, run.logit_rows(hidden)))
+        logits = run.head(self.head, run.normalise(self.final_norm, run.logit_rows(hidden)))
+        cap = self.config.scaling.logit_cap
+        return logits if cap is None else run.bound(logits, cap)
 
     def block(self, run: Operations[Value], index: int, hidden: Value) -> Value:
         """Carry one block out, or record it."""
         attended = self._attend(run, index, run.normalise(self._input_norms[index], hidden))
-        hidden = run.add(hidden, attended)
+        hidden = run.add(hidden, self.after_attention(run, index, attended))
         fed = self._feed_forward(run, index, run.normalise(self._feed_forward_norms[index], hidden))
-        return run.add(hidden, fed)
+        return run.add(hidden, self.after_feed_forward(run, index, fed))
 
     def _attend(self, run: Operations[Value], index: int, x: Value) -> Value:
         names = self._names[index]
@@ -187,6 +189,16 @@ class DecoderModel:
 
     def normalise_feed_forward(self, run: Operations[Value], index: int, x: Value) -> Value:
         """Normalise the inner activations before they are projected down; llama does not."""
+        del run, index
+        return x
+
+    def after_attention(self, run: Operations[Value], index: int, x: Value) -> Value:
+        """Normalise what attention adds to the hidden states; llama does not."""
+        del run, index
+        return x
+
+    def after_feed_forward(self, run: Operations[Value], index: int, x: Value) -> Value:
+        """Normalise what the feed-forward part adds to the hidden states; llama does not."""
         del run, index
         return x
 
@@ -221,3 +233,13 @@ def _in_order(names: BlockNames) -> tuple[str, ...]:
         *names.feed_forward_inputs,
         names.feed_forward_output,
     )
+
+
+def _frequencies(config: ModelConfig) -> list[Float32]:
+    """Return the inverse frequencies of every layer; layers that share a rope share the array."""
+    rope = config.rope or RopeParameters(theta=10000.0)
+    full, local = (
+        inverse_frequencies(each, head_dim=config.head_dim) for each in (rope, config.local_rope or rope)
+    )
+    has_own = config.local_rope is not None
+    return [local if has_own and window is not None else full for window in config.windows]

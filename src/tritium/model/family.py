@@ -20,7 +20,9 @@ class Family:
         classes: names of `architectures` whose mathematics this is.
         fields: fields of config.json that are read beside those that every type has.
         activations: what the feed-forward part may use; the first is the default.
+        activation_fields: where the config names the activation, and perhaps names it again.
         norm_eps: the field of the norms' epsilon, and its default.
+        has_tied_embeddings: whether the head is the embedding where no field says so.
         rope_theta: the base of the positions' angles; None where positions are learned.
         is_encoder: whether the model turns text into vectors and does not continue it.
         model_types: what config.json calls it; None: its own name here.
@@ -33,9 +35,11 @@ class Family:
     activations: tuple[str, ...]
     norm_eps: tuple[str, float]
     rope_theta: float | None
+    activation_fields: tuple[str, ...] = ("hidden_act",)
     is_encoder: bool = False
     model_types: frozenset[str] | None = None
     root: str = "model."
+    has_tied_embeddings: bool = False
     has_own_heads: bool = False
 
 
@@ -52,6 +56,17 @@ _DECODER = frozenset(
     ]
 )
 _QWEN_WINDOWS = frozenset({"use_sliding_window", "sliding_window", "max_window_layers", "layer_types"})
+_GEMMA = frozenset(
+    [
+        "attention_bias",
+        "hidden_activation",
+        "query_pre_attn_scalar",
+        "sliding_window",
+        "layer_types",
+        "final_logit_softcapping",
+        "attn_logit_softcapping",
+    ]
+)
 
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(
@@ -92,6 +107,28 @@ FAMILIES: Mapping[str, Family] = {
         is_encoder=True,
         model_types=frozenset({"qwen3"}),
         root="",
+        has_own_heads=True,
+    ),
+    "gemma2": Family(
+        classes=frozenset({"Gemma2ForCausalLM"}),
+        fields=_DECODER | _GEMMA,
+        activations=("gelu_pytorch_tanh",),
+        activation_fields=("hidden_activation", "hidden_act"),
+        norm_eps=("rms_norm_eps", 1e-6),
+        rope_theta=10000.0,
+        has_tied_embeddings=True,
+        has_own_heads=True,
+    ),
+    "gemma3_text": Family(
+        classes=frozenset({"Gemma3ForCausalLM"}),
+        fields=_DECODER
+        | _GEMMA
+        | {"rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"},
+        activations=("gelu_pytorch_tanh",),
+        activation_fields=("hidden_activation", "hidden_act"),
+        norm_eps=("rms_norm_eps", 1e-6),
+        rope_theta=1000000.0,
+        has_tied_embeddings=True,
         has_own_heads=True,
     ),
     "bitnet": Family(

@@ -39,6 +39,10 @@ class Operations(Protocol[Value]):
         """Multiply the activation of `gate` by `up`."""
         ...
 
+    def bound(self, x: Value, cap: float) -> Value:
+        """Keep each element between -cap and cap, smoothly: cap x tanh(x / cap)."""
+        ...
+
     def add(self, x: Value, y: Value) -> Value:
         """Add elementwise."""
         ...

@@ -17,6 +17,8 @@ from tritium.model.bitnet import BitNetModel
 from tritium.model.bitnet_latent import BitNetLatentModel
 from tritium.model.config import ModelConfig, parse_config
 from tritium.model.encoder import EncoderModel
+from tritium.model.gemma2 import Gemma2Model
+from tritium.model.gemma3_text import Gemma3TextModel
 from tritium.model.llama import LlamaModel
 from tritium.model.mistral import MistralModel
 from tritium.model.pooling import POOLING_FILE, Pooling, read_pooling
@@ -50,6 +52,8 @@ _MODELS: Mapping[str, type[DecoderModel]] = {
     "mistral": MistralModel,
     "qwen2": Qwen2Model,
     "qwen3": Qwen3Model,
+    "gemma2": Gemma2Model,
+    "gemma3_text": Gemma3TextModel,
     "bitnet": BitNetModel,
     "bitnet_latent": BitNetLatentModel,
 }

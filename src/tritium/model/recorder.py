@@ -20,15 +20,21 @@ class Recorder:
     """Records what a model does; a value is the number that the plan gives it."""
 
     def __init__(
-        self, config: ModelConfig, linears: Mapping[str, Linear], inverse_frequencies: Float32
+        self, config: ModelConfig, linears: Mapping[str, Linear], inverse_frequencies: Sequence[Float32]
     ) -> None:
         self._config = config
         self._linears = linears
         self._plan = cpu.Plan(config.max_positions)
-        self._angles = self._plan.angles(inverse_frequencies, 1.0)
+        recorded: dict[int, int] = {}  # by identity: layers share arrays
+        for array in inverse_frequencies:
+            if id(array) not in recorded:
+                recorded[id(array)] = self._plan.angles(array, 1.0)
+        self._angles = [recorded[id(array)] for array in inverse_frequencies]
 
     def embed(self, table: Embedding) -> int:
         """Look the tokens of the batch up: [T, hidden]."""
+        if table.scale != 1:
+            raise ValidationError("A plan cannot hold an embedding that is scaled.")
         if isinstance(table.weight, cpu.CodedMatrix):
             return self._plan.coded_embed(table.weight)
         return self._plan.embed(table.weight)
@@ -51,14 +57,21 @@ class Recorder:
     def attend(self, layer: int, q: int, k: int, v: int) -> int:
         """Turn q and k by their positions, keep k and v in the cache, and attend to the row's past."""
         heads, kv_heads = self._config.num_heads, self._config.num_kv_heads
-        self._plan.rope(q, self._angles, heads, kv_heads)
-        self._plan.rope(k, self._angles, kv_heads, kv_heads)
-        return self._plan.attention(q, k, v, layer, heads, kv_heads, self._config.head_dim**-0.5)
+        self._plan.rope(q, self._angles[layer], heads, kv_heads)
+        self._plan.rope(k, self._angles[layer], kv_heads, kv_heads)
+        return self._plan.attention(q, k, v, layer, heads, kv_heads, self._config.scaling.attention)
 
     def gate(self, gate: int, up: int) -> int:
         """Multiply the activation of `gate` by `up`."""
-        is_relu2 = self._config.activation == "relu2"
-        return (self._plan.relu2_multiply if is_relu2 else self._plan.silu_multiply)(gate, up)
+        gates = {"silu": self._plan.silu_multiply, "relu2": self._plan.relu2_multiply}
+        if self._config.activation not in gates:
+            raise ValidationError(f"A plan cannot hold the activation {self._config.activation}.")
+        return gates[self._config.activation](gate, up)
+
+    def bound(self, x: int, cap: float) -> int:
+        """Raise ValidationError: a plan bounds nothing."""
+        del x, cap
+        raise ValidationError("A plan cannot hold bounded logits.")
 
     def add(self, x: int, y: int) -> int:
         """Add elementwise."""

@@ -14,6 +14,7 @@ Windows = tuple[int | None, ...]  # by layer: a position sees itself and what is
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _DEFAULT_WINDOW = 4096
 _QWEN_FULL_LAYERS = 28
+_GEMMA3_PATTERN = 6
 _LARGEST = 1 << 24
 
 
@@ -28,7 +29,26 @@ def parse_windows(config: Mapping[str, Any], *, model_type: str, num_layers: int
         return (_window(config),) * num_layers
     if model_type in {"qwen2", "qwen3"}:
         return _qwen(config, num_layers)
+    if model_type in {"gemma2", "gemma3_text"}:
+        pattern = 2 if model_type == "gemma2" else _gemma3_pattern(config)
+        default = tuple(_SLIDING if (index + 1) % pattern else _FULL for index in range(num_layers))
+        return _by_kind(config, default, window=_window(config))
     return (None,) * num_layers
+
+
+def _gemma3_pattern(config: Mapping[str, Any]) -> int:
+    """Return which layer of how many sees everything: every sixth, unless the config has another number."""
+    names = [
+        name for name in ("sliding_window_pattern", "_sliding_window_pattern") if config.get(name) is not None
+    ]
+    found = [_whole(config, name, default=_GEMMA3_PATTERN, low=1) for name in names] or [_GEMMA3_PATTERN]
+    if found[0] != found[-1]:
+        raise ValidationError(
+            f"sliding_window_pattern is {found[0]} in one place and {found[-1]} in another: remove the one "
+            "that is wrong.",
+            field="sliding_window_pattern",
+        )
+    return found[0]
 
 
 def _qwen(config: Mapping[str, Any], num_layers: int) -> Windows:

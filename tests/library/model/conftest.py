@@ -190,6 +190,8 @@ class TinyModels:
             "mistral": ("MistralConfig", "MistralForCausalLM"),
             "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
             "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
+            "gemma2": ("Gemma2Config", "Gemma2ForCausalLM"),
+            "gemma3_text": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
             "bitnet": ("BitNetConfig", "BitNetForCausalLM"),
             "bert": ("BertConfig", "BertModel"),
         }
@@ -199,7 +201,8 @@ class TinyModels:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 is_norm = "norm" in name.lower() and name.endswith("weight")
-                parameter.copy_(torch.randn_like(parameter) * 0.2 + (1.0 if is_norm else 0.0))
+                centre = 1.0 if is_norm and not model_type.startswith("gemma") else 0.0
+                parameter.copy_(torch.randn_like(parameter) * 0.2 + centre)
         model.save_pretrained(directory)
         return directory
 

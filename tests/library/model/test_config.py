@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ LLAMA = {
     "vocab_size": 100,
     "max_position_embeddings": 128,
 }
+GEMMA2 = {"head_dim": 16, "attn_logit_softcapping": None}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -126,6 +128,27 @@ def test_what_may_change_the_mathematics_is_refused_by_name(fields: dict[str, An
         ("qwen3", {}, "head_dim"),
         ("qwen3", {"head_dim": 16, "num_key_value_heads": None}, "num_key_value_heads"),
         ("qwen3", {"head_dim": 16, "num_experts": 8}, "num_experts"),
+        # Without the field transformers bounds the scores: every Gemma 2 that was trained has them bounded.
+        ("gemma2", {"head_dim": 16}, "attn_logit_softcapping"),
+        ("gemma2", {**GEMMA2, "hidden_activation": "gelu"}, "hidden_activation|gelu"),
+        ("gemma2", {**GEMMA2, "hidden_act": "gelu"}, "gelu"),
+        ("gemma2", {**GEMMA2, "query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
+        ("gemma2", {**GEMMA2, "final_logit_softcapping": "30"}, "final_logit_softcapping"),
+        ("gemma2", {**GEMMA2, "dtype": "float8_e4m3fn"}, "float8"),
+        ("gemma2", {**GEMMA2, "sliding_window": None}, "no sliding window"),
+        ("gemma2", {**GEMMA2, "rope_local_base_freq": 1e4}, "rope_local_base_freq"),
+        ("gemma3_text", {"head_dim": 16, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("gemma3_text", {"head_dim": 16, "use_bidirectional_attention": True}, "use_bidirectional"),
+        ("gemma3_text", {"head_dim": 16, "rope_parameters": {"rope_theta": 1e4}}, "rope_parameters"),
+        ("gemma3_text", {"head_dim": 16, "rope_parameters": {"full_attention": 5}}, "rope_parameters"),
+        ("gemma3_text", {"head_dim": 16, "rope_local_base_freq": 0}, "rope_theta"),
+        ("gemma3_text", {"head_dim": 16, "sliding_window_pattern": 0}, "sliding_window_pattern"),
+        (
+            "gemma3_text",
+            {"head_dim": 16, "sliding_window_pattern": 2, "_sliding_window_pattern": 6},
+            "sliding_window_pattern",
+        ),
+        ("gemma3", {}, "gemma3"),
     ],
 )
 def test_what_a_family_does_not_know_is_refused_by_name(
@@ -167,6 +190,71 @@ def test_windows_are_those_of_transformers_and_bound_the_context(
     assert config.is_cut_to_window == (7 in windows)
     assert config.rope is not None
     assert config.rope.original_max_positions == 128
+
+
+@pytest.mark.parametrize(
+    ("fields", "windows"),
+    [
+        ({}, (9, 9, 9, 9, 9, None, 9)),
+        ({"sliding_window_pattern": 3}, (9, 9, None, 9, 9, None, 9)),
+        ({"_sliding_window_pattern": 1}, (None,) * 7),
+        ({"model_type": "gemma2", "attn_logit_softcapping": None}, (9, None, 9, None, 9, None, 9)),
+    ],
+)
+def test_gemmas_layers_slide_in_their_pattern(
+    fields: dict[str, Any], windows: tuple[int | None, ...]
+) -> None:
+    known = {"model_type": "gemma3_text", "architectures": None, "head_dim": 16, "num_hidden_layers": 7}
+    assert parse_config(_with(**{**known, "sliding_window": 9, **fields})).windows == windows
+
+
+def test_both_spellings_of_gemmas_two_ropes_mean_the_same() -> None:
+    known = {"model_type": "gemma3_text", "architectures": None, "head_dim": 16}
+    old = parse_config(
+        _with(
+            **known,
+            rope_theta=1e6,
+            rope_local_base_freq=5e3,
+            rope_scaling={"rope_type": "linear", "factor": 8.0},
+        )
+    )
+    full = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
+    new = parse_config(
+        _with(
+            **known,
+            rope_parameters={
+                "full_attention": full,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+            },
+        )
+    )
+    assert old == new
+    assert old.rope is not None
+    assert old.local_rope is not None
+    assert (old.rope.kind, old.rope.theta, old.local_rope.kind) == (RopeKind.LINEAR, 1e6, RopeKind.DEFAULT)
+    assert old.local_rope.theta == 5e3
+    plain = parse_config(_with(**known))
+    assert plain.rope is not None
+    assert plain.local_rope is not None
+    assert (plain.rope.theta, plain.local_rope.theta) == (1e6, 1e4)
+    assert plain.tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    ("hidden", "fields", "scale"),
+    [  # 55.4256 and 33.9411, the square roots, in the numbers that each dtype has
+        (3072, {"torch_dtype": "bfloat16"}, 55.5),
+        (1152, {"dtype": "bfloat16"}, 34.0),
+        (1152, {"dtype": "float16"}, 33.9375),
+        (1152, {}, float(np.float32(1152**0.5))),
+        (2304, {"dtype": "bfloat16"}, 48.0),
+    ],
+)
+def test_gemmas_embeddings_are_scaled_by_a_number_of_their_dtype(
+    hidden: int, fields: dict[str, Any], scale: float
+) -> None:
+    known = {"model_type": "gemma2", "architectures": None, **GEMMA2, "hidden_size": hidden}
+    assert parse_config(_with(**known, **fields)).scaling.embedding == scale
 
 
 def test_qwen2_has_biases_on_queries_keys_and_values_alone() -> None:

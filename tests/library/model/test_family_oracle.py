@@ -51,11 +51,36 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"head_dim": 10, "attention_bias": True, "num_key_value_heads": 1},
     ),
 }
+GEMMA2 = {"head_dim": 16, "attn_logit_softcapping": None, "query_pre_attn_scalar": 20}
+GEMMA3 = {"head_dim": 16, "query_pre_attn_scalar": 20}
+GEMMA3_ROPES = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e5},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 123.0},
+}
+MODELS |= {
+    "gemma2": ("gemma2", {**GEMMA2, "final_logit_softcapping": 5.0}),
+    "gemma2, untied, no bound": (
+        "gemma2",
+        {**GEMMA2, "final_logit_softcapping": None, "tie_word_embeddings": False},
+    ),
+    "gemma3": ("gemma3_text", GEMMA3),
+    "gemma3, bounded, every second layer": (
+        "gemma3_text",
+        {
+            **GEMMA3,
+            "rope_parameters": GEMMA3_ROPES,
+            "final_logit_softcapping": 5.0,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+}
 SLIDING = {
     "mistral": ("mistral", {"sliding_window": WINDOW}),
     "qwen2": ("qwen2", QWEN_WINDOWS),
     "qwen2, one layer": ("qwen2", ALTERNATE),
     "qwen3": ("qwen3", {**QWEN_WINDOWS, "head_dim": 16}),
+    "gemma2": ("gemma2", {**GEMMA2, "sliding_window": WINDOW}),
+    "gemma3": ("gemma3_text", {**GEMMA3, "sliding_window": WINDOW}),
 }
 
 
@@ -112,7 +137,8 @@ def _with_scores_scaled_by_another_head_size(model: Any) -> None:
 
 
 def _with_another_theta(model: DecoderModel) -> None:
-    model.inverse_frequencies = inverse_frequencies(RopeParameters(theta=1e6), head_dim=model.config.head_dim)
+    other = inverse_frequencies(RopeParameters(theta=1e3), head_dim=model.config.head_dim)
+    model.inverse_frequencies = [other] * model.config.num_layers
 
 
 def _without_a_bias(model: DecoderModel, part: str) -> None:
@@ -131,6 +157,40 @@ def _without_the_bias_of_values(model: DecoderModel) -> None:
     _without_a_bias(model, "v")
 
 
+def _with_layers_that_slide_turned_by_the_other_base(model: DecoderModel) -> None:
+    model.inverse_frequencies = [model.inverse_frequencies[1]] * model.config.num_layers
+
+
+def _with_plain_embeddings(model: Any) -> None:
+    model._embedding = replace(model._embedding, scale=1.0)
+
+
+def _with_norm_weights_as_stored(model: Any) -> None:
+    for norms in (model._input_norms, model._feed_forward_norms):
+        norms[:] = [replace(norm, weight=norm.weight - np.float32(1)) for norm in norms]
+
+
+def _without_norms_after_attention(model: DecoderModel) -> None:
+    model.after_attention = MethodType(DecoderModel.after_attention, model)  # type: ignore[method-assign]
+
+
+def _without_norms_after_the_feed_forward_part(model: DecoderModel) -> None:
+    model.after_feed_forward = MethodType(DecoderModel.after_feed_forward, model)  # type: ignore[method-assign]
+
+
+def _with_scores_scaled_by_the_head_size(model: DecoderModel) -> None:
+    scaling = replace(model.config.scaling, attention=model.config.head_dim**-0.5)
+    model.config = replace(model.config, scaling=scaling)
+
+
+def _with_unbounded_logits(model: DecoderModel) -> None:
+    model.config = replace(model.config, scaling=replace(model.config.scaling, logit_cap=None))
+
+
+def _with_silu(model: DecoderModel) -> None:
+    model.config = replace(model.config, activation="silu")
+
+
 MUTATIONS: list[tuple[str, Callable[[Any], None]]] = [
     ("qwen3", _without_head_norms),
     ("qwen3", _with_one_norm_over_all_heads),
@@ -140,6 +200,21 @@ MUTATIONS: list[tuple[str, Callable[[Any], None]]] = [
     ("mistral", _with_another_theta),
     ("qwen2", _without_the_bias_of_queries),
     ("qwen2", _without_the_bias_of_values),
+    ("gemma3, bounded, every second layer", _with_layers_that_slide_turned_by_the_other_base),
+    ("gemma3", _without_head_norms),
+    *(
+        (name, mutate)
+        for name in ("gemma2", "gemma3")
+        for mutate in (
+            _with_plain_embeddings,
+            _with_norm_weights_as_stored,
+            _without_norms_after_attention,
+            _without_norms_after_the_feed_forward_part,
+            _with_scores_scaled_by_the_head_size,
+            _with_silu,
+        )
+    ),
+    ("gemma2", _with_unbounded_logits),
 ]
 
 
