@@ -37,11 +37,7 @@ class TernarySettings:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape and the mathematics of one model; sizes in elements.
-
-    `max_positions` is how many tokens a sequence may have here. Kernels attend to all positions, so a model
-    with a sliding window is cut to its window: up to there a window changes nothing.
-    """
+    """The shape and the mathematics of one model; sizes in elements."""
 
     model_type: str
     hidden_size: int
@@ -72,11 +68,6 @@ class ModelConfig:
     def is_encoder(self) -> bool:
         """Tell whether the model turns text into vectors (and does not continue it)."""
         return FAMILIES[self.model_type].is_encoder
-
-    @property
-    def is_cut_to_window(self) -> bool:
-        """Tell whether a sliding window, and nothing else, bounds the length of a sequence."""
-        return self.max_positions in self.windows
 
 
 def parse_config(config: Mapping[str, Any], *, tensors: Collection[str] = ()) -> ModelConfig:
@@ -112,7 +103,7 @@ def parse_config(config: Mapping[str, Any], *, tensors: Collection[str] = ()) ->
             head_dim=head_dim,
             intermediate_size=_size(config, "intermediate_size"),
             vocab_size=_size(config, "vocab_size"),
-            max_positions=min([positions, *(window for window in windows if window is not None)]),
+            max_positions=positions,
             norm_eps=_small_positive(config, *family.norm_eps),
             activation=_activation(config, family, model_type=model_type),
             tie_word_embeddings=family.is_encoder

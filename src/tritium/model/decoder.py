@@ -215,10 +215,8 @@ class DecoderModel:
             positions.size
             and not 0 <= int(positions.min()) <= int(positions.max()) < self.config.max_positions
         ):
-            window = ", its sliding window" if self.config.is_cut_to_window else ""
             raise ValidationError(
-                f"A sequence is longer than the model's context of {self.config.max_positions} "
-                f"tokens{window}.",
+                f"A sequence is longer than the model's context of {self.config.max_positions} tokens.",
                 limit=self.config.max_positions,
             )
 

@@ -70,6 +70,7 @@ class EagerOperations:
             query_starts=batch.sequence_starts,
             context_lengths=batch.context_lengths,
             scale=config.scaling.attention,
+            window=config.windows[layer],
             threads=self.threads,
         )
         return mixed.reshape(rows, config.num_heads * config.head_dim)

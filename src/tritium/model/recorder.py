@@ -59,7 +59,8 @@ class Recorder:
         heads, kv_heads = self._config.num_heads, self._config.num_kv_heads
         self._plan.rope(q, self._angles[layer], heads, kv_heads)
         self._plan.rope(k, self._angles[layer], kv_heads, kv_heads)
-        return self._plan.attention(q, k, v, layer, heads, kv_heads, self._config.scaling.attention)
+        scale, window = self._config.scaling.attention, self._config.windows[layer]
+        return self._plan.attention(q, k, v, layer, heads, kv_heads, scale, window or 0)
 
     def gate(self, gate: int, up: int) -> int:
         """Multiply the activation of `gate` by `up`."""

@@ -181,15 +181,11 @@ def test_what_a_family_does_not_know_is_refused_by_name(
         ),
     ],
 )
-def test_windows_are_those_of_transformers_and_bound_the_context(
+def test_windows_are_those_of_transformers(
     model_type: str, fields: dict[str, Any], windows: tuple[int | None, ...]
 ) -> None:
     config = parse_config(_with(model_type=model_type, architectures=None, **fields))
     assert config.windows == windows
-    assert config.max_positions == (7 if 7 in windows else 128)
-    assert config.is_cut_to_window == (7 in windows)
-    assert config.rope is not None
-    assert config.rope.original_max_positions == 128
 
 
 @pytest.mark.parametrize(

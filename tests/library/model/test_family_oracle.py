@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tritium.errors import ValidationError
 from tritium.model.decoder import DecoderModel
 from tritium.model.layers import DenseLinear
 from tritium.model.pretrained import load_model
@@ -74,14 +73,19 @@ MODELS |= {
         },
     ),
 }
-SLIDING = {
-    "mistral": ("mistral", {"sliding_window": WINDOW}),
-    "qwen2": ("qwen2", QWEN_WINDOWS),
-    "qwen2, one layer": ("qwen2", ALTERNATE),
-    "qwen3": ("qwen3", {**QWEN_WINDOWS, "head_dim": 16}),
-    "gemma2": ("gemma2", {**GEMMA2, "sliding_window": WINDOW}),
-    "gemma3": ("gemma3_text", {**GEMMA3, "sliding_window": WINDOW}),
+MODELS |= {
+    "mistral, sliding": ("mistral", {"sliding_window": WINDOW}),
+    "mistral, sliding beyond a tile": ("mistral", {"sliding_window": 70}),
+    "qwen2, sliding from the second layer on": ("qwen2", QWEN_WINDOWS),
+    "qwen2, one layer slides": ("qwen2", ALTERNATE),
+    "qwen3, sliding from the second layer on": ("qwen3", {**QWEN_WINDOWS, "head_dim": 16}),
+    "gemma2, sliding": ("gemma2", {**GEMMA2, "sliding_window": WINDOW}),
+    "gemma3, sliding": (
+        "gemma3_text",
+        {**GEMMA3, "sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    ),
 }
+MODELS["gemma3, sliding"][1]["num_hidden_layers"] = 4
 
 
 def _tokens(count: int) -> np.ndarray:
@@ -96,22 +100,6 @@ def test_every_logit_is_that_of_transformers(name: str, oracle: Any, tiny_models
     actual = load_model(path).generator.forward_full(_tokens(90))
     assert np.abs(actual - expected).max() < TOLERANCE
     assert np.abs(expected).max() > 1  # or the tolerance would say nothing
-
-
-@pytest.mark.parametrize("name", SLIDING)
-def test_a_context_is_exactly_as_long_as_the_window_changes_nothing(
-    name: str, oracle: Any, tiny_models: Any, tmp_path: Any
-) -> None:
-    model_type, fields = SLIDING[name]
-    path = tiny_models.dense(tmp_path / "model", model_type, **(SIZES | fields))
-    expected = oracle.logits(oracle.load(path), _tokens(WINDOW + 1))[0]
-    model = load_model(path).generator
-    assert np.abs(model.forward_full(_tokens(WINDOW)) - expected[:WINDOW]).max() < TOLERANCE
-    with pytest.raises(ValidationError, match=f"{WINDOW} tokens, its sliding window"):
-        model.forward_full(_tokens(WINDOW + 1))
-    # One token more, and full attention would be wrong without a sign of it.
-    model.config, model._recorded = replace(model.config, max_positions=96), None
-    assert np.abs(model.forward_full(_tokens(WINDOW + 1))[-1] - expected[-1]).max() > 100 * TOLERANCE
 
 
 def _without_head_norms(model: DecoderModel) -> None:
@@ -147,6 +135,20 @@ def _without_a_bias(model: DecoderModel, part: str) -> None:
     assert isinstance(linear, DenseLinear)
     assert linear.bias is not None
     model.set_linear(name, replace(linear, bias=None))
+
+
+def _without_windows(model: DecoderModel) -> None:
+    model.config = replace(model.config, windows=(None,) * model.config.num_layers)
+
+
+def _with_windows_one_longer(model: DecoderModel) -> None:
+    windows = tuple(None if window is None else window + 1 for window in model.config.windows)
+    model.config = replace(model.config, windows=windows)
+
+
+def _with_windows_in_the_other_layers(model: DecoderModel) -> None:
+    windows = tuple(WINDOW if window is None else None for window in model.config.windows)
+    model.config = replace(model.config, windows=windows)
 
 
 def _without_the_bias_of_queries(model: DecoderModel) -> None:
@@ -200,6 +202,13 @@ MUTATIONS: list[tuple[str, Callable[[Any], None]]] = [
     ("mistral", _with_another_theta),
     ("qwen2", _without_the_bias_of_queries),
     ("qwen2", _without_the_bias_of_values),
+    ("mistral, sliding", _without_windows),
+    ("mistral, sliding", _with_windows_one_longer),
+    ("qwen2, one layer slides", _without_windows),
+    ("qwen2, one layer slides", _with_windows_in_the_other_layers),
+    ("gemma3, sliding", _without_windows),
+    ("gemma3, sliding", _with_windows_one_longer),
+    ("gemma3, sliding", _with_windows_in_the_other_layers),
     ("gemma3, bounded, every second layer", _with_layers_that_slide_turned_by_the_other_base),
     ("gemma3", _without_head_norms),
     *(

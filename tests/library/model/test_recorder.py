@@ -55,6 +55,7 @@ class Shape:
     dense_share: float = 0.0  # of the linear layers
     is_bfloat16: bool = False
     table_bits: int = 16  # of the embedding and the head
+    window: int | None = None  # of the first layer and of the last
 
     def build(self, *, seed: int, threads: int) -> DecoderModel:
         """A model of random weights, the same for the same seed; bitnet derives the size of a head."""
@@ -80,6 +81,8 @@ class Shape:
                 "mlp_bias": self.has_bias and self.model_type == "llama",
             }
         )
+        if self.window is not None:
+            config = replace(config, windows=(self.window, None, self.window))
         return MODELS[self.model_type](config, RandomWeights(self, config, seed), threads=threads)
 
 
@@ -200,6 +203,7 @@ SHAPES = st.builds(
     dense_share=st.sampled_from([0.0, 0.5, 1.0]),
     is_bfloat16=st.booleans(),
     table_bits=st.sampled_from([6, 8, 16]),
+    window=st.none() | st.integers(1, 70),
 )
 PARTS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40) | st.just(1)), min_size=1, max_size=6)
 DECODES = st.lists(st.tuples(st.integers(0, 90), st.just(1)), min_size=1, max_size=8)
@@ -248,10 +252,11 @@ def test_a_batch_large_enough_to_be_shared_gives_the_bits_of_one_thread(threads:
     "parts", [[(1500, 1)], [(1100, 1), (40, 1)], [(700, 3), (5, 1), (513, 1)], [(900, 30)]]
 )
 @pytest.mark.parametrize("dtype", KV_DTYPES)
+@pytest.mark.parametrize("window", [None, 40, 600])
 def test_long_contexts_divided_among_threads_give_the_bits_of_one_thread(
-    parts: list[tuple[int, int]], dtype: KvDtype
+    parts: list[tuple[int, int]], dtype: KvDtype, window: int | None
 ) -> None:
-    shape = Shape(heads=6, kv_heads=2, head_dim=32, context=2048)
+    shape = Shape(heads=6, kv_heads=2, head_dim=32, context=2048, window=window)
     alone, shared = (shape.build(seed=1, threads=count) for count in (1, 3))
     first, second = caches(alone, 48, seed=2, dtype=dtype)
     batch = a_step(first, parts, wanted=[0, 1, 2], seed=3)

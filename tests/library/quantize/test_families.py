@@ -61,7 +61,7 @@ def test_a_family_is_quantized_behind_its_own_layers(
         window=64,
     )
     quantized = quantize_model(source, config, out=tmp_path / "quantized")
-    assert quantized.validation_report["perplexity_ratio"]["value"] == pytest.approx(1, abs=0.02)
+    assert quantized.validation_report["perplexity_ratio"]["value"] == pytest.approx(1, abs=0.05)
     before, after = load_model(source), load_model(tmp_path / "quantized")
     assert len(quantized.manifest["linears"]) == 14
     assert after.config == before.config
