@@ -27,6 +27,8 @@ from tritium.model.qwen3 import Qwen3Model
 from tritium.model.recorder import RecordedForward, Recorder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tritium.kernels.pages import KvDtype
     from tritium.model.decoder import DecoderModel
     from tritium.model.layers import DenseWeight, Float32, Linear, Table
@@ -296,9 +298,28 @@ def test_a_model_with_norms_of_single_heads_runs_without_a_plan() -> None:
     alone = model.forward_full([1, 2, 3])
     batch = ForwardBatch.of_sequences([[4, 5], [1, 2, 3]])
     assert_same_bits(model.forward(batch, model.new_cache(2))[2:], alone)
+
+
+@pytest.mark.parametrize(
+    ("record", "named"),
+    [
+        (lambda run, model: model._forward(run), "single heads"),
+        (lambda run, model: run.embed(replace(model._embedding, scale=2.0)), "scaled"),
+        (lambda run, _model: run.bound(0, 30.0), "bounded"),
+    ],
+)
+def test_a_recorder_refuses_what_a_plan_cannot_hold(record: Callable[[Any, Any], Any], named: str) -> None:
+    model = Shape(model_type="qwen3").build(seed=1, threads=1)
     recorder = Recorder(model.config, model.linears(), model.inverse_frequencies)
-    with pytest.raises(ValidationError, match="single heads"):  # if it were asked to
-        model._forward(recorder)
+    with pytest.raises(ValidationError, match=named):
+        record(recorder, model)
+
+
+def test_a_recorder_refuses_an_activation_that_it_does_not_know() -> None:
+    model = Shape().build(seed=1, threads=1)
+    model.config = replace(model.config, activation="gelu_pytorch_tanh")
+    with pytest.raises(ValidationError, match="gelu_pytorch_tanh"):
+        model.recorded()
 
 
 @pytest.mark.parametrize("bits", [6, 8])
