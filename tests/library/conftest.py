@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import tokenizers
 
 from tritium.formats.safetensors import write_safetensors
+from tritium.model.architecture import architecture_for
+from tritium.model.config import parse_config
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 # The bare wheel has no HTTP server and no oracle; the full environment has both and skips nothing.
@@ -85,3 +88,27 @@ def small_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save(str(directory / "tokenizer.json"))
     return directory
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint() -> Callable[..., Path]:
+    """Write a checkpoint of random weights for any config, with every tensor that its architecture names."""
+
+    def write(directory: Path, config: dict[str, Any], *, seed: int = 0) -> Path:
+        architecture, draw = architecture_for(parse_config(config)), np.random.default_rng(seed)
+        shapes = dict(architecture.tensors)
+        for name, linear in architecture.linears.items():
+            shapes[f"{name}.weight"] = (linear.out_features, linear.in_features)
+            if linear.has_bias:
+                shapes[f"{name}.bias"] = (linear.out_features,)
+        tensors = {}
+        for name, shape in shapes.items():
+            deviation = shape[-1] ** -0.5 if len(shape) > 1 else 0.2
+            is_norm = "norm" in name and len(shape) == 1
+            tensors[name] = (draw.normal(size=shape) * deviation + is_norm).astype(np.float32)
+        directory.mkdir(parents=True)
+        (directory / "config.json").write_text(json.dumps(config))
+        write_safetensors(directory / "model.safetensors", tensors)
+        return directory
+
+    return write

@@ -142,10 +142,12 @@ Bytes attend(const KernelTable& table, Random& random) {
   }
   const std::vector<float> q = random.reals(rows * pool.dim, 4.0f);
   std::vector<const float*> queries;
-  std::vector<int32_t> lengths;
+  std::vector<int32_t> starts, lengths;
+  const int64_t window = random.chance(2) ? random.between(1, length) : length;
   for (int64_t i = 0; i < rows; ++i) {
     queries.push_back(q.data() + i * pool.dim);
     lengths.push_back(static_cast<int32_t>(length - std::min(length - 1, rows - 1 - i)));
+    starts.push_back(static_cast<int32_t>(std::max<int64_t>(0, lengths.back() - window)));
   }
   const AttentionTask task{.type = pool.type,
                            .place = {pool.memory + head * pool.page_bytes(), order.data()},
@@ -157,6 +159,7 @@ Bytes attend(const KernelTable& table, Random& random) {
                            .padded = pool.padded(),
                            .rows = rows,
                            .q = queries.data(),
+                           .starts = starts.data(),
                            .lengths = lengths.data(),
                            .scale = 0.125f};
   std::vector<float> numbers(static_cast<size_t>(2 * rows * (pool.padded() + 2))), out(q.size());
@@ -166,7 +169,8 @@ Bytes attend(const KernelTable& table, Random& random) {
     states[i] = {first, first + rows, first + 2 * rows};
   }
   const auto scratch = std::make_unique<AttentionScratch>();
-  table.attend(task, 0, (length + kSegmentPositions - 1) / kSegmentPositions, states[0], states[1], *scratch);
+  table.attend(task, starts[0] / kSegmentPositions, (length + kSegmentPositions - 1) / kSegmentPositions,
+               states[0], states[1], *scratch);
   for (int64_t i = 0; i < rows; ++i) {
     table.finish_attention(states[0].mixed + i * task.padded, states[0].total[i], pool.dim,
                            out.data() + i * pool.dim);

@@ -25,6 +25,10 @@ CODES_PER_BYTE = 4
 CODE_BITS = 2
 CODE_MASK = 3
 CONFIG = "config.json"
+# The class of 1bitLLM's models: no field says that their weights are latent, the class does. With a large N
+# it is another class, whose conventions quantization_config tells apart.
+LATENT_CLASS = "BitnetForCausalLM"
+LATENT_BITS = {"weight_bits": 1, "input_bits": 8}
 # What each field may say; everything else changes the mathematics in a way this room does not know.
 KNOWN_FIELDS = frozenset(
     {
@@ -48,7 +52,7 @@ class TernaryConvention(Enum):
     AUTOBITLINEAR_OFFLINE = "autobitlinear_offline"
     """Packed trits; y = (x @ trits) * weight_scale."""
     AUTOBITLINEAR_ONLINE = "autobitlinear_online"
-    """Full-precision masters without a scale, ternarised at load."""
+    """Full-precision masters without a scale, ternarised at load; so are the latent weights of 1bitLLM."""
 
 
 def detect_ternary_convention(config: Mapping[str, Any]) -> TernaryConvention:
@@ -58,6 +62,8 @@ def detect_ternary_convention(config: Mapping[str, Any]) -> TernaryConvention:
         ValidationError: another quantization method, or a field or value that is not known.
     """
     declared = config.get("quantization_config")
+    if config.get("architectures") == [LATENT_CLASS]:
+        return _latent_convention(config, declared)
     if declared is None:
         return TernaryConvention.NONE
     if not isinstance(declared, dict):
@@ -84,6 +90,19 @@ def detect_ternary_convention(config: Mapping[str, Any]) -> TernaryConvention:
         f"linear_class {quoted(linear_class)} with quantization_mode {quoted(mode)} is not known",
         file=CONFIG,
     )
+
+
+def _latent_convention(config: Mapping[str, Any], declared: object) -> TernaryConvention:
+    if declared is not None:
+        raise refusal(
+            f"{LATENT_CLASS} stores latent weights, and its quantization_config says otherwise", file=CONFIG
+        )
+    for field, only in LATENT_BITS.items():
+        if config.get(field, only) != only:
+            raise refusal(
+                f"{field} must be {only} for {LATENT_CLASS}, not {quoted(config[field])}", file=CONFIG
+            )
+    return TernaryConvention.AUTOBITLINEAR_ONLINE
 
 
 def modules_kept_dense(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -252,11 +252,13 @@ def paged_attention(
     query_starts: NDArray[np.int32],
     context_lengths: NDArray[np.int32],
     scale: float,
+    window: int | None = None,
     threads: int = 1,
 ) -> NDArray[np.float32]:
     """Causal attention of queries over the pages of their own sequences: float32 [T, H, D].
 
-    Query i of n in sequence b stands at position context_lengths[b] - n + i and sees all up to itself.
+    Query i of n in sequence b stands at position context_lengths[b] - n + i and sees all up to itself, or the
+    last `window` of them.
 
     Args:
         q: float32 [T, H, D], the queries of all sequences one after the other.
@@ -266,9 +268,13 @@ def paged_attention(
         query_starts: int32 [B + 1], where each sequence's queries begin.
         context_lengths: int32 [B], positions of each sequence with its queries.
         scale: factor on the scores.
+        window: how many positions a query sees, its own the last; None: all.
         threads: threads to use.
     """
-    return _native.paged_attention(q, pool, block_tables, query_starts, context_lengths, scale, threads)
+    reach = 0 if window is None else window or -1  # there is no window of 0
+    return _native.paged_attention(
+        q, pool, block_tables, query_starts, context_lengths, scale, reach, threads
+    )
 
 
 @refuses_bad_arrays

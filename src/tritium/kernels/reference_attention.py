@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     F32: TypeAlias = NDArray[np.float32]
     I32: TypeAlias = NDArray[np.int32]
+    I64: TypeAlias = NDArray[np.int64]
 
 TILE = 64
 SEGMENT = 512
@@ -37,6 +38,7 @@ def paged_attention(
     query_starts: I32,
     context_lengths: I32,
     scale: float,
+    window: int | None = None,
     threads: int = 1,
 ) -> F32:
     """Causal attention of q [T, H, D] over the pages of its sequences: float32 [T, H, D]."""
@@ -46,8 +48,9 @@ def paged_attention(
         block_tables, itertools.pairwise(query_starts), context_lengths, strict=True
     ):
         lengths = np.arange(context - (stop - start), context) + 1
+        starts = np.maximum(lengths - (window or context), 0)
         blocks = table[: -(-int(context) // BLOCK_SIZE)]
-        out[start:stop] = _attend_sequence(q[start:stop], pool, blocks, lengths, scale=scale)
+        out[start:stop] = _attend_sequence(q[start:stop], pool, blocks, starts, lengths, scale=scale)
     return out
 
 
@@ -60,8 +63,8 @@ def ragged_attention(q: F32, k: F32, v: F32, *, sequence_starts: I32, scale: flo
         blocks = np.arange(-(-length // BLOCK_SIZE), dtype=np.int32)
         pool = new_pool("fp32", num_blocks=len(blocks), heads=q.shape[1], head_dim=q.shape[2])
         write_kv(k[start:stop], v[start:stop], pool, np.arange(length))
-        lengths = np.full(length, length)
-        out[start:stop] = _attend_sequence(q[start:stop], pool, blocks, lengths, scale=scale)
+        bounds = np.zeros(length, np.int64), np.full(length, length)
+        out[start:stop] = _attend_sequence(q[start:stop], pool, blocks, *bounds, scale=scale)
     return out
 
 
@@ -207,8 +210,21 @@ def _to_words(rows: F32) -> tuple[F32, F32]:
     return np.rint(np.nan_to_num(rows * factor[:, None])), scales
 
 
-def _attend_sequence(q: F32, pool: Pool, blocks: I32, lengths: NDArray[np.int64], *, scale: float) -> F32:
-    """Queries [Q, H, D] that see `lengths` [Q] positions of one sequence."""
+@dataclass(frozen=True)
+class _Rows:
+    """Queries [R, D] that see the positions from `starts` [R] to `lengths` [R] of one sequence."""
+
+    q: F32
+    starts: I64
+    lengths: I64
+
+    def seeing(self, begin: int, end: int) -> NDArray[np.bool_]:
+        """Which rows see one of these positions."""
+        return (self.lengths > begin) & (self.starts < end)
+
+
+def _attend_sequence(q: F32, pool: Pool, blocks: I32, starts: I64, lengths: I64, *, scale: float) -> F32:
+    """Queries [Q, H, D] that see the positions from `starts` [Q] to `lengths` [Q] of one sequence."""
     queries, heads, dim = q.shape
     shared = heads // pool.shape[1]
     out = np.zeros_like(q)
@@ -216,28 +232,31 @@ def _attend_sequence(q: F32, pool: Pool, blocks: I32, lengths: NDArray[np.int64]
         kept = _Head(pool, blocks, head, dim, scale=np.float32(scale))
         own = slice(head * shared, (head + 1) * shared)
         rows = np.ascontiguousarray(q[:, own]).reshape(-1, dim)
-        state = _attend_head(rows, kept, np.repeat(lengths, shared))
+        state = _attend_head(_Rows(rows, np.repeat(starts, shared), np.repeat(lengths, shared)), kept)
         out[:, own] = (state.mixed / state.total[:, None]).reshape(queries, shared, dim)
     return out
 
 
-def _attend_head(q: F32, head: _Head, lengths: NDArray[np.int64]) -> _State:
-    state = _State.empty(*q.shape)
-    for segment in range(0, int(lengths.max()), SEGMENT):
-        part = _State.empty(*q.shape) if segment else state
-        for begin in range(segment, min(segment + SEGMENT, int(lengths.max())), TILE):
-            _attend_tile(q, head, lengths, begin, part)
+def _attend_head(rows: _Rows, head: _Head) -> _State:
+    state, longest = _State.empty(*rows.q.shape), int(rows.lengths.max())
+    for segment in range(0, longest, SEGMENT):
+        part = _State.empty(*rows.q.shape) if segment else state
+        for begin in range(segment, min(segment + SEGMENT, longest), TILE):
+            if rows.seeing(begin, begin + TILE).any():
+                _attend_tile(rows, head, begin, part)
         if segment:
-            state.merge(part, lengths > segment)
+            state.merge(part, rows.seeing(segment, segment + SEGMENT))
     return state
 
 
-def _attend_tile(q: F32, head: _Head, lengths: NDArray[np.int64], begin: int, state: _State) -> None:
-    seeing = lengths > begin
+def _attend_tile(rows: _Rows, head: _Head, begin: int, state: _State) -> None:
+    seeing = rows.seeing(begin, begin + TILE)
+    starts, lengths = rows.starts[seeing, None], rows.lengths[seeing, None]
     end = min(begin + TILE, int(lengths.max()))
-    scores = np.full((int(seeing.sum()), TILE), -np.inf, np.float32)
-    scores[:, : end - begin] = head.scores(q[seeing], begin, end)
-    scores[np.arange(begin, begin + TILE) >= lengths[seeing, None]] = -np.inf
+    scores = np.full((len(lengths), TILE), -np.inf, np.float32)
+    scores[:, : end - begin] = head.scores(rows.q[seeing], begin, end)
+    positions = np.arange(begin, begin + TILE)
+    scores[(positions < starts) | (positions >= lengths)] = -np.inf
     before = state.largest[seeing]
     top = np.maximum(before, scores.max(axis=1))
     kept = np.where(top > before, exponential(before - top), np.float32(1))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tritium.errors import ValidationError
+from tritium.model.family import FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tritium.model.config import ModelConfig
 
@@ -45,27 +46,27 @@ class Architecture:
 
 def architecture_for(config: ModelConfig) -> Architecture:
     """Return the tensors that a model with this config has."""
-    builders = {"llama": _llama, "bitnet": _bitnet, "bert": _bert}
-    if config.model_type not in builders:
+    if config.model_type not in _BUILDERS:
         raise ValidationError(f"Architecture {config.model_type!r} is not known.", field="model_type")
-    return builders[config.model_type](config)
+    return _BUILDERS[config.model_type](config)
 
 
 def _llama(config: ModelConfig) -> Architecture:
     hidden, vocabulary = config.hidden_size, config.vocab_size
-    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    root = FAMILIES[config.model_type].root
+    tensors: dict[str, tuple[int, ...]] = {f"{root}embed_tokens.weight": (vocabulary, hidden)}
     for index in range(config.num_layers):
-        tensors[f"model.layers.{index}.input_layernorm.weight"] = (hidden,)
-        tensors[f"model.layers.{index}.post_attention_layernorm.weight"] = (hidden,)
-    tensors["model.norm.weight"] = (hidden,)
-    tables = ["model.embed_tokens.weight"]
+        tensors[f"{root}layers.{index}.input_layernorm.weight"] = (hidden,)
+        tensors[f"{root}layers.{index}.post_attention_layernorm.weight"] = (hidden,)
+    tensors[f"{root}norm.weight"] = (hidden,)
+    tables = [f"{root}embed_tokens.weight"]
     if not config.tie_word_embeddings:
         tables.append("lm_head.weight")
         tensors["lm_head.weight"] = (vocabulary, hidden)
     # Old checkpoints carry the rope frequencies; we compute them.
-    optional = {f"model.layers.{index}.self_attn.rotary_emb.inv_freq" for index in range(config.num_layers)}
+    optional = {f"{root}layers.{index}.self_attn.rotary_emb.inv_freq" for index in range(config.num_layers)}
     return Architecture(
-        blocks=tuple(_decoder_linears(config, f"model.layers.{index}") for index in range(config.num_layers)),
+        blocks=tuple(_decoder_linears(config, f"{root}layers.{index}") for index in range(config.num_layers)),
         tensors=tensors,
         tables=tuple(tables),
         optional=frozenset(optional),
@@ -80,7 +81,7 @@ def _decoder_linears(config: ModelConfig, block: str) -> dict[str, LinearShape]:
         f"{block}.self_attn.q_proj": LinearShape(queries, hidden, attention),
         f"{block}.self_attn.k_proj": LinearShape(keys, hidden, attention),
         f"{block}.self_attn.v_proj": LinearShape(keys, hidden, attention),
-        f"{block}.self_attn.o_proj": LinearShape(hidden, queries, attention),
+        f"{block}.self_attn.o_proj": LinearShape(hidden, queries, config.has_attention_output_bias),
         f"{block}.mlp.gate_proj": LinearShape(inner, hidden, mlp),
         f"{block}.mlp.up_proj": LinearShape(inner, hidden, mlp),
         f"{block}.mlp.down_proj": LinearShape(hidden, inner, mlp),
@@ -88,12 +89,46 @@ def _decoder_linears(config: ModelConfig, block: str) -> dict[str, LinearShape]:
 
 
 def _bitnet(config: ModelConfig) -> Architecture:
-    llama = _llama(config)
-    tensors = dict(llama.tensors)
-    for index in range(config.num_layers):
-        tensors[f"model.layers.{index}.self_attn.attn_sub_norm.weight"] = (config.hidden_size,)
-        tensors[f"model.layers.{index}.mlp.ffn_sub_norm.weight"] = (config.intermediate_size,)
-    return Architecture(blocks=llama.blocks, tensors=tensors, tables=llama.tables, optional=llama.optional)
+    norms = {"self_attn.attn_sub_norm": config.hidden_size, "mlp.ffn_sub_norm": config.intermediate_size}
+    return _with_norms(_llama(config), config, norms)
+
+
+def _bitnet_latent(config: ModelConfig) -> Architecture:
+    norms = {"self_attn.inner_attn_ln": config.hidden_size, "mlp.ffn_layernorm": config.intermediate_size}
+    return _with_norms(_llama(config), config, norms)
+
+
+def _qwen3(config: ModelConfig) -> Architecture:
+    norms = {"self_attn.q_norm": config.head_dim, "self_attn.k_norm": config.head_dim}
+    return _with_norms(_llama(config), config, norms)
+
+
+def _qwen3_embedding(config: ModelConfig) -> Architecture:
+    qwen3 = replace(_qwen3(config), prefixes=("", "model."))
+    if not config.has_projection_norms:
+        return qwen3
+    norms = {f"{name}.norm.weight": (shape.in_features,) for name, shape in qwen3.linears.items()}
+    return replace(qwen3, tensors={**qwen3.tensors, **norms})
+
+
+def _gemma2(config: ModelConfig) -> Architecture:
+    norms = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+    return _with_norms(_llama(config), config, dict.fromkeys(norms, config.hidden_size))
+
+
+def _gemma3_text(config: ModelConfig) -> Architecture:
+    norms = dict.fromkeys(("self_attn.q_norm", "self_attn.k_norm"), config.head_dim)
+    return _with_norms(_gemma2(config), config, norms)
+
+
+def _with_norms(decoder: Architecture, config: ModelConfig, norms: Mapping[str, int]) -> Architecture:
+    """Add norms of these widths to every block."""
+    added = {
+        f"{FAMILIES[config.model_type].root}layers.{index}.{name}.weight": (width,)
+        for index in range(config.num_layers)
+        for name, width in norms.items()
+    }
+    return replace(decoder, tensors={**decoder.tensors, **added})
 
 
 def _bert(config: ModelConfig) -> Architecture:
@@ -129,3 +164,17 @@ def _bert_linears(config: ModelConfig, block: str) -> dict[str, LinearShape]:
         f"{block}.intermediate.dense": LinearShape(inner, hidden, has_bias=True),
         f"{block}.output.dense": LinearShape(hidden, inner, has_bias=True),
     }
+
+
+_BUILDERS: Mapping[str, Callable[[ModelConfig], Architecture]] = {
+    "llama": _llama,
+    "mistral": _llama,
+    "qwen2": _llama,
+    "qwen3": _qwen3,
+    "qwen3_embedding": _qwen3_embedding,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3_text,
+    "bitnet": _bitnet,
+    "bitnet_latent": _bitnet_latent,
+    "bert": _bert,
+}

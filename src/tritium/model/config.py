@@ -8,25 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention, detect_ternary_convention, modules_kept_dense
+from tritium.model.family import FAMILIES, Family, find_family
 from tritium.model.fields import refuse_unknown_fields
-from tritium.model.rope import RopeParameters, parse_rope
+from tritium.model.rope import RopeParameters, parse_rope, parse_ropes
+from tritium.model.scaling import Scaling, parse_scaling
+from tritium.model.windows import Windows, parse_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
-# model_type -> the classes of `architectures` whose mathematics it names
-ARCHITECTURES: Mapping[str, frozenset[str]] = {
-    "llama": frozenset({"LlamaForCausalLM"}),
-    "bitnet": frozenset({"BitNetForCausalLM"}),
-    "bert": frozenset({"BertModel", "BertForMaskedLM", "BertForPreTraining"}),
-}
-_ACTIVATIONS: Mapping[str, frozenset[str]] = {
-    "llama": frozenset({"silu", "relu2"}),
-    "bitnet": frozenset({"silu", "relu2"}),
-    "bert": frozenset({"gelu"}),
-}
-_DEFAULT_THETA: Mapping[str, float] = {"llama": 10000.0, "bitnet": 500000.0}
-
+_PROJECTION_NORM = "_proj.norm.weight"  # of a BitNet embedding model; its config has no field that says so
 _LARGEST = 1 << 24  # of any size in a config: far above every real model, far below what overflows
 
 
@@ -61,8 +52,13 @@ class ModelConfig:
     activation: str
     tie_word_embeddings: bool
     has_attention_bias: bool
+    has_attention_output_bias: bool
     has_mlp_bias: bool
+    has_projection_norms: bool
     rope: RopeParameters | None
+    local_rope: RopeParameters | None  # of layers with a window, where they have their own
+    scaling: Scaling
+    windows: Windows
     type_vocab_size: int
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
@@ -71,46 +67,59 @@ class ModelConfig:
     @property
     def is_encoder(self) -> bool:
         """Tell whether the model turns text into vectors (and does not continue it)."""
-        return self.model_type == "bert"
+        return FAMILIES[self.model_type].is_encoder
 
 
-def parse_config(config: Mapping[str, Any]) -> ModelConfig:
+def parse_config(config: Mapping[str, Any], *, tensors: Collection[str] = ()) -> ModelConfig:
     """Check a config.json and return its facts.
+
+    Args:
+        config: the parsed file.
+        tensors: names of the checkpoint's tensors, where they say what no field does.
 
     Raises:
         ValidationError: an unknown architecture, a field that may change the mathematics and is not known, a
             missing field, or a value out of range; the message names the field.
     """
-    model_type = _model_type(config)
+    model_type = find_family(config.get("model_type"), config.get("architectures"))
+    family = FAMILIES[model_type]
     refuse_unknown_fields(config, model_type=model_type)
-    is_encoder = model_type == "bert"
+    is_bert = model_type == "bert"
     hidden = _size(config, "hidden_size")
-    heads = _size(config, "num_attention_heads")
-    max_positions = _size(config, "max_position_embeddings")
-    rope = None
-    if not is_encoder:
-        rope = parse_rope(config, default_theta=_DEFAULT_THETA[model_type], max_positions=max_positions)
+    num_layers = _size(config, "num_hidden_layers")
+    heads, kv_heads, head_dim = _heads(config, family)
+    positions = _size(config, "max_position_embeddings")
+    rope, local_rope = _ropes(config, family, model_type=model_type, max_positions=positions)
+    windows = parse_windows(config, model_type=model_type, num_layers=num_layers)
+    has_bias = is_bert or model_type == "qwen2" or _claim(config, "attention_bias")
+    has_norms = model_type == "qwen3_embedding" and any(name.endswith(_PROJECTION_NORM) for name in tensors)
     return _checked(
         ModelConfig(
             model_type=model_type,
             hidden_size=hidden,
-            num_layers=_size(config, "num_hidden_layers"),
+            num_layers=num_layers,
             num_heads=heads,
-            num_kv_heads=_size(config, "num_key_value_heads", default=heads),
-            head_dim=_size(config, "head_dim", default=max(1, hidden // heads)),
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
             intermediate_size=_size(config, "intermediate_size"),
             vocab_size=_size(config, "vocab_size"),
-            max_positions=max_positions,
-            norm_eps=_epsilon(config, model_type=model_type),
-            activation=_activation(config, model_type=model_type),
-            tie_word_embeddings=is_encoder or _claim(config, "tie_word_embeddings"),
-            has_attention_bias=is_encoder or _claim(config, "attention_bias"),
-            has_mlp_bias=is_encoder or _claim(config, "mlp_bias"),
+            max_positions=positions,
+            norm_eps=_small_positive(config, *family.norm_eps),
+            activation=_activation(config, family, model_type=model_type),
+            tie_word_embeddings=family.is_encoder
+            or _claim(config, "tie_word_embeddings", default=family.has_tied_embeddings),
+            has_attention_bias=has_bias,
+            has_attention_output_bias=has_bias and model_type != "qwen2",
+            has_mlp_bias=is_bert or _claim(config, "mlp_bias"),
+            has_projection_norms=has_norms,
             rope=rope,
-            type_vocab_size=_size(config, "type_vocab_size", default=2) if is_encoder else 0,
+            local_rope=local_rope,
+            scaling=parse_scaling(config, model_type=model_type, hidden_size=hidden, head_dim=head_dim),
+            windows=windows,
+            type_vocab_size=_size(config, "type_vocab_size", default=2) if is_bert else 0,
             bos_token_id=_token_id(config.get("bos_token_id"), name="bos_token_id"),
             eos_token_ids=parse_token_ids(config.get("eos_token_id"), name="eos_token_id"),
-            ternary=_ternary(config),
+            ternary=_ternary(config, has_projection_norms=has_norms),
         )
     )
 
@@ -119,27 +128,6 @@ def parse_token_ids(value: Any, *, name: str) -> tuple[int, ...]:
     """Read a field that holds one token id, a list of them, or nothing."""
     values = value if isinstance(value, list) else [value]
     return tuple(number for item in values if (number := _token_id(item, name=name)) is not None)
-
-
-def _model_type(config: Mapping[str, Any]) -> str:
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        raise ValidationError(
-            f"Architecture {model_type!r} is not known; known are {', '.join(ARCHITECTURES)}.",
-            field="model_type",
-        )
-    names = config.get("architectures") or []
-    known = ARCHITECTURES[model_type]
-    if not isinstance(names, list):
-        raise ValidationError("architectures must be a list of class names.", field="architectures")
-    for name in names:
-        if not isinstance(name, str) or name not in known:
-            raise ValidationError(
-                f"Architecture {name!r} is not known for model type {model_type!r}; "
-                f"known are {', '.join(sorted(known))}.",
-                field="architectures",
-            )
-    return model_type
 
 
 def _size(config: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
@@ -155,41 +143,54 @@ def _size(config: Mapping[str, Any], name: str, *, default: int | None = None) -
     return value
 
 
-def _claim(config: Mapping[str, Any], name: str) -> bool:
+def _claim(config: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
     value = config.get(name)
     if value is None:
-        return False
+        return default
     if not isinstance(value, bool):
         raise ValidationError(f"{name} must be true or false, not {value!r}.", field=name)
     return value
 
 
-def _epsilon(config: Mapping[str, Any], *, model_type: str) -> float:
-    name, default = {
-        "llama": ("rms_norm_eps", 1e-6),
-        "bitnet": ("rms_norm_eps", 1e-5),
-        "bert": ("layer_norm_eps", 1e-12),
-    }[model_type]
-    return _small_positive(config.get(name, default), name=name)
+def _heads(config: Mapping[str, Any], family: Family) -> tuple[int, int, int]:
+    """Return the heads of queries, those of keys and values, and the size of one."""
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    kv_heads, head_dim = (None, None) if family.has_own_heads else (heads, max(1, hidden // heads))
+    return (
+        heads,
+        _size(config, "num_key_value_heads", default=kv_heads),
+        _size(config, "head_dim", default=head_dim),
+    )
 
 
-def _small_positive(value: Any, *, name: str) -> float:
+def _small_positive(config: Mapping[str, Any], name: str, default: float) -> float:
+    value = config.get(name, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not (math.isfinite(value) and 0 < value < 1):
         raise ValidationError(f"{name} must be between 0 and 1, not {value!r}.", field=name)
     return float(value)
 
 
-def _activation(config: Mapping[str, Any], *, model_type: str) -> str:
-    default = {"llama": "silu", "bitnet": "relu2", "bert": "gelu"}[model_type]
-    name = config.get("hidden_act", default)
-    if not isinstance(name, str) or name not in _ACTIVATIONS[model_type]:
-        raise ValidationError(
-            f"Activation {name!r} is not known for model type {model_type!r}; "
-            f"known are {', '.join(sorted(_ACTIVATIONS[model_type]))}.",
-            field="hidden_act",
-        )
-    return name
+def _ropes(
+    config: Mapping[str, Any], family: Family, *, model_type: str, max_positions: int
+) -> tuple[RopeParameters | None, RopeParameters | None]:
+    if family.rope_theta is None:
+        return None, None
+    if model_type == "gemma3_text":
+        return parse_ropes(config, default_theta=family.rope_theta, max_positions=max_positions)
+    return parse_rope(config, default_theta=family.rope_theta, max_positions=max_positions), None
+
+
+def _activation(config: Mapping[str, Any], family: Family, *, model_type: str) -> str:
+    names = {field: config[field] for field in family.activation_fields if config.get(field) is not None}
+    for field, name in names.items():
+        if not isinstance(name, str) or name not in family.activations:
+            raise ValidationError(
+                f"Activation {name!r} is not known for model type {model_type!r}; "
+                f"known are {', '.join(sorted(family.activations))}.",
+                field=field,
+            )
+    return next(iter(names.values()), family.activations[0])
 
 
 def _token_id(value: Any, *, name: str) -> int | None:
@@ -200,10 +201,17 @@ def _token_id(value: Any, *, name: str) -> int | None:
     return value
 
 
-def _ternary(config: Mapping[str, Any]) -> TernarySettings:
-    return TernarySettings(
-        convention=detect_ternary_convention(config), modules_kept_dense=modules_kept_dense(config)
-    )
+def _ternary(config: Mapping[str, Any], *, has_projection_norms: bool) -> TernarySettings:
+    convention = detect_ternary_convention(config)
+    if has_projection_norms:
+        if convention is not TernaryConvention.NONE:
+            raise ValidationError(
+                "Projections with norms of their own are known with full-precision masters only, "
+                "not with a quantization_config.",
+                field="quantization_config",
+            )
+        convention = TernaryConvention.AUTOBITLINEAR_ONLINE
+    return TernarySettings(convention=convention, modules_kept_dense=modules_kept_dense(config))
 
 
 def _names_module(pattern: str, name: str) -> bool:
@@ -219,7 +227,10 @@ def _checked(config: ModelConfig) -> ModelConfig:
         )
     if config.rope is not None and config.head_dim % 2:
         raise ValidationError(f"head_dim must be even for rope, not {config.head_dim}.", field="head_dim")
-    if config.model_type in {"bert", "bitnet"} and config.num_heads * config.head_dim != config.hidden_size:
+    if (
+        config.model_type in {"bert", "bitnet", "bitnet_latent"}
+        and config.num_heads * config.head_dim != config.hidden_size
+    ):
         raise ValidationError(
             f"hidden_size ({config.hidden_size}) must be num_attention_heads ({config.num_heads}) times "
             f"the head size ({config.head_dim}).",

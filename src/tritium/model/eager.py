@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.kernels import cpu
-from tritium.model.layers import require_finite
+from tritium.model.layers import bound, gelu_tanh_multiply, require_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from tritium.kernels.pages import Pool
     from tritium.model.batch import ForwardBatch, KVCache
     from tritium.model.config import ModelConfig
     from tritium.model.layers import CodedLinear, DenseLinear, Embedding, Float32, RMSNorm
     from tritium.model.linears import LinearTable
+
+_GATES: Mapping[str, Callable[[Float32, Float32], Float32]] = {
+    "silu": cpu.silu_multiply,
+    "relu2": cpu.relu2_multiply,
+    "gelu_pytorch_tanh": gelu_tanh_multiply,
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class EagerOperations:
 
     config: ModelConfig
     table: LinearTable
-    inverse_frequencies: Float32
+    inverse_frequencies: Sequence[Float32]  # by layer
     batch: ForwardBatch
     cache: KVCache
     threads: int
@@ -38,6 +45,10 @@ class EagerOperations:
         """Divide each row by its root mean square and multiply by the norm's weight."""
         return norm(x)
 
+    def normalise_heads(self, norm: RMSNorm, x: Float32) -> Float32:
+        """Do the same to every head of each row: the norm has the width of one."""
+        return norm(x.reshape(-1, len(norm.weight))).reshape(x.shape)
+
     def linears(self, names: Sequence[str], x: Float32) -> list[Float32]:
         """Run named linear layers on the same rows."""
         return self.table.apply(names, x)
@@ -48,9 +59,9 @@ class EagerOperations:
         queries = q.reshape(rows, config.num_heads, config.head_dim)
         keys = k.reshape(rows, config.num_kv_heads, config.head_dim)
         values = v.reshape(rows, config.num_kv_heads, config.head_dim)
-        cpu.rope_inplace(queries, batch.positions, self.inverse_frequencies)
-        cpu.rope_inplace(keys, batch.positions, self.inverse_frequencies)
-        pool = self.cache.layers[layer]
+        cpu.rope_inplace(queries, batch.positions, self.inverse_frequencies[layer])
+        cpu.rope_inplace(keys, batch.positions, self.inverse_frequencies[layer])
+        pool = self.pool(layer)
         cpu.write_kv(keys, values, pool, batch.slots, threads=self.threads)
         mixed = cpu.paged_attention(
             queries,
@@ -58,15 +69,23 @@ class EagerOperations:
             block_tables=batch.block_tables,
             query_starts=batch.sequence_starts,
             context_lengths=batch.context_lengths,
-            scale=config.head_dim**-0.5,
+            scale=config.scaling.attention,
+            window=config.windows[layer],
             threads=self.threads,
         )
         return mixed.reshape(rows, config.num_heads * config.head_dim)
 
+    def pool(self, layer: int) -> Pool:
+        """Return where a layer keeps its keys and values."""
+        return self.cache.layers[layer]
+
     def gate(self, gate: Float32, up: Float32) -> Float32:
         """Multiply the activation of `gate` by `up`."""
-        activate = cpu.relu2_multiply if self.config.activation == "relu2" else cpu.silu_multiply
-        return activate(gate, up)
+        return _GATES[self.config.activation](gate, up)
+
+    def bound(self, x: Float32, cap: float) -> Float32:
+        """Keep each element between -cap and cap, smoothly."""
+        return bound(x, cap)
 
     def add(self, x: Float32, y: Float32) -> Float32:
         """Add elementwise."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
+from tritium.model.family import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,36 +27,6 @@ _READ_BY_ALL = frozenset(
         "quantization_config",
     ]
 )
-_READ_BY: Mapping[str, frozenset[str]] = {
-    "llama": frozenset(
-        [
-            "num_key_value_heads",
-            "head_dim",
-            "rms_norm_eps",
-            "tie_word_embeddings",
-            "attention_bias",
-            "mlp_bias",
-            "rope_parameters",
-            "rope_theta",
-            "rope_scaling",
-            "partial_rotary_factor",
-        ]
-    ),
-    "bitnet": frozenset(
-        [
-            "num_key_value_heads",
-            "head_dim",
-            "rms_norm_eps",
-            "tie_word_embeddings",
-            "attention_bias",
-            "rope_parameters",
-            "rope_theta",
-            "rope_scaling",
-            "partial_rotary_factor",
-        ]
-    ),
-    "bert": frozenset({"layer_norm_eps", "type_vocab_size"}),
-}
 # Known, and without influence on the numbers of a forward pass.
 _HARMLESS = frozenset(
     [
@@ -64,6 +35,7 @@ _HARMLESS = frozenset(
         "_attn_implementation_autoset",
         "attn_implementation",
         "auto_map",
+        "cache_implementation",
         "attention_dropout",
         "attention_probs_dropout_prob",
         "chunk_size_feed_forward",
@@ -101,9 +73,12 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "add_cross_attention": (False,),
     "position_embedding_type": ("absolute",),
     "use_sliding_window": (False,),
+    "use_mrope": (False,),
+    "use_bidirectional_attention": (False,),
     "torchscript": (False,),
     "use_bfloat16": (False, True),
     "pruned_heads": ({},),
+    "attention_bias": (False,),
     "mlp_bias": (False,),
     "tie_word_embeddings": (True, False),
     "attention_type": ("standard",),
@@ -116,7 +91,7 @@ def refuse_unknown_fields(config: Mapping[str, Any], *, model_type: str) -> None
     Raises:
         ValidationError: a field that is none of these, by name.
     """
-    known = _READ_BY_ALL | _READ_BY[model_type] | _HARMLESS
+    known = _READ_BY_ALL | FAMILIES[model_type].fields | _HARMLESS
     for name, value in config.items():
         if name in known or value is None:  # null switches a field off
             continue

@@ -162,15 +162,18 @@ class CodedLinear:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A table of rows: float32 or bfloat16 bits [V, K], or a coded matrix."""
+    """A table of rows, float32 or bfloat16 bits [V, K] or a coded matrix, and what they are multiplied by."""
 
     weight: Table
+    scale: float = 1.0
 
     def __call__(self, ids: npt.NDArray[np.int32]) -> Float32:
         """Return the rows of these ids as float32 [T, K]."""
         if isinstance(self.weight, CodedMatrix):
-            return cpu.coded_lookup(self.weight, ids)
-        return cpu.embedding_lookup(self.weight, ids)
+            rows = cpu.coded_lookup(self.weight, ids)
+        else:
+            rows = cpu.embedding_lookup(self.weight, ids)
+        return rows if self.scale == 1 else np.multiply(rows, np.float32(self.scale), out=rows)
 
 
 def head_of(table: Table, *, threads: int) -> DenseLinear | CodedLinear:
@@ -207,3 +210,28 @@ def apply_linears(linears: Sequence[Linear], x: Float32) -> list[Float32]:
         else:
             outputs.append(linear(x))
     return outputs
+
+
+# GELU by a hyperbolic tangent is x (1 + tanh(z / 2)) / 2 = x sigmoid(z) with
+# z = 2 sqrt(2 / pi) (x + 0.044715 x^3).
+_SLOPE, _CUBIC = np.float32(1.5957691216057308), np.float32(0.044715)
+_NEARLY_STRAIGHT = np.float32(1e-3)
+
+
+def gelu_tanh_multiply(gate: Float32, up: Float32) -> Float32:
+    """GELU of `gate`, approximated with a hyperbolic tangent, times `up`, elementwise on [M, D].
+
+    It is the kernel of SiLU, z sigmoid(z), on other numbers: the same bits on every instruction set.
+    """
+    factor = _SLOPE * (np.float32(1) + _CUBIC * (gate * gate))  # z / gate
+    return cpu.silu_multiply(gate * factor, up / factor)
+
+
+def bound(x: Float32, cap: float) -> Float32:
+    """Return cap tanh(x / cap), elementwise on [M, D]; the same bits on every instruction set."""
+    z = x * np.float32(2 / cap)
+    is_straight = np.abs(z) < _NEARLY_STRAIGHT
+    divisor = np.where(is_straight, np.float32(1), z).astype(np.float32)
+    sigmoid = cpu.silu_multiply(z, np.float32(1) / divisor)
+    bounded: Float32 = np.where(is_straight, x, np.float32(cap) * (np.float32(2) * sigmoid - np.float32(1)))
+    return bounded

@@ -23,6 +23,10 @@ class Operations(Protocol[Value]):
         """Divide each row by its root mean square and multiply by the norm's weight."""
         ...
 
+    def normalise_heads(self, norm: RMSNorm, x: Value) -> Value:
+        """Do the same to every head of each row: the norm has the width of one."""
+        ...
+
     def linears(self, names: Sequence[str], x: Value) -> list[Value]:
         """Run named linear layers on the same rows."""
         ...
@@ -33,6 +37,10 @@ class Operations(Protocol[Value]):
 
     def gate(self, gate: Value, up: Value) -> Value:
         """Multiply the activation of `gate` by `up`."""
+        ...
+
+    def bound(self, x: Value, cap: float) -> Value:
+        """Keep each element between -cap and cap, smoothly: cap x tanh(x / cap)."""
         ...
 
     def add(self, x: Value, y: Value) -> Value:

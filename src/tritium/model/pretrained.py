@@ -14,9 +14,17 @@ from tritium.formats.native import NativeModel, is_native, open_native, save_nat
 from tritium.kernels.device import select_optimal_device
 from tritium.model.bert import BertModel
 from tritium.model.bitnet import BitNetModel
+from tritium.model.bitnet_latent import BitNetLatentModel
 from tritium.model.config import ModelConfig, parse_config
+from tritium.model.encoder import EncoderModel
+from tritium.model.gemma2 import Gemma2Model
+from tritium.model.gemma3_text import Gemma3TextModel
 from tritium.model.llama import LlamaModel
-from tritium.model.pooling import POOLING_FILE, require_mean_pooling
+from tritium.model.mistral import MistralModel
+from tritium.model.pooling import POOLING_FILE, Pooling, read_pooling
+from tritium.model.qwen2 import Qwen2Model
+from tritium.model.qwen3 import Qwen3Model
+from tritium.model.qwen3_embedding import Qwen3EmbeddingModel
 from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
 from tritium.model.weights import CheckpointWeights
 
@@ -39,7 +47,16 @@ COMPANION_FILES = (
 )
 _LARGEST_COMPANION = 1 << 28  # bytes
 _MOST_THREADS = 1024  # of the kernels
-_MODELS = {"llama": LlamaModel, "bitnet": BitNetModel}
+_MODELS: Mapping[str, type[DecoderModel]] = {
+    "llama": LlamaModel,
+    "mistral": MistralModel,
+    "qwen2": Qwen2Model,
+    "qwen3": Qwen3Model,
+    "gemma2": Gemma2Model,
+    "gemma3_text": Gemma3TextModel,
+    "bitnet": BitNetModel,
+    "bitnet_latent": BitNetLatentModel,
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,7 @@ class LoadedModel:
 
     path: Path
     config: ModelConfig
-    model: DecoderModel | BertModel
+    model: DecoderModel | EncoderModel
     manifest: Mapping[str, Any] | None = None
     _tokenizers: dict[str, Tokenizer] = field(default_factory=dict, repr=False)
 
@@ -64,14 +81,14 @@ class LoadedModel:
     @property
     def generator(self) -> DecoderModel:
         """The model as one that continues text (ValidationError: it is an encoder)."""
-        if isinstance(self.model, BertModel):
+        if isinstance(self.model, EncoderModel):
             raise ValidationError("This model turns text into vectors; it cannot generate text.")
         return self.model
 
     @property
-    def encoder(self) -> BertModel:
+    def encoder(self) -> EncoderModel:
         """The model as one that turns text into vectors (ValidationError: it generates text)."""
-        if not isinstance(self.model, BertModel):
+        if not isinstance(self.model, EncoderModel):
             raise ValidationError("This model generates text; it does not turn text into vectors.")
         return self.model
 
@@ -156,7 +173,7 @@ class QuantizedModel:
         return self.loaded.config
 
     @property
-    def model(self) -> DecoderModel | BertModel:
+    def model(self) -> DecoderModel | EncoderModel:
         """The model, ready to run."""
         return self.loaded.model
 
@@ -206,17 +223,27 @@ def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str
             f"{checkpoint.path} has no config.json: copy it there from where the model comes from.",
             file="config.json",
         )
-    config = parse_config(declared)
+    config = parse_config(declared, tensors=checkpoint.tensors)
     weights = CheckpointWeights(checkpoint, config, manifest=manifest)
     count = threads or select_optimal_device(checkpoint.total_bytes).threads
     if config.is_encoder:
-        require_mean_pooling(checkpoint.file(POOLING_FILE))
-        return LoadedModel(checkpoint.path, config, BertModel(config, weights, threads=count), manifest)
+        encoder = _encoder(config, weights, checkpoint.file(POOLING_FILE), threads=count)
+        return LoadedModel(checkpoint.path, config, encoder, manifest)
     model = _MODELS[config.model_type](config, weights, threads=count)
     loaded = LoadedModel(checkpoint.path, config, model, manifest)
     if checkpoint.file(TOKENIZER_FILE) is not None:
         loaded.tokenizer.validate_against(config)  # a wrong tokenizer is found now, not at the first request
     return loaded
+
+
+def _encoder(
+    config: ModelConfig, weights: CheckpointWeights, pooling: Path | None, *, threads: int
+) -> EncoderModel:
+    if config.model_type == "bert":
+        mean = read_pooling(pooling, known=(Pooling.MEAN,), default=Pooling.MEAN)
+        return BertModel(config, weights, pooling=mean, threads=threads)
+    asked = read_pooling(pooling, known=(Pooling.LAST, Pooling.MEAN), default=None)
+    return Qwen3EmbeddingModel(config, weights, pooling=asked, threads=threads)
 
 
 def _required_file(native: NativeModel, name: str) -> Path:

@@ -20,15 +20,21 @@ class Recorder:
     """Records what a model does; a value is the number that the plan gives it."""
 
     def __init__(
-        self, config: ModelConfig, linears: Mapping[str, Linear], inverse_frequencies: Float32
+        self, config: ModelConfig, linears: Mapping[str, Linear], inverse_frequencies: Sequence[Float32]
     ) -> None:
         self._config = config
         self._linears = linears
         self._plan = cpu.Plan(config.max_positions)
-        self._angles = self._plan.angles(inverse_frequencies, 1.0)
+        recorded: dict[int, int] = {}  # by identity: layers share arrays
+        for array in inverse_frequencies:
+            if id(array) not in recorded:
+                recorded[id(array)] = self._plan.angles(array, 1.0)
+        self._angles = [recorded[id(array)] for array in inverse_frequencies]
 
     def embed(self, table: Embedding) -> int:
         """Look the tokens of the batch up: [T, hidden]."""
+        if table.scale != 1:
+            raise ValidationError("A plan cannot hold an embedding that is scaled.")
         if isinstance(table.weight, cpu.CodedMatrix):
             return self._plan.coded_embed(table.weight)
         return self._plan.embed(table.weight)
@@ -36,6 +42,11 @@ class Recorder:
     def normalise(self, norm: RMSNorm, x: int) -> int:
         """Divide each row by its root mean square and multiply by the norm's weight."""
         return self._plan.rms_norm(x, norm.weight, norm.eps)
+
+    def normalise_heads(self, norm: RMSNorm, x: int) -> int:
+        """Raise ValidationError: a plan normalises whole rows only."""
+        del norm, x
+        raise ValidationError("A plan cannot hold a norm of single heads.")
 
     def linears(self, names: Sequence[str], x: int) -> list[int]:
         """Run named linear layers on the same rows, rounding the rows once for all ternary ones."""
@@ -46,14 +57,22 @@ class Recorder:
     def attend(self, layer: int, q: int, k: int, v: int) -> int:
         """Turn q and k by their positions, keep k and v in the cache, and attend to the row's past."""
         heads, kv_heads = self._config.num_heads, self._config.num_kv_heads
-        self._plan.rope(q, self._angles, heads, kv_heads)
-        self._plan.rope(k, self._angles, kv_heads, kv_heads)
-        return self._plan.attention(q, k, v, layer, heads, kv_heads, self._config.head_dim**-0.5)
+        self._plan.rope(q, self._angles[layer], heads, kv_heads)
+        self._plan.rope(k, self._angles[layer], kv_heads, kv_heads)
+        scale, window = self._config.scaling.attention, self._config.windows[layer]
+        return self._plan.attention(q, k, v, layer, heads, kv_heads, scale, window or 0)
 
     def gate(self, gate: int, up: int) -> int:
         """Multiply the activation of `gate` by `up`."""
-        is_relu2 = self._config.activation == "relu2"
-        return (self._plan.relu2_multiply if is_relu2 else self._plan.silu_multiply)(gate, up)
+        gates = {"silu": self._plan.silu_multiply, "relu2": self._plan.relu2_multiply}
+        if self._config.activation not in gates:
+            raise ValidationError(f"A plan cannot hold the activation {self._config.activation}.")
+        return gates[self._config.activation](gate, up)
+
+    def bound(self, x: int, cap: float) -> int:
+        """Raise ValidationError: a plan bounds nothing."""
+        del x, cap
+        raise ValidationError("A plan cannot hold bounded logits.")
 
     def add(self, x: int, y: int) -> int:
         """Add elementwise."""

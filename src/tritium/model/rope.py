@@ -35,6 +35,8 @@ _ALLOWED_KEYS = {
 _LARGEST_THETA = 1e12
 _SMALLEST_FACTOR, _LARGEST_FACTOR = 1e-3, 1e6
 _LARGEST_POSITION = 1 << 24
+_LAYER_KINDS = ("full_attention", "sliding_attention")
+_LOCAL_THETA = 10000.0
 _COMMON_KEYS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 
 
@@ -69,6 +71,41 @@ def parse_rope(config: Mapping[str, Any], *, default_theta: float, max_positions
             field="rope_scaling",
         )
     return parsed[0]
+
+
+def parse_ropes(
+    config: Mapping[str, Any], *, default_theta: float, max_positions: int
+) -> tuple[RopeParameters, RopeParameters]:
+    """Read the two ropes of Gemma 3: that of layers that see everything, and that of layers that slide.
+
+    transformers 5 has both under `rope_parameters`; before, the second was `rope_local_base_freq`.
+
+    Raises:
+        ValidationError: as in parse_rope, or `rope_parameters` holds something else.
+    """
+    nested = _object(config, "rope_parameters") or {}
+    unknown = sorted(nested.keys() - set(_LAYER_KINDS))
+    if unknown:
+        raise ValidationError(
+            f"rope_parameters must hold {' and '.join(_LAYER_KINDS)}, not {unknown[0]!r}.",
+            field="rope_parameters",
+        )
+    full, sliding = (nested.get(kind) for kind in _LAYER_KINDS)
+    shared = {key: config[key] for key in ("partial_rotary_factor",) if key in config}
+    everywhere = {key: config[key] for key in ("rope_theta", "rope_scaling") if key in config}
+    local = {"rope_theta": config.get("rope_local_base_freq")}
+    return (
+        parse_rope(
+            {**shared, **everywhere, "rope_parameters": full},
+            default_theta=default_theta,
+            max_positions=max_positions,
+        ),
+        parse_rope(
+            {**shared, **local, "rope_parameters": sliding},
+            default_theta=_LOCAL_THETA,
+            max_positions=max_positions,
+        ),
+    )
 
 
 def _parse(

@@ -285,7 +285,8 @@ class CheckpointWeights:
     def _check_tied_head(self) -> None:
         """A head beside tied embeddings must be their copy; if not, one of the two would silently be lost."""
         head, table = "lm_head.weight", "model.embed_tokens.weight"
-        if not self.config.tie_word_embeddings or self._coded or head not in self._checkpoint.tensors:
+        is_read = self.config.tie_word_embeddings and not self.config.is_encoder
+        if not is_read or self._coded or head not in self._checkpoint.tensors:
             return
         if not np.array_equal(self._checkpoint.read(head), self._checkpoint.read(table)):
             raise ValidationError(

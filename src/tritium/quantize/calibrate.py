@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tritium.quantize.plan import QuantizationPlan
 
-BLOCK_NUMBER = re.compile(r"\.layers?\.(\d+)\.")
+BLOCK_NUMBER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 SOURCE, ACTUAL = "source", "actual"
 
 Streams = tuple["NDArray[np.float32]", "NDArray[np.float32]"]

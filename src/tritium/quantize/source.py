@@ -169,7 +169,7 @@ def open_source(source: str | Path) -> Source:
         raise ValidationError(f"{source} is a Tritium model already; quantize the model it was made from.")
     checkpoint = open_checkpoint(source)
     try:
-        config = parse_config(checkpoint.config)
+        config = parse_config(checkpoint.config, tensors=checkpoint.tensors)
         weights = CheckpointWeights(checkpoint, config)
     except BaseException:
         checkpoint.close()

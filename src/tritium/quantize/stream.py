@@ -13,8 +13,8 @@ from tritium.quantize.text import passages, read_text, spread, token_windows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tritium.model.bert import BertModel
     from tritium.model.decoder import DecoderModel
+    from tritium.model.encoder import EncoderModel
     from tritium.model.pretrained import LoadedModel
     from tritium.quantize.config import QuantizationConfig
 
@@ -30,7 +30,7 @@ class TextStream:
 
     def __init__(self, config: QuantizationConfig, loaded: LoadedModel) -> None:
         """Cut the calibration text into tokens of this model."""
-        self.model: DecoderModel | BertModel = loaded.model
+        self.model: DecoderModel | EncoderModel = loaded.model
         self._loaded = loaded
         text = read_text(config.calibration_text or "")
         limit = config.calibration_tokens

@@ -67,14 +67,16 @@ def naive(q, k, v, *, scale):
         st.tuples(st.integers(1, 40), st.sampled_from([0, 3, 48, 500, 1100])), min_size=1, max_size=3
     ),
     shape=st.sampled_from(SHAPES),
+    window=st.none() | st.sampled_from([1, 2, 63, 64, 65, 511, 512, 513]) | st.integers(1, 1200),
     seed=st.integers(0, 999),
 )
-def test_paged_attention_is_its_twin_to_the_bit(isa, dtype, sequences, shape, seed):
+def test_paged_attention_is_its_twin_to_the_bit(isa, dtype, *, sequences, shape, window, seed):
     heads, kv_heads, dim = shape
     queries = [count for count, _ in sequences]
     lengths = [count + past for count, past in sequences]
     sizes = {"heads": heads, "kv_heads": kv_heads, "dim": dim, "dtype": dtype}
     batch = paged_batch(np.random.default_rng(seed), lengths=lengths, queries=queries, **sizes)
+    batch["window"] = window
     assert_same_bits(cpu.paged_attention(**batch), reference.paged_attention(**batch))
 
 
@@ -99,9 +101,11 @@ def test_attention_is_close_to_the_textbook(isa, dtype, tolerance, spread):
     np.testing.assert_allclose(found[0], expected, atol=tolerance * max(1.0, np.abs(expected).max()))
 
 
-def test_attention_does_not_depend_on_neighbours_threads_or_where_the_pages_lie(isa, dtype):
+@pytest.mark.parametrize("window", [None, 1, 30, 700, 1024, 1699])
+def test_attention_does_not_depend_on_neighbours_threads_or_where_the_pages_lie(isa, dtype, window):
     random = np.random.default_rng(1)
     batch = paged_batch(random, lengths=[37, 5, 1700, 64], queries=[37, 1, 2, 3], dtype=dtype)
+    batch["window"] = window
     whole = cpu.paged_attention(**batch)
     for threads in (2, 5):  # the long context is then divided among them
         assert_same_bits(cpu.paged_attention(**batch, threads=threads), whole)
@@ -122,8 +126,10 @@ def test_attention_does_not_depend_on_neighbours_threads_or_where_the_pages_lie(
         assert_same_bits(cpu.paged_attention(**batch | alone), whole[begin:end])
 
 
-def test_a_prompt_in_chunks_attends_like_the_prompt_at_once(isa, dtype):
+@pytest.mark.parametrize("window", [None, 100, 520])
+def test_a_prompt_in_chunks_attends_like_the_prompt_at_once(isa, dtype, window):
     batch = paged_batch(np.random.default_rng(2), lengths=[620], queries=[620], dtype=dtype)
+    batch["window"] = window
     whole = cpu.paged_attention(**batch)
     for begin, end in ((0, 7), (7, 8), (8, 20), (20, 511), (511, 513), (513, 620)):
         chunk = {
@@ -132,6 +138,37 @@ def test_a_prompt_in_chunks_attends_like_the_prompt_at_once(isa, dtype):
             "context_lengths": np.array([end], np.int32),
         }
         assert_same_bits(cpu.paged_attention(**batch | chunk), whole[begin:end])
+
+
+@pytest.mark.parametrize("window", [1, 64, 130, 600, 1200, 5000])
+def test_a_window_is_the_textbook_on_the_last_positions(isa, window):
+    random = np.random.default_rng(7)
+    length, queries, dim = 1200, 40, 32
+    k, v = random.standard_normal((2, length, 2, dim)).astype(np.float32)
+    q = random.standard_normal((queries, 4, dim)).astype(np.float32)
+    pool = new_pool("fp32", num_blocks=75, heads=2, head_dim=dim)
+    cpu.write_kv(k, v, pool, np.arange(length))
+    found = cpu.paged_attention(
+        q,
+        pool,
+        block_tables=np.arange(75, dtype=np.int32)[None],
+        query_starts=np.array([0, queries], np.int32),
+        context_lengths=np.array([length], np.int32),
+        scale=dim**-0.5,
+        window=window,
+    )
+    for row in range(queries):
+        end = length - queries + row + 1
+        seen = slice(max(0, end - window), end)
+        expected = naive(q[row], k[seen], v[seen], scale=dim**-0.5)
+        np.testing.assert_allclose(found[row], expected, atol=1e-5)
+
+
+def test_a_window_as_long_as_the_context_changes_no_bit(isa, dtype):
+    batch = paged_batch(np.random.default_rng(8), lengths=[600, 1100], queries=[30, 1], dtype=dtype)
+    whole = cpu.paged_attention(**batch)
+    for window in (1100, 10**6):
+        assert_same_bits(cpu.paged_attention(**batch, window=window), whole)
 
 
 @settings(deadline=None)
@@ -258,6 +295,8 @@ def test_a_slot_outside_the_pool_is_refused_before_anything_is_written(slot):
         ("pool", np.zeros((8, 0, 2, 256), np.float32), "shape"),
         ("pool", np.zeros((8, 3, 2, 256), np.float32), "multiple"),
         ("threads", -1, "threads"),
+        ("window", 0, "window"),
+        ("window", -5, "window"),
     ],
 )
 def test_pages_that_lie_outside_the_pool_are_refused(name, value, reason):

@@ -183,20 +183,26 @@ class TinyModels:
     oracle: Oracle
 
     def dense(self, directory: Path, model_type: str, *, seed: int = 0, **fields: Any) -> Path:
-        """Write a random llama, bitnet or bert; weights large enough that every part matters."""
+        """Write a random model of a type; weights large enough that every part matters."""
         transformers, torch = self.oracle.transformers, self.oracle.torch
-        configs = {
-            "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-            "bitnet": (transformers.BitNetConfig, transformers.BitNetForCausalLM),
-            "bert": (transformers.BertConfig, transformers.BertModel),
+        names = {
+            "llama": ("LlamaConfig", "LlamaForCausalLM"),
+            "mistral": ("MistralConfig", "MistralForCausalLM"),
+            "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
+            "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
+            "gemma2": ("Gemma2Config", "Gemma2ForCausalLM"),
+            "gemma3_text": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
+            "bitnet": ("BitNetConfig", "BitNetForCausalLM"),
+            "bert": ("BertConfig", "BertModel"),
         }
-        make_config, make_model = configs[model_type]
+        make_config, make_model = (getattr(transformers, name) for name in names[model_type])
         torch.manual_seed(seed)
         model = make_model(make_config(**fields))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 is_norm = "norm" in name.lower() and name.endswith("weight")
-                parameter.copy_(torch.randn_like(parameter) * 0.2 + (1.0 if is_norm else 0.0))
+                centre = 1.0 if is_norm and not model_type.startswith("gemma") else 0.0
+                parameter.copy_(torch.randn_like(parameter) * 0.2 + centre)
         model.save_pretrained(directory)
         return directory
 

@@ -15,12 +15,30 @@ from tritium.model.batch import ForwardBatch, KVCache
 from tritium.model.pretrained import load_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tritium.model.decoder import DecoderModel
 
 
-@pytest.fixture(scope="module", params=["scripture_llama", "scripture_bitnet_bitlinear"])
+@pytest.fixture(scope="module")
+def random_qwen3(random_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that no plan can hold: its operations are carried out one by one."""
+    config = {
+        "model_type": "qwen3",
+        "hidden_size": 40,
+        "intermediate_size": 72,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 64,
+        "vocab_size": 4096,
+    }
+    return random_checkpoint(tmp_path_factory.mktemp("qwen3") / "model", config)
+
+
+@pytest.fixture(scope="module", params=["scripture_llama", "scripture_bitnet_bitlinear", "random_qwen3"])
 def model(request: pytest.FixtureRequest) -> DecoderModel:
     return load_model(request.getfixturevalue(request.param)).generator
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention
 from tritium.model.architecture import architecture_for
 from tritium.model.config import parse_config
+from tritium.model.family import FAMILIES
 from tritium.model.rope import RopeKind, RopeParameters
 
 LLAMA = {
@@ -25,6 +27,7 @@ LLAMA = {
     "vocab_size": 100,
     "max_position_embeddings": 128,
 }
+GEMMA2 = {"head_dim": 16, "attn_logit_softcapping": None}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -64,9 +67,11 @@ def test_defaults_are_those_of_transformers() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"model_type": "qwen3"}, "qwen3"),
+        ({"model_type": "gpt2"}, "gpt2"),
         ({"model_type": None}, "None"),
-        ({"architectures": ["BitnetForCausalLM"]}, "BitnetForCausalLM"),
+        ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
+        ({"architectures": [["LlamaForCausalLM"]]}, "LlamaForCausalLM"),
+        ({"model_type": "bitnet_latent"}, "bitnet_latent"),
         ({"architectures": "LlamaForCausalLM"}, "architectures"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ({"sliding_window": 4096}, "sliding_window"),
@@ -101,6 +106,157 @@ def test_defaults_are_those_of_transformers() -> None:
 def test_what_may_change_the_mathematics_is_refused_by_name(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         parse_config(_with(**fields))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "named"),
+    [
+        ("mistral", {"layer_types": ["full_attention"] * 2}, "layer_types"),
+        ("mistral", {"attention_bias": True}, "attention_bias"),
+        ("mistral", {"sliding_window": 0}, "sliding_window"),
+        ("mistral", {"sliding_window": "4096"}, "sliding_window"),
+        ("mistral", {"hidden_act": "relu2"}, "relu2"),
+        ("mistral", {"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
+        ("qwen2", {"attention_bias": True}, "attention_bias"),
+        ("qwen2", {"use_mrope": True}, "use_mrope"),
+        ("qwen2", {"use_sliding_window": 1}, "use_sliding_window"),
+        ("qwen2", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("qwen2", {"layer_types": ["full_attention", "linear_attention"]}, "linear_attention"),
+        ("qwen2", {"layer_types": ["full_attention", ["sliding_attention"]]}, "Layer type"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "no sliding window"),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": -1}, "max_window_layers"),
+        ("qwen3", {}, "head_dim"),
+        ("qwen3", {"head_dim": 16, "num_key_value_heads": None}, "num_key_value_heads"),
+        ("qwen3", {"head_dim": 16, "num_experts": 8}, "num_experts"),
+        # Without the field transformers bounds the scores: every Gemma 2 that was trained has them bounded.
+        ("gemma2", {"head_dim": 16}, "attn_logit_softcapping"),
+        ("gemma2", {**GEMMA2, "hidden_activation": "gelu"}, "hidden_activation|gelu"),
+        ("gemma2", {**GEMMA2, "hidden_act": "gelu"}, "gelu"),
+        ("gemma2", {**GEMMA2, "query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
+        ("gemma2", {**GEMMA2, "final_logit_softcapping": "30"}, "final_logit_softcapping"),
+        ("gemma2", {**GEMMA2, "dtype": "float8_e4m3fn"}, "float8"),
+        ("gemma2", {**GEMMA2, "sliding_window": None}, "no sliding window"),
+        ("gemma2", {**GEMMA2, "rope_local_base_freq": 1e4}, "rope_local_base_freq"),
+        ("gemma3_text", {"head_dim": 16, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("gemma3_text", {"head_dim": 16, "use_bidirectional_attention": True}, "use_bidirectional"),
+        ("gemma3_text", {"head_dim": 16, "rope_parameters": {"rope_theta": 1e4}}, "rope_parameters"),
+        ("gemma3_text", {"head_dim": 16, "rope_parameters": {"full_attention": 5}}, "rope_parameters"),
+        ("gemma3_text", {"head_dim": 16, "rope_local_base_freq": 0}, "rope_theta"),
+        ("gemma3_text", {"head_dim": 16, "sliding_window_pattern": 0}, "sliding_window_pattern"),
+        (
+            "gemma3_text",
+            {"head_dim": 16, "sliding_window_pattern": 2, "_sliding_window_pattern": 6},
+            "sliding_window_pattern",
+        ),
+        ("gemma3", {}, "gemma3"),
+    ],
+)
+def test_what_a_family_does_not_know_is_refused_by_name(
+    model_type: str, fields: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ValidationError, match=named):
+        parse_config(_with(model_type=model_type, **{"architectures": None, **fields}))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "windows"),
+    [
+        ("llama", {}, (None, None)),
+        ("mistral", {}, (4096, 4096)),  # what a config without the field means to transformers
+        ("mistral", {"sliding_window": None}, (None, None)),
+        ("mistral", {"sliding_window": 7}, (7, 7)),
+        ("qwen2", {"sliding_window": 7, "max_window_layers": 0}, (None, None)),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 7}, (None, None)),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}, (None, 7)),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}, (None, None)),
+        (
+            "qwen3",
+            {
+                "head_dim": 16,
+                "use_sliding_window": True,
+                "sliding_window": 7,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            (7, None),
+        ),
+    ],
+)
+def test_windows_are_those_of_transformers(
+    model_type: str, fields: dict[str, Any], windows: tuple[int | None, ...]
+) -> None:
+    config = parse_config(_with(model_type=model_type, architectures=None, **fields))
+    assert config.windows == windows
+
+
+@pytest.mark.parametrize(
+    ("fields", "windows"),
+    [
+        ({}, (9, 9, 9, 9, 9, None, 9)),
+        ({"sliding_window_pattern": 3}, (9, 9, None, 9, 9, None, 9)),
+        ({"_sliding_window_pattern": 1}, (None,) * 7),
+        ({"model_type": "gemma2", "attn_logit_softcapping": None}, (9, None, 9, None, 9, None, 9)),
+    ],
+)
+def test_gemmas_layers_slide_in_their_pattern(
+    fields: dict[str, Any], windows: tuple[int | None, ...]
+) -> None:
+    known = {"model_type": "gemma3_text", "architectures": None, "head_dim": 16, "num_hidden_layers": 7}
+    assert parse_config(_with(**{**known, "sliding_window": 9, **fields})).windows == windows
+
+
+def test_both_spellings_of_gemmas_two_ropes_mean_the_same() -> None:
+    known = {"model_type": "gemma3_text", "architectures": None, "head_dim": 16}
+    old = parse_config(
+        _with(
+            **known,
+            rope_theta=1e6,
+            rope_local_base_freq=5e3,
+            rope_scaling={"rope_type": "linear", "factor": 8.0},
+        )
+    )
+    full = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
+    new = parse_config(
+        _with(
+            **known,
+            rope_parameters={
+                "full_attention": full,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+            },
+        )
+    )
+    assert old == new
+    assert old.rope is not None
+    assert old.local_rope is not None
+    assert (old.rope.kind, old.rope.theta, old.local_rope.kind) == (RopeKind.LINEAR, 1e6, RopeKind.DEFAULT)
+    assert old.local_rope.theta == 5e3
+    plain = parse_config(_with(**known))
+    assert plain.rope is not None
+    assert plain.local_rope is not None
+    assert (plain.rope.theta, plain.local_rope.theta) == (1e6, 1e4)
+    assert plain.tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    ("hidden", "fields", "scale"),
+    [  # 55.4256 and 33.9411, the square roots, in the numbers that each dtype has
+        (3072, {"torch_dtype": "bfloat16"}, 55.5),
+        (1152, {"dtype": "bfloat16"}, 34.0),
+        (1152, {"dtype": "float16"}, 33.9375),
+        (1152, {}, float(np.float32(1152**0.5))),
+        (2304, {"dtype": "bfloat16"}, 48.0),
+    ],
+)
+def test_gemmas_embeddings_are_scaled_by_a_number_of_their_dtype(
+    hidden: int, fields: dict[str, Any], scale: float
+) -> None:
+    known = {"model_type": "gemma2", "architectures": None, **GEMMA2, "hidden_size": hidden}
+    assert parse_config(_with(**known, **fields)).scaling.embedding == scale
+
+
+def test_qwen2_has_biases_on_queries_keys_and_values_alone() -> None:
+    linears = architecture_for(parse_config(_with(model_type="qwen2", architectures=None))).linears
+    biased = {name.rsplit(".", 1)[1] for name, shape in linears.items() if shape.has_bias}
+    assert biased == {"q_proj", "k_proj", "v_proj"}
 
 
 @pytest.mark.parametrize(
@@ -176,9 +332,12 @@ def test_a_ternary_config_names_its_convention_and_what_stays_dense() -> None:
 
 
 @given(
+    st.sampled_from(sorted(FAMILIES)),
     st.dictionaries(
         st.sampled_from(
-            sorted([*LLAMA, "rope_parameters", "rope_scaling", "quantization_config", "head_dim"])
+            sorted(
+                {*LLAMA, "quantization_config", *(name for each in FAMILIES.values() for name in each.fields)}
+            )
         ),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -188,11 +347,15 @@ def test_a_ternary_config_names_its_convention_and_what_stays_dense() -> None:
             max_leaves=4,
         ),
         max_size=4,
-    )
+    ),
 )
-def test_any_json_is_read_or_refused_and_never_crashes(fields: dict[str, Any]) -> None:
+def test_any_json_is_read_or_refused_and_never_crashes(family: str, fields: dict[str, Any]) -> None:
+    types = FAMILIES[family].model_types or {family}
+    known = {"model_type": min(types), "architectures": [min(FAMILIES[family].classes)], "head_dim": 16}
+    if family == "bert":
+        del known["head_dim"]
     try:
-        config = parse_config(_with(**fields))
+        config = parse_config(_with(**{**known, **fields}))
     except ValidationError:
         return
     assert config.num_heads % config.num_kv_heads == 0

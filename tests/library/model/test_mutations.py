@@ -108,7 +108,8 @@ def _with_columns_in_blocks_of_64(model: DecoderModel) -> None:
 
 
 def _with_another_theta(model: DecoderModel) -> None:
-    model.inverse_frequencies = inverse_frequencies(RopeParameters(theta=5e5), head_dim=model.config.head_dim)
+    other = inverse_frequencies(RopeParameters(theta=5e5), head_dim=model.config.head_dim)
+    model.inverse_frequencies = [other] * model.config.num_layers
 
 
 def _with_rope_in_neighbouring_pairs(model: DecoderModel) -> None:
@@ -128,7 +129,7 @@ def _with_key_heads_in_the_wrong_order(model: DecoderModel) -> None:
 
 
 def _without_the_final_norm(model: DecoderModel) -> None:
-    model._final_norm = RMSNorm(np.ones_like(model._final_norm.weight), eps=model._final_norm.eps)
+    model.final_norm = RMSNorm(np.ones_like(model.final_norm.weight), eps=model.final_norm.eps)
 
 
 MUTATIONS = [

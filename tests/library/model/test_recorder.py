@@ -22,14 +22,18 @@ from tritium.model.bitnet import BitNetModel
 from tritium.model.config import parse_config
 from tritium.model.layers import CodedLinear, DenseLinear, TernaryLinear
 from tritium.model.llama import LlamaModel
-from tritium.model.recorder import RecordedForward
+from tritium.model.qwen2 import Qwen2Model
+from tritium.model.qwen3 import Qwen3Model
+from tritium.model.recorder import RecordedForward, Recorder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tritium.kernels.pages import KvDtype
     from tritium.model.decoder import DecoderModel
     from tritium.model.layers import DenseWeight, Float32, Linear, Table
 
-MODELS = {"llama": LlamaModel, "bitnet": BitNetModel}
+MODELS = {"llama": LlamaModel, "bitnet": BitNetModel, "qwen2": Qwen2Model, "qwen3": Qwen3Model}
 CONTEXT = 96
 
 
@@ -53,11 +57,14 @@ class Shape:
     dense_share: float = 0.0  # of the linear layers
     is_bfloat16: bool = False
     table_bits: int = 16  # of the embedding and the head
+    window: int | None = None  # of the first layer and of the last
 
     def build(self, *, seed: int, threads: int) -> DecoderModel:
         """A model of random weights, the same for the same seed; bitnet derives the size of a head."""
         if self.model_type == "bitnet" and self.heads * self.head_dim != self.hidden:
             return replace(self, head_dim=self.hidden // self.heads).build(seed=seed, threads=threads)
+        if self.model_type in {"qwen2", "qwen3"} and (self.activation, self.has_bias) != ("silu", False):
+            return replace(self, activation="silu", has_bias=False).build(seed=seed, threads=threads)
         config = parse_config(
             {
                 "model_type": self.model_type,
@@ -76,6 +83,8 @@ class Shape:
                 "mlp_bias": self.has_bias and self.model_type == "llama",
             }
         )
+        if self.window is not None:
+            config = replace(config, windows=(self.window, None, self.window))
         return MODELS[self.model_type](config, RandomWeights(self, config, seed), threads=threads)
 
 
@@ -96,6 +105,8 @@ class RandomWeights:
             width = self.shape.heads * self.shape.head_dim
         elif "ffn_sub_norm" in name:
             width = self.shape.inner
+        elif "q_norm" in name or "k_norm" in name:
+            width = self.shape.head_dim
         return self._random(name).uniform(0.5, 1.5, width).astype(np.float32)
 
     def dense(self, name: str) -> DenseWeight:
@@ -181,7 +192,7 @@ def assert_same_bits(actual: Float32, expected: Float32) -> None:
 
 SHAPES = st.builds(
     Shape,
-    model_type=st.sampled_from(["llama", "bitnet"]),
+    model_type=st.sampled_from(["llama", "bitnet", "qwen2"]),
     hidden=st.sampled_from([32, 48, 200]),
     inner=st.sampled_from([33, 160, 300]),
     kv_heads=st.sampled_from([1, 2, 4]),
@@ -194,6 +205,7 @@ SHAPES = st.builds(
     dense_share=st.sampled_from([0.0, 0.5, 1.0]),
     is_bfloat16=st.booleans(),
     table_bits=st.sampled_from([6, 8, 16]),
+    window=st.none() | st.integers(1, 70),
 )
 PARTS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40) | st.just(1)), min_size=1, max_size=6)
 DECODES = st.lists(st.tuples(st.integers(0, 90), st.just(1)), min_size=1, max_size=8)
@@ -242,10 +254,11 @@ def test_a_batch_large_enough_to_be_shared_gives_the_bits_of_one_thread(threads:
     "parts", [[(1500, 1)], [(1100, 1), (40, 1)], [(700, 3), (5, 1), (513, 1)], [(900, 30)]]
 )
 @pytest.mark.parametrize("dtype", KV_DTYPES)
+@pytest.mark.parametrize("window", [None, 40, 600])
 def test_long_contexts_divided_among_threads_give_the_bits_of_one_thread(
-    parts: list[tuple[int, int]], dtype: KvDtype
+    parts: list[tuple[int, int]], dtype: KvDtype, window: int | None
 ) -> None:
-    shape = Shape(heads=6, kv_heads=2, head_dim=32, context=2048)
+    shape = Shape(heads=6, kv_heads=2, head_dim=32, context=2048, window=window)
     alone, shared = (shape.build(seed=1, threads=count) for count in (1, 3))
     first, second = caches(alone, 48, seed=2, dtype=dtype)
     batch = a_step(first, parts, wanted=[0, 1, 2], seed=3)
@@ -279,6 +292,36 @@ def test_a_layer_the_plan_does_not_know_still_runs() -> None:
     assert np.isfinite(model.forward_full([1, 2, 3])).all()
 
 
+def test_a_model_with_norms_of_single_heads_runs_without_a_plan() -> None:
+    model = Shape(model_type="qwen3").build(seed=1, threads=1)
+    assert model.recorded() is None
+    alone = model.forward_full([1, 2, 3])
+    batch = ForwardBatch.of_sequences([[4, 5], [1, 2, 3]])
+    assert_same_bits(model.forward(batch, model.new_cache(2))[2:], alone)
+
+
+@pytest.mark.parametrize(
+    ("record", "named"),
+    [
+        (lambda run, model: model._forward(run), "single heads"),
+        (lambda run, model: run.embed(replace(model._embedding, scale=2.0)), "scaled"),
+        (lambda run, _model: run.bound(0, 30.0), "bounded"),
+    ],
+)
+def test_a_recorder_refuses_what_a_plan_cannot_hold(record: Callable[[Any, Any], Any], named: str) -> None:
+    model = Shape(model_type="qwen3").build(seed=1, threads=1)
+    recorder = Recorder(model.config, model.linears(), model.inverse_frequencies)
+    with pytest.raises(ValidationError, match=named):
+        record(recorder, model)
+
+
+def test_a_recorder_refuses_an_activation_that_it_does_not_know() -> None:
+    model = Shape().build(seed=1, threads=1)
+    model.config = replace(model.config, activation="gelu_pytorch_tanh")
+    with pytest.raises(ValidationError, match="gelu_pytorch_tanh"):
+        model.recorded()
+
+
 @pytest.mark.parametrize("bits", [6, 8])
 @pytest.mark.parametrize("sequences", [1, 3, 9])
 def test_embedding_and_head_of_codes(bits: int, sequences: int) -> None:
@@ -292,7 +335,7 @@ def test_embedding_and_head_of_codes(bits: int, sequences: int) -> None:
     hidden = cpu.coded_lookup(coded, batch.token_ids)
     for index in range(model.config.num_layers):
         hidden = model.run_block(index, hidden, batch, expected)
-    rows = model._final_norm(np.ascontiguousarray(hidden[batch.logit_rows]))
+    rows = model.final_norm(np.ascontiguousarray(hidden[batch.logit_rows]))
     logits = cpu.coded_matmul(coded, *cpu.quantize_activations(rows))
     assert_same_bits(model.forward(batch, planned), logits)
 

@@ -122,7 +122,7 @@ def _keep_dense(path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("convention", ["bitlinear", "offline", "online"])
-@pytest.mark.parametrize("model_type", ["bitnet", "llama"])
+@pytest.mark.parametrize("model_type", ["bitnet", "llama", "mistral", "qwen2", "qwen3"])
 def test_a_tiny_model_differs_only_after_a_tie_of_rounding(
     convention: str, model_type: str, *, oracle: Any, tiny_models: Any, trace: Any, tmp_path: Any
 ) -> None:

@@ -56,6 +56,13 @@ TRITIUM_INLINE Lanes keep_first(const Lanes& lanes, int64_t first, int64_t count
   });
 }
 
+// Lanes l with l + first >= start, others `otherwise`.
+TRITIUM_INLINE Lanes keep_from(const Lanes& lanes, int64_t first, int64_t start, float otherwise) {
+  if (first >= start) return lanes;
+  const Lanes before = keep_first(broadcast(1.0f), first, start, 0.0f);
+  return each([&](int i) { return before.part[i] > 0.0f ? NativeFloat{} + otherwise : lanes.part[i]; });
+}
+
 TRITIUM_INLINE float largest_lane(const Lanes& lanes) {
   Float4 quarter[4];
   std::memcpy(quarter, lanes.part, sizeof(quarter));
@@ -281,12 +288,14 @@ struct BytePages {
   }
 };
 
-// Turns a row's scores into exp(score - largest), 0 behind `count`; returns what the sums so far keep.
-TRITIUM_INLINE float soften(float* scores, int64_t count, float* largest, float* total) {
+// Turns a row's scores into exp(score - largest), 0 before `start` and behind `count`; returns what the sums
+// so far keep.
+TRITIUM_INLINE float soften(float* scores, int64_t start, int64_t count, float* largest, float* total) {
+  constexpr float kUnseen = -std::numeric_limits<float>::infinity();
   Lanes score[kTilePages];
   for (int64_t i = 0; i < kTilePages; ++i) {
-    score[i] =
-        keep_first(load(scores + i * kLanes), i * kLanes, count, -std::numeric_limits<float>::infinity());
+    score[i] = keep_first(load(scores + i * kLanes), i * kLanes, count, kUnseen);
+    if (start > 0) score[i] = keep_from(score[i], i * kLanes, start, kUnseen);
   }
   const float top = largest_lane(larger(larger(score[0], score[1]), larger(score[2], score[3])));
   float kept = 1.0f;
@@ -311,7 +320,8 @@ void attend_rows(const AttentionTask& task, const KvTile& tile, int64_t row, con
   int64_t positions = 0;
   for (int r = 0; r < Rows; ++r) {
     positions = task.lengths[row + r] - tile.begin;
-    kept[r] = soften(scratch.weights[r], positions, state.largest + row + r, state.total + row + r);
+    kept[r] = soften(scratch.weights[r], task.starts[row + r] - tile.begin, positions,
+                     state.largest + row + r, state.total + row + r);
   }
   positions = positions < tile.count ? positions : tile.count;  // the last row sees most
   Pages::template weigh<Rows>(task, tile, scratch);
@@ -338,12 +348,12 @@ TRITIUM_INLINE KvTile fetching_tile_of(const AttentionTask& task, int64_t begin,
 }
 
 template <typename Pages>
-TRITIUM_INLINE void attend_tile(const AttentionTask& task, const KvTile& tile, int64_t row,
+TRITIUM_INLINE void attend_tile(const AttentionTask& task, const KvTile& tile, int64_t row, int64_t end,
                                 const AttentionState& state, AttentionScratch& scratch) {
-  for (; row + kRowsAtOnce <= task.rows; row += kRowsAtOnce) {
+  for (; row + kRowsAtOnce <= end; row += kRowsAtOnce) {
     attend_rows<Pages, kRowsAtOnce>(task, tile, row, state, scratch);
   }
-  switch (task.rows - row) {
+  switch (end - row) {
     case 3:
       return attend_rows<Pages, 3>(task, tile, row, state, scratch);
     case 2:
@@ -363,9 +373,11 @@ void attend_segment(const AttentionTask& task, int64_t segment, const AttentionS
     state.total[row] = 0.0f;
     std::memset(state.mixed + row * task.padded, 0, static_cast<size_t>(task.padded) * 4);
   }
-  for (int64_t at = begin; at < end; at += kTilePositions) {
+  const int64_t first = task.starts[0] / kTilePositions * kTilePositions;
+  for (int64_t at = first > begin ? first : begin; at < end; at += kTilePositions) {
     const KvTile tile = fetching_tile_of(task, at, longest);
-    attend_tile<Pages>(task, tile, first_row_at(task, at), state, scratch);
+    attend_tile<Pages>(task, tile, first_row_at(task, at), end_row_at(task, at + kTilePositions), state,
+                       scratch);
   }
 }
 
@@ -392,7 +404,8 @@ void attend_segments(const AttentionTask& task, int64_t begin, int64_t end, cons
   attend_segment<Pages>(task, begin, state, scratch);
   for (int64_t segment = begin + 1; segment < end; ++segment) {
     attend_segment<Pages>(task, segment, part, scratch);
-    merge_attention(state, part, task.padded, first_row_at(task, segment * kSegmentPositions), task.rows);
+    merge_attention(state, part, task.padded, first_row_at(task, segment * kSegmentPositions),
+                    end_row_at(task, (segment + 1) * kSegmentPositions));
   }
 }
 

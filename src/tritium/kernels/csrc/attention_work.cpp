@@ -9,6 +9,11 @@ constexpr int64_t kEnoughItems = 16;                  // per thread, that they s
 constexpr double kMultiplicationsPerNanosecond = 60;  // of one thread: an order of magnitude is enough
 constexpr double kBytesPerNanosecond = 30;
 
+// The first position that a row sees which ends at `length`.
+int32_t start_of(const AttentionLayer& layer, int32_t length) {
+  return layer.window > 0 && length > layer.window ? length - static_cast<int32_t>(layer.window) : 0;
+}
+
 int64_t up_to(int64_t count, int64_t size) {
   return (count + size - 1) / size;
 }
@@ -134,19 +139,31 @@ KvPlace AttentionWork::place_of(const AttentionLayer& layer, const Item& item, i
           call_.block_tables + item.sequence * call_.table_width + position / kPagePositions};
 }
 
+int32_t AttentionWork::length_at(int64_t sequence, int64_t row) const {
+  const int32_t context = call_.context_lengths[sequence];
+  if (!call_.is_causal) return context;
+  const int32_t queries = call_.query_starts[sequence + 1] - call_.query_starts[sequence];
+  return context - queries + static_cast<int32_t>(row / shared_) + 1;
+}
+
+int64_t AttentionWork::first_position(const AttentionLayer& layer, const Item& item) const {
+  const int64_t start = start_of(layer, length_at(item.sequence, item.first_row));
+  return std::max(item.segment * kSegmentPositions, start / kTilePositions * kTilePositions);
+}
+
 void AttentionWork::run_item(const AttentionLayer& layer, const Item& item, const Item& next,
                              AttentionMemory& memory) {
   const KvPool& pool = call_.shape;
   const float* q[kAttentionRows];
-  int32_t lengths[kAttentionRows];
-  const int32_t start = call_.query_starts[item.sequence], stop = call_.query_starts[item.sequence + 1];
-  const int32_t context = call_.context_lengths[item.sequence];
+  int32_t starts[kAttentionRows], lengths[kAttentionRows];
+  const int32_t start = call_.query_starts[item.sequence];
   for (int64_t i = 0; i < item.rows; ++i) {
     const int64_t row = item.first_row + i, query = start + row / shared_;
     q[i] = layer.q + (query * call_.query_heads + item.head * shared_ + row % shared_) * pool.dim;
-    lengths[i] = call_.is_causal ? context - stop + static_cast<int32_t>(query) + 1 : context;
+    lengths[i] = length_at(item.sequence, row);
+    starts[i] = start_of(layer, lengths[i]);
   }
-  const int64_t next_begin = next.segment * kSegmentPositions;
+  const int64_t next_begin = first_position(layer, next);
   const AttentionTask task{
       .type = pool.type,
       .place = place_of(layer, item, 0),
@@ -158,12 +175,13 @@ void AttentionWork::run_item(const AttentionLayer& layer, const Item& item, cons
       .padded = pool.padded(),
       .rows = item.rows,
       .q = q,
+      .starts = starts,
       .lengths = lengths,
       .scale = layer.scale,
   };
   if (splits_of(item.sequence) == 1) {
-    table().attend(task, 0, up_to(lengths[item.rows - 1], kSegmentPositions), memory.state, memory.part,
-                   memory.scratch);
+    table().attend(task, starts[0] / kSegmentPositions, up_to(lengths[item.rows - 1], kSegmentPositions),
+                   memory.state, memory.part, memory.scratch);
     return finish(layer, task, memory.state);
   }
   table().attend(task, item.segment, item.segment + 1, part_at(item.index), memory.part, memory.scratch);
@@ -179,7 +197,8 @@ void AttentionWork::merge_parts(const AttentionLayer& layer, const Item& item, c
   const AttentionState state = part_at(first);
   for (int64_t segment = 1; segment < splits; ++segment) {
     table().merge_attention(state, part_at(first + segment), task.padded,
-                            first_row_at(task, segment * kSegmentPositions), task.rows);
+                            first_row_at(task, segment * kSegmentPositions),
+                            end_row_at(task, (segment + 1) * kSegmentPositions));
   }
   finish(layer, task, state);
 }

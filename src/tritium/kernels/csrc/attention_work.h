@@ -36,6 +36,7 @@ struct AttentionLayer {
   float* out;      // like q
   const uint8_t* pool;
   float scale;
+  int64_t window;  // a row sees so many positions, its own the last; 0: all up to its own
 };
 
 // What one thread needs: fixed for a head size.
@@ -55,7 +56,7 @@ class AttentionWork {
  public:
   void begin(const AttentionCall& call, int threads);
   int64_t items() const { return items_; }
-  double nanoseconds() const { return first_cost_.back(); }  // of all items, roughly
+  double nanoseconds() const { return first_cost_.back(); }  // of all items, roughly, without a window
   // Where piece p of so many begins, that all take about as long.
   int64_t begin_of(int64_t piece, int64_t pieces) const;
   // Whether item r x shape.heads + h is row r and head h alone: every sequence has one query, none is split.
@@ -71,6 +72,9 @@ class AttentionWork {
   Item item_at(int64_t index) const;
   // Where a position of an item's sequence and head lies.
   KvPlace place_of(const AttentionLayer& layer, const Item& item, int64_t position) const;
+  // Where row `row` of a sequence ends, and what of it an item reads first in a layer.
+  int32_t length_at(int64_t sequence, int64_t row) const;
+  int64_t first_position(const AttentionLayer& layer, const Item& item) const;
   void run_item(const AttentionLayer& layer, const Item& item, const Item& next, AttentionMemory& memory);
   void merge_parts(const AttentionLayer& layer, const Item& item, const AttentionTask& task);
   double estimate(int64_t sequence) const;

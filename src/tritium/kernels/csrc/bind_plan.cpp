@@ -119,10 +119,11 @@ class BoundPlan {
   }
   void rope(ValueId x, ValueId angles, int64_t heads, int64_t kv_heads) {
     require(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0, "heads must be a multiple of kv_heads.");
-    record_rope(plan_, x, angles, heads, {heads, kv_heads, plan_.value(angles).width, 0, 0.0f});
+    record_rope(plan_, x, angles, heads, {heads, kv_heads, plan_.value(angles).width, 0, 0.0f, 0});
   }
   ValueId attention(ValueId q, ValueId k, ValueId v, int64_t layer, int64_t heads, int64_t kv_heads,
-                    float scale) {
+                    float scale, int64_t window) {
+    require(window >= 0, "A window has at least one position; 0 means none.");
     require(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0, "heads must be a multiple of kv_heads.");
     const int64_t dim = plan_.value(k).width / kv_heads;
     require(layer >= 0 && dim >= 1 && (kv_heads_ == 0 || (kv_heads == kv_heads_ && dim == dim_)),
@@ -130,7 +131,7 @@ class BoundPlan {
     kv_heads_ = kv_heads;
     dim_ = dim;
     layers_ = std::max(layers_, layer + 1);
-    const AttentionShape shape{heads, kv_heads, dim, layer, scale};
+    const AttentionShape shape{heads, kv_heads, dim, layer, scale, window};
     return record_attention(plan_, q, record_write_kv(plan_, k, v, shape), shape);
   }
   ValueId gate(Activation activation, ValueId gate, ValueId up) {
@@ -304,7 +305,7 @@ void bind_plan(nb::module_& m) {
       .def("angles", &BoundPlan::angles, nb::arg("inv_freq").noconvert(), nb::arg("scaling"))
       .def("rope", &BoundPlan::rope, nb::arg("x"), nb::arg("angles"), nb::arg("heads"), nb::arg("kv_heads"))
       .def("attention", &BoundPlan::attention, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("layer"),
-           nb::arg("heads"), nb::arg("kv_heads"), nb::arg("scale"))
+           nb::arg("heads"), nb::arg("kv_heads"), nb::arg("scale"), nb::arg("window"))
       .def(
           "silu_multiply",
           [](BoundPlan& plan, ValueId gate, ValueId up) { return plan.gate(Activation::kSilu, gate, up); },

@@ -50,6 +50,7 @@ struct AttentionShape {
   int64_t dim;
   int64_t layer;
   float scale;
+  int64_t window;  // see AttentionLayer
 };
 
 // Cosines and sines of all positions, [half, half] in a row.

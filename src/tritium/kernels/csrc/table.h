@@ -35,14 +35,22 @@ struct AttentionTask {
   int64_t padded;  // dim, rounded up to 16
   int64_t rows;
   const float* const* q;   // [rows] of dim
-  const int32_t* lengths;  // [rows], rising: how many positions each row sees, at least 1
+  const int32_t* starts;   // [rows], rising: the first position that each row sees
+  const int32_t* lengths;  // [rows], rising: behind the last one; at least 1 more
   float scale;
 };
 
-// The first row that sees position `begin`.
+// The first row that sees a position from `begin` on.
 inline int64_t first_row_at(const AttentionTask& task, int64_t begin) {
   int64_t row = 0;
   while (row < task.rows && task.lengths[row] <= begin) ++row;
+  return row;
+}
+
+// The first row that sees no position before `end`: it and all later rows begin behind.
+inline int64_t end_row_at(const AttentionTask& task, int64_t end) {
+  int64_t row = task.rows;
+  while (row > 0 && task.starts[row - 1] >= end) --row;
   return row;
 }
 
@@ -145,7 +153,8 @@ struct KernelTable {
                             double* weights);
   int64_t (*find_largest)(const float* x, int64_t count);  // the first among equals; -1: there is a NaN
   void (*softmax)(const float* x, int64_t rows, int64_t count, float* out);
-  // Segments [begin, end) of a task into `state`, over `part`; rows that see none of them are left alone.
+  // Segments [begin, end) of a task into `state`, over `part`. Rows that end before them are left alone;
+  // those that start behind them have seen nothing.
   void (*attend)(const AttentionTask& task, int64_t begin, int64_t end, const AttentionState& state,
                  const AttentionState& part, AttentionScratch& scratch);
   // Adds the rows [begin, end) of a later segment.
