@@ -35,6 +35,14 @@ Settings = Annotated[
         help="JSON of QuantizationConfig's fields, with layers; options win over it.",
     ),
 ]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="fast, balanced or native.  [default: balanced with --calibration, else fast]",
+    ),
+]
 Strategy = Annotated[
     str | None,
     typer.Option(help="auto, standard, absmean, adaptive or compensated.  [default: auto]", metavar="NAME"),
@@ -63,6 +71,7 @@ def quantize(
     *,
     out: Out,
     settings: Settings = None,
+    profile: ProfileOption = None,
     strategy: Strategy = None,
     group_size: GroupSize = None,
     min_planes: MinPlanes = None,
@@ -81,6 +90,7 @@ def quantize(
     from tritium.quantize.pipeline import quantize_model
 
     asked = {
+        "profile": profile,
         "strategy": strategy,
         "group_size": group_size,
         "min_planes": min_planes,

@@ -1,6 +1,6 @@
 """Turns models into ternary models, layer by layer, and measures what that cost."""
 
-from tritium.quantize.config import LayerOverride, QuantizationConfig, QuantizationStrategy
+from tritium.quantize.config import LayerOverride, Profile, QuantizationConfig, QuantizationStrategy
 from tritium.quantize.evaluate import Evaluation, evaluate
 from tritium.quantize.model_report import ModelReport, open_report
 from tritium.quantize.pipeline import assemble, plan_quantization, quantize_layer, quantize_model
@@ -27,6 +27,7 @@ __all__ = [
     "ModelKind",
     "ModelReport",
     "PlannedLayer",
+    "Profile",
     "QuantizationConfig",
     "QuantizationMetrics",
     "QuantizationPlan",

@@ -20,6 +20,7 @@ from tritium.model.pretrained import load_model
 from tritium.quantize.inputs import LayerInputs
 from tritium.quantize.layer_file import read_weights
 from tritium.quantize.stream import TextStream
+from tritium.quantize.windows import calibration_windows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,8 +46,10 @@ class Calibration:
         """Load the source model; raises ValidationError if it or the text cannot be read."""
         self._plan = plan
         self._workdir = workdir
-        self._source = TextStream(plan.config, load_model(plan.source, threads=threads))
-        self._actual = TextStream(plan.config, load_model(plan.source, threads=threads))
+        source = load_model(plan.source, threads=threads)
+        windows = calibration_windows(plan, workdir, source)
+        self._source = TextStream(source, windows)
+        self._actual = TextStream(load_model(plan.source, threads=threads), windows)
         self._block = -1
         self._streams: Streams | None = None
         self._source_inputs: dict[str, NDArray[np.float32]] = {}

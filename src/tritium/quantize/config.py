@@ -28,6 +28,14 @@ class QuantizationStrategy(StrEnum):
     COMPENSATED = "compensated"
 
 
+class Profile(StrEnum):
+    """How much work a quantization is worth."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    NATIVE = "native"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerOverride:
     """What differs for the layers one pattern names; None leaves the general value.
@@ -63,6 +71,9 @@ class QuantizationConfig:
     """What a quantization is asked to do.
 
     Attributes:
+        profile: `fast` reads the weights alone; `balanced` compensates errors on a calibration text, which a
+            generator writes itself where none is given; `native` keeps a ternary model exactly and refuses
+            any other; None is balanced with a calibration text and fast without.
         strategy: `auto` chooses per layer: `compensated` where calibration text is given and shows that it
             lowers the output error, else by the distribution of the weights; the others are forced.
         group_size: weights of one row that share a scale (a multiple of 32); 0 means the whole row.
@@ -81,6 +92,7 @@ class QuantizationConfig:
         window: tokens of context in one evaluation window.
     """
 
+    profile: Profile | None = None
     strategy: QuantizationStrategy = QuantizationStrategy.AUTO
     group_size: int = 128
     min_planes: int = 1
@@ -97,6 +109,8 @@ class QuantizationConfig:
     def __post_init__(self) -> None:
         """Raise ValidationError for values out of range or of the wrong type."""
         object.__setattr__(self, "strategy", _strategy(self.strategy))
+        if self.profile is not None:
+            object.__setattr__(self, "profile", _profile(self.profile))
         if self.group_size != 0:
             _check_group_size(self.group_size)
         _check_integer("max_planes", self.max_planes, low=1, high=PLANE_LIMIT)
@@ -118,6 +132,22 @@ class QuantizationConfig:
         _check_text("calibration_text", self.calibration_text)
         _check_text("validation_text", self.validation_text)
         _check_overrides(self.layers)
+        if self.profile in {Profile.FAST, Profile.NATIVE} and self.calibration_text is not None:
+            raise ValidationError(
+                f"The profile {self.profile} reads no calibration text: leave the text out or choose "
+                "balanced.",
+                field="profile",
+            )
+
+    @property
+    def writes_its_text(self) -> bool:
+        """Whether the model itself writes the text that calibrates it."""
+        return self.profile is Profile.BALANCED and self.calibration_text is None
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether activations on a text make and judge the layers."""
+        return self.calibration_text is not None or self.writes_its_text
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values from which `from_dict` makes an equal configuration."""
@@ -128,7 +158,7 @@ class QuantizationConfig:
                 value = {name: _plain_override(override) for name, override in value.items()}
             elif isinstance(value, Path):
                 value = {"path": str(value)}
-            elif isinstance(value, QuantizationStrategy):
+            elif isinstance(value, StrEnum):
                 value = value.value
             values[item.name] = value
         return values
@@ -159,6 +189,14 @@ def _strategy(value: Any) -> QuantizationStrategy:
         raise ValidationError(
             f"strategy must be one of {choices}, not {value!r}.", field="strategy"
         ) from None
+
+
+def _profile(value: Any) -> Profile:
+    try:
+        return Profile(value)
+    except ValueError:
+        choices = ", ".join(Profile)
+        raise ValidationError(f"profile must be one of {choices}, not {value!r}.", field="profile") from None
 
 
 def _check_integer(name: str, value: Any, *, low: int, high: int) -> None:

@@ -20,8 +20,9 @@ from tritium.errors import ValidationError
 from tritium.formats.native import is_native
 from tritium.quantize.assemble import assemble
 from tritium.quantize.calibrate import Calibration
-from tritium.quantize.config import QuantizationConfig, QuantizationStrategy
+from tritium.quantize.config import Profile, QuantizationConfig, QuantizationStrategy
 from tritium.quantize.evaluate import encoder_passages, sha256_of
+from tritium.quantize.generate import beginning_token
 from tritium.quantize.layer import check_overrides, describe_native, quantize_weights, settings_of
 from tritium.quantize.layer_file import read_layer_report, write_layer
 from tritium.quantize.plan import QuantizationPlan
@@ -64,6 +65,7 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
         if opened.kind is ModelKind.ENCODER and config.validation_text is not None:
             encoder_passages(read_text(config.validation_text))  # too few are refused now, not after the work
         _check_strategies(config, layers)
+        _check_profile(config, opened)
         return QuantizationPlan(
             source=str(opened.path),
             source_sha256=opened.sha256(),
@@ -194,7 +196,7 @@ def _calibration(
     plan: QuantizationPlan, workdir: Path, *, source: Source, threads: int | None
 ) -> Calibration | None:
     """Return what tells the layers' inputs; None without a text, or where no layer asks for them."""
-    if plan.config.calibration_text is None or all(source.is_ternary(name) for name in plan.layer_names):
+    if not plan.config.is_calibrated or all(source.is_ternary(name) for name in plan.layer_names):
         return None
     return Calibration(plan, workdir, threads=threads)
 
@@ -220,12 +222,25 @@ def _quantize_one(
 
 def _check_strategies(config: QuantizationConfig, layers: tuple[PlannedLayer, ...]) -> None:
     """Raise ValidationError for a layer that cannot be compensated because there is no calibration text."""
-    for layer in layers if config.calibration_text is None else ():
+    for layer in () if config.is_calibrated else layers:
         if settings_of(config, layer.name).strategy is QuantizationStrategy.COMPENSATED:
             raise ValidationError(
                 f"The strategy compensated, asked for {layer.name}, needs a calibration text.",
                 field="calibration_text",
             )
+
+
+def _check_profile(config: QuantizationConfig, source: Source) -> None:
+    """Raise ValidationError for a profile that this source cannot have."""
+    if config.writes_its_text:
+        beginning_token(source.config)
+    dense = [layer.name for layer in source.layers() if not source.is_ternary(layer.name)]
+    if config.profile is Profile.NATIVE and dense:
+        raise ValidationError(
+            f"The profile native keeps a ternary model as it is, and {dense[0]} is dense in this one: "
+            "choose fast or balanced.",
+            field="profile",
+        )
 
 
 def _checked_text(text: str | Path | None, source: Source) -> str | None:

@@ -14,8 +14,7 @@ from tritium.quantize.report import ModelKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PLAN_VERSION = 1
-AS_IN_THE_SOURCE = 16  # bits
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +65,6 @@ class QuantizationPlan:
         config = self.config.to_dict()
         for name in ("calibration_text", "validation_text", "validation_tokens"):
             del config[name]
-        if config["embedding_bits"] == AS_IN_THE_SOURCE:
-            del config["embedding_bits"]  # plans from before it was known keep their digest
         facts = [PLAN_VERSION, self.source_sha256, self.calibration_sha256, config, self.layer_names]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tritium.errors import ValidationError
 from tritium.model.batch import ForwardBatch
-from tritium.quantize.text import passages, read_text, spread, token_windows
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from tritium.model.decoder import DecoderModel
     from tritium.model.encoder import EncoderModel
     from tritium.model.pretrained import LoadedModel
-    from tritium.quantize.config import QuantizationConfig
-
-TOKENS_PER_PASSAGE = 64  # about; passages are cut by characters
 
 
 class _ReachedError(Exception):
@@ -28,29 +22,11 @@ class _ReachedError(Exception):
 class TextStream:
     """A model and the tokens of the calibration text; hidden states [T, hidden] pass its blocks."""
 
-    def __init__(self, config: QuantizationConfig, loaded: LoadedModel) -> None:
-        """Cut the calibration text into tokens of this model."""
+    def __init__(self, loaded: LoadedModel, windows: list[NDArray[np.int32]]) -> None:
+        """Lay windows of tokens of this model side by side."""
         self.model: DecoderModel | EncoderModel = loaded.model
         self._loaded = loaded
-        text = read_text(config.calibration_text or "")
-        limit = config.calibration_tokens
-        window = min(config.window, loaded.config.max_positions)
-        if loaded.config.is_encoder:
-            chosen = spread(passages(text), count=max(1, limit // TOKENS_PER_PASSAGE))
-            ids = [np.array(loaded.tokenizer.encode(each)[:window], dtype=np.int32) for each in chosen]
-        else:
-            ids = token_windows(
-                loaded.tokenizer,
-                text,
-                window=max(2, min(window, limit)),
-                limit=limit,
-                first_token=loaded.config.bos_token_id,
-            )
-        if not ids:
-            raise ValidationError(
-                "The calibration text is too short: it has less than two tokens.", field="calibration_text"
-            )
-        self._batch = ForwardBatch.of_sequences(ids)
+        self._batch = ForwardBatch.of_sequences(windows)
 
     def embedded(self) -> NDArray[np.float32]:
         """Return what enters the first block."""

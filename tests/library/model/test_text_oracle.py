@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WINDOW = 256  # tokens
 # transformers keeps 44 to 47 of its own 50 texts when its attention sums in another order; ours are 42 to 47
-# in the four orders that were tried on AMD, and 38 to 47 where torch sums as it does on Intel. How many is luck;
+# in the four orders that were tried on AMD, and 38 where torch sums as it does on Intel. How many is luck;
 # what must hold for every text that differs is checked below.
 PROMPTS, PROMPT_LENGTH, CONTINUATION, IDENTICAL = 50, 4, 100, 35
 # What one float32 sum in another order can move an activation by, in units of its integer grid.
