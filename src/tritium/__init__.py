@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tritium.engine.llm import LLM
     from tritium.engine.request import SamplingParams
-    from tritium.model.export import export_gguf
+    from tritium.model.export_gguf import export_gguf
     from tritium.model.pretrained import QuantizedModel
     from tritium.quantize.pipeline import quantize_model
 
@@ -21,7 +21,7 @@ _HOMES = {
     "LLM": "tritium.engine.llm",
     "QuantizedModel": "tritium.model.pretrained",
     "SamplingParams": "tritium.engine.request",
-    "export_gguf": "tritium.model.export",
+    "export_gguf": "tritium.model.export_gguf",
     "quantize_model": "tritium.quantize.pipeline",
 }
 

@@ -18,6 +18,14 @@ def test_export_writes_a_file_for_llama_cpp_and_says_what_is_in_it(run_tritium, 
     assert "exact" in human.stdout
 
 
+def test_export_says_when_llama_cpp_cannot_load_the_file(run_tritium, scripture_llama, tmp_path):
+    settings = ["--group-size", "256", "--min-planes", "2", "--max-planes", "2", "--format", "quiet"]
+    assert run_tritium("quantize", scripture_llama, "--out", tmp_path / "m", *settings).returncode == 0
+    done = run_tritium("export", tmp_path / "m", tmp_path / "m.gguf", "--format", "quiet")
+    assert done.returncode == 0
+    assert done.stderr.startswith("Note: llama.cpp refuses this file: layers have up to 2 trit-planes")
+
+
 def test_export_refuses_what_does_not_fit_and_unknown_formats(
     run_tritium, quantized_by_the_program, tmp_path
 ):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tritium.errors import ValidationError
-from tritium.formats.gguf_blocks import encode_q6_k, encode_q8_0, encode_tq1_0, encode_tq2_0
+from tritium.formats.gguf_blocks import encode_i2_s, encode_q6_k, encode_q8_0, encode_tq1_0, encode_tq2_0
 
 # What ggml (llama.cpp) makes of the 512 weights of `fixture_trits` x (0.5, 1.25), and of `fixture_values`.
 GGML_TQ1_0 = (
@@ -61,6 +61,17 @@ def decode_tq1_0(block: bytes) -> list[float]:
         for m in range(4):
             out[240 + m + 4 * n] = d * digit(block[48 + m], n)
     return out
+
+
+def decode_i2_s(data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    count = shape[0] * shape[1]
+    scale, out = float(np.frombuffer(data, "<f4", 1, count // 4)[0]), [0.0] * count
+    for block in range(count // 128):
+        for m in range(32):
+            for n in range(4):
+                code = data[32 * block + m] >> (6 - 2 * n) & 3
+                out[128 * block + 32 * n + m] = scale * (code - 1)
+    return np.array(out).reshape(shape)
 
 
 def decode_q6_k(block: bytes) -> list[float]:
@@ -149,3 +160,27 @@ def test_what_does_not_fit_is_refused():
         encode_q8_0(np.zeros((2, 40), np.float32))
     with pytest.raises(ValidationError, match="too large"):
         encode_q8_0(np.full((1, 32), 1e9, np.float32))
+
+
+@given(
+    trits=st.tuples(st.integers(1, 5), st.integers(1, 3)).flatmap(
+        lambda sizes: arrays.arrays(np.int8, (sizes[0], 128 * sizes[1]), elements=st.integers(-1, 1))
+    ),
+    scale=st.floats(2**-20, 2**20, width=32),
+)
+def test_i2_s_holds_every_trit_and_the_whole_scale(trits, scale):
+    data = encode_i2_s(trits, np.float32(scale)).tobytes()
+    assert len(data) == trits.size // 4 + 32
+    assert not any(data[trits.size // 4 + 4 :])
+    np.testing.assert_array_equal(decode_i2_s(data, trits.shape), trits * np.float64(scale))
+
+
+def test_a_byte_of_i2_s_holds_weights_that_lie_32_apart_the_first_in_its_highest_bits():
+    trits = np.zeros((1, 128), np.int8)
+    trits[0, [5, 37, 69, 101]] = [1, -1, 0, 1]
+    assert encode_i2_s(trits, np.float32(1))[5] == 0b10_00_01_10
+
+
+def test_rows_that_are_no_whole_blocks_of_i2_s_are_refused():
+    with pytest.raises(ValidationError, match="multiple of 128"):
+        encode_i2_s(np.zeros((2, 192), np.int8), np.float32(1))
