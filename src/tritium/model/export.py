@@ -12,7 +12,7 @@ from tritium.model.config import parse_config
 from tritium.model.weights import CheckpointWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from tritium.formats.checkpoint import Checkpoint
@@ -53,8 +53,17 @@ class ExportReport:
         return {**asdict(self), "path": str(self.path)}
 
 
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model whose weights are read one by one; `declared` is its config.json."""
+
+    checkpoint: Checkpoint
+    declared: Mapping[str, Any]
+    weights: CheckpointWeights
+
+
 @contextlib.contextmanager
-def opened_weights(source: str | Path) -> Iterator[tuple[Checkpoint, CheckpointWeights]]:
+def opened_model(source: str | Path) -> Iterator[OpenedModel]:
     """Open a directory that Tritium saved, or a checkpoint, for as long as the block runs.
 
     Raises:
@@ -67,5 +76,6 @@ def opened_weights(source: str | Path) -> Iterator[tuple[Checkpoint, CheckpointW
             checkpoint, manifest = native.checkpoint, native.manifest
         else:
             checkpoint = stack.enter_context(open_checkpoint(source))
-        config = parse_config(checkpoint.config or (manifest or {}).get("config", {}))
-        yield checkpoint, CheckpointWeights(checkpoint, config, manifest=manifest)
+        declared = checkpoint.config or (manifest or {}).get("config", {})
+        weights = CheckpointWeights(checkpoint, parse_config(declared), manifest=manifest)
+        yield OpenedModel(checkpoint, declared, weights)

@@ -13,7 +13,7 @@ from tritium.errors import ValidationError
 from tritium.formats.floats import bfloat16_to_float32
 from tritium.formats.gguf import BLOCKS, GGUFTensor, TensorType, write_gguf
 from tritium.formats.gguf_blocks import encode_q6_k, encode_q8_0
-from tritium.model.export import ExportReport, opened_weights
+from tritium.model.export import ExportReport, OpenedModel, opened_model
 from tritium.model.gguf_architecture import BITNET_B158, gguf_architecture, rotates_neighbours
 from tritium.model.gguf_metadata import PLANES_SUFFIX, gguf_metadata, rope_factors
 from tritium.model.gguf_ternary import TernaryLayer
@@ -21,10 +21,8 @@ from tritium.model.gguf_ternary import TernaryLayer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from tritium.formats.checkpoint import Checkpoint
     from tritium.kernels.weight import TernaryWeight
     from tritium.model.layers import DenseWeight
-    from tritium.model.weights import CheckpointWeights
 
 ROWS_AT_ONCE = 4096  # of an embedding table: bounds what is in memory
 _ROLES: Final[Mapping[str, str]] = {
@@ -88,21 +86,15 @@ def export_gguf(
         TernaryType(_known(ternary_type, TernaryType)),
         EmbeddingType(_known(embedding_type, EmbeddingType)),
     )
-    with opened_weights(source) as (checkpoint, weights):
-        return _Export(checkpoint, weights, Path(out), types).run()
+    with opened_model(source) as model:
+        return _Export(model, Path(out), types).run()
 
 
 class _Export:
     """One export: the plan of its tensors is checked before the first byte is written."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        weights: CheckpointWeights,
-        out: Path,
-        types: tuple[TernaryType, EmbeddingType],
-    ) -> None:
-        self.checkpoint, self.weights, self.config = checkpoint, weights, weights.config
+    def __init__(self, model: OpenedModel, out: Path, types: tuple[TernaryType, EmbeddingType]) -> None:
+        self.checkpoint, self.weights, self.config = model.checkpoint, model.weights, model.weights.config
         self.ternary = TensorType[types[0].upper()]
         self.embedding = TensorType[types[1].upper()]
         self.architecture = gguf_architecture(self.config, ternary=self.ternary)

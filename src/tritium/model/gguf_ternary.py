@@ -106,7 +106,7 @@ def _single_scale(name: str, weight: TernaryWeight) -> tuple[np.float32, float]:
     elif weight.scales.size != 1:
         problem = (
             "I2_S has one scale for the whole tensor, this layer has "
-            f"{weight.scales.size}: quantize with the strategy absmean, or choose tq2_0"
+            f"{weight.scales.size}: quantize with the strategy absmean and max_planes 1, or choose tq2_0"
         )
     elif weight.in_features % BLOCKS[TensorType.I2_S][0]:
         problem = (
