@@ -19,7 +19,7 @@ from tritium.cli.output import (
     write_json,
     write_text,
 )
-from tritium.cli.report import interval, share, write_comparison
+from tritium.cli.report import interval, share, warn_if_broken, write_comparison
 
 TextOption = Annotated[
     Path, typer.Option("--text", metavar="FILE", help="UTF-8 text; blank lines separate documents.")
@@ -67,6 +67,7 @@ def evaluate(
         write_text("" if figure is None else f"{figure.value!r}\n")
     else:
         write_comparison(f"{against} -> {model}", content)
+    warn_if_broken(content)
 
 
 def _alone(

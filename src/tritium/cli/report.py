@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tritium.cli.output import readable_bytes, write_columns, write_facts, write_table
+from tritium.cli.output import readable_bytes, write_columns, write_facts, write_note, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,12 @@ def write_comparison(title: str, validation: Mapping[str, Any]) -> None:
     """Write the plain values of a ValidationReport alone to stdout."""
     write_columns(title, SIDES, _quality(validation))
     write_facts("", _agreement(validation))
+
+
+def warn_if_broken(validation: Mapping[str, Any]) -> None:
+    """Write the findings of a ValidationReport to stderr, whatever format the result has."""
+    for finding in validation.get("findings") or []:
+        write_note(f"Warning: this model is broken. {finding['message']}")
 
 
 def write_layers(layers: Mapping[str, Mapping[str, Any]]) -> None:
@@ -139,6 +145,7 @@ def _agreement(validation: Mapping[str, Any]) -> list[tuple[str, str]]:
     if validation.get("reason"):
         return [("quality", validation["reason"])]
     return [
+        *(("BROKEN", finding["message"]) for finding in validation.get("findings") or []),
         ("same top token", share(validation.get("top1_agreement"))),
         ("cosine similarity", interval(validation.get("cosine_similarity"), digits=4)),
         ("rank correlation", _fixed(validation.get("rank_correlation"), 4)),

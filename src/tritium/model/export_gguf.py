@@ -13,10 +13,11 @@ from tritium.errors import ValidationError
 from tritium.formats.floats import bfloat16_to_float32
 from tritium.formats.gguf import BLOCKS, GGUFTensor, TensorType, write_gguf
 from tritium.formats.gguf_blocks import encode_q6_k, encode_q8_0
-from tritium.model.export import ExportReport, OpenedModel, opened_model
+from tritium.model.export import ExportReport
 from tritium.model.gguf_architecture import BITNET_B158, gguf_architecture, rotates_neighbours
 from tritium.model.gguf_metadata import PLANES_SUFFIX, gguf_metadata, rope_factors
 from tritium.model.gguf_ternary import TernaryLayer
+from tritium.model.opened import OpenedModel, opened_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

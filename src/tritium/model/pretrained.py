@@ -21,7 +21,7 @@ from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
 from tritium.model.weights import CheckpointWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tritium.model.decoder import DecoderModel
 
@@ -76,13 +76,20 @@ class LoadedModel:
         return self.model
 
 
-def load_model(source: str | Path, *, threads: int | None = None, verify: bool = True) -> LoadedModel:
+def load_model(
+    source: str | Path,
+    *,
+    threads: int | None = None,
+    verify: bool = True,
+    reading: Callable[[ModelConfig], ModelConfig] | None = None,
+) -> LoadedModel:
     """Load a model to run it.
 
     Args:
         source: a directory that Tritium saved, a checkpoint directory, or a name on the hub.
         threads: of the kernels; None takes what the machine has.
         verify: hash every file of a directory that Tritium saved.
+        reading: reads the config another way, to see whether the model fits that better.
 
     Raises:
         ValidationError: the checkpoint is broken, not known, or its tensors do not fit its config; or an
@@ -94,9 +101,9 @@ def load_model(source: str | Path, *, threads: int | None = None, verify: bool =
             open_native(source, verify=False) as native,
             verified_meanwhile(native) if verify else contextlib.nullcontext(),
         ):
-            return _build(native.checkpoint, threads=threads, manifest=native.manifest)
+            return _build(native.checkpoint, threads=threads, manifest=native.manifest, reading=reading)
     with open_checkpoint(source) as checkpoint:
-        return _build(checkpoint, threads=threads, manifest=None)
+        return _build(checkpoint, threads=threads, manifest=None, reading=reading)
 
 
 def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -199,7 +206,13 @@ def _check_arguments(source: object, threads: object) -> None:
         )
 
 
-def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str, Any] | None) -> LoadedModel:
+def _build(
+    checkpoint: Checkpoint,
+    *,
+    threads: int | None,
+    manifest: Mapping[str, Any] | None,
+    reading: Callable[[ModelConfig], ModelConfig] | None,
+) -> LoadedModel:
     declared = checkpoint.config or (manifest or {}).get("config")
     if not declared:
         raise ValidationError(
@@ -207,6 +220,7 @@ def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str
             file="config.json",
         )
     config = parse_config(declared)
+    config = config if reading is None else reading(config)
     weights = CheckpointWeights(checkpoint, config, manifest=manifest)
     count = threads or select_optimal_device(checkpoint.total_bytes).threads
     if config.is_encoder:

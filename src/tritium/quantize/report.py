@@ -158,6 +158,23 @@ class QuantizationMetrics:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One reason to call a model broken: what was measured, and what it would have to be.
+
+    Attributes:
+        name: of the check.
+        message: what was found, for a human.
+        value: what was measured.
+        limit: what a sound model does not reach.
+    """
+
+    name: str
+    message: str
+    value: float
+    limit: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationReport:
     """How the quantized model compares with its source on the same held-out text.
 
@@ -179,6 +196,11 @@ class ValidationReport:
         source_seconds: wall time of the source model's run.
         quantized_seconds: wall time of the quantized model's run.
         speed_ratio: source_seconds / quantized_seconds.
+        is_broken: whether a check failed that every sound model passes (`findings` is not empty).
+        findings: those checks, with their evidence.
+        unigram_perplexity: on the same tokens, of a reader that knows only how often each came before.
+        other_readings: by another reading of the config ("hidden_act=silu"), how many times as perplexed the
+            source is with it, on a few of the windows.
     """
 
     kind: ModelKind
@@ -195,6 +217,10 @@ class ValidationReport:
     source_seconds: float | None = None
     quantized_seconds: float | None = None
     speed_ratio: float | None = None
+    is_broken: bool | None = None
+    findings: list[Finding] | None = None
+    unigram_perplexity: Estimate | None = None
+    other_readings: dict[str, Estimate] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tritium.errors import ValidationError
+from tritium.formats.bitnet_hf import TernaryConvention
 from tritium.model.pretrained import load_model
 from tritium.quantize.estimate import mean_by_window, mean_of_samples, perplexity, rank_correlation
 from tritium.quantize.evaluate import (
@@ -19,8 +21,16 @@ from tritium.quantize.evaluate import (
     run_generator,
     sha256_of,
 )
+from tritium.quantize.readings import other_readings
 from tritium.quantize.report import ModelKind, QuantizationProgress, Stage, ValidationReport
 from tritium.quantize.text import read_text
+from tritium.quantize.verdict import (
+    judge_encoders,
+    judge_generators,
+    keeps_everything,
+    unigram_losses,
+    with_verdict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,13 +113,27 @@ def compare_models(
         del loaded
         other = load_model(quantized, threads=threads)
         encoded = run_encoder(other, passages, progress=_half(progress, 1))
-        return compare_encoders(original, encoded, text_sha256=sha256_of(content))
+        report = compare_encoders(original, encoded, text_sha256=sha256_of(content))
+        return with_verdict(report, judge_encoders(original, encoded))
     windows = generator_windows(loaded, content, window=window, limit=max_tokens)
     first = run_generator(loaded, windows, progress=_half(progress, 0))
+    config = loaded.config
     del loaded
     other = load_model(quantized, threads=threads)
     second = run_generator(other, windows, progress=_half(progress, 1))
-    return compare_generators(first, second, text_sha256=sha256_of(content))
+    is_native = config.ternary.convention is not TernaryConvention.NONE
+    is_lossless = is_native and keeps_everything(other.manifest)
+    del other
+    unigram = unigram_losses(windows, vocab_size=judged.vocab_size)
+    readings = other_readings(source, config, windows, first, threads=threads)
+    report = replace(
+        compare_generators(first, second, text_sha256=sha256_of(content)),
+        unigram_perplexity=perplexity(unigram, first.counts),
+        other_readings=readings,
+    )
+    return with_verdict(
+        report, judge_generators(first, second, unigram=unigram, readings=readings, is_lossless=is_lossless)
+    )
 
 
 def _half(progress: Callable[[int, int], None] | None, part: int) -> Callable[[int, int], None] | None:

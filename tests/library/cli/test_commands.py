@@ -330,3 +330,21 @@ def test_an_estimate_keeps_its_zeros_and_its_interval():
     assert interval(estimate, digits=3) == "1.020 [1.017, 1.023]"
     assert share({"value": 0.5, "low": None, "high": None}) == "50.0 %"
     assert interval({"value": 1e300, "low": None, "high": None}, digits=2) == "1e+300"
+
+
+def test_a_broken_model_is_called_that_in_every_format(
+    run_tritium, scripture_bitnet_offline, held_out_text, tmp_path
+):
+    shutil.copytree(scripture_bitnet_offline, tmp_path / "source")
+    config = json.loads((tmp_path / "source" / "config.json").read_text()) | {"hidden_act": "silu"}
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    text = tmp_path / "text"
+    text.write_text(held_out_text[:4000])
+    done = run_tritium("quantize", tmp_path / "source", "--out", tmp_path / "m", "--validation", text)
+    assert done.returncode == 0
+    assert "BROKEN" in done.stdout
+    assert "Warning: this model is broken. With hidden_act=relu2" in done.stderr
+    options = ["--text", text, "--against", tmp_path / "source", "--format", "json"]
+    done = run_tritium("eval", tmp_path / "m", *options)
+    assert "Warning: this model is broken." in done.stderr
+    assert json.loads(done.stdout)["is_broken"] is True

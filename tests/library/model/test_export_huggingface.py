@@ -70,7 +70,7 @@ def write_bitnet(
             tensors[f"{name}.{role}.weight"] = random.standard_normal(shape).astype(np.float32)
             continue
         tensors[f"{name}.{role}.weight"] = pack_bitnet(random.integers(-1, 2, shape).astype(np.int8))
-        scale = np.exp(random.uniform(-5, 5, 1)).astype(np.float32)
+        scale = np.exp(random.uniform(-2, 1, 1)).astype(np.float32)
         tensors[f"{name}.{role}.weight_scale"] = float32_to_bfloat16(scale) if seed % 2 else scale
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(config))
