@@ -22,6 +22,13 @@ GGML_TQ2_0 = (
     "4685445408a0981551a84a1529120038a0981551a84a1529122422606206a65a568108962980949990995a11a15115029990"
     "995a11a1511502682645946a52454a840988581881a956952042250a2065003d"
 )
+# What bitnet.cpp's quantize_i2_s makes of the 512 weights of `fixture_trits` x 1.25; its tail after the scale
+# is not written.
+BITNET_CPP_I2_S = (
+    "1229165001a660465aa414448548828995910aa8555a2106628222646669655006628222646669655048a55a400599811969"
+    "91521115200a2654452aa15468840a2654452aa154688418880989909aa595422096680216660666a5444a455480660666a5"
+    "444a45548029985116a98551a11260222524426a9556088158a008590000a03f"
+)
 GGML_Q8_0 = (
     "332b81df3d9af856b41270cd2b89e745a2005ebb1977d53390ee4caa0866c3217fdc0e2b3c96f656b0106fca2984e3439efd"
     "5db71777d1318beb4ba50565bf1f7fd93993"
@@ -179,6 +186,10 @@ def test_a_byte_of_i2_s_holds_weights_that_lie_32_apart_the_first_in_its_highest
     trits = np.zeros((1, 128), np.int8)
     trits[0, [5, 37, 69, 101]] = [1, -1, 0, 1]
     assert encode_i2_s(trits, np.float32(1))[5] == 0b10_00_01_10
+
+
+def test_i2_s_is_what_bitnet_cpp_writes():
+    assert encode_i2_s(fixture_trits(), np.float32(1.25))[:132].tobytes().hex() == BITNET_CPP_I2_S
 
 
 def test_rows_that_are_no_whole_blocks_of_i2_s_are_refused():
