@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Tensors = dict[str, np.ndarray]
-LAYERS = [f"model.layers.{index}.self_attn.{role}" for index in range(6) for role in ("q_proj", "o_proj")]
+LAYERS = [f"model.layers.{index}.self_attn.{role}" for index in (0, 1, 5) for role in ("q_proj", "o_proj")]
 SUB_NORMS = ("attn_sub_norm.weight", "ffn_sub_norm.weight")
 
 
@@ -171,7 +171,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(
 
 def findings(path: Path, text: str) -> dict[str, str]:
     """Import or quantize a model, validate it, and return what was found by name."""
-    config = QuantizationConfig(validation_text=text[:6000], max_planes=1)
+    config = QuantizationConfig(validation_text=text[:4500], max_planes=1)
     report = quantize_model(path, config).validation_report
     assert report["is_broken"] is bool(report["findings"])
     return {finding["name"]: finding["message"] for finding in report["findings"]}
@@ -194,11 +194,10 @@ def test_a_swapped_activation_is_found_in_validation(
     assert f"With hidden_act={right}" in findings(path, held_out_text)["another_reading_fits_better"]
 
 
-@pytest.mark.parametrize("theta", [5e5, 1e6])
 def test_a_wrong_base_of_rope_is_found_in_validation(
-    theta: float, scripture_bitnet_offline: Path, held_out_text: str, tmp_path: Path
+    scripture_bitnet_offline: Path, held_out_text: str, tmp_path: Path
 ) -> None:
-    rope = {"rope_type": "default", "rope_theta": theta}
+    rope = {"rope_type": "default", "rope_theta": 5e5}
     path = damaged(scripture_bitnet_offline, tmp_path / "m", rope_parameters=rope)
     assert "With rope_theta=10000" in findings(path, held_out_text)["another_reading_fits_better"]
 
@@ -247,7 +246,7 @@ def test_damage_done_by_the_import_itself_is_found_in_validation(
 def test_sound_models_are_not_called_broken_and_the_evidence_is_there(
     sound: Path, held_out_text: str
 ) -> None:
-    config = QuantizationConfig(validation_text=held_out_text[:6000])
+    config = QuantizationConfig(validation_text=held_out_text[:4500])
     report = quantize_model(sound, config).validation_report
     assert report["is_broken"] is False
     assert report["findings"] == []
