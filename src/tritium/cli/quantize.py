@@ -19,7 +19,7 @@ from tritium.cli.output import (
     write_note,
     write_text,
 )
-from tritium.cli.report import write_report
+from tritium.cli.report import warn_if_broken, write_report
 
 if TYPE_CHECKING:
     from tritium.quantize.report import QuantizationProgress
@@ -114,6 +114,7 @@ def quantize(
         write_text(f"{out}\n")
     else:
         write_report(str(out), metrics=model.metrics, validation=model.validation_report)
+    warn_if_broken(model.validation_report)
 
 
 def _read_settings(file: Path | None) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class TensorType(IntEnum):
     BF16 = 30
     TQ1_0 = 34
     TQ2_0 = 35
+    I2_S = 36  # of bitnet.cpp
 
 
 # type -> (elements, bytes) of one block
@@ -51,7 +52,10 @@ BLOCKS: Final[Mapping[TensorType, tuple[int, int]]] = {
     TensorType.Q6_K: (256, 210),
     TensorType.TQ1_0: (256, 54),
     TensorType.TQ2_0: (256, 66),
+    TensorType.I2_S: (128, 32),
 }
+# bytes after the last block of a tensor
+TAILS: Final[Mapping[TensorType, int]] = {TensorType.I2_S: 32}
 
 
 class _Kind(IntEnum):
@@ -76,7 +80,7 @@ class GGUFTensor:
     def nbytes(self) -> int:
         """The bytes its data takes, padding not counted."""
         elements, size = BLOCKS[self.type]
-        return prod(self.shape) // elements * size
+        return prod(self.shape) // elements * size + TAILS.get(self.type, 0)
 
 
 def write_gguf(path: Path, *, metadata: Mapping[str, Value], tensors: Sequence[GGUFTensor]) -> None:

@@ -1,10 +1,12 @@
-"""The blocks of GGUF tensors: ternary (TQ1_0, TQ2_0), 6-bit (Q6_K) and 8-bit (Q8_0); d is an fp16 scale.
+"""The blocks of GGUF tensors: ternary (TQ1_0, TQ2_0, I2_S), 6-bit (Q6_K), 8-bit (Q8_0); d is an fp16 scale.
 
     TQ2_0, 256 weights in 66 bytes:  qs[64] d     byte 32 h + m, bits 2n..2n+1: weight 128 h + 32 n + m
     TQ1_0, 256 weights in 54 bytes:  qs[48] qh[4] d, the first digit most significant
            qs[m]       m < 32: weights m + 32 n          (n = 0..4)
            qs[32 + m]  m < 16: weights 160 + m + 16 n    (n = 0..4)
            qh[m]       m <  4: weights 240 + m + 4 n     (n = 0..3, then a digit 0)
+    I2_S,  128 weights in 32 bytes:  byte m, bits 6 - 2n..7 - 2n: weight 32 n + m; one float32 scale after the
+           last block of the tensor, then 28 bytes of zeros
     Q6_K,  256 weights in 210 bytes: ql[128] qh[64] scales[16] d; weight i of a half of 128, l = i % 32:
            low 4 bits in ql[l + 32 (i / 32 % 2)], nibble i / 64; high 2 bits in qh[l], bits 2 (i / 32)
            weight = d x scales[i / 16] x (code - 32)
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK = 256
+I2_S_BLOCK = 128
+I2_S_TAIL = 32  # bytes after the blocks; the first four are the scale
 EIGHT_BIT_BLOCK = 32
 HALF = 128
 SUB_BLOCK = 16  # weights of Q6_K under one scale
@@ -57,6 +61,19 @@ def encode_tq1_0(trits: NDArray[np.int8], scales: NDArray[np.float16]) -> NDArra
         _digits(blocks[:, 240:].reshape(-1, 4, 4)),
     ]
     return _joined(trits, [*parts, _bytes(scales)])
+
+
+def encode_i2_s(trits: NDArray[np.int8], scale: np.float32) -> NDArray[np.uint8]:
+    """Encode trits int8 [N, K] under one scale as I2_S (blocks of 128): uint8 [N x K / 4 + 32].
+
+    Raises:
+        ValidationError: K is not a multiple of 128.
+    """
+    _require_blocks(trits, I2_S_BLOCK, "I2_S")
+    codes = (np.ascontiguousarray(trits) + np.int8(1)).view(np.uint8).reshape(-1, 4, 32)
+    tail = np.zeros(I2_S_TAIL, np.uint8)
+    tail[:4] = np.array([scale], "<f4").view(np.uint8)
+    return np.concatenate([_packed(codes[:, ::-1], bits=2).reshape(-1), tail])
 
 
 def encode_q6_k(values: NDArray[np.float32]) -> NDArray[np.uint8]:

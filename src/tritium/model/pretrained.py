@@ -29,9 +29,10 @@ from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
 from tritium.model.weights import CheckpointWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tritium.model.decoder import DecoderModel
+    from tritium.model.layers import WeightSource
 
 # What travels with the weights when a model is saved.
 COMPANION_FILES = (
@@ -93,13 +94,20 @@ class LoadedModel:
         return self.model
 
 
-def load_model(source: str | Path, *, threads: int | None = None, verify: bool = True) -> LoadedModel:
+def load_model(
+    source: str | Path,
+    *,
+    threads: int | None = None,
+    verify: bool = True,
+    reading: Callable[[ModelConfig], ModelConfig] | None = None,
+) -> LoadedModel:
     """Load a model to run it.
 
     Args:
         source: a directory that Tritium saved, a checkpoint directory, or a name on the hub.
         threads: of the kernels; None takes what the machine has.
         verify: hash every file of a directory that Tritium saved.
+        reading: reads the config another way, to see whether the model fits that better.
 
     Raises:
         ValidationError: the checkpoint is broken, not known, or its tensors do not fit its config; or an
@@ -111,9 +119,9 @@ def load_model(source: str | Path, *, threads: int | None = None, verify: bool =
             open_native(source, verify=False) as native,
             verified_meanwhile(native) if verify else contextlib.nullcontext(),
         ):
-            return _build(native.checkpoint, threads=threads, manifest=native.manifest)
+            return _build(native.checkpoint, threads=threads, manifest=native.manifest, reading=reading)
     with open_checkpoint(source) as checkpoint:
-        return _build(checkpoint, threads=threads, manifest=None)
+        return _build(checkpoint, threads=threads, manifest=None, reading=reading)
 
 
 def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -216,7 +224,13 @@ def _check_arguments(source: object, threads: object) -> None:
         )
 
 
-def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str, Any] | None) -> LoadedModel:
+def _build(
+    checkpoint: Checkpoint,
+    *,
+    threads: int | None,
+    manifest: Mapping[str, Any] | None,
+    reading: Callable[[ModelConfig], ModelConfig] | None,
+) -> LoadedModel:
     declared = checkpoint.config or (manifest or {}).get("config")
     if not declared:
         raise ValidationError(
@@ -224,21 +238,32 @@ def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str
             file="config.json",
         )
     config = parse_config(declared, tensors=checkpoint.tensors)
+    config = config if reading is None else reading(config)
     weights = CheckpointWeights(checkpoint, config, manifest=manifest)
     count = threads or select_optimal_device(checkpoint.total_bytes).threads
-    if config.is_encoder:
-        encoder = _encoder(config, weights, checkpoint.file(POOLING_FILE), threads=count)
-        return LoadedModel(checkpoint.path, config, encoder, manifest)
-    model = _MODELS[config.model_type](config, weights, threads=count)
+    model = build_model(config, weights, pooling=checkpoint.file(POOLING_FILE), threads=count)
     loaded = LoadedModel(checkpoint.path, config, model, manifest)
-    if checkpoint.file(TOKENIZER_FILE) is not None:
+    if not config.is_encoder and checkpoint.file(TOKENIZER_FILE) is not None:
         loaded.tokenizer.validate_against(config)  # a wrong tokenizer is found now, not at the first request
     return loaded
 
 
-def _encoder(
-    config: ModelConfig, weights: CheckpointWeights, pooling: Path | None, *, threads: int
-) -> EncoderModel:
+def build_model(
+    config: ModelConfig, weights: WeightSource, *, pooling: Path | None, threads: int
+) -> DecoderModel | EncoderModel:
+    """Build the model that a config describes out of these weights.
+
+    Args:
+        config: the model's.
+        weights: its tensors by name.
+        pooling: the file that says how an encoder pools, if there is one.
+        threads: of the kernels.
+
+    Raises:
+        ValidationError: a tensor is broken, or the pooling is not known here.
+    """
+    if not config.is_encoder:
+        return _MODELS[config.model_type](config, weights, threads=threads)
     if config.model_type == "bert":
         mean = read_pooling(pooling, known=(Pooling.MEAN,), default=Pooling.MEAN)
         return BertModel(config, weights, pooling=mean, threads=threads)

@@ -16,7 +16,8 @@ from tritium.formats.bitnet_hf import TernaryConvention
 from tritium.formats.gguf_blocks import encode_q6_k, encode_q8_0
 from tritium.kernels import cpu
 from tritium.kernels.device import select_optimal_device
-from tritium.model.pretrained import LoadedModel
+from tritium.model.pooling import POOLING_FILE
+from tritium.model.pretrained import LoadedModel, build_model
 from tritium.quantize.q4_0 import BLOCK, BLOCK_BYTES, LARGEST_HALF, q4_0_weights, round_to_q4_0
 from tritium.quantize.source import open_source
 
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tritium.model.bert import BertModel
     from tritium.model.config import ModelConfig
-    from tritium.model.decoder import DecoderModel
     from tritium.model.layers import Linear
     from tritium.model.weights import CheckpointWeights
 
@@ -87,13 +86,12 @@ class FourBitLinear:
         return y if self.bias is None else np.add(y, self.bias, out=y)
 
 
-def load_four_bit(
-    source: str | Path, model: type[DecoderModel | BertModel], *, threads: int | None = None
-) -> LoadedModel:
+def load_four_bit(source: str | Path, *, threads: int | None = None) -> LoadedModel:
     """Build a dense checkpoint's model out of weights that went through four bits; linears stay in blocks."""
     with open_source(source) as opened:
         count = threads or select_optimal_device(0).threads
-        built = model(opened.config, FourBitWeights(opened.weights), threads=count)
+        pooling = opened.checkpoint.file(POOLING_FILE)
+        built = build_model(opened.config, FourBitWeights(opened.weights), pooling=pooling, threads=count)
         return LoadedModel(opened.checkpoint.path, opened.config, built)
 
 

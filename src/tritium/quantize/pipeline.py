@@ -26,6 +26,7 @@ from tritium.quantize.layer import check_overrides, describe_native, quantize_we
 from tritium.quantize.layer_file import read_layer_report, write_layer
 from tritium.quantize.plan import QuantizationPlan
 from tritium.quantize.report import LayerReport, ModelKind, QuantizationProgress, Stage
+from tritium.quantize.selfcheck import check_source
 from tritium.quantize.source import Source, open_source
 from tritium.quantize.text import read_text
 
@@ -46,8 +47,9 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
         config: what to do; None takes the defaults.
 
     Raises:
-        ValidationError: a broken or unknown checkpoint, an override that matches no layer, a text that cannot
-            be read, or a text for a model without a tokenizer.
+        ValidationError: a broken or unknown checkpoint, or one whose numbers contradict its config; an
+            override that matches no layer, a text that cannot be read, or a text for a model without a
+            tokenizer.
     """
     config = QuantizationConfig() if config is None else config
     if not isinstance(config, QuantizationConfig):
@@ -57,6 +59,7 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
             field="config",
         )
     with open_source(source) as opened:
+        check_source(opened)
         layers = opened.layers()
         check_overrides(config, [layer.name for layer in layers])
         calibration = _checked_text(config.calibration_text, opened)

@@ -17,11 +17,13 @@ from tritium.quantize.evaluate import (
     sha256_of,
 )
 from tritium.quantize.figures import neighbours, run_speeds, validation_figures
+from tritium.quantize.readings import read_otherwise
 from tritium.quantize.record import Side, TextRecord
 from tritium.quantize.report import ModelKind, ValidationReport
 from tritium.quantize.samples import NEIGHBOURS, SAMPLES, continue_greedily, prompts, quoted_passage
 from tritium.quantize.text import spread
 from tritium.quantize.timing import Speed
+from tritium.quantize.verdict import is_lossless_import, unigram_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,10 +59,14 @@ def run_generators(
     *,
     window: int,
     limit: int | None,
+    other_readings: Mapping[str, Callable[[], LoadedModel]],
     is_thorough: bool,
     progress: Callable[[int, int], None] | None,
 ) -> SideBySide:
-    """Run generators over the windows of a text; the first is the source, whose tokenizer cuts it."""
+    """Run generators over the windows of a text; the first is the source, whose tokenizer cuts it.
+
+    The source under other readings of its config is run on a few of the windows only.
+    """
     runs: dict[Side, GeneratorRun] = {}
     written: dict[Side, list[Continuation]] = {}
     for part, (side, load) in enumerate(loaders.items()):
@@ -69,7 +75,9 @@ def run_generators(
             windows = generator_windows(loaded, content, window=window, limit=limit)
             begun = prompts(loaded, content) if is_thorough else []
             shown = [loaded.tokenizer.decode(prompt) for prompt in begun]
-            tokenizer = _tokenizer_sha256(loaded)
+            tokenizer, config = _tokenizer_sha256(loaded), loaded.config
+        if side is Side.QUANTIZED:
+            is_lossless = is_lossless_import(config, loaded.manifest)
         runs[side] = run_generator(loaded, windows, progress=_part(progress, part, of=len(loaders)))
         if side is not Side.FOUR_BIT:
             written[side] = [continue_greedily(loaded, prompt) for prompt in begun]
@@ -83,6 +91,15 @@ def run_generators(
         counts=runs[Side.SOURCE].counts.tolist(),
         results={side: _generator_results(side, run, choices) for side, run in runs.items()},
         samples=_samples(shown, written),
+        cosines_to_others=[],
+        unigram_losses=unigram_losses(windows, vocab_size=config.vocab_size).tolist(),
+        other_readings={
+            name: run_generator(
+                load(), [windows[index] for index in read_otherwise(len(windows))]
+            ).losses.tolist()
+            for name, load in other_readings.items()
+        },
+        is_lossless=is_lossless,
     )
     speeds: dict[str, Speed] = {
         side: _generator_speed(run, written.get(side, [])) for side, run in runs.items()
@@ -132,7 +149,7 @@ def run_encoders(
             tokenizer = _tokenizer_sha256(loaded)
         runs[side] = run_encoder(loaded, passages, progress=_part(progress, part, of=len(loaders)))
         del loaded
-    source = _unit_rows(runs[Side.SOURCE].embeddings)
+    rows = {side: _unit_rows(run.embeddings) for side, run in runs.items()}
     counts = runs[Side.SOURCE].counts.tolist()
     text = TextRecord(
         text_sha256=sha256_of(content),
@@ -140,10 +157,12 @@ def run_encoders(
         window=None,
         token_limit=None,
         counts=counts,
-        results={
-            side: _encoder_results(side, _unit_rows(run.embeddings), source) for side, run in runs.items()
-        },
+        results={side: _encoder_results(side, found, rows[Side.SOURCE]) for side, found in rows.items()},
         samples=[],
+        cosines_to_others=_cosines_to_others(rows[Side.QUANTIZED], rows[Side.SOURCE]),
+        unigram_losses=[],
+        other_readings={},
+        is_lossless=False,
     )
     if is_thorough:
         text = replace(text, samples=_quotes(text, passages))
@@ -170,6 +189,13 @@ def _encoder_results(
     if side is not Side.SOURCE:
         results["cosines"] = np.round((source * rows).sum(axis=1), DECIMALS).tolist()
     return results
+
+
+def _cosines_to_others(rows: NDArray[np.float64], source: NDArray[np.float64]) -> list[float]:
+    """Return for each row its mean cosine with all of the source's but its own."""
+    others: NDArray[np.float64] = (rows * (source.sum(axis=0) - source)).sum(axis=1) / (len(rows) - 1)
+    found: list[float] = np.round(others, DECIMALS).tolist()
+    return found
 
 
 def _quotes(text: TextRecord, passages: list[str]) -> list[dict[str, Any]]:
