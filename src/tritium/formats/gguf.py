@@ -46,7 +46,7 @@ class TensorType(IntEnum):
     Q2_0 = 42
 
 
-# type -> (elements, bytes) of one block; Q2_0 has two sizes (gguf_reader.py), I2_S a tail behind its blocks
+# type -> (elements, bytes) of one block; a fork has another Q2_0 (gguf_reader.py), I2_S ends with its scale
 BLOCKS: Final[Mapping[TensorType, tuple[int, int]]] = {
     TensorType.F32: (1, 4),
     TensorType.F16: (1, 2),
@@ -58,6 +58,7 @@ BLOCKS: Final[Mapping[TensorType, tuple[int, int]]] = {
     TensorType.TQ1_0: (256, 54),
     TensorType.TQ2_0: (256, 66),
     TensorType.I2_S: (128, 32),
+    TensorType.Q2_0: (64, 18),
 }
 
 

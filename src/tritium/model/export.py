@@ -20,6 +20,7 @@ from tritium.formats.native import is_native, open_native
 from tritium.kernels import packing
 from tritium.model.config import ModelConfig, parse_config
 from tritium.model.gguf_metadata import gguf_metadata, rope_factors
+from tritium.model.gguf_names import ROTATED, gguf_name
 from tritium.model.weights import CheckpointWeights
 
 if TYPE_CHECKING:
@@ -30,18 +31,6 @@ if TYPE_CHECKING:
     from tritium.model.layers import DenseWeight
 
 ROWS_AT_ONCE = 4096  # of an embedding table: bounds what is in memory
-_ROLES: Final[Mapping[str, str]] = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-_ROTATED = ("attn_q", "attn_k")
 
 
 class TernaryType(StrEnum):
@@ -154,13 +143,13 @@ class _Export:
         for index in range(self.config.num_layers):
             for norm in ("input_layernorm", "post_attention_layernorm"):
                 full = f"model.layers.{index}.{norm}"
-                yield self._vector(f"{_renamed(full)}.weight", f"{full}.weight")
+                yield self._vector(f"{gguf_name(full)}.weight", f"{full}.weight")
 
     def _vector(self, name: str, source: str) -> GGUFTensor:
         return _float32(name, self.weights.array(source))
 
     def _linear(self, name: str) -> Iterator[GGUFTensor]:
-        target, shape = _renamed(name), self.weights.architecture.linears[name]
+        target, shape = gguf_name(name), self.weights.architecture.linears[name]
         order = self._row_order(target, shape.out_features)
         bias = self.weights.bias(name)
         if bias is not None:
@@ -223,7 +212,7 @@ class _Export:
     def _row_order(self, target: str, rows: int) -> npt.NDArray[np.int64]:
         """Return which of our rows stands where: ggml rotates neighbours, we rotate the halves of a head."""
         order = np.arange(rows)
-        if not target.endswith(_ROTATED):
+        if not target.endswith(ROTATED):
             return order
         return order.reshape(-1, 2, self.config.head_dim // 2).swapaxes(1, 2).reshape(-1)
 
@@ -256,12 +245,6 @@ _ENCODERS: Final[Mapping[TensorType, Callable[[npt.NDArray[np.float32]], npt.NDA
 def _float32(name: str, values: npt.NDArray[np.float32]) -> GGUFTensor:
     held = np.ascontiguousarray(values, dtype="<f4")
     return GGUFTensor(name, held.shape, TensorType.F32, lambda: [held.data])
-
-
-def _renamed(name: str) -> str:
-    """Turn "model.layers.3.mlp.up_proj" into "blk.3.ffn_up"."""
-    _, _, index, role = name.split(".", 3)
-    return f"blk.{index}.{_ROLES[role]}"
 
 
 def _require_llama(config: ModelConfig) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
-from tritium.formats.checkpoint import Checkpoint, open_checkpoint
 from tritium.formats.native import NativeModel, is_native, open_native, save_native, verified_meanwhile
 from tritium.kernels.device import select_optimal_device
 from tritium.model.bert import BertModel
 from tritium.model.bitnet import BitNetModel
 from tritium.model.config import ModelConfig, parse_config
+from tritium.model.gguf_model import open_model
 from tritium.model.llama import LlamaModel
 from tritium.model.pooling import POOLING_FILE, require_mean_pooling
 from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -23,6 +23,7 @@ from tritium.model.weights import CheckpointWeights
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tritium.formats.checkpoint import Checkpoint
     from tritium.model.decoder import DecoderModel
 
 # What travels with the weights when a model is saved.
@@ -44,19 +45,23 @@ _MODELS = {"llama": LlamaModel, "bitnet": BitNetModel}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory with what belongs to it; `manifest` is None unless Tritium saved it."""
+    """A model in memory with what belongs to it.
+
+    `manifest` is None unless Tritium saved it; `files` is None unless its one file holds the tokenizer too.
+    """
 
     path: Path
     config: ModelConfig
     model: DecoderModel | BertModel
     manifest: Mapping[str, Any] | None = None
+    files: Mapping[str, bytes] | None = None
     _tokenizers: dict[str, Tokenizer] = field(default_factory=dict, repr=False)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, checked (ValidationError: it is missing or another model's)."""
         if not self._tokenizers:
-            tokenizer = Tokenizer(self.path)
+            tokenizer = Tokenizer(self.path, files=self.files)
             tokenizer.validate_against(self.config)
             self._tokenizers["own"] = tokenizer
         return self._tokenizers["own"]
@@ -80,7 +85,7 @@ def load_model(source: str | Path, *, threads: int | None = None, verify: bool =
     """Load a model to run it.
 
     Args:
-        source: a directory that Tritium saved, a checkpoint directory, or a name on the hub.
+        source: a directory that Tritium saved, a checkpoint directory, a GGUF file, or a name on the hub.
         threads: of the kernels; None takes what the machine has.
         verify: hash every file of a directory that Tritium saved.
 
@@ -95,7 +100,7 @@ def load_model(source: str | Path, *, threads: int | None = None, verify: bool =
             verified_meanwhile(native) if verify else contextlib.nullcontext(),
         ):
             return _build(native.checkpoint, threads=threads, manifest=native.manifest)
-    with open_checkpoint(source) as checkpoint:
+    with open_model(source) as checkpoint:
         return _build(checkpoint, threads=threads, manifest=None)
 
 
@@ -103,12 +108,9 @@ def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     """Read the files that travel with the weights of a checkpoint: tokenizer, template, configs."""
     files: dict[str, bytes] = {}
     for name in COMPANION_FILES:
-        path = checkpoint.file(name)
-        if path is None:
-            continue
-        if path.stat().st_size > _LARGEST_COMPANION:
-            raise ValidationError(f"{name} is larger than {_LARGEST_COMPANION} bytes.", file=name)
-        files[name] = path.read_bytes()
+        content = checkpoint.read_file(name, limit=_LARGEST_COMPANION)
+        if content is not None:
+            files[name] = content
     return files
 
 
@@ -213,8 +215,8 @@ def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str
         require_mean_pooling(checkpoint.file(POOLING_FILE))
         return LoadedModel(checkpoint.path, config, BertModel(config, weights, threads=count), manifest)
     model = _MODELS[config.model_type](config, weights, threads=count)
-    loaded = LoadedModel(checkpoint.path, config, model, manifest)
-    if checkpoint.file(TOKENIZER_FILE) is not None:
+    loaded = LoadedModel(checkpoint.path, config, model, manifest, checkpoint.embedded)
+    if checkpoint.has_file(TOKENIZER_FILE):
         loaded.tokenizer.validate_against(config)  # a wrong tokenizer is found now, not at the first request
     return loaded
 
