@@ -257,7 +257,7 @@ def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
         raise refusal(f"{len(weights)} .safetensors files and no {INDEX} to join them", file=path)
     for name in names:
         if name.lower().endswith(GGUF_SUFFIX):
-            raise refusal(f"there are no .safetensors weights here; name {quoted(name)} itself", file=path)
+            raise refusal(f"no .safetensors weights are here; give {quoted(name)} by its own name", file=path)
         _refuse_pickle(path / name)
     raise refusal("there are no .safetensors weights in this directory", file=path)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+LARGEST_HEADER = 1 << 28  # bytes of metadata and claims of tensors together
 LARGEST_TEXT = 1 << 24  # bytes of one text
 LONGEST_LIST = 1 << 22  # values: a vocabulary has a few hundred thousand
 NUMBERS: Final[Mapping[ValueKind, str]] = {
@@ -48,7 +49,7 @@ class Cursor:
 
     def require(self, count: int, size: int, *, what: str) -> None:
         """Check that `count` things of at least `size` bytes can follow."""
-        left = self.size - self.position
+        left = min(self.size, LARGEST_HEADER) - self.position
         if count * size > left:
             raise refusal(f"the header claims {count} {what}; {left} bytes are left", file=self.file)
 

@@ -7,6 +7,7 @@ with the bytes of the file, one where all are the same, one a row where all of a
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,25 +136,38 @@ class GGUFWeights:
         elif stored.type in TERNARY:
             values = self._checked(stored, partial(dequantize_ternary, stored.type, data, block=stored.block))
         else:
-            pieces = [dequantize(stored.type, rows) for rows in _row_pieces(stored, data)]
-            values = np.concatenate(pieces)
-        values = values.reshape(stored.shape)
-        return _in_order(values, interleaved)
+            values = self._decoded(stored, data, partial(dequantize, stored.type), np.float32)
+        return _in_order(values.reshape(stored.shape), interleaved)
 
     def _trits(self, stored: StoredTensor, interleaved: int) -> NDArray[np.uint8]:
         data = self._file.data(stored)
         if stored.type is TensorType.I2_S:
             data = data[:-I2_S_TAIL]
-        decode = partial(ternary_trits, stored.type, block=stored.block)
-        pieces = [self._checked(stored, partial(decode, rows)) for rows in _row_pieces(stored, data)]
-        trits = _in_order(np.concatenate(pieces).reshape(stored.shape), interleaved)
-        return pack_trits(trits.reshape(1, -1))
+        trits = self._decoded(stored, data, partial(ternary_trits, stored.type, block=stored.block), np.int8)
+        return pack_trits(_in_order(trits.reshape(stored.shape), interleaved).reshape(1, -1))
+
+    def _decoded(
+        self,
+        stored: StoredTensor,
+        data: NDArray[np.uint8],
+        decode: Callable[[NDArray[np.uint8]], NDArray[Any]],
+        dtype: type[np.generic],
+    ) -> NDArray[Any]:
+        """Decode piece after piece into one array; the pages that were read are let go."""
+        values, position = np.empty(prod(stored.shape), dtype), 0
+        for rows in _row_pieces(stored, data):
+            piece = self._checked(stored, partial(decode, rows))
+            values[position : position + piece.size] = piece
+            position += piece.size
+        self._file.forget(stored.offset, stored.nbytes)
+        return values
 
     def _scales(
         self, stored: StoredTensor, interleaved: int, factor: NDArray[np.float32] | None
     ) -> NDArray[Any]:
         data = self._file.data(stored)
         scales = self._checked(stored, partial(ternary_scales, stored.type, data, block=stored.block))
+        self._file.forget(stored.offset, stored.nbytes)
         if factor is None or (factor == 1).all():
             if scales.size == 1:
                 return scales.reshape(1, 1)
@@ -175,7 +189,7 @@ class GGUFWeights:
 def _row_pieces(stored: StoredTensor, data: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
     """Cut the data into pieces of whole rows."""
     columns = stored.shape[-1]
-    rows = data.reshape(int(np.prod(stored.shape[:-1], dtype=np.int64)), -1)
+    rows = data.reshape(prod(stored.shape[:-1]), -1)
     step = max(1, WEIGHTS_AT_ONCE // columns)
     for start in range(0, rows.shape[0], step):
         yield rows[start : start + step].reshape(-1)

@@ -28,6 +28,7 @@ _ACTIVATIONS: Mapping[str, frozenset[str]] = {
 _DEFAULT_THETA: Mapping[str, float] = {"llama": 10000.0, "bitnet": 500000.0}
 
 _LARGEST = 1 << 24  # of any size in a config: far above every real model, far below what overflows
+_MOST_LAYERS = 1 << 12  # each has names of its own, which are listed before any is looked for
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
         ModelConfig(
             model_type=model_type,
             hidden_size=hidden,
-            num_layers=_size(config, "num_hidden_layers"),
+            num_layers=_size(config, "num_hidden_layers", largest=_MOST_LAYERS),
             num_heads=heads,
             num_kv_heads=_size(config, "num_key_value_heads", default=heads),
             head_dim=_size(config, "head_dim", default=max(1, hidden // heads)),
@@ -142,15 +143,17 @@ def _model_type(config: Mapping[str, Any]) -> str:
     return model_type
 
 
-def _size(config: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
+def _size(
+    config: Mapping[str, Any], name: str, *, default: int | None = None, largest: int = _LARGEST
+) -> int:
     value = config.get(name)
     if value is None:
         if default is None:
             raise ValidationError(f"The config has no field {name}.", field=name)
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
         raise ValidationError(
-            f"{name} must be a whole number from 1 to {_LARGEST}, not {value!r}.", field=name
+            f"{name} must be a whole number from 1 to {largest}, not {value!r}.", field=name
         )
     return value
 

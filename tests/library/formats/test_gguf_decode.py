@@ -270,3 +270,15 @@ def test_a_large_dense_tensor_is_decoded_in_pieces_and_stays_whole(tmp_path):
     expected = dequantize(TensorType.Q6_K, data.reshape(-1)).reshape(values.shape)
     np.testing.assert_array_equal(weights.read(weights.tensors["w"]), expected)
     assert np.sqrt(((expected - values) ** 2).mean()) < 0.025
+
+
+def test_an_embedding_of_trits_is_read_as_weights(tmp_path):
+    trits = np.random.default_rng(6).integers(-1, 2, (3, 256)).astype(np.int8)
+    scales = np.arange(1, 4, dtype=np.float16)[:, None]
+    for kind, data in (
+        (TensorType.TQ2_0, encode_tq2_0(trits, scales)),
+        (TensorType.TQ1_0, encode_tq1_0(trits, scales)),
+    ):
+        weights = GGUFWeights(stored_as(tmp_path / "m.gguf", kind, (3, 256), data))
+        weights.add_dense("w", weights._file.tensors["w"])
+        np.testing.assert_array_equal(weights.read(weights.tensors["w"]), trits * scales.astype(np.float32))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tritium.errors import ValidationError
 from tritium.formats.checkpoint import open_checkpoint
@@ -90,6 +93,33 @@ def test_import_and_export_again_give_the_same_bytes(exported, tmp_path, embeddi
     export_gguf(tmp_path / "model", second, ternary_type=kind, embedding_type=embedding)
     assert first.read_bytes() == second.read_bytes()
     np.testing.assert_array_equal(logits(tmp_path / "model"), logits(first))
+
+
+@pytest.mark.gguf
+def test_every_weight_is_what_the_official_package_reads(exported):
+    import gguf  # noqa: PLC0415 - the bare wheel comes without it
+
+    _, path, _ = exported
+    with open_gguf(path) as found:
+        config = parse_config(found.config)
+        weights = CheckpointWeights(found, config)
+        theirs = {each.name: each for each in gguf.GGUFReader(path).tensors}
+        for name, entry in found.linears.items():
+            trits = unpack_trits(
+                found.read(f"{name}.trits")[0], count=entry["out_features"] * entry["in_features"]
+            )
+            scales = np.repeat(found.read_float32(f"{name}.scales"), entry["group_size"], axis=1)
+            ours = trits.reshape(-1, entry["in_features"]) * scales
+            stored = theirs.pop(f"{gguf_name(name)}.weight")
+            expected = gguf.dequantize(stored.data, stored.tensor_type)
+            if name.endswith(("q_proj", "k_proj")):  # ggml rotates neighbours
+                ours = ours.reshape(-1, 2, config.head_dim // 2, ours.shape[1]).swapaxes(1, 2)
+            np.testing.assert_array_equal(ours.reshape(expected.shape), expected)
+        outer = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+        for name in weights.architecture.tensors:
+            stored = theirs.pop(outer.get(name) or f"{gguf_name(name.removesuffix('.weight'))}.weight")
+            np.testing.assert_array_equal(found.read_float32(name), np.array(stored.data))
+        assert not theirs
 
 
 @dataclass(frozen=True)
@@ -311,6 +341,7 @@ def test_a_theta_that_is_not_named_is_that_of_ggml(scripture_llama, tmp_path):
         ({"llama.attention.head_count": 7}, "rows are no 7 heads"),
         ({"llama.attention.head_count": [8] * 6}, "heads"),
         ({"llama.block_count": 7}, "misses tensors"),
+        ({"llama.block_count": 1 << 24}, "num_hidden_layers must be a whole number from 1 to 4096"),
         ({"llama.block_count": 5}, "has tensors that its config does not explain"),
         ({"llama.embedding_length": None}, "no field hidden_size"),
         ({"llama.context_length": None}, "no field max_position_embeddings"),
@@ -375,6 +406,23 @@ def test_damage_and_strange_tensors_are_refused_by_name(exported, tmp_path):
     )
 
 
+@settings(max_examples=12)
+@given(data=st.data())
+def test_damage_to_what_a_file_says_is_refused_or_harmless(exported, tmp_path_factory, data):
+    _, path, _ = exported
+    content = bytearray(path.read_bytes())
+    tokens, rest = content.index(b"tokenizer.ggml.tokens"), content.index(b"tokenizer.ggml.bos_token_id")
+    with GGUFFile(path) as file:
+        start = min(stored.offset for stored in file.tensors.values())
+    for _ in range(data.draw(st.integers(1, 3))):
+        begin, end = data.draw(st.sampled_from([(24, tokens), (tokens, start), (rest, start)]))
+        content[data.draw(st.integers(begin, end - 1))] = data.draw(st.integers(0, 255))
+    damaged = tmp_path_factory.mktemp("damaged") / "model.gguf"
+    damaged.write_bytes(bytes(content))
+    with contextlib.suppress(ValidationError):
+        load_model(damaged)
+
+
 def test_a_file_is_known_by_its_name_or_by_how_it_begins(exported, tmp_path):
     _, path, _ = exported
     (tmp_path / "model").write_bytes(path.read_bytes())
@@ -391,5 +439,5 @@ def test_who_needs_a_directory_says_so(exported, tmp_path):
     _, path, _ = exported
     with pytest.raises(ValidationError, match="tritium quantize"):
         export_gguf(path, tmp_path / "out.gguf")
-    with pytest.raises(ValidationError, match=r"name 'model\.gguf' itself"):
+    with pytest.raises(ValidationError, match=r"give 'model\.gguf' by its own name"):
         load_model(path.parent)
