@@ -6,7 +6,7 @@ import contextlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tritium.formats.safetensors import TensorInfo
+    from tritium.formats.weight_file import TensorFile
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -32,22 +33,6 @@ SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 GGUF_SUFFIX = ".gguf"
 MEMORY_MAP_ABOVE = 256 * 1024 * 1024
-
-
-class TensorFile(Protocol):
-    """One open file that gives the tensors it holds."""
-
-    def read(self, tensor: TensorInfo) -> NDArray[Any]:
-        """Return a tensor; uint16 means bfloat16 bits."""
-        ...
-
-    def forget(self, tensor: TensorInfo) -> None:
-        """Let the system take back its pages."""
-        ...
-
-    def close(self) -> None:
-        """Close the file; arrays read before stay valid."""
-        ...
 
 
 @dataclass(frozen=True)

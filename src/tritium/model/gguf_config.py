@@ -26,21 +26,23 @@ class GGUFArchitecture:
 
     Attributes:
         model_type: in a config.json.
+        class_name: in a config.json.
         activation: of the feed-forward part. No published file says it, and runtimes guess: this is what the
             models of this name were trained with.
         is_interleaved: whether the rows of queries and keys stand as ggml rotates them, neighbours together.
     """
 
     model_type: str
+    class_name: str
     activation: str
     is_interleaved: bool
 
 
 ARCHITECTURES: Final[Mapping[str, GGUFArchitecture]] = {
-    "llama": GGUFArchitecture("llama", "silu", is_interleaved=True),
-    "bitnet": GGUFArchitecture("bitnet", "silu", is_interleaved=False),
-    "bitnet-25": GGUFArchitecture("bitnet", "relu2", is_interleaved=False),
-    "bitnet-b1.58": GGUFArchitecture("bitnet", "relu2", is_interleaved=False),
+    "llama": GGUFArchitecture("llama", "LlamaForCausalLM", "silu", is_interleaved=True),
+    "bitnet": GGUFArchitecture("bitnet", "BitNetForCausalLM", "silu", is_interleaved=False),
+    "bitnet-25": GGUFArchitecture("bitnet", "BitNetForCausalLM", "relu2", is_interleaved=False),
+    "bitnet-b1.58": GGUFArchitecture("bitnet", "BitNetForCausalLM", "relu2", is_interleaved=False),
 }
 # Key behind the architecture's name -> field of a config.json.
 _FIELDS: Final[Mapping[str, str]] = {
@@ -107,8 +109,11 @@ def gguf_config(file: GGUFFile, *, rope_factors: npt.NDArray[np.float32] | None)
     }
     _check_keys(given, prefix=prefix, file=file.path)
     config = {field: _shortest(given[key]) for key, field in _FIELDS.items() if key in given}
+    if "rms_norm_eps" not in config:  # what a config.json means without it is no default of GGUF
+        raise refusal(f"there is no {prefix}attention.layer_norm_rms_epsilon", file=file.path)
     config |= {
         "model_type": architecture.model_type,
+        "architectures": [architecture.class_name],
         "hidden_act": architecture.activation,
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
@@ -140,7 +145,8 @@ def _check_keys(given: Mapping[str, Any], *, prefix: str, file: Path) -> None:
 
 def _shortest(value: Any) -> Any:
     """Return a float32 of the file as the decimal number it was written for: 1e-05, not 9.99999974e-06."""
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+    with np.errstate(over="ignore"):  # infinity is refused where the number is read
+        return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def _head_size(given: Mapping[str, Any], config: Mapping[str, Any], *, file: Path) -> Any:

@@ -344,6 +344,7 @@ def test_a_theta_that_is_not_named_is_that_of_ggml(scripture_llama, tmp_path):
         ({"llama.block_count": 1 << 24}, "num_hidden_layers must be a whole number from 1 to 4096"),
         ({"llama.block_count": 5}, "has tensors that its config does not explain"),
         ({"llama.embedding_length": None}, "no field hidden_size"),
+        ({"llama.attention.layer_norm_rms_epsilon": None}, "no llama.attention.layer_norm_rms_epsilon"),
         ({"llama.context_length": None}, "no field max_position_embeddings"),
         ({"llama.vocab_size": 4000}, "has shape"),
         ({"llama.rope.freq_base": "high"}, "rope_theta must be a number"),
