@@ -105,9 +105,21 @@ def quantize(
     except KeyboardInterrupt:
         write_note("Interrupted. The same command goes on where it stopped.")
         raise
+    rounded = model.manifest.get("quantization", {}).get("source_rounded_tensors", {})
+    if rounded:
+        counted = ", ".join(f"{count} of {kind}" for kind, count in rounded.items())
+        write_note(
+            f"Warning: the source is already quantized (dequantized tensors: {counted}). What it lost then "
+            "is lost, and the report compares with it as it is; take the original model if you can get it."
+        )
     if was_there and output_format is OutputFormat.HUMAN:
         write_note(f"{out} holds this model already; nothing was computed again.")
-    content = {"path": str(out), "metrics": model.metrics, "validation_report": model.validation_report}
+    content = {
+        "path": str(out),
+        "source_rounded_tensors": rounded,
+        "metrics": model.metrics,
+        "validation_report": model.validation_report,
+    }
     if output_format is OutputFormat.JSON:
         write_json(content)
     elif output_format is OutputFormat.QUIET:

@@ -14,8 +14,9 @@ from tritium.formats.floats import bfloat16_to_float32
 from tritium.formats.gguf import BLOCKS, GGUFTensor, TensorType, write_gguf
 from tritium.formats.gguf_blocks import encode_q6_k, encode_q8_0
 from tritium.model.export import ExportReport
-from tritium.model.gguf_architecture import BITNET_B158, gguf_architecture, rotates_neighbours
-from tritium.model.gguf_metadata import PLANES_SUFFIX, gguf_metadata, rope_factors
+from tritium.model.gguf_architecture import ARCHITECTURES, BITNET_B158, gguf_architecture
+from tritium.model.gguf_metadata import gguf_metadata, rope_factors
+from tritium.model.gguf_names import PLANES_SUFFIX, ROTATED, gguf_name
 from tritium.model.gguf_ternary import TernaryLayer
 from tritium.model.opened import OpenedModel, opened_model
 
@@ -26,20 +27,6 @@ if TYPE_CHECKING:
     from tritium.model.layers import DenseWeight
 
 ROWS_AT_ONCE = 4096  # of an embedding table: bounds what is in memory
-_ROLES: Final[Mapping[str, str]] = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.attn_sub_norm": "attn_sub_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "mlp.ffn_sub_norm": "ffn_sub_norm",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-_ROTATED = ("attn_q", "attn_k")
 
 
 class TernaryType(StrEnum):
@@ -148,13 +135,13 @@ class _Export:
             yield from self._linear(name)
         for name in self.weights.architecture.tensors:
             if name.startswith("model.layers."):
-                yield self._vector(f"{_renamed(name.removesuffix('.weight'))}.weight", name)
+                yield self._vector(f"{gguf_name(name.removesuffix('.weight'))}.weight", name)
 
     def _vector(self, name: str, source: str) -> GGUFTensor:
         return _float32(name, self.weights.array(source))
 
     def _linear(self, name: str) -> Iterator[GGUFTensor]:
-        target, shape = _renamed(name), self.weights.architecture.linears[name]
+        target, shape = gguf_name(name), self.weights.architecture.linears[name]
         order = self._row_order(target, shape.out_features)
         bias = self.weights.bias(name)
         if bias is not None:
@@ -199,7 +186,7 @@ class _Export:
     def _row_order(self, target: str, rows: int) -> npt.NDArray[np.int64]:
         """Return which of our rows stands where: we rotate the halves of a head, some graphs neighbours."""
         order = np.arange(rows)
-        if not (rotates_neighbours(self.architecture) and target.endswith(_ROTATED)):
+        if not (ARCHITECTURES[self.architecture].is_interleaved and target.endswith(ROTATED)):
             return order
         return order.reshape(-1, 2, self.config.head_dim // 2).swapaxes(1, 2).reshape(-1)
 
@@ -232,12 +219,6 @@ _ENCODERS: Final[Mapping[TensorType, Callable[[npt.NDArray[np.float32]], npt.NDA
 def _float32(name: str, values: npt.NDArray[np.float32]) -> GGUFTensor:
     held = np.ascontiguousarray(values, dtype="<f4")
     return GGUFTensor(name, held.shape, TensorType.F32, lambda: [held.data])
-
-
-def _renamed(name: str) -> str:
-    """Turn "model.layers.3.mlp.up_proj" into "blk.3.ffn_up"."""
-    _, _, index, role = name.split(".", 3)
-    return f"blk.{index}.{_ROLES[role]}"
 
 
 def _known(value: str, kinds: type[StrEnum]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tritium.formats.checkpoint import contained_file
 from tritium.formats.gguf import TensorType
 from tritium.formats.gguf_tokenizer import numbered_vocabulary, tokenizer_metadata
+from tritium.model.gguf_names import PLANE_RATIO, PLANE_RATIO_KEY, PLANES_KEY, PLANES_SUFFIX
 from tritium.model.rope import RopeKind, RopeParameters, inverse_frequencies
 from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 # llama.cpp's numbers for "mostly of this type"
 FILE_TYPES = {TensorType.TQ1_0: 36, TensorType.TQ2_0: 37, TensorType.I2_S: 40}
 QUANTIZATION_VERSION = 2
-# An architecture of its own: a reader that ignores tensors it does not know would drop all planes but one.
-PLANES_SUFFIX = "-planes"
-PLANE_RATIO = 3  # what a plane weighs against the next
 
 
 def gguf_metadata(
@@ -38,7 +36,7 @@ def gguf_metadata(
     prefix = architecture + (PLANES_SUFFIX if planes > 1 else "")
     own = {**_shape(config), **_rope(config)}
     if planes > 1:
-        own |= {"trit_planes": planes, "trit_plane_ratio": PLANE_RATIO}
+        own |= {PLANES_KEY: planes, PLANE_RATIO_KEY: PLANE_RATIO}
     return {
         "general.architecture": prefix,
         "general.name": directory.resolve().name,

@@ -16,6 +16,7 @@ from tritium.errors import ValidationError
 from tritium.formats.gguf import BLOCKS, GGUFTensor, TensorType
 from tritium.formats.gguf_blocks import BLOCK, encode_i2_s, encode_tq1_0, encode_tq2_0
 from tritium.kernels import packing
+from tritium.model.gguf_names import plane_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,11 +77,6 @@ class TernaryLayer:
     def _trits(self, plane: int) -> npt.NDArray[np.int8]:
         weight = self.weight()
         return packing.from_compute_layout(weight.planes[plane], count=weight.in_features)[self.order]
-
-
-def plane_name(target: str, index: int) -> str:
-    """Return the name of a plane: "blk.0.ffn_up.weight", then "blk.0.ffn_up.plane1.weight"."""
-    return f"{target}.plane{index}.weight" if index else f"{target}.weight"
 
 
 def _half_scales(name: str, weight: TernaryWeight) -> tuple[npt.NDArray[np.float16], float]:

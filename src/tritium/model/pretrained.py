@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
-from tritium.formats.checkpoint import Checkpoint, open_checkpoint
 from tritium.formats.native import NativeModel, is_native, open_native, save_native, verified_meanwhile
 from tritium.kernels.device import select_optimal_device
 from tritium.model.bert import BertModel
@@ -19,6 +18,8 @@ from tritium.model.config import ModelConfig, parse_config
 from tritium.model.encoder import EncoderModel
 from tritium.model.gemma2 import Gemma2Model
 from tritium.model.gemma3_text import Gemma3TextModel
+from tritium.model.gguf_model import open_model
+from tritium.model.layers import TernaryLinear
 from tritium.model.llama import LlamaModel
 from tritium.model.mistral import MistralModel
 from tritium.model.pooling import POOLING_FILE, Pooling, read_pooling
@@ -31,6 +32,7 @@ from tritium.model.weights import CheckpointWeights
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from tritium.formats.checkpoint import Checkpoint
     from tritium.model.decoder import DecoderModel
     from tritium.model.layers import WeightSource
 
@@ -62,22 +64,32 @@ _MODELS: Mapping[str, type[DecoderModel]] = {
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory with what belongs to it; `manifest` is None unless Tritium saved it."""
+    """A model in memory with what belongs to it.
+
+    `manifest` is None unless Tritium saved it; `files` is None unless its one file holds the tokenizer too.
+    """
 
     path: Path
     config: ModelConfig
     model: DecoderModel | EncoderModel
     manifest: Mapping[str, Any] | None = None
+    files: Mapping[str, bytes] | None = None
     _tokenizers: dict[str, Tokenizer] = field(default_factory=dict, repr=False)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, checked (ValidationError: it is missing or another model's)."""
         if not self._tokenizers:
-            tokenizer = Tokenizer(self.path)
+            tokenizer = Tokenizer(self.path, files=self.files)
             tokenizer.validate_against(self.config)
             self._tokenizers["own"] = tokenizer
         return self._tokenizers["own"]
+
+    @property
+    def ternary_layers(self) -> frozenset[str]:
+        """The names of the linear layers that run as ternary ones."""
+        layers = self.model.linears()
+        return frozenset(name for name, linear in layers.items() if isinstance(linear, TernaryLinear))
 
     @property
     def generator(self) -> DecoderModel:
@@ -104,7 +116,7 @@ def load_model(
     """Load a model to run it.
 
     Args:
-        source: a directory that Tritium saved, a checkpoint directory, or a name on the hub.
+        source: a directory that Tritium saved, a checkpoint directory, a GGUF file, or a name on the hub.
         threads: of the kernels; None takes what the machine has.
         verify: hash every file of a directory that Tritium saved.
         reading: reads the config another way, to see whether the model fits that better.
@@ -120,7 +132,7 @@ def load_model(
             verified_meanwhile(native) if verify else contextlib.nullcontext(),
         ):
             return _build(native.checkpoint, threads=threads, manifest=native.manifest, reading=reading)
-    with open_checkpoint(source) as checkpoint:
+    with open_model(source) as checkpoint:
         return _build(checkpoint, threads=threads, manifest=None, reading=reading)
 
 
@@ -128,12 +140,9 @@ def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     """Read the files that travel with the weights of a checkpoint: tokenizer, template, configs."""
     files: dict[str, bytes] = {}
     for name in COMPANION_FILES:
-        path = checkpoint.file(name)
-        if path is None:
-            continue
-        if path.stat().st_size > _LARGEST_COMPANION:
-            raise ValidationError(f"{name} is larger than {_LARGEST_COMPANION} bytes.", file=name)
-        files[name] = path.read_bytes()
+        content = checkpoint.read_file(name, limit=_LARGEST_COMPANION)
+        if content is not None:
+            files[name] = content
     return files
 
 
@@ -242,8 +251,8 @@ def _build(
     weights = CheckpointWeights(checkpoint, config, manifest=manifest)
     count = threads or select_optimal_device(checkpoint.total_bytes).threads
     model = build_model(config, weights, pooling=checkpoint.file(POOLING_FILE), threads=count)
-    loaded = LoadedModel(checkpoint.path, config, model, manifest)
-    if not config.is_encoder and checkpoint.file(TOKENIZER_FILE) is not None:
+    loaded = LoadedModel(checkpoint.path, config, model, manifest, checkpoint.embedded)
+    if not config.is_encoder and checkpoint.has_file(TOKENIZER_FILE):
         loaded.tokenizer.validate_against(config)  # a wrong tokenizer is found now, not at the first request
     return loaded
 

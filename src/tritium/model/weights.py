@@ -47,7 +47,7 @@ class CheckpointWeights:
         self.config = config
         self.architecture = architecture_for(config)
         self._checkpoint = checkpoint
-        self._native: Mapping[str, Any] = (manifest or {}).get("linears", {})
+        self._native: Mapping[str, Any] = checkpoint.linears or (manifest or {}).get("linears", {})
         self._coded: Mapping[str, Any] = (manifest or {}).get("coded", {})
         self.prefix = _prefix(self.architecture, checkpoint)
         self._check_tensors()
@@ -254,7 +254,7 @@ class CheckpointWeights:
         declared = (entry["out_features"], entry["in_features"])
         if declared != (shape.out_features, shape.in_features):
             raise ValidationError(
-                f"The manifest says {declared[0]} x {declared[1]} for {name}; "
+                f"The layer {name} is stored as {declared[0]} x {declared[1]}; "
                 f"the config asks for {shape.out_features} x {shape.in_features}.",
                 layer=name,
             )

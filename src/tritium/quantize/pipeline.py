@@ -43,7 +43,7 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
     """Check the source and the configuration and list the layers to quantize; nothing is computed yet.
 
     Args:
-        source: a checkpoint directory, a .safetensors file, or a hub name.
+        source: a checkpoint directory, a .safetensors or GGUF file, or a hub name.
         config: what to do; None takes the defaults.
 
     Raises:
@@ -127,7 +127,7 @@ def quantize_model(
     where it stopped.
 
     Args:
-        source: a checkpoint directory, a .safetensors file, or a hub name.
+        source: a checkpoint directory, a .safetensors or GGUF file, or a hub name.
         config: what to do; None takes the defaults.
         out: a new or empty directory for the model; None takes a temporary one that goes with the result.
             What was timed lies beside it, in a file of its name and `.run.json`.

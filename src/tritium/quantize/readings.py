@@ -17,9 +17,9 @@ from tritium.formats.bitnet_hf import TernaryConvention
 from tritium.kernels.device import select_optimal_device
 from tritium.model.bitnet import BitNetModel
 from tritium.model.family import FAMILIES
-from tritium.model.opened import opened_model
 from tritium.model.pretrained import LoadedModel, load_model
 from tritium.model.rope import RopeKind
+from tritium.quantize.source import open_source
 from tritium.quantize.text import spread
 
 if TYPE_CHECKING:
@@ -41,20 +41,21 @@ CONVENTIONS: Final[Mapping[TernaryConvention, TernaryConvention]] = {
 
 
 def other_readings(
-    source: str | Path, config: ModelConfig, *, threads: int | None
+    source: str | Path, loaded: LoadedModel, *, threads: int | None
 ) -> dict[str, Callable[[], LoadedModel]]:
     """Return by name how to load a generator under every other reading of its config.
 
     Args:
-        source: anything load_model reads.
-        config: its own reading.
+        source: a checkpoint to quantize.
+        loaded: the same, as its config reads it.
         threads: of the kernels.
     """
+    config = loaded.config
     found: dict[str, Callable[[], LoadedModel]] = {
         name: partial(load_model, source, threads=threads, reading=reading)
         for name, reading in _readings(config)
     }
-    if config.model_type == "llama" and config.ternary.convention is not TernaryConvention.NONE:
+    if config.model_type == "llama" and loaded.ternary_layers:
         found["norms before the output projections"] = partial(_with_sub_norms, source, threads=threads)
     return found
 
@@ -111,8 +112,8 @@ class _UnitSubNorms:
 
 
 def _with_sub_norms(source: str | Path, *, threads: int | None) -> LoadedModel:
-    with opened_model(source) as opened:
-        count = threads or select_optimal_device(opened.checkpoint.total_bytes).threads
-        config = opened.weights.config
+    with open_source(source) as opened:
+        checkpoint, config = opened.checkpoint, opened.config
+        count = threads or select_optimal_device(checkpoint.total_bytes).threads
         model = BitNetModel(config, _UnitSubNorms(opened.weights), threads=count)
-        return LoadedModel(opened.checkpoint.path, config, model)
+        return LoadedModel(checkpoint.path, config, model, files=checkpoint.embedded)

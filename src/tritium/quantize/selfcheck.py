@@ -35,6 +35,11 @@ CLEAR: Final = 5.0  # standard deviations of a correlation: three in ten million
 FEWEST_COLUMNS: Final = 64  # below, nothing is clear
 ROWS_AT_ONCE: Final = 1024
 I2_S_BLOCKS: Final = (64, 128)
+REMEDY: Final = "Take the model from its origin again."
+LINEAR_CLASS_REMEDY: Final = (
+    "Correct linear_class in the quantization_config of config.json (bitlinear divides, autobitlinear "
+    "multiplies), or take the checkpoint from its origin again."
+)
 # Which norm a layer reads behind: the first of these that the model has.
 ATTENDED: Final = ("input_layernorm",)
 FED: Final = ("pre_feedforward_layernorm", "post_attention_layernorm")
@@ -91,11 +96,15 @@ def _checked_energies(source: Source, name: str) -> _Energies:
     if not source.is_ternary(name):
         return _energies(source.dense_weights(source.weights.prefix + name))
     weights = source.ternary_weights(name)
-    energies = _energies(weights.levels)
+    if weights.scales.size > 1:  # scales of rows and groups always multiply
+        return _energies(weights.dequantized())
+    energies, stored = _energies(weights.levels), float(weights.scales_float32[0, 0])
     # Masters have no scale that could be inverted.
-    if source.config.ternary.convention is not TernaryConvention.AUTOBITLINEAR_ONLINE:
-        stored = float(weights.scales_float32[0, 0])
-        _check_scale(name, energies, scale=1 / stored if weights.divides else stored, divides=weights.divides)
+    if source.config.ternary.convention is not TernaryConvention.AUTOBITLINEAR_ONLINE and stored > 0:
+        scale = 1 / stored if weights.divides else stored
+        is_declared = source.config.ternary.convention is not TernaryConvention.NONE
+        remedy = LINEAR_CLASS_REMEDY if is_declared else REMEDY
+        _check_scale(name, energies, scale=scale, divides=weights.divides, remedy=remedy)
     return energies
 
 
@@ -108,7 +117,7 @@ def _energies(matrix: NDArray[Any]) -> _Energies:
     return _Energies(columns / len(matrix), rows)
 
 
-def _check_scale(name: str, energies: _Energies, *, scale: float, divides: bool) -> None:
+def _check_scale(name: str, energies: _Energies, *, scale: float, divides: bool, remedy: str) -> None:
     """Check how much larger a layer's output is than its input, on inputs without a preferred direction."""
     unscaled = math.sqrt(float(energies.columns.sum()))
     if unscaled == 0:
@@ -117,10 +126,8 @@ def _check_scale(name: str, energies: _Energies, *, scale: float, divides: bool)
     if abs(math.log10(gain)) - abs(math.log10(other)) > LARGEST_GAIN_LOSS:
         verb, opposite = ("divides", "multiplies") if divides else ("multiplies", "divides")
         raise ValidationError(
-            f"The scale of {name} looks inverted: as the config says it {verb} and makes outputs {gain:.3g} "
-            f"times as large as inputs; if it {opposite}, {other:.3g} times. Correct linear_class in the "
-            "quantization_config of config.json (bitlinear divides, autobitlinear multiplies), or take the "
-            "checkpoint from its origin again.",
+            f"The scale of {name} looks inverted: as it is stored it {verb} and makes outputs {gain:.3g} "
+            f"times as large as inputs; if it {opposite}, {other:.3g} times. {remedy}",
             layer=name,
         )
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tritium.model.tokenizer import TOKENIZER_FILE
 from tritium.quantize.evaluate import (
     encoder_passages,
     generator_windows,
@@ -75,9 +73,10 @@ def run_generators(
             windows = generator_windows(loaded, content, window=window, limit=limit)
             begun = prompts(loaded, content) if is_thorough else []
             shown = [loaded.tokenizer.decode(prompt) for prompt in begun]
-            tokenizer, config = _tokenizer_sha256(loaded), loaded.config
+            tokenizer, config = loaded.tokenizer.sha256, loaded.config
+            ternary_layers = loaded.ternary_layers
         if side is Side.QUANTIZED:
-            is_lossless = is_lossless_import(config, loaded.manifest)
+            is_lossless = is_thorough and is_lossless_import(ternary_layers, loaded.manifest)
         runs[side] = run_generator(loaded, windows, progress=_part(progress, part, of=len(loaders)))
         if side is not Side.FOUR_BIT:
             written[side] = [continue_greedily(loaded, prompt) for prompt in begun]
@@ -146,7 +145,7 @@ def run_encoders(
     for part, (side, load) in enumerate(loaders.items()):
         loaded = load()
         if side is Side.SOURCE:
-            tokenizer = _tokenizer_sha256(loaded)
+            tokenizer = loaded.tokenizer.sha256
         runs[side] = run_encoder(loaded, passages, progress=_part(progress, part, of=len(loaders)))
         del loaded
     rows = {side: _unit_rows(run.embeddings) for side, run in runs.items()}
@@ -205,11 +204,6 @@ def _quotes(text: TextRecord, passages: list[str]) -> list[dict[str, Any]]:
         for side in (Side.SOURCE, Side.QUANTIZED):
             chosen.update(neighbours(text, side=side, passage=passage, count=NEIGHBOURS))
     return [{"passage": passage, "text": quoted_passage(passages[passage])} for passage in sorted(chosen)]
-
-
-def _tokenizer_sha256(loaded: LoadedModel) -> str:
-    file = loaded.tokenizer.path / TOKENIZER_FILE
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _part(

@@ -120,9 +120,9 @@ def run_side_by_side(
         Side.SOURCE: held.pop,
         Side.QUANTIZED: lambda: load_model(quantized, threads=threads),
     }
-    if is_thorough and is_dense(loaded.config):
+    if is_thorough and is_dense(loaded):
         loaders[Side.FOUR_BIT] = lambda: load_four_bit(source, threads=threads)
-    readings = other_readings(source, loaded.config, threads=threads) if is_thorough else {}
+    readings = other_readings(source, loaded, threads=threads) if is_thorough else {}
     del loaded  # the loop holds one model at a time
     if kind is ModelKind.ENCODER:
         return run_encoders(loaders, content, is_thorough=is_thorough, progress=progress)

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tritium.formats.bitnet_hf import TernaryConvention
 from tritium.quantize.estimate import perplexity
 from tritium.quantize.record import Side
 from tritium.quantize.report import Finding, ModelKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
 
-    from tritium.model.config import ModelConfig
     from tritium.quantize.record import TextRecord
     from tritium.quantize.report import Estimate, ValidationReport
 
@@ -101,12 +100,17 @@ def _encoder_findings(report: ValidationReport, _text: TextRecord) -> Iterator[F
         )
 
 
-def is_lossless_import(source: ModelConfig, manifest: Mapping[str, Any] | None) -> bool:
-    """Tell whether a directory of ours holds every trit, scale and table of a ternary source unchanged."""
+def is_lossless_import(ternary_layers: AbstractSet[str], manifest: Mapping[str, Any] | None) -> bool:
+    """Tell whether a directory of ours holds a source as it is.
+
+    Args:
+        ternary_layers: of the source, which runs the others otherwise than ours.
+        manifest: of the directory; all trits, scales and tables must be unchanged.
+    """
     linears = (manifest or {}).get("linears", {})
     return (
-        source.ternary.convention is not TernaryConvention.NONE
-        and bool(linears)
+        bool(linears)
+        and linears.keys() == ternary_layers
         and not (manifest or {}).get("coded")
         and all(entry.get("is_lossless") is True for entry in linears.values())
     )

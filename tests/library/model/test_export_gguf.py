@@ -17,8 +17,9 @@ from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import unpack_bitnet
 from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.gguf import TensorType
-from tritium.formats.native import open_native
+from tritium.formats.native import NativeModel, open_native
 from tritium.formats.safetensors import write_safetensors
+from tritium.formats.scale_codes import decode_scales
 from tritium.kernels import packing
 from tritium.kernels.weight import TernaryWeight
 from tritium.model.export_gguf import export_gguf
@@ -56,12 +57,20 @@ def exported(request, ternary_llama, tmp_path_factory):
     return request.param, report, *CONTAINER.read_gguf(path.read_bytes())
 
 
+def stored_scales(native: NativeModel, name: str) -> np.ndarray:
+    scales, unit = (
+        native.checkpoint.read(f"{name}.scales"),
+        native.manifest["linears"][name].get("scale_unit"),
+    )
+    return scales.astype(np.float32) if unit is None else decode_scales(scales, unit)
+
+
 def stored_weight(directory: Path, name: str) -> np.ndarray:
     with open_native(directory) as native:
         entry = native.manifest["linears"][name]
         shape = (entry["out_features"], entry["in_features"])
         trits = packing.unpack_trits(native.checkpoint.read(f"{name}.trits")[0], count=shape[0] * shape[1])
-        scales = native.checkpoint.read_float32(f"{name}.scales")
+        scales = stored_scales(native, name)
         wide = np.repeat(scales, entry["group_size"], axis=1)
         return trits.reshape(shape) * wide
 
@@ -69,7 +78,7 @@ def stored_weight(directory: Path, name: str) -> np.ndarray:
 def test_every_ternary_weight_is_the_stored_one(exported, ternary_llama):
     kind, report, _, tensors = exported
     size, decode = {"tq1_0": (54, BLOCKS.decode_tq1_0), "tq2_0": (66, BLOCKS.decode_tq2_0)}[kind]
-    assert report.largest_scale_rounding == 0  # the source's bfloat16 scales are fp16 numbers too
+    assert report.largest_scale_rounding == 0  # codes of eight bits are fp16 numbers
     for ours, theirs in {"self_attn.v_proj": "attn_v", "mlp.down_proj": "ffn_down"}.items():
         shape, number, data = tensors[f"blk.2.{theirs}.weight"]
         assert number == {"tq1_0": 34, "tq2_0": 35}[kind]
@@ -206,7 +215,7 @@ def test_several_planes_become_siblings_under_an_architecture_that_no_other_read
         total = 3 * total + BLOCKS.decoded(rows, 66, BLOCKS.decode_tq2_0)
     with open_native(tmp_path / "m") as native:
         planes = native.checkpoint.read("model.layers.3.mlp.up_proj.trits")
-        scales = native.checkpoint.read_float32("model.layers.3.mlp.up_proj.scales")
+        scales = stored_scales(native, "model.layers.3.mlp.up_proj")
     levels = sum(
         weight * packing.unpack_trits(plane, count=total.size).astype(float)
         for weight, plane in zip((3, 1), planes, strict=True)
