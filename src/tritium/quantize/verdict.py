@@ -42,7 +42,7 @@ def _generator_findings(report: ValidationReport, text: TextRecord) -> Iterator[
                 message=(
                     f"The {side} model is {ratio:.3g} times as perplexed as a reader that knows only how "
                     "often each token came before: it is broken, its tokenizer is another model's, or the "
-                    "text is in a language it does not know."
+                    "text repeats itself or is in a language it does not know."
                 ),
                 value=ratio,
                 limit=1.0,

@@ -240,6 +240,8 @@ def test_a_formula_that_llama_cpp_would_not_run_is_refused_by_name(scripture_bit
     ("changes", "named"),
     [
         ({"model_type": "llama", "activation": "relu2"}, "no graph of llama with relu2"),
+        ({"model_type": "mistral", "activation": "silu"}, "no graph of mistral with silu"),
+        ({"model_type": "qwen3", "activation": "silu"}, "no graph of qwen3 with silu"),
         ({"tie_word_embeddings": False}, "embeddings as the head"),
         ({"has_attention_bias": True}, "no biases"),
         ({"rope": RopeParameters(theta=1e4, kind=RopeKind.LLAMA3, factor=8.0)}, "llama3"),
