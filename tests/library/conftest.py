@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # The bare wheel has no HTTP server and no oracle; the full environment has both and skips nothing.
-NEEDS = {"oracle": ("torch", "transformers"), "serve": ("fastapi", "uvicorn", "msgspec")}
+NEEDS = {"gguf": ("gguf",), "oracle": ("torch", "transformers"), "serve": ("fastapi", "uvicorn", "msgspec")}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gguf: compares with the package gguf")
     config.addinivalue_line("markers", "oracle: compares with transformers and torch")
     config.addinivalue_line("markers", "serve: needs tritium[serve]")
 

@@ -20,7 +20,7 @@ from tritium.cli.output import (
     write_json,
     write_text,
 )
-from tritium.cli.report import write_comparison
+from tritium.cli.report import warn_if_broken, write_comparison
 from tritium.errors import ValidationError
 
 TextOption = Annotated[
@@ -81,6 +81,7 @@ def evaluate(
         write_text("" if figure is None else f"{figure.value!r}\n")
     else:
         write_comparison(f"{against} -> {model}", content)
+    warn_if_broken(content)
 
 
 def _alone(

@@ -31,7 +31,10 @@ FormatOption = Annotated[
     OutputFormat, typer.Option("--format", help="How the result is written; quiet is the bare value.")
 ]
 ModelArgument = Annotated[
-    str, typer.Argument(help="A model directory, a .safetensors file, or a hub name (organisation/model).")
+    str,
+    typer.Argument(
+        help="A model directory, a .safetensors or .gguf file, or a hub name (organisation/model)."
+    ),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, max=1024, help="Processor threads; by default all.")

@@ -19,7 +19,7 @@ from tritium.cli.output import (
     write_note,
     write_text,
 )
-from tritium.cli.report import write_report
+from tritium.cli.report import warn_if_broken, write_report
 
 if TYPE_CHECKING:
     from tritium.quantize.report import QuantizationProgress
@@ -115,15 +115,28 @@ def quantize(
     except KeyboardInterrupt:
         write_note("Interrupted. The same command goes on where it stopped.")
         raise
+    rounded = model.manifest.get("quantization", {}).get("source_rounded_tensors", {})
+    if rounded:
+        counted = ", ".join(f"{count} of {kind}" for kind, count in rounded.items())
+        write_note(
+            f"Warning: the source is already quantized (dequantized tensors: {counted}). What it lost then "
+            "is lost, and the report compares with it as it is; take the original model if you can get it."
+        )
     if was_there and output_format is OutputFormat.HUMAN:
         write_note(f"{out} holds this model already; nothing was computed again.")
-    content = {"path": str(out), "metrics": model.metrics, "validation_report": model.validation_report}
+    content = {
+        "path": str(out),
+        "source_rounded_tensors": rounded,
+        "metrics": model.metrics,
+        "validation_report": model.validation_report,
+    }
     if output_format is OutputFormat.JSON:
         write_json(content)
     elif output_format is OutputFormat.QUIET:
         write_text(f"{out}\n")
     else:
         write_report(str(out), metrics=model.metrics, validation=model.validation_report)
+    warn_if_broken(model.validation_report)
 
 
 def _read_settings(file: Path | None) -> dict[str, Any]:

@@ -102,6 +102,12 @@ def write_comparison(title: str, validation: Mapping[str, Any]) -> None:
     write_facts("", _agreement(validation))
 
 
+def warn_if_broken(validation: Mapping[str, Any]) -> None:
+    """Write the findings of a ValidationReport to stderr, whatever format the result has."""
+    for finding in validation.get("findings") or []:
+        write_note(f"Warning: this model is broken. {finding['message']}")
+
+
 def write_layers(layers: Mapping[str, Mapping[str, Any]]) -> None:
     """Write what became of every layer, from the manifest's LayerReports, as a table to stdout."""
     rows = [
@@ -200,6 +206,7 @@ def _agreement(validation: Mapping[str, Any]) -> list[tuple[str, str]]:
     if validation.get("reason"):
         return [("quality", validation["reason"])]
     return [
+        *(("BROKEN", finding["message"]) for finding in validation.get("findings") or []),
         ("top token right", _before_and_after(validation)),
         ("same top token", share(validation.get("top1_agreement"))),
         ("cosine similarity", interval(validation.get("cosine_similarity"), digits=4)),

@@ -43,14 +43,14 @@ def show(
     model: ModelArgument, *, tensors: Tensors = False, output_format: FormatOption = OutputFormat.HUMAN
 ) -> None:
     """Verify a model and show what it holds. A quantized one also shows its layers and its report."""
-    from tritium.formats.checkpoint import open_checkpoint
     from tritium.formats.native import is_native, open_native
+    from tritium.model.gguf_model import open_model
 
     if is_native(model):
         with open_native(model) as native:
             _write(model, native.checkpoint, native.manifest, tensors=tensors, output_format=output_format)
         return
-    with open_checkpoint(model) as checkpoint:
+    with open_model(model) as checkpoint:
         _write(model, checkpoint, None, tensors=tensors, output_format=output_format)
 
 
@@ -93,7 +93,9 @@ def _content(model: str, checkpoint: Checkpoint, manifest: Mapping[str, Any] | N
         dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.nbytes
     content: dict[str, Any] = {
         "path": model,
-        "format": "safetensors" if manifest is None else f"{manifest['format']} {manifest['format_version']}",
+        "format": checkpoint.format
+        if manifest is None
+        else f"{manifest['format']} {manifest['format_version']}",
         "config": checkpoint.config or (manifest or {}).get("config", {}),
         "tensor_count": len(checkpoint.tensors),
         "elements": sum(math.prod(info.shape) for info in checkpoint.tensors.values()),
@@ -102,19 +104,25 @@ def _content(model: str, checkpoint: Checkpoint, manifest: Mapping[str, Any] | N
     }
     if manifest is None:
         content["ternary_convention"] = detect_ternary_convention(checkpoint.config).value
+        content["ternary_layers"] = len(checkpoint.linears)
     else:
         content["metrics"] = manifest.get("metrics", {})
         content["validation_report"] = manifest.get("validation_report", {})
         content["layers"] = manifest.get("linears", {})
+        quantization = manifest.get("quantization", {})
+        content["source_rounded_tensors"] = quantization.get("source_rounded_tensors", {})
     return content
 
 
 def _write_facts(content: dict[str, Any]) -> None:
     config = content["config"]
     parts = ", ".join(f"{dtype} {readable_bytes(size)}" for dtype, size in content["bytes_by_dtype"].items())
+    rounded = ", ".join(f"{n} of {kind}" for kind, n in content.get("source_rounded_tensors", {}).items())
+    layers = content.get("ternary_layers")
     facts = [
         ("format", content["format"]),
-        ("ternary", content.get("ternary_convention", "")),
+        ("ternary", f"{layers} layers" if layers else content.get("ternary_convention", "")),
+        ("already quantized in the source", rounded),
         ("tensors", f"{content['tensor_count']} of {readable_bytes(content['bytes'])} ({parts})"),
         *((name, str(config[name])) for name in CONFIG_SHOWN if name in config),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tritium.formats.safetensors import TensorInfo
+    from tritium.formats.weight_file import TensorFile
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+GGUF_SUFFIX = ".gguf"
 MEMORY_MAP_ABOVE = 256 * 1024 * 1024
 
 
@@ -38,17 +40,23 @@ class Checkpoint:
     """An open checkpoint; close it, or use it as a context manager.
 
     Attributes:
-        path: the directory.
+        path: the directory; the file itself where one file is all there is (GGUF).
         config: the parsed config.json; empty if there is none.
         tensors: what the weight files hold, by name.
         is_memory_mapped: whether tensors are read through the page cache without a copy.
+        format: of the weight files, with its version where it has one.
+        linears: layers that are stored as trits of ours, as the manifest of a native model describes them.
+        embedded: files that the weight file itself holds, by name; None if they lie beside it.
     """
 
     path: Path
     config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
     is_memory_mapped: bool
-    _files: Mapping[Path, WeightFile]
+    _files: Mapping[Path, TensorFile]
+    format: str = "safetensors"
+    linears: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    embedded: Mapping[str, bytes] | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -101,6 +109,21 @@ class Checkpoint:
             ValidationError: the name, or a link behind it, leads out of the checkpoint.
         """
         return contained_file(self.path, name)
+
+    def has_file(self, name: str) -> bool:
+        """Tell whether there is such a file beside or inside the weights."""
+        return self.file(name) is not None if self.embedded is None else name in self.embedded
+
+    def read_file(self, name: str, *, limit: int) -> bytes | None:
+        """Return the content of a file of at most `limit` bytes beside or inside the weights, or None.
+
+        Raises:
+            ValidationError: the name leads out of the checkpoint, or the file is larger or cannot be read.
+        """
+        if self.embedded is not None:
+            return self.embedded.get(name)
+        path = self.file(name)
+        return None if path is None else read_small_file(path, limit=limit)
 
     def close(self) -> None:
         """Close the weight files; arrays read before stay valid."""
@@ -193,8 +216,8 @@ def _locate(source: str | Path, *, allow_hub: bool) -> Path:
     if isinstance(source, str) and allow_hub and hub.is_hub_name(source):
         return hub.download(source)
     raise ValidationError(
-        f"There is no checkpoint at {quoted(source)}: give a model directory, a .safetensors file, or a hub "
-        "name (organisation/model).",
+        f"There is no checkpoint at {quoted(source)}: give a model directory, a .safetensors or .gguf file, "
+        "or a hub name (organisation/model).",
         file=quoted(source),
     )
 
@@ -203,6 +226,8 @@ def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     """Return the weight files of a checkpoint and the index's map of tensors to files, if it has one."""
     if not path.is_dir():
         _refuse_pickle(path)
+        if path.suffix.lower() == GGUF_SUFFIX:
+            raise refusal("a GGUF file must be quantized to a directory first: tritium quantize", file=path)
         return [path], None
     index, single = contained_file(path, INDEX), contained_file(path, SINGLE)
     if index is not None:
@@ -216,6 +241,8 @@ def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     if weights:
         raise refusal(f"{len(weights)} .safetensors files and no {INDEX} to join them", file=path)
     for name in names:
+        if name.lower().endswith(GGUF_SUFFIX):
+            raise refusal(f"no .safetensors weights are here; give {quoted(name)} by its own name", file=path)
         _refuse_pickle(path / name)
     raise refusal("there are no .safetensors weights in this directory", file=path)
 

@@ -20,6 +20,13 @@ def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return widened.view(np.float32)
 
 
+def float32_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round finite float32 to bfloat16 bits, half to even; any shape."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype(np.uint16)
+
+
 def first_not_finite(values: NDArray[Any]) -> int | None:
     """Return the flat index of the first NaN or Inf, or None; uint16 means bfloat16 bits."""
     flat = values.reshape(-1)

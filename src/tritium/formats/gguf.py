@@ -31,36 +31,55 @@ Value = bool | int | float | str | list[str] | list[int] | list[float]
 
 
 class TensorType(IntEnum):
-    """The tensor types this library writes, with ggml's numbers."""
+    """The tensor types this library reads, and partly writes, with the numbers of ggml and bitnet.cpp."""
 
     F32 = 0
     F16 = 1
+    Q4_0 = 2
     Q8_0 = 8
+    Q4_K = 12
     Q6_K = 14
     BF16 = 30
     TQ1_0 = 34
     TQ2_0 = 35
+    I2_S = 36  # of bitnet.cpp
+    Q2_0 = 42
 
 
-# type -> (elements, bytes) of one block
+# type -> (elements, bytes) of one block; a fork has another Q2_0 (gguf_reader.py), I2_S ends with its scale
 BLOCKS: Final[Mapping[TensorType, tuple[int, int]]] = {
     TensorType.F32: (1, 4),
     TensorType.F16: (1, 2),
     TensorType.BF16: (1, 2),
+    TensorType.Q4_0: (32, 18),
     TensorType.Q8_0: (32, 34),
+    TensorType.Q4_K: (256, 144),
     TensorType.Q6_K: (256, 210),
     TensorType.TQ1_0: (256, 54),
     TensorType.TQ2_0: (256, 66),
+    TensorType.I2_S: (128, 32),
+    TensorType.Q2_0: (64, 18),
 }
+# bytes after the last block of a tensor; of I2_S the first four are its scale
+TAILS: Final[Mapping[TensorType, int]] = {TensorType.I2_S: 32}
 
 
-class _Kind(IntEnum):
+class ValueKind(IntEnum):
+    """What a value of the metadata is, with the numbers of the format."""
+
+    UINT8 = 0
+    INT8 = 1
+    UINT16 = 2
+    INT16 = 3
     UINT32 = 4
     INT32 = 5
     FLOAT32 = 6
     BOOL = 7
     STRING = 8
     ARRAY = 9
+    UINT64 = 10
+    INT64 = 11
+    FLOAT64 = 12
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,7 @@ class GGUFTensor:
     def nbytes(self) -> int:
         """The bytes its data takes, padding not counted."""
         elements, size = BLOCKS[self.type]
-        return prod(self.shape) // elements * size
+        return prod(self.shape) // elements * size + TAILS.get(self.type, 0)
 
 
 def write_gguf(path: Path, *, metadata: Mapping[str, Value], tensors: Sequence[GGUFTensor]) -> None:
@@ -150,27 +169,27 @@ def _value(key: str, value: Value) -> bytes:
     return struct.pack("<I", kind) + data
 
 
-def _scalar_or_list(value: Value) -> tuple[_Kind, bytes | None]:
+def _scalar_or_list(value: Value) -> tuple[ValueKind, bytes | None]:
     match value:
         case bool():
-            return _Kind.BOOL, struct.pack("<?", value)
+            return ValueKind.BOOL, struct.pack("<?", value)
         case int():
-            return _Kind.UINT32, struct.pack("<I", value) if 0 <= value < 1 << 32 else None
+            return ValueKind.UINT32, struct.pack("<I", value) if 0 <= value < 1 << 32 else None
         case float():
-            return _Kind.FLOAT32, struct.pack("<f", value)
+            return ValueKind.FLOAT32, struct.pack("<f", value)
         case str():
-            return _Kind.STRING, _string(value)
-    return _Kind.ARRAY, _array(value)
+            return ValueKind.STRING, _string(value)
+    return ValueKind.ARRAY, _array(value)
 
 
 def _array(values: list[str] | list[int] | list[float]) -> bytes | None:
     kinds = {type(value) for value in values}
     if kinds == {str}:
-        kind, data = _Kind.STRING, b"".join(_string(str(value)) for value in values)
+        kind, data = ValueKind.STRING, b"".join(_string(str(value)) for value in values)
     elif kinds == {int}:
-        kind, data = _Kind.INT32, struct.pack(f"<{len(values)}i", *values)
+        kind, data = ValueKind.INT32, struct.pack(f"<{len(values)}i", *values)
     elif kinds == {float}:
-        kind, data = _Kind.FLOAT32, struct.pack(f"<{len(values)}f", *values)
+        kind, data = ValueKind.FLOAT32, struct.pack(f"<{len(values)}f", *values)
     else:  # mixed, or empty: an array must say what it holds
         return None
     return struct.pack("<IQ", kind, len(values)) + data

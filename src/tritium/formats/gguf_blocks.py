@@ -1,14 +1,17 @@
-"""The blocks of GGUF tensors: ternary (TQ1_0, TQ2_0), 6-bit (Q6_K) and 8-bit (Q8_0); d is an fp16 scale.
+"""The blocks of GGUF tensors: ternary (TQ1_0, TQ2_0, I2_S) and of 8, 6 and 4 bits; d is an fp16 scale.
 
     TQ2_0, 256 weights in 66 bytes:  qs[64] d     byte 32 h + m, bits 2n..2n+1: weight 128 h + 32 n + m
     TQ1_0, 256 weights in 54 bytes:  qs[48] qh[4] d, the first digit most significant
            qs[m]       m < 32: weights m + 32 n          (n = 0..4)
            qs[32 + m]  m < 16: weights 160 + m + 16 n    (n = 0..4)
            qh[m]       m <  4: weights 240 + m + 4 n     (n = 0..3, then a digit 0)
+    I2_S,  128 weights in 32 bytes:  byte m, bits 6 - 2n..7 - 2n: weight 32 n + m; one float32 scale after the
+           last block of the tensor, then 28 bytes of zeros
     Q6_K,  256 weights in 210 bytes: ql[128] qh[64] scales[16] d; weight i of a half of 128, l = i % 32:
            low 4 bits in ql[l + 32 (i / 32 % 2)], nibble i / 64; high 2 bits in qh[l], bits 2 (i / 32)
            weight = d x scales[i / 16] x (code - 32)
     Q8_0,  32 weights in 34 bytes:   d qs[32]     weight = d x qs
+    Q4_0,  32 weights in 18 bytes:   d qs[16]     weight i: nibble i / 16 of qs[i % 16], d x (code - 8)
 
 A ternary code is trit + 1. The five digits v of a TQ1_0 byte are stored as ceil(v x 256 / 243), so that a
 reader gets them by multiplying with 3 and taking what overflows the byte.
@@ -21,12 +24,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.errors import ValidationError
+from tritium.formats.gguf import TAILS, TensorType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK = 256
+I2_S_BLOCK = 128
 EIGHT_BIT_BLOCK = 32
+FOUR_BIT_BLOCK = 32
 HALF = 128
 SUB_BLOCK = 16  # weights of Q6_K under one scale
 LARGEST_CODE_6 = 31
@@ -57,6 +63,19 @@ def encode_tq1_0(trits: NDArray[np.int8], scales: NDArray[np.float16]) -> NDArra
         _digits(blocks[:, 240:].reshape(-1, 4, 4)),
     ]
     return _joined(trits, [*parts, _bytes(scales)])
+
+
+def encode_i2_s(trits: NDArray[np.int8], scale: np.float32) -> NDArray[np.uint8]:
+    """Encode trits int8 [N, K] under one scale as I2_S (blocks of 128): uint8 [N x K / 4 + 32].
+
+    Raises:
+        ValidationError: K is not a multiple of 128.
+    """
+    _require_blocks(trits, I2_S_BLOCK, "I2_S")
+    codes = (np.ascontiguousarray(trits) + np.int8(1)).view(np.uint8).reshape(-1, 4, 32)
+    tail = np.zeros(TAILS[TensorType.I2_S], np.uint8)
+    tail[:4] = np.array([scale], "<f4").view(np.uint8)
+    return np.concatenate([_packed(codes[:, ::-1], bits=2).reshape(-1), tail])
 
 
 def encode_q6_k(values: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -93,6 +112,26 @@ def encode_q8_0(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     d = _half(np.abs(groups).max(axis=1) / np.float32(127), "Q8_0")
     codes = _divided(groups, d.astype(np.float32)[:, None], low=-127, high=127).astype(np.int8)
     return _joined(values, [_bytes(d), codes.view(np.uint8)])
+
+
+def encode_q4_0(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Round float32 [N, K] to Q4_0 as llama.cpp does: uint8 [N, K / 32 x 18].
+
+    d is the value of the largest magnitude, with its sign, over -8; code = floor(weight / d + 8.5), at most
+    15. A scale beyond fp16 is cut to its largest value (ggml-quants.c, quantize_row_q4_0_ref).
+
+    Raises:
+        ValidationError: K is not a multiple of 32.
+    """
+    _require_blocks(values, FOUR_BIT_BLOCK, "Q4_0")
+    groups = np.ascontiguousarray(values, np.float32).reshape(-1, FOUR_BIT_BLOCK)
+    place = np.abs(groups).argmax(axis=1)[:, None]  # of equal magnitudes the first
+    d = np.take_along_axis(groups, place, axis=1) / np.float32(-8)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(np.abs(d) < SMALLEST_STEP, np.float32(0), np.float32(1) / d)
+    codes = np.clip(np.floor(groups * inverse + np.float32(8.5)), 0, 15).astype(np.uint8)
+    packed = _packed(codes.reshape(-1, 2, FOUR_BIT_BLOCK // 2), bits=4)
+    return _joined(values, [_bytes(np.clip(d, -LARGEST_HALF, LARGEST_HALF).astype(np.float16)), packed])
 
 
 def _codes(trits: NDArray[np.int8], scales: NDArray[np.float16]) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import NDArray
+
+
+class TensorFile(Protocol):
+    """One open file that gives the tensors it holds."""
+
+    def read(self, tensor: TensorInfo) -> NDArray[Any]:
+        """Return a tensor; uint16 means bfloat16 bits."""
+        ...
+
+    def forget(self, tensor: TensorInfo) -> None:
+        """Let the system take back its pages."""
+        ...
+
+    def close(self) -> None:
+        """Close the file; arrays read before stay valid."""
+        ...
 
 
 class WeightFile:

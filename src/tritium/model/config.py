@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PROJECTION_NORM = "_proj.norm.weight"  # of a BitNet embedding model; its config has no field that says so
 _LARGEST = 1 << 24  # of any size in a config: far above every real model, far below what overflows
+_MOST_LAYERS = 1 << 12  # each has names of its own, which are listed before any is looked for
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def parse_config(config: Mapping[str, Any], *, tensors: Collection[str] = ()) ->
     refuse_unknown_fields(config, model_type=model_type)
     is_bert = model_type == "bert"
     hidden = _size(config, "hidden_size")
-    num_layers = _size(config, "num_hidden_layers")
+    num_layers = _size(config, "num_hidden_layers", largest=_MOST_LAYERS)
     heads, kv_heads, head_dim = _heads(config, family)
     positions = _size(config, "max_position_embeddings")
     rope, local_rope = _ropes(config, family, model_type=model_type, max_positions=positions)
@@ -130,15 +131,17 @@ def parse_token_ids(value: Any, *, name: str) -> tuple[int, ...]:
     return tuple(number for item in values if (number := _token_id(item, name=name)) is not None)
 
 
-def _size(config: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
+def _size(
+    config: Mapping[str, Any], name: str, *, default: int | None = None, largest: int = _LARGEST
+) -> int:
     value = config.get(name)
     if value is None:
         if default is None:
             raise ValidationError(f"The config has no field {name}.", field=name)
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
         raise ValidationError(
-            f"{name} must be a whole number from 1 to {_LARGEST}, not {value!r}.", field=name
+            f"{name} must be a whole number from 1 to {largest}, not {value!r}.", field=name
         )
     return value
 

@@ -1,4 +1,4 @@
-"""What a GGUF file says about a llama beside its weights: shape, rope, tokenizer, chat template."""
+"""What a GGUF file says about a model beside its weights: shape, rope, tokenizer, chat template."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tritium.formats.checkpoint import contained_file
 from tritium.formats.gguf import TensorType
 from tritium.formats.gguf_tokenizer import numbered_vocabulary, tokenizer_metadata
+from tritium.model.gguf_names import PLANE_RATIO, PLANE_RATIO_KEY, PLANES_KEY, PLANES_SUFFIX
 from tritium.model.rope import RopeKind, RopeParameters, inverse_frequencies
 from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
 
@@ -20,23 +21,28 @@ if TYPE_CHECKING:
     from tritium.model.config import ModelConfig
 
 # llama.cpp's numbers for "mostly of this type"
-FILE_TYPES = {TensorType.TQ1_0: 36, TensorType.TQ2_0: 37}
+FILE_TYPES = {TensorType.TQ1_0: 36, TensorType.TQ2_0: 37, TensorType.I2_S: 40}
 QUANTIZATION_VERSION = 2
 
 
-def gguf_metadata(directory: Path, config: ModelConfig, *, ternary: TensorType) -> dict[str, Value]:
+def gguf_metadata(
+    directory: Path, config: ModelConfig, *, architecture: str, ternary: TensorType, planes: int
+) -> dict[str, Value]:
     """Return every key of the file; the tokenizer is read from the model's directory, if it has one.
 
     Raises:
         ValidationError: the tokenizer is another model's, or GGUF cannot describe it.
     """
+    prefix = architecture + (PLANES_SUFFIX if planes > 1 else "")
+    own = {**_shape(config), **_rope(config)}
+    if planes > 1:
+        own |= {PLANES_KEY: planes, PLANE_RATIO_KEY: PLANE_RATIO}
     return {
-        "general.architecture": "llama",
+        "general.architecture": prefix,
         "general.name": directory.resolve().name,
         "general.file_type": FILE_TYPES[ternary],
         "general.quantization_version": QUANTIZATION_VERSION,
-        **_shape(config),
-        **_rope(config),
+        **{f"{prefix}.{key}": value for key, value in own.items()},
         **_tokenizer(directory, config),
     }
 
@@ -52,27 +58,27 @@ def rope_factors(config: ModelConfig) -> npt.NDArray[np.float32] | None:
 
 def _shape(config: ModelConfig) -> dict[str, Value]:
     return {
-        "llama.vocab_size": config.vocab_size,
-        "llama.context_length": config.max_positions,
-        "llama.embedding_length": config.hidden_size,
-        "llama.block_count": config.num_layers,
-        "llama.feed_forward_length": config.intermediate_size,
-        "llama.attention.head_count": config.num_heads,
-        "llama.attention.head_count_kv": config.num_kv_heads,
-        "llama.attention.key_length": config.head_dim,
-        "llama.attention.value_length": config.head_dim,
-        "llama.attention.layer_norm_rms_epsilon": config.norm_eps,
+        "vocab_size": config.vocab_size,
+        "context_length": config.max_positions,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_layers,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_heads,
+        "attention.head_count_kv": config.num_kv_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.norm_eps,
     }
 
 
 def _rope(config: ModelConfig) -> dict[str, Value]:
     rope = config.rope or RopeParameters(theta=10000.0)
     entries: dict[str, Value] = {
-        "llama.rope.dimension_count": config.head_dim,
-        "llama.rope.freq_base": rope.theta,
+        "rope.dimension_count": config.head_dim,
+        "rope.freq_base": rope.theta,
     }
     if rope.kind is RopeKind.LINEAR:
-        entries |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": rope.factor}
+        entries |= {"rope.scaling.type": "linear", "rope.scaling.factor": rope.factor}
     return entries
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
-from tritium.formats.checkpoint import Checkpoint, open_checkpoint
 from tritium.formats.native import NativeModel, is_native, open_native, save_native, verified_meanwhile
 from tritium.kernels.device import select_optimal_device
 from tritium.model.bert import BertModel
@@ -19,6 +18,8 @@ from tritium.model.config import ModelConfig, parse_config
 from tritium.model.encoder import EncoderModel
 from tritium.model.gemma2 import Gemma2Model
 from tritium.model.gemma3_text import Gemma3TextModel
+from tritium.model.gguf_model import open_model
+from tritium.model.layers import TernaryLinear
 from tritium.model.llama import LlamaModel
 from tritium.model.mistral import MistralModel
 from tritium.model.pooling import POOLING_FILE, Pooling, read_pooling
@@ -29,9 +30,11 @@ from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
 from tritium.model.weights import CheckpointWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from tritium.formats.checkpoint import Checkpoint
     from tritium.model.decoder import DecoderModel
+    from tritium.model.layers import WeightSource
 
 # What travels with the weights when a model is saved.
 COMPANION_FILES = (
@@ -61,22 +64,32 @@ _MODELS: Mapping[str, type[DecoderModel]] = {
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory with what belongs to it; `manifest` is None unless Tritium saved it."""
+    """A model in memory with what belongs to it.
+
+    `manifest` is None unless Tritium saved it; `files` is None unless its one file holds the tokenizer too.
+    """
 
     path: Path
     config: ModelConfig
     model: DecoderModel | EncoderModel
     manifest: Mapping[str, Any] | None = None
+    files: Mapping[str, bytes] | None = None
     _tokenizers: dict[str, Tokenizer] = field(default_factory=dict, repr=False)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, checked (ValidationError: it is missing or another model's)."""
         if not self._tokenizers:
-            tokenizer = Tokenizer(self.path)
+            tokenizer = Tokenizer(self.path, files=self.files)
             tokenizer.validate_against(self.config)
             self._tokenizers["own"] = tokenizer
         return self._tokenizers["own"]
+
+    @property
+    def ternary_layers(self) -> frozenset[str]:
+        """The names of the linear layers that run as ternary ones."""
+        layers = self.model.linears()
+        return frozenset(name for name, linear in layers.items() if isinstance(linear, TernaryLinear))
 
     @property
     def generator(self) -> DecoderModel:
@@ -93,13 +106,20 @@ class LoadedModel:
         return self.model
 
 
-def load_model(source: str | Path, *, threads: int | None = None, verify: bool = True) -> LoadedModel:
+def load_model(
+    source: str | Path,
+    *,
+    threads: int | None = None,
+    verify: bool = True,
+    reading: Callable[[ModelConfig], ModelConfig] | None = None,
+) -> LoadedModel:
     """Load a model to run it.
 
     Args:
-        source: a directory that Tritium saved, a checkpoint directory, or a name on the hub.
+        source: a directory that Tritium saved, a checkpoint directory, a GGUF file, or a name on the hub.
         threads: of the kernels; None takes what the machine has.
         verify: hash every file of a directory that Tritium saved.
+        reading: reads the config another way, to see whether the model fits that better.
 
     Raises:
         ValidationError: the checkpoint is broken, not known, or its tensors do not fit its config; or an
@@ -111,21 +131,18 @@ def load_model(source: str | Path, *, threads: int | None = None, verify: bool =
             open_native(source, verify=False) as native,
             verified_meanwhile(native) if verify else contextlib.nullcontext(),
         ):
-            return _build(native.checkpoint, threads=threads, manifest=native.manifest)
-    with open_checkpoint(source) as checkpoint:
-        return _build(checkpoint, threads=threads, manifest=None)
+            return _build(native.checkpoint, threads=threads, manifest=native.manifest, reading=reading)
+    with open_model(source) as checkpoint:
+        return _build(checkpoint, threads=threads, manifest=None, reading=reading)
 
 
 def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     """Read the files that travel with the weights of a checkpoint: tokenizer, template, configs."""
     files: dict[str, bytes] = {}
     for name in COMPANION_FILES:
-        path = checkpoint.file(name)
-        if path is None:
-            continue
-        if path.stat().st_size > _LARGEST_COMPANION:
-            raise ValidationError(f"{name} is larger than {_LARGEST_COMPANION} bytes.", file=name)
-        files[name] = path.read_bytes()
+        content = checkpoint.read_file(name, limit=_LARGEST_COMPANION)
+        if content is not None:
+            files[name] = content
     return files
 
 
@@ -216,7 +233,13 @@ def _check_arguments(source: object, threads: object) -> None:
         )
 
 
-def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str, Any] | None) -> LoadedModel:
+def _build(
+    checkpoint: Checkpoint,
+    *,
+    threads: int | None,
+    manifest: Mapping[str, Any] | None,
+    reading: Callable[[ModelConfig], ModelConfig] | None,
+) -> LoadedModel:
     declared = checkpoint.config or (manifest or {}).get("config")
     if not declared:
         raise ValidationError(
@@ -224,21 +247,32 @@ def _build(checkpoint: Checkpoint, *, threads: int | None, manifest: Mapping[str
             file="config.json",
         )
     config = parse_config(declared, tensors=checkpoint.tensors)
+    config = config if reading is None else reading(config)
     weights = CheckpointWeights(checkpoint, config, manifest=manifest)
     count = threads or select_optimal_device(checkpoint.total_bytes).threads
-    if config.is_encoder:
-        encoder = _encoder(config, weights, checkpoint.file(POOLING_FILE), threads=count)
-        return LoadedModel(checkpoint.path, config, encoder, manifest)
-    model = _MODELS[config.model_type](config, weights, threads=count)
-    loaded = LoadedModel(checkpoint.path, config, model, manifest)
-    if checkpoint.file(TOKENIZER_FILE) is not None:
+    model = build_model(config, weights, pooling=checkpoint.file(POOLING_FILE), threads=count)
+    loaded = LoadedModel(checkpoint.path, config, model, manifest, checkpoint.embedded)
+    if not config.is_encoder and checkpoint.has_file(TOKENIZER_FILE):
         loaded.tokenizer.validate_against(config)  # a wrong tokenizer is found now, not at the first request
     return loaded
 
 
-def _encoder(
-    config: ModelConfig, weights: CheckpointWeights, pooling: Path | None, *, threads: int
-) -> EncoderModel:
+def build_model(
+    config: ModelConfig, weights: WeightSource, *, pooling: Path | None, threads: int
+) -> DecoderModel | EncoderModel:
+    """Build the model that a config describes out of these weights.
+
+    Args:
+        config: the model's.
+        weights: its tensors by name.
+        pooling: the file that says how an encoder pools, if there is one.
+        threads: of the kernels.
+
+    Raises:
+        ValidationError: a tensor is broken, or the pooling is not known here.
+    """
+    if not config.is_encoder:
+        return _MODELS[config.model_type](config, weights, threads=threads)
     if config.model_type == "bert":
         mean = read_pooling(pooling, known=(Pooling.MEAN,), default=Pooling.MEAN)
         return BertModel(config, weights, pooling=mean, threads=threads)

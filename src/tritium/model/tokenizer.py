@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,23 +31,32 @@ _MOST_PENDING = 64  # tokens held back before text that stays broken is let go
 class Tokenizer:
     """The tokenizer of a checkpoint directory: tokenizer.json, its special tokens and its chat template.
 
+    Args:
+        path: the directory, or a file in it.
+        files: content by name, in place of the files of the directory.
+
     Raises:
         ValidationError: the file is missing or not a tokenizer, at construction.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, files: Mapping[str, bytes] | None = None) -> None:
         path = Path(path)
         self.path = path if path.is_dir() else path.parent
-        self._tokenizer = _load(self.path)
+        self._files = files
+        content = self._read(TOKENIZER_FILE, limit=LARGEST_TOKENIZER)
+        self._tokenizer = _load(content)
+        self.sha256 = hashlib.sha256(content or b"").hexdigest()
         # A file may ask for cutting or padding of every text; both are the caller's decision.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        settings = _read_json(self.path, "tokenizer_config.json")
-        self._special = _special_tokens(settings, _read_json(self.path, "special_tokens_map.json"))
+        settings = self._read_json("tokenizer_config.json")
+        self._special = _special_tokens(settings, self._read_json("special_tokens_map.json"))
         self.vocab_size: int = self._largest_id() + 1
         self.bos_token_id = self._id_of("bos_token")
         self.eos_token_ids = self._eos_token_ids()
-        self._template_source = _template_source(self.path, settings)
+        self._template_source = _template_source(
+            self._read(TEMPLATE_FILE, limit=4 * LARGEST_TEMPLATE), settings
+        )
         self._template: ChatTemplate | None = None
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
@@ -127,6 +137,17 @@ class Tokenizer:
         """Return a decoder for one stream of tokens."""
         return IncrementalDecoder(self)
 
+    def _read(self, name: str, *, limit: int) -> bytes | None:
+        """Read a file that truly lies in the checkpoint; None if there is none."""
+        if self._files is not None:
+            return self._files.get(name)
+        path = contained_file(self.path, name)
+        return None if path is None else read_small_file(path, limit=limit)
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        content = self._read(name, limit=LARGEST_JSON)
+        return {} if content is None else parse_json_object(content, file=name)
+
     def _largest_id(self) -> int:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
@@ -138,7 +159,7 @@ class Tokenizer:
     def _eos_token_ids(self) -> tuple[int, ...]:
         """generation_config.json says when to stop; then the config, then the tokenizer's own end token."""
         for file in ("generation_config.json", "config.json"):
-            found = parse_token_ids(_read_json(self.path, file).get("eos_token_id"), name="eos_token_id")
+            found = parse_token_ids(self._read_json(file).get("eos_token_id"), name="eos_token_id")
             if found:
                 return found
         own = self._id_of("eos_token")
@@ -181,8 +202,7 @@ class IncrementalDecoder:
         return fresh
 
 
-def _load(directory: Path) -> tokenizers.Tokenizer:
-    content = _read_file(directory, TOKENIZER_FILE, limit=LARGEST_TOKENIZER)
+def _load(content: bytes | None) -> tokenizers.Tokenizer:
     if content is None:
         raise ValidationError(
             f"The model has no {TOKENIZER_FILE}: copy it, and tokenizer_config.json, from where the model "
@@ -199,17 +219,6 @@ def _load(directory: Path) -> tokenizers.Tokenizer:
         ) from None
 
 
-def _read_file(directory: Path, name: str, *, limit: int) -> bytes | None:
-    """Read a file that truly lies in the checkpoint; None if there is none."""
-    path = contained_file(directory, name)
-    return None if path is None else read_small_file(path, limit=limit)
-
-
-def _read_json(directory: Path, name: str) -> dict[str, Any]:
-    content = _read_file(directory, name, limit=LARGEST_JSON)
-    return {} if content is None else parse_json_object(content, file=name)
-
-
 def _special_tokens(*sources: Mapping[str, Any]) -> dict[str, str]:
     """Read bos_token, eos_token and their like; the first source that names one wins."""
     found: dict[str, str] = {}
@@ -223,8 +232,7 @@ def _special_tokens(*sources: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _template_source(directory: Path, settings: Mapping[str, Any]) -> str | None:
-    content = _read_file(directory, TEMPLATE_FILE, limit=4 * LARGEST_TEMPLATE)
+def _template_source(content: bytes | None, settings: Mapping[str, Any]) -> str | None:
     if content is not None:
         try:
             return content.decode("utf-8")

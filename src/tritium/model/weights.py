@@ -47,7 +47,7 @@ class CheckpointWeights:
         self.config = config
         self.architecture = architecture_for(config)
         self._checkpoint = checkpoint
-        self._native: Mapping[str, Any] = (manifest or {}).get("linears", {})
+        self._native: Mapping[str, Any] = checkpoint.linears or (manifest or {}).get("linears", {})
         self._coded: Mapping[str, Any] = (manifest or {}).get("coded", {})
         self.prefix = _prefix(self.architecture, checkpoint)
         self._check_tensors()
@@ -124,12 +124,23 @@ class CheckpointWeights:
         if not self.architecture.linears[name].has_bias:
             return None
         bias = self.array(f"{name}.bias")
-        is_packed = self.prefix + name not in self._native and self.config.ternary.converts(name)
-        if is_packed and self.config.ternary.convention is TernaryConvention.AUTOBITLINEAR_OFFLINE:
-            # This convention adds the bias before it multiplies.
+        if self.adds_bias_before_scale(name):
             scale: Float32 = _as_float32(self.ternary(name).scale)
             bias = bias * scale[0, 0]
         return bias
+
+    def adds_bias_before_scale(self, name: str) -> bool:
+        """Tell whether a layer's bias, as it is stored, is added before the scale multiplies."""
+        is_packed = self.prefix + name not in self._native and self.config.ternary.converts(name)
+        return is_packed and self.config.ternary.convention is TernaryConvention.AUTOBITLINEAR_OFFLINE
+
+    def stored_scales(self, name: str) -> npt.NDArray[Any]:
+        """Return the scales of a ternary layer, [1 or out, groups], as they are stored; codes as float32."""
+        full = self.prefix + name
+        if full in self._native:
+            is_coded = self._native[full].get("scale_unit") is not None
+            return self._scales(full) if is_coded else self._checkpoint.read(f"{full}.scales")
+        return self.ternary(name).scale
 
     def ternary(self, name: str) -> TernaryTensors:
         """Read a layer of a native ternary checkpoint without loss, in whichever convention it is stored."""
@@ -243,7 +254,7 @@ class CheckpointWeights:
         declared = (entry["out_features"], entry["in_features"])
         if declared != (shape.out_features, shape.in_features):
             raise ValidationError(
-                f"The manifest says {declared[0]} x {declared[1]} for {name}; "
+                f"The layer {name} is stored as {declared[0]} x {declared[1]}; "
                 f"the config asks for {shape.out_features} x {shape.in_features}.",
                 layer=name,
             )

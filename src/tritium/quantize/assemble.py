@@ -147,6 +147,8 @@ def _manifest(
             "config": config,
             "source_sha256": plan.source_sha256,
             "source_convention": source.config.ternary.convention.value,
+            "source_format": source.checkpoint.format,
+            "source_rounded_tensors": source.rounded_tensors,
             "calibration_sha256": plan.calibration_sha256,
         },
     }

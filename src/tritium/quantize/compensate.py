@@ -8,7 +8,7 @@ scale of a group takes part in the round, as one more coordinate with an optimum
 s + t'P / t'H t for its levels t. Every step lowers the error, so does the whole, and no matrix is inverted.
 
 What GPTQ (arXiv 2210.17323) rounds once, with scales that stay, is a start for this descent and no better one
-than plain rounding (docs/decisions/0007).
+than plain rounding (docs/decisions/0008).
 """
 
 from __future__ import annotations

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tritium.quantize.estimate import mean_by_window, mean_of_samples, perplexity, rank_correlation
+from tritium.quantize.readings import read_otherwise
 from tritium.quantize.record import Side
 from tritium.quantize.report import Comparison, ModelKind, QuantizationMetrics, ValidationReport
+from tritium.quantize.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +47,7 @@ def validation_figures(kind: ModelKind, text: TextRecord | None) -> ValidationRe
     if text is None:
         return ValidationReport(kind=kind, reason=NO_TEXT)
     source, quantized = compared(kind, text, Side.SOURCE), compared(kind, text, Side.QUANTIZED)
-    return ValidationReport(
+    report = ValidationReport(
         kind=kind,
         text_sha256=text.text_sha256,
         tokens=int(sum(text.counts)),
@@ -59,6 +62,23 @@ def validation_figures(kind: ModelKind, text: TextRecord | None) -> ValidationRe
         rank_correlation=quantized.rank_correlation,
         four_bit=compared(kind, text, Side.FOUR_BIT) if Side.FOUR_BIT in text.results else None,
     )
+    return judge(replace(report, **_evidence(kind, text)), text)
+
+
+def _evidence(kind: ModelKind, text: TextRecord) -> dict[str, Any]:
+    """Return what a verdict is found from and no comparison of the two models shows."""
+    if kind is ModelKind.ENCODER:
+        return {"cosine_to_others": mean_of_samples(np.array(text.cosines_to_others, dtype=np.float64))}
+    counts, losses = np.array(text.counts, dtype=np.int64), _array(text, Side.SOURCE, "losses")
+    chosen = read_otherwise(len(counts))
+    readings = {
+        name: perplexity(np.array(found, dtype=np.float64) - losses[chosen], counts[chosen])
+        for name, found in text.other_readings.items()
+    }
+    return {
+        "unigram_perplexity": perplexity(np.array(text.unigram_losses, dtype=np.float64), counts),
+        "other_readings": readings or None,
+    }
 
 
 def compared(kind: ModelKind, text: TextRecord, side: Side) -> Comparison:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tritium.formats.bitnet_hf import TernaryConvention
-from tritium.formats.gguf_blocks import encode_q6_k, encode_q8_0
+from tritium.formats.gguf import BLOCKS, TensorType
+from tritium.formats.gguf_blocks import LARGEST_HALF, encode_q4_0, encode_q6_k, encode_q8_0
+from tritium.formats.gguf_decode import dequantize
 from tritium.kernels import cpu
 from tritium.kernels.device import select_optimal_device
-from tritium.model.pretrained import LoadedModel
-from tritium.quantize.q4_0 import BLOCK, BLOCK_BYTES, LARGEST_HALF, q4_0_weights, round_to_q4_0
+from tritium.model.pooling import POOLING_FILE
+from tritium.model.pretrained import LoadedModel, build_model
 from tritium.quantize.source import open_source
 
 if TYPE_CHECKING:
@@ -25,21 +26,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tritium.model.bert import BertModel
-    from tritium.model.config import ModelConfig
-    from tritium.model.decoder import DecoderModel
     from tritium.model.layers import Linear
     from tritium.model.weights import CheckpointWeights
 
-SIX_BIT_BLOCK = 256
+BLOCK, BLOCK_BYTES = BLOCKS[TensorType.Q4_0]
+SIX_BIT_BLOCK = BLOCKS[TensorType.Q6_K][0]
 # Bytes per weight of each layout, scales included.
-LAYOUTS = {"Q4_0": BLOCK_BYTES / BLOCK, "Q6_K": 210 / 256, "Q8_0": 34 / 32, "F16": 2.0, "F32": 4.0}
+LAYOUTS = {
+    name: BLOCKS[TensorType[name]][1] / BLOCKS[TensorType[name]][0]
+    for name in ("Q4_0", "Q6_K", "Q8_0", "F16", "F32")
+}
 ROWS_AT_ONCE = 4096
 
 
-def is_dense(config: ModelConfig) -> bool:
+def is_dense(loaded: LoadedModel) -> bool:
     """Return whether a model has weights that four bits could round; ternary ones are smaller already."""
-    return config.ternary.convention is TernaryConvention.NONE
+    return not loaded.ternary_layers
 
 
 def four_bit_bytes(weights: CheckpointWeights) -> dict[str, int]:
@@ -65,7 +67,7 @@ def table_layout(columns: int) -> str:
 
 @dataclass(frozen=True)
 class FourBitLinear:
-    """y = x @ W.T + bias in fp32, with W kept in Q4_0 blocks [N, K / 32, 18] and read out for each call."""
+    """y = x @ W.T + bias in fp32, with W kept in Q4_0 blocks [N, K / 32 x 18] and read out for each call."""
 
     blocks: NDArray[np.uint8]
     bias: NDArray[np.float32] | None
@@ -74,7 +76,7 @@ class FourBitLinear:
     @property
     def in_features(self) -> int:
         """K, the length of an input row."""
-        return int(self.blocks.shape[1]) * BLOCK
+        return int(self.blocks.shape[1]) // BLOCK_BYTES * BLOCK
 
     @property
     def out_features(self) -> int:
@@ -83,18 +85,17 @@ class FourBitLinear:
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map rows [M, K] to rows [M, N]."""
-        y = cpu.dense_matmul(x, q4_0_weights(self.blocks), threads=self.threads)
+        y = cpu.dense_matmul(x, _decoded(TensorType.Q4_0, self.blocks), threads=self.threads)
         return y if self.bias is None else np.add(y, self.bias, out=y)
 
 
-def load_four_bit(
-    source: str | Path, model: type[DecoderModel | BertModel], *, threads: int | None = None
-) -> LoadedModel:
+def load_four_bit(source: str | Path, *, threads: int | None = None) -> LoadedModel:
     """Build a dense checkpoint's model out of weights that went through four bits; linears stay in blocks."""
     with open_source(source) as opened:
         count = threads or select_optimal_device(0).threads
-        built = model(opened.config, FourBitWeights(opened.weights), threads=count)
-        return LoadedModel(opened.checkpoint.path, opened.config, built)
+        pooling = opened.checkpoint.file(POOLING_FILE)
+        built = build_model(opened.config, FourBitWeights(opened.weights), pooling=pooling, threads=count)
+        return LoadedModel(opened.checkpoint.path, opened.config, built, files=opened.checkpoint.embedded)
 
 
 class FourBitWeights:
@@ -120,7 +121,7 @@ class FourBitWeights:
         """Build a linear layer out of its rounded weights."""
         weight, bias = self._weights.array(f"{name}.weight"), self._weights.bias(name)
         if weight.shape[1] % BLOCK == 0:
-            return FourBitLinear(round_to_q4_0(weight), bias, threads)
+            return FourBitLinear(encode_q4_0(weight), bias, threads)
         return self._weights.linear(name, threads=threads)  # fp16 holds weights better than four bits matter
 
 
@@ -131,29 +132,14 @@ def rounded_table(table: NDArray[np.float32]) -> NDArray[np.float32]:
     for first in range(0, len(table), ROWS_AT_ONCE):
         rows = np.clip(table[first : first + ROWS_AT_ONCE], -LARGEST_HALF, LARGEST_HALF)
         if layout == "Q6_K":
-            rounded[first : first + ROWS_AT_ONCE] = _six_bit_weights(encode_q6_k(rows))
+            rounded[first : first + ROWS_AT_ONCE] = _decoded(TensorType.Q6_K, encode_q6_k(rows))
         elif layout == "Q8_0":
-            rounded[first : first + ROWS_AT_ONCE] = _eight_bit_weights(encode_q8_0(rows))
+            rounded[first : first + ROWS_AT_ONCE] = _decoded(TensorType.Q8_0, encode_q8_0(rows))
         else:
             rounded[first : first + ROWS_AT_ONCE] = rows.astype(np.float16)
     return rounded
 
 
-def _six_bit_weights(encoded: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the weights of Q6_K blocks (the layout is drawn in `tritium.formats.gguf_blocks`)."""
-    blocks = encoded.reshape(-1, 210)
-    low, high = blocks[:, :128].reshape(-1, 2, 1, 64), blocks[:, 128:192].reshape(-1, 2, 1, 32)
-    low = low >> np.array([0, 4], np.uint8)[:, None] & np.uint8(15)  # [blocks, halves, 2, 64]
-    high = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & np.uint8(3)  # [blocks, halves, 4, 32]
-    codes = low.reshape(-1, 16, 16) | high.reshape(-1, 16, 16) << np.uint8(4)
-    step = blocks[:, 208:].copy().view("<f2").astype(np.float32) * blocks[:, 192:208].view(np.int8)
-    weights = (codes.astype(np.float32) - np.float32(32)) * step[:, :, None]
-    return weights.reshape(len(encoded), -1)
-
-
-def _eight_bit_weights(encoded: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the weights of Q8_0 blocks: an fp16 scale and 32 signed bytes."""
-    blocks = encoded.reshape(-1, 34)
-    scale = blocks[:, :2].copy().view("<f2").astype(np.float32)
-    weights = blocks[:, 2:].view(np.int8).astype(np.float32) * scale
-    return weights.reshape(len(encoded), -1)
+def _decoded(kind: TensorType, encoded: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the weights float32 [N, K] that encoded rows, uint8 [N, bytes], stand for."""
+    return dequantize(kind, encoded.reshape(-1)).reshape(len(encoded), -1)

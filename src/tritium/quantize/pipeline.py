@@ -27,6 +27,7 @@ from tritium.quantize.layer import check_overrides, describe_native, quantize_we
 from tritium.quantize.layer_file import read_layer_report, write_layer
 from tritium.quantize.plan import QuantizationPlan
 from tritium.quantize.report import LayerReport, ModelKind, QuantizationProgress, Stage
+from tritium.quantize.selfcheck import check_source
 from tritium.quantize.source import Source, open_source
 from tritium.quantize.text import read_text
 
@@ -43,12 +44,13 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
     """Check the source and the configuration and list the layers to quantize; nothing is computed yet.
 
     Args:
-        source: a checkpoint directory, a .safetensors file, or a hub name.
+        source: a checkpoint directory, a .safetensors or GGUF file, or a hub name.
         config: what to do; None takes the defaults.
 
     Raises:
-        ValidationError: a broken or unknown checkpoint, an override that matches no layer, a text that cannot
-            be read, or a text for a model without a tokenizer.
+        ValidationError: a broken or unknown checkpoint, or one whose numbers contradict its config; an
+            override that matches no layer, a text that cannot be read, or a text for a model without a
+            tokenizer.
     """
     config = QuantizationConfig() if config is None else config
     if not isinstance(config, QuantizationConfig):
@@ -58,6 +60,7 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
             field="config",
         )
     with open_source(source) as opened:
+        check_source(opened)
         layers = opened.layers()
         check_overrides(config, [layer.name for layer in layers])
         calibration = _checked_text(config.calibration_text, opened)
@@ -126,7 +129,7 @@ def quantize_model(
     where it stopped.
 
     Args:
-        source: a checkpoint directory, a .safetensors file, or a hub name.
+        source: a checkpoint directory, a .safetensors or GGUF file, or a hub name.
         config: what to do; None takes the defaults.
         out: a new or empty directory for the model; None takes a temporary one that goes with the result.
             What was timed lies beside it, in a file of its name and `.run.json`.

@@ -123,6 +123,7 @@ def _stored(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         "kind",
         "planes",
         "group_size",
+        "scale_unit",
     }  # checked when it is opened
     for name, entry in manifest.get("linears", {}).items():
         figures = {key: value for key, value in entry.items() if key not in not_figures}
@@ -137,8 +138,8 @@ def _stored(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _flat(place: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
+    if isinstance(value, dict | list) and value:
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _flat(f"{place}.{name}", inner)
     else:
         yield place, value

@@ -16,6 +16,7 @@ from tritium.formats.checkpoint import contained_file
 from tritium.formats.refusal import quoted, refusal
 from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
 from tritium.formats.weight_file import read_small_file
+from tritium.quantize.readings import read_otherwise
 from tritium.quantize.report import ModelKind
 
 if TYPE_CHECKING:
@@ -56,6 +57,13 @@ class TextRecord:
         results: by side: `losses` (nats), `hits` (the next token was the most likely one) and `agreements`
             (the source's most likely token too) per window; or `similarities` per pair of passages, in the
             order (0, 1), (0, 2) ... (1, 2) ..., and `cosines` (with the source's embedding) per passage.
+        cosines_to_others: per passage, the mean cosine of the quantized model's embedding and the source's of
+            the other passages (encoders).
+        unigram_losses: per window, of a reader that knows only how often each token came before (generators).
+        other_readings: by another reading of the source's config, its losses on the windows that
+            `read_otherwise` chooses (generators).
+        is_lossless: the quantized model holds all trits, scales and tables of a ternary source unchanged, so
+            that no loss may differ.
         samples: short pieces to look at: `prompt` with `source` and `quantized` continuations (generators),
             `passage` (its number) and `text` (encoders).
     """
@@ -67,6 +75,10 @@ class TextRecord:
     counts: Sequence[int]
     results: Mapping[str, Mapping[str, Sequence[float]]]
     samples: Sequence[Mapping[str, Any]]
+    cosines_to_others: Sequence[float]
+    unigram_losses: Sequence[float]
+    other_readings: Mapping[str, Sequence[float]]
+    is_lossless: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +150,20 @@ def _checked(values: Mapping[str, Any], kind: ModelKind) -> TextRecord:
     wanted = GENERATOR_RESULTS if kind is ModelKind.GENERATOR else ENCODER_RESULTS
     if not {Side.SOURCE, Side.QUANTIZED} <= text.results.keys() <= set(Side):
         raise refusal(f"results of {quoted(sorted(text.results))}", file=RECORD)
+    is_generator = kind is ModelKind.GENERATOR
+    _check_count("cosines_to_others", text.cosines_to_others, 0 if is_generator else pieces)
+    _check_count("unigram_losses", text.unigram_losses, pieces if is_generator else 0)
+    for name, losses in text.other_readings.items():
+        _check_count(f"other_readings.{name}", losses, len(read_otherwise(pieces)) if is_generator else 0)
+    if type(text.is_lossless) is not bool:
+        raise refusal("is_lossless must be true or false", file=RECORD)
     for side, results in text.results.items():
         expected = wanted - WITH_THE_SOURCE if side == Side.SOURCE else wanted
         if results.keys() != expected:
             raise refusal(f"results.{side} must hold {', '.join(sorted(expected))}", file=RECORD)
         for name, numbers in results.items():
             count = pieces * (pieces - 1) // 2 if name == "similarities" else pieces
-            if _check_numbers(f"results.{side}.{name}", numbers) != count:
-                raise refusal(f"results.{side}.{name} must hold {count} numbers", file=RECORD)
+            _check_count(f"results.{side}.{name}", numbers, count)
     wanted_sample: dict[str, type] = {"prompt": str, "source": str, "quantized": str}
     if kind is ModelKind.ENCODER:
         wanted_sample = {"passage": int, "text": str}
@@ -153,6 +171,11 @@ def _checked(values: Mapping[str, Any], kind: ModelKind) -> TextRecord:
         if {name: type(value) for name, value in sample.items()} != wanted_sample:
             raise refusal(f"a sample must hold {', '.join(wanted_sample)}", file=RECORD)
     return text
+
+
+def _check_count(name: str, values: Sequence[Any], count: int) -> None:
+    if _check_numbers(name, values) != count:
+        raise refusal(f"{name} must hold {count} numbers", file=RECORD)
 
 
 def _check_numbers(name: str, values: Sequence[Any]) -> int:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class ModelKind(StrEnum):
@@ -184,6 +184,23 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One reason to call a model broken: what was measured, and what it would have to be.
+
+    Attributes:
+        name: of the check.
+        message: what was found, for a human.
+        value: what was measured.
+        limit: what a sound model does not reach.
+    """
+
+    name: str
+    message: str
+    value: float
+    limit: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationReport:
     """How the quantized model compares with its source on the same held-out text.
 
@@ -212,6 +229,14 @@ class ValidationReport:
         quantized_prefill_speed: the same of the quantized model.
         source_decode_speed: tokens per second generated one by one for the samples; None for encoders.
         quantized_decode_speed: the same of the quantized model.
+        is_broken: whether a check failed that every sound model passes (`findings` is not empty).
+        findings: those checks, with their evidence.
+        unigram_perplexity: on the same tokens, of a reader that knows only how often each came before
+            (generators).
+        other_readings: by another reading of the config ("hidden_act=silu"), how many times as perplexed the
+            source is with it, on a few of the windows (generators); None where none was run.
+        cosine_to_others: mean cosine of the quantized model's embedding of a text and the source's of the
+            other texts (encoders).
     """
 
     kind: ModelKind
@@ -235,6 +260,11 @@ class ValidationReport:
     quantized_prefill_speed: float | None = None
     source_decode_speed: float | None = None
     quantized_decode_speed: float | None = None
+    is_broken: bool | None = None
+    findings: Sequence[Finding] | None = None
+    unigram_perplexity: Estimate | None = None
+    other_readings: Mapping[str, Estimate] | None = None
+    cosine_to_others: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tritium.model.tokenizer import TOKENIZER_FILE
 from tritium.quantize.evaluate import (
     encoder_passages,
     generator_windows,
@@ -17,11 +15,13 @@ from tritium.quantize.evaluate import (
     sha256_of,
 )
 from tritium.quantize.figures import neighbours, run_speeds, validation_figures
+from tritium.quantize.readings import read_otherwise
 from tritium.quantize.record import Side, TextRecord
 from tritium.quantize.report import ModelKind, ValidationReport
 from tritium.quantize.samples import NEIGHBOURS, SAMPLES, continue_greedily, prompts, quoted_passage
 from tritium.quantize.text import spread
 from tritium.quantize.timing import Speed
+from tritium.quantize.verdict import is_lossless_import, unigram_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,10 +57,14 @@ def run_generators(
     *,
     window: int,
     limit: int | None,
+    other_readings: Mapping[str, Callable[[], LoadedModel]],
     is_thorough: bool,
     progress: Callable[[int, int], None] | None,
 ) -> SideBySide:
-    """Run generators over the windows of a text; the first is the source, whose tokenizer cuts it."""
+    """Run generators over the windows of a text; the first is the source, whose tokenizer cuts it.
+
+    The source under other readings of its config is run on a few of the windows only.
+    """
     runs: dict[Side, GeneratorRun] = {}
     written: dict[Side, list[Continuation]] = {}
     for part, (side, load) in enumerate(loaders.items()):
@@ -69,7 +73,10 @@ def run_generators(
             windows = generator_windows(loaded, content, window=window, limit=limit)
             begun = prompts(loaded, content) if is_thorough else []
             shown = [loaded.tokenizer.decode(prompt) for prompt in begun]
-            tokenizer = _tokenizer_sha256(loaded)
+            tokenizer, config = loaded.tokenizer.sha256, loaded.config
+            ternary_layers = loaded.ternary_layers
+        if side is Side.QUANTIZED:
+            is_lossless = is_thorough and is_lossless_import(ternary_layers, loaded.manifest)
         runs[side] = run_generator(loaded, windows, progress=_part(progress, part, of=len(loaders)))
         if side is not Side.FOUR_BIT:
             written[side] = [continue_greedily(loaded, prompt) for prompt in begun]
@@ -83,6 +90,15 @@ def run_generators(
         counts=runs[Side.SOURCE].counts.tolist(),
         results={side: _generator_results(side, run, choices) for side, run in runs.items()},
         samples=_samples(shown, written),
+        cosines_to_others=[],
+        unigram_losses=unigram_losses(windows, vocab_size=config.vocab_size).tolist(),
+        other_readings={
+            name: run_generator(
+                load(), [windows[index] for index in read_otherwise(len(windows))]
+            ).losses.tolist()
+            for name, load in other_readings.items()
+        },
+        is_lossless=is_lossless,
     )
     speeds: dict[str, Speed] = {
         side: _generator_speed(run, written.get(side, [])) for side, run in runs.items()
@@ -129,10 +145,10 @@ def run_encoders(
     for part, (side, load) in enumerate(loaders.items()):
         loaded = load()
         if side is Side.SOURCE:
-            tokenizer = _tokenizer_sha256(loaded)
+            tokenizer = loaded.tokenizer.sha256
         runs[side] = run_encoder(loaded, passages, progress=_part(progress, part, of=len(loaders)))
         del loaded
-    source = _unit_rows(runs[Side.SOURCE].embeddings)
+    rows = {side: _unit_rows(run.embeddings) for side, run in runs.items()}
     counts = runs[Side.SOURCE].counts.tolist()
     text = TextRecord(
         text_sha256=sha256_of(content),
@@ -140,10 +156,12 @@ def run_encoders(
         window=None,
         token_limit=None,
         counts=counts,
-        results={
-            side: _encoder_results(side, _unit_rows(run.embeddings), source) for side, run in runs.items()
-        },
+        results={side: _encoder_results(side, found, rows[Side.SOURCE]) for side, found in rows.items()},
         samples=[],
+        cosines_to_others=_cosines_to_others(rows[Side.QUANTIZED], rows[Side.SOURCE]),
+        unigram_losses=[],
+        other_readings={},
+        is_lossless=False,
     )
     if is_thorough:
         text = replace(text, samples=_quotes(text, passages))
@@ -172,6 +190,13 @@ def _encoder_results(
     return results
 
 
+def _cosines_to_others(rows: NDArray[np.float64], source: NDArray[np.float64]) -> list[float]:
+    """Return for each row its mean cosine with all of the source's but its own."""
+    others: NDArray[np.float64] = (rows * (source.sum(axis=0) - source)).sum(axis=1) / (len(rows) - 1)
+    found: list[float] = np.round(others, DECIMALS).tolist()
+    return found
+
+
 def _quotes(text: TextRecord, passages: list[str]) -> list[dict[str, Any]]:
     """Return the passages that the report quotes: a few, and what either model finds near to them."""
     chosen = set(spread(range(len(passages)), count=SAMPLES))
@@ -179,11 +204,6 @@ def _quotes(text: TextRecord, passages: list[str]) -> list[dict[str, Any]]:
         for side in (Side.SOURCE, Side.QUANTIZED):
             chosen.update(neighbours(text, side=side, passage=passage, count=NEIGHBOURS))
     return [{"passage": passage, "text": quoted_passage(passages[passage])} for passage in sorted(chosen)]
-
-
-def _tokenizer_sha256(loaded: LoadedModel) -> str:
-    file = loaded.tokenizer.path / TOKENIZER_FILE
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _part(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,9 +13,12 @@ import numpy as np
 
 from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention
-from tritium.formats.checkpoint import CONFIG, Checkpoint, open_checkpoint
+from tritium.formats.checkpoint import CONFIG, Checkpoint
+from tritium.formats.gguf_decode import ROUNDED
 from tritium.formats.native import is_native
+from tritium.kernels.packing import unpack_trits
 from tritium.model.config import ModelConfig, parse_config
+from tritium.model.gguf_model import open_model
 from tritium.model.pretrained import companion_files
 from tritium.model.tokenizer import TOKENIZER_FILE
 from tritium.model.weights import CheckpointWeights
@@ -49,7 +53,14 @@ class Source:
     @property
     def has_tokenizer(self) -> bool:
         """Whether text can be turned into this model's tokens."""
-        return self.checkpoint.file(TOKENIZER_FILE) is not None
+        return self.checkpoint.has_file(TOKENIZER_FILE)
+
+    @property
+    def rounded_tensors(self) -> dict[str, int]:
+        """How many tensors were quantized before, by the type that is dequantized; empty if none was."""
+        names = {kind.name for kind in ROUNDED}
+        counted = Counter(tensor.dtype for tensor in self.checkpoint.tensors.values())
+        return {name: count for name, count in sorted(counted.items()) if name in names}
 
     def layers(self) -> tuple[PlannedLayer, ...]:
         """Return the linear layers to quantize, in the order of the forward pass."""
@@ -67,7 +78,9 @@ class Source:
 
     def is_ternary(self, name: str) -> bool:
         """Return whether this layer is ternary in the source already."""
-        return self.config.ternary.converts(name.removeprefix(self.weights.prefix))
+        return name in self.checkpoint.linears or self.config.ternary.converts(
+            name.removeprefix(self.weights.prefix)
+        )
 
     def dense_weights(self, name: str) -> NDArray[np.float32]:
         """Read the weight of a dense linear layer: float32 [out, in]."""
@@ -75,6 +88,8 @@ class Source:
 
     def ternary_weights(self, name: str) -> QuantizedWeights:
         """Read a layer of a native ternary checkpoint: the same trits, the same scale bytes."""
+        if name in self.checkpoint.linears:
+            return self._stored_as_ours(name)
         tensors = self.weights.ternary(name.removeprefix(self.weights.prefix))
         return QuantizedWeights(
             levels=tensors.trits,
@@ -147,6 +162,20 @@ class Source:
     ) -> None:
         self.close()
 
+    def _stored_as_ours(self, name: str) -> QuantizedWeights:
+        entry = self.checkpoint.linears[name]
+        shape = (entry["out_features"], entry["in_features"])
+        levels = np.zeros(shape[0] * shape[1], np.int8)
+        for plane in self.checkpoint.read(f"{name}.trits"):  # the most significant first
+            levels = np.int8(3) * levels + unpack_trits(plane, count=levels.size)
+        return QuantizedWeights(
+            levels=levels.reshape(shape),
+            scales=self.checkpoint.read(f"{name}.scales"),
+            planes=entry["planes"],
+            group_size=entry["group_size"],
+            divides=entry["divides"],
+        )
+
     def _bias(self, name: str) -> NDArray[Any]:
         bias = self.checkpoint.read(f"{name}.bias")
         if self.config.ternary.convention is TernaryConvention.AUTOBITLINEAR_OFFLINE and self.is_ternary(
@@ -160,14 +189,14 @@ class Source:
 
 
 def open_source(source: str | Path) -> Source:
-    """Open and check a checkpoint to quantize: a directory, a .safetensors file or a hub name.
+    """Open and check a checkpoint to quantize: a directory, a .safetensors or GGUF file, or a hub name.
 
     Raises:
         ValidationError: names what is wrong: file, tensor, field; or the model is Tritium's own already.
     """
     if is_native(source):
         raise ValidationError(f"{source} is a Tritium model already; quantize the model it was made from.")
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_model(source)
     try:
         config = parse_config(checkpoint.config, tensors=checkpoint.tensors)
         weights = CheckpointWeights(checkpoint, config)

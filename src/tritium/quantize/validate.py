@@ -8,6 +8,7 @@ from tritium.errors import ValidationError
 from tritium.model.pretrained import load_model
 from tritium.quantize.evaluate import WINDOW
 from tritium.quantize.four_bit import is_dense, load_four_bit
+from tritium.quantize.readings import other_readings
 from tritium.quantize.record import Side
 from tritium.quantize.report import ModelKind, QuantizationProgress, Stage, ValidationReport
 from tritium.quantize.side_by_side import SideBySide, run_encoders, run_generators
@@ -98,7 +99,8 @@ def run_side_by_side(
         text: the text (str) or a UTF-8 file (Path); blank lines separate documents.
         window: tokens of context per window (generators).
         max_tokens: take windows evenly spread over the text up to this many tokens (generators); None: all.
-        is_thorough: also run the source in four bits, where it is dense, and keep samples to look at.
+        is_thorough: also run the source in four bits, where it is dense, and under other readings of its
+            config (generators), and keep samples to look at.
         threads: of the kernels; they do not change the result.
         progress: called with (finished samples, samples of all models).
 
@@ -113,16 +115,23 @@ def run_side_by_side(
     if loaded.config.vocab_size != judged.vocab_size:
         raise ValidationError("The two models have different vocabularies: they cannot be compared.")
     kind = ModelKind.ENCODER if loaded.config.is_encoder else ModelKind.GENERATOR
-    architecture, held = type(loaded.model), [loaded]
+    held = [loaded]
     loaders: dict[Side, Callable[[], LoadedModel]] = {
         Side.SOURCE: held.pop,
         Side.QUANTIZED: lambda: load_model(quantized, threads=threads),
     }
-    if is_thorough and is_dense(loaded.config):
-        loaders[Side.FOUR_BIT] = lambda: load_four_bit(source, architecture, threads=threads)
+    if is_thorough and is_dense(loaded):
+        loaders[Side.FOUR_BIT] = lambda: load_four_bit(source, threads=threads)
+    readings = other_readings(source, loaded, threads=threads) if is_thorough else {}
     del loaded  # the loop holds one model at a time
     if kind is ModelKind.ENCODER:
         return run_encoders(loaders, content, is_thorough=is_thorough, progress=progress)
     return run_generators(
-        loaders, content, window=window, limit=max_tokens, is_thorough=is_thorough, progress=progress
+        loaders,
+        content,
+        window=window,
+        limit=max_tokens,
+        other_readings=readings,
+        is_thorough=is_thorough,
+        progress=progress,
     )

@@ -70,7 +70,7 @@ def test_quantize_codes_the_embedding_and_tells_its_size_and_error(run_tritium, 
     assert "codes of 6 bits, 6.500 with scales, 832.00 KiB, weight error 0.0212" in line
     shown = run_tritium("show", tmp_path / "m")
     assert "codes of 6 bits, 6.500 with scales" in shown.stdout
-    assert "tritium 2" in shown.stdout
+    assert "tritium 3" in shown.stdout
     refused = run_tritium("quantize", scripture_llama, "--out", tmp_path / "n", "--embedding-bits", "7")
     assert refused.returncode != 0
     assert "embedding_bits must be 6, 8 or 16" in refused.stderr
@@ -106,7 +106,7 @@ def test_show_tells_a_quantized_model_from_its_sources(
 ):
     out, report = quantized_by_the_program
     native = json.loads(run_tritium("show", out, "--format", "json").stdout)
-    assert native["format"] == "tritium 1"
+    assert native["format"] == "tritium 3"
     assert native["metrics"]["bits_per_weight"] == report["metrics"]["bits_per_weight"]
     assert len(native["layers"]) == 42
     dense = json.loads(run_tritium("show", scripture_llama, "--tensors", "--format", "json").stdout)
@@ -129,7 +129,7 @@ def test_show_draws_both_for_a_human(run_tritium, quantized_by_the_program, scri
     done = run_tritium("show", scripture_llama, "--tensors")
     assert done.returncode == 0, done.stderr
     assert "model.layers.5.self_attn.v_proj.weight" in done.stdout
-    assert run_tritium("show", out, "--format", "quiet").stdout == "tritium 1\n"
+    assert run_tritium("show", out, "--format", "quiet").stdout == "tritium 3\n"
 
 
 def test_the_table_of_layers_puts_layer_2_before_layer_10(capsys):
@@ -367,3 +367,23 @@ def test_an_estimate_keeps_its_zeros_and_its_interval():
     assert interval(estimate, digits=3) == "1.020 [1.017, 1.023]"
     assert share({"value": 0.5, "low": None, "high": None}) == "50.0 %"
     assert interval({"value": 1e300, "low": None, "high": None}, digits=2) == "1e+300"
+
+
+def test_a_broken_model_is_called_that_in_every_format(
+    run_tritium, scripture_bitnet_offline, random_checkpoint, held_out_text, tmp_path
+):
+    shutil.copytree(scripture_bitnet_offline, tmp_path / "source")
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config | {"hidden_act": "silu"}))
+    del config["quantization_config"]
+    text = tmp_path / "text"
+    text.write_text(held_out_text[:4000])
+    done = run_tritium("quantize", tmp_path / "source", "--out", tmp_path / "m", "--validation", text)
+    assert done.returncode == 0
+    assert "BROKEN" in done.stdout
+    assert "Warning: this model is broken. With hidden_act=relu2" in done.stderr
+    random = random_checkpoint(tmp_path / "random", config)
+    shutil.copy(tmp_path / "source" / "tokenizer.json", random)
+    done = run_tritium("eval", random, "--text", text, "--against", random, "--format", "json")
+    assert "Warning: this model is broken." in done.stderr
+    assert json.loads(done.stdout)["is_broken"] is True

@@ -95,6 +95,17 @@ def test_the_page_shows_the_measured_figures(generator_report):
     assert generator_report.timing.processor in page.text
 
 
+def test_the_page_of_a_broken_model_says_so_and_why(generator_report):
+    sound = replace(generator_report, validation={**generator_report.validation, "findings": []})
+    assert "This model is broken." not in Page(render_page(sound)).text
+    finding = {"name": "check", "message": f"The config is wrong. {EVIL}", "value": 0.5, "limit": 0.98}
+    report = replace(generator_report, validation={**generator_report.validation, "findings": [finding]})
+    page = Page(render_page(report))
+    assert page.open == []
+    assert "This model is broken." in page.text
+    assert "The config is wrong." in page.text
+
+
 def test_the_page_of_an_encoder_shows_cosines_and_neighbours(encoder_report):
     page = Page(render_page(encoder_report))
     assert interval(encoder_report.validation["cosine_similarity"], digits=4) in page.text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tritium.errors import ValidationError
-from tritium.formats.gguf import BLOCKS, GGUFTensor, TensorType, write_gguf
+from tritium.formats.gguf import BLOCKS, TAILS, GGUFTensor, TensorType, write_gguf
 from tritium.formats.gguf_tokenizer import numbered_vocabulary, tokenizer_metadata
 
 
@@ -51,7 +51,7 @@ def read_gguf(data: bytes) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, .
     found = {}
     for name, shape, kind, offset in infos:
         elements, size = BLOCKS[TensorType(kind)]
-        nbytes = int(np.prod(shape)) // elements * size
+        nbytes = int(np.prod(shape)) // elements * size + TAILS.get(TensorType(kind), 0)
         assert offset % 32 == 0
         found[name] = (shape, kind, data[start + offset : start + offset + nbytes])
     assert len(data) % 32 == start % 32

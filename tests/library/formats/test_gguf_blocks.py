@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tritium.errors import ValidationError
-from tritium.formats.gguf_blocks import encode_q6_k, encode_q8_0, encode_tq1_0, encode_tq2_0
+from tritium.formats.gguf_blocks import encode_i2_s, encode_q6_k, encode_q8_0, encode_tq1_0, encode_tq2_0
 
 # What ggml (llama.cpp) makes of the 512 weights of `fixture_trits` x (0.5, 1.25), and of `fixture_values`.
 GGML_TQ1_0 = (
@@ -21,6 +21,13 @@ GGML_TQ2_0 = (
     "84689405409a0991a51a1411522182625646a02a55a548908982881999695905908982881999695905215aa5015066426469"
     "4685445408a0981551a84a1529120038a0981551a84a1529122422606206a65a568108962980949990995a11a15115029990"
     "995a11a1511502682645946a52454a840988581881a956952042250a2065003d"
+)
+# What bitnet.cpp's quantize_i2_s makes of the 512 weights of `fixture_trits` x 1.25; its tail after the scale
+# is not written.
+BITNET_CPP_I2_S = (
+    "1229165001a660465aa414448548828995910aa8555a2106628222646669655006628222646669655048a55a400599811969"
+    "91521115200a2654452aa15468840a2654452aa154688418880989909aa595422096680216660666a5444a455480660666a5"
+    "444a45548029985116a98551a11260222524426a9556088158a008590000a03f"
 )
 GGML_Q8_0 = (
     "332b81df3d9af856b41270cd2b89e745a2005ebb1977d53390ee4caa0866c3217fdc0e2b3c96f656b0106fca2984e3439efd"
@@ -61,6 +68,17 @@ def decode_tq1_0(block: bytes) -> list[float]:
         for m in range(4):
             out[240 + m + 4 * n] = d * digit(block[48 + m], n)
     return out
+
+
+def decode_i2_s(data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    count = shape[0] * shape[1]
+    scale, out = float(np.frombuffer(data, "<f4", 1, count // 4)[0]), [0.0] * count
+    for block in range(count // 128):
+        for m in range(32):
+            for n in range(4):
+                code = data[32 * block + m] >> (6 - 2 * n) & 3
+                out[128 * block + 32 * n + m] = scale * (code - 1)
+    return np.array(out).reshape(shape)
 
 
 def decode_q6_k(block: bytes) -> list[float]:
@@ -149,3 +167,31 @@ def test_what_does_not_fit_is_refused():
         encode_q8_0(np.zeros((2, 40), np.float32))
     with pytest.raises(ValidationError, match="too large"):
         encode_q8_0(np.full((1, 32), 1e9, np.float32))
+
+
+@given(
+    trits=st.tuples(st.integers(1, 5), st.integers(1, 3)).flatmap(
+        lambda sizes: arrays.arrays(np.int8, (sizes[0], 128 * sizes[1]), elements=st.integers(-1, 1))
+    ),
+    scale=st.floats(2**-20, 2**20, width=32),
+)
+def test_i2_s_holds_every_trit_and_the_whole_scale(trits, scale):
+    data = encode_i2_s(trits, np.float32(scale)).tobytes()
+    assert len(data) == trits.size // 4 + 32
+    assert not any(data[trits.size // 4 + 4 :])
+    np.testing.assert_array_equal(decode_i2_s(data, trits.shape), trits * np.float64(scale))
+
+
+def test_a_byte_of_i2_s_holds_weights_that_lie_32_apart_the_first_in_its_highest_bits():
+    trits = np.zeros((1, 128), np.int8)
+    trits[0, [5, 37, 69, 101]] = [1, -1, 0, 1]
+    assert encode_i2_s(trits, np.float32(1))[5] == 0b10_00_01_10
+
+
+def test_i2_s_is_what_bitnet_cpp_writes():
+    assert encode_i2_s(fixture_trits(), np.float32(1.25))[:132].tobytes().hex() == BITNET_CPP_I2_S
+
+
+def test_rows_that_are_no_whole_blocks_of_i2_s_are_refused():
+    with pytest.raises(ValidationError, match="multiple of 128"):
+        encode_i2_s(np.zeros((2, 192), np.int8), np.float32(1))

@@ -11,7 +11,7 @@ import pytest
 from tritium.errors import ValidationError
 from tritium.formats.native import open_native, save_native
 from tritium.kernels.coded import CODE_BITS
-from tritium.model.export import export_gguf
+from tritium.model.export_gguf import export_gguf
 from tritium.model.layers import CodedLinear
 from tritium.model.pretrained import QuantizedModel, load_model
 from tritium.quantize import QuantizationConfig, quantize_model

@@ -277,6 +277,11 @@ def test_a_size_out_of_range_is_refused_by_name(name: str, value: object) -> Non
         parse_config(_with(**{name: value}))
 
 
+def test_more_layers_than_any_model_has_are_refused_before_they_are_listed() -> None:
+    with pytest.raises(ValidationError, match="num_hidden_layers must be a whole number from 1 to 4096"):
+        parse_config(_with(num_hidden_layers=1 << 24))
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [

@@ -103,7 +103,7 @@ def test_all_figures_follow_from_the_record(model):
     assert result.differences == ()
     manifest = json.loads((model / "tritium.json").read_bytes())
     reported = numbers_in({key: manifest[key] for key in ("metrics", "validation_report")})
-    assert {".".join(place) for place in reported} <= result.figures.keys()
+    assert {".".join(map(str, place)) for place in reported} <= result.figures.keys()
     assert len(reported) > 20
 
 
@@ -120,7 +120,7 @@ def test_every_number_altered_in_the_report_is_found_and_named(model):
     for place in places:
         alter_manifest(model, lambda content, place=place: nudge(content, place))
         found = recompute_report(model).differences
-        assert [difference.figure for difference in found] == [".".join(place)]
+        assert [difference.figure for difference in found] == [".".join(map(str, place))]
         (model / "tritium.json").write_bytes(original)
 
 
@@ -136,6 +136,19 @@ def test_every_kind_of_number_altered_in_the_record_changes_a_figure(model):
         assert recompute_report(model).differences, place
         for name, content in before.items():
             (model / name).write_bytes(content)
+
+
+def test_a_verdict_made_prettier_is_found(model):
+    verdict = json.loads((model / "tritium.json").read_bytes())["validation_report"]["is_broken"]
+    alter_manifest(model, lambda manifest: manifest["validation_report"].update(is_broken=not verdict))
+    assert [each.figure for each in recompute_report(model).differences] == ["validation_report.is_broken"]
+
+
+def test_the_findings_follow_from_the_record(generator, tmp_path):
+    model = shutil.copytree(generator, tmp_path / "model")  # random weights: less than frequencies tell
+    alter_manifest(model, lambda manifest: manifest["validation_report"].update(findings=[]))
+    figures = [each.figure for each in recompute_report(model).differences]
+    assert "validation_report.findings.0.message" in figures
 
 
 def test_a_record_altered_without_the_manifest_is_refused_by_its_name(model):
@@ -199,6 +212,10 @@ DAMAGE = {
         iter(content["text"]["results"]["quantized"].values())
     ).append(1),
     "a list that is none": lambda content: content["text"]["results"].update(source=3),
+    "one unigram loss more": lambda content: content["text"]["unigram_losses"].append(3),
+    "a reading without numbers": lambda content: content["text"]["other_readings"].update(extra=["much"]),
+    "a reading of other windows": lambda content: content["text"]["other_readings"].update(extra=[1.5] * 6),
+    "losslessness in numbers": lambda content: content["text"].update(is_lossless=1),
     "a sample that is none": lambda content: content["text"]["samples"].append({"prompt": 1}),
 }
 
