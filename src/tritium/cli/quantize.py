@@ -40,7 +40,7 @@ ProfileOption = Annotated[
     typer.Option(
         "--profile",
         metavar="NAME",
-        help="fast, balanced or native.  [default: balanced with --calibration, else fast]",
+        help="fast, balanced, best (by torch) or native.  [default: balanced with --calibration, else fast]",
     ),
 ]
 Strategy = Annotated[

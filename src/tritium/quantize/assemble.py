@@ -11,6 +11,7 @@ from tritium.errors import ValidationError
 from tritium.formats.native import is_native, open_native, save_native
 from tritium.model.pretrained import QuantizedModel
 from tritium.quantize.coded import code_tables
+from tritium.quantize.config import Profile
 from tritium.quantize.evaluate import sha256_of
 from tritium.quantize.figures import (
     layer_times,
@@ -72,7 +73,8 @@ def assemble(
     with open_source(plan.source) as source:
         if source.sha256() != plan.source_sha256:
             raise ValidationError(f"{source.path} changed since the quantization was planned; plan it again.")
-        tensors, linears = _collect(plan, Path(workdir), source)
+        layers = _learned(plan, Path(workdir), source, progress=progress)
+        tensors, linears = _collect(plan, layers, source)
         coded = code_tables(source, tensors, bits=plan.config.embedding_bits, threads=threads)
         record = _record(plan, source, linears=linears, coded=coded)
         sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
@@ -93,6 +95,25 @@ def assemble(
     if progress is not None:
         progress(QuantizationProgress(stage=Stage.ASSEMBLE, completed=1, total=1))
     return _with_run_figures(target, metrics=metrics, report=report, timing=timing, threads=threads)
+
+
+def _learned(
+    plan: QuantizationPlan,
+    workdir: Path,
+    source: Source,
+    *,
+    progress: Callable[[QuantizationProgress], None] | None,
+) -> Path:
+    """Return where the finished layers lie; with the profile best they learn first."""
+    if plan.config.profile is not Profile.BEST:
+        return workdir
+    from tritium.quantize.distill import distill  # noqa: PLC0415 - torch is an extra
+
+    def tell(completed: int, total: int) -> None:
+        if progress is not None:
+            progress(QuantizationProgress(stage=Stage.LEARN, completed=completed, total=total))
+
+    return distill(plan, workdir, source=source, progress=tell)
 
 
 def _collect(

@@ -15,6 +15,7 @@ GROUP_SIZE_LIMIT = 65_536
 PLANE_LIMIT = 3
 WINDOW_LIMIT = 131_072
 TOKEN_LIMIT = 1 << 30
+STEP_LIMIT = 1 << 20
 EMBEDDING_BITS = (6, 8, 16)  # 16: as in the source
 
 
@@ -33,6 +34,7 @@ class Profile(StrEnum):
 
     FAST = "fast"
     BALANCED = "balanced"
+    BEST = "best"
     NATIVE = "native"
 
 
@@ -72,7 +74,8 @@ class QuantizationConfig:
 
     Attributes:
         profile: `fast` reads the weights alone; `balanced` compensates errors on a calibration text, which a
-            generator writes itself where none is given; `native` keeps a ternary model exactly and refuses
+            generator writes itself where none is given; `best` lets the layers learn on it afterwards, which
+            needs the extra `train`; `native` keeps a ternary model exactly and refuses
             any other; None is balanced with a calibration text and fast without.
         strategy: `auto` chooses per layer: `compensated` where calibration text is given and shows that it
             lowers the output error, else by the distribution of the weights; the others are forced.
@@ -88,6 +91,8 @@ class QuantizationConfig:
             activations make and judge each layer.
         validation_text: held-out text (str) or a file of text (Path) both models are run on afterwards.
         calibration_tokens: at most so many tokens of the calibration text are run through the model.
+        training_tokens: of the text that the layers learn on (profile best), so many at most.
+        training_steps: steps of learning, each on about 2,000 tokens.
         validation_tokens: at most so many tokens of the validation text are run through both models.
         window: tokens of context in one evaluation window.
     """
@@ -103,6 +108,8 @@ class QuantizationConfig:
     calibration_text: str | Path | None = None
     validation_text: str | Path | None = None
     calibration_tokens: int = 4096
+    training_tokens: int = 131_072
+    training_steps: int = 400
     validation_tokens: int = 16_384
     window: int = 256
 
@@ -128,6 +135,8 @@ class QuantizationConfig:
             )
         _check_integer("window", self.window, low=2, high=WINDOW_LIMIT)
         _check_integer("calibration_tokens", self.calibration_tokens, low=1, high=TOKEN_LIMIT)
+        _check_integer("training_tokens", self.training_tokens, low=2, high=TOKEN_LIMIT)
+        _check_integer("training_steps", self.training_steps, low=1, high=STEP_LIMIT)
         _check_integer("validation_tokens", self.validation_tokens, low=2, high=TOKEN_LIMIT)
         _check_text("calibration_text", self.calibration_text)
         _check_text("validation_text", self.validation_text)
@@ -142,7 +151,7 @@ class QuantizationConfig:
     @property
     def writes_its_text(self) -> bool:
         """Whether the model itself writes the text that calibrates it."""
-        return self.profile is Profile.BALANCED and self.calibration_text is None
+        return self.profile in {Profile.BALANCED, Profile.BEST} and self.calibration_text is None
 
     @property
     def is_calibrated(self) -> bool:

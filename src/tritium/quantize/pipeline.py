@@ -237,6 +237,8 @@ def _check_profile(config: QuantizationConfig, source: Source) -> None:
     """Raise ValidationError for a profile that this source cannot have."""
     if config.writes_its_text:
         beginning_token(source.config)
+    if config.profile is Profile.BEST:
+        _check_training(source)
     dense = [layer.name for layer in source.layers() if not source.is_ternary(layer.name)]
     if config.profile is Profile.NATIVE and dense:
         raise ValidationError(
@@ -244,6 +246,19 @@ def _check_profile(config: QuantizationConfig, source: Source) -> None:
             "choose fast or balanced.",
             field="profile",
         )
+
+
+def _check_training(source: Source) -> None:
+    """Raise ValidationError where layers cannot learn: no torch here, or an architecture it does not know."""
+    try:
+        from tritium.quantize.differentiable import check_known  # noqa: PLC0415 - torch is an extra
+    except ImportError as error:
+        raise ValidationError(
+            "The profile best trains with torch, which is not installed: pip install 'tritium[train]', or "
+            "choose balanced.",
+            field="profile",
+        ) from error
+    check_known(source.config)
 
 
 def _checked_text(text: str | Path | None, source: Source) -> str | None:

@@ -23,6 +23,7 @@ class Stage(StrEnum):
     PLAN = "plan"
     CALIBRATE = "calibrate"
     LAYER = "layer"
+    LEARN = "learn"
     VALIDATE = "validate"
     ASSEMBLE = "assemble"
 

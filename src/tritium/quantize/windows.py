@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tritium.model.pretrained import LoadedModel
-    from tritium.quantize.config import QuantizationConfig
     from tritium.quantize.plan import QuantizationPlan
 
 TOKENS_PER_PASSAGE = 64  # about; passages are cut by characters
 WRITTEN = "written"
+SEEDS = {"calibration": 0, "training": 1}
 
 
 def calibration_windows(
@@ -33,15 +33,26 @@ def calibration_windows(
     Raises:
         ValidationError: the text has less than two tokens of this model.
     """
-    config = plan.config
+    return _windows(plan, workdir, loaded, use="calibration", limit=plan.config.calibration_tokens)
+
+
+def training_windows(plan: QuantizationPlan, workdir: Path, loaded: LoadedModel) -> list[NDArray[np.int32]]:
+    """Return the windows of tokens that a plan's layers learn on, likewise."""
+    return _windows(plan, workdir, loaded, use="training", limit=plan.config.training_tokens)
+
+
+def _windows(
+    plan: QuantizationPlan, workdir: Path, loaded: LoadedModel, *, use: str, limit: int
+) -> list[NDArray[np.int32]]:
+    config, file = plan.config, workdir / f"{use}.safetensors"
     window = min(config.window, loaded.config.max_positions)
     if config.calibration_text is None:
-        kept = _kept(plan, workdir)
+        kept = _kept(plan, file)
         if kept is None:
-            kept = np.stack(written_windows(loaded, tokens=config.calibration_tokens, window=window))
-            write_safetensors(_path(workdir), {WRITTEN: kept}, metadata={"plan": plan.digest})
+            kept = np.stack(written_windows(loaded, tokens=limit, window=window, seed=SEEDS[use]))
+            write_safetensors(file, {WRITTEN: kept}, metadata={"plan": plan.digest})
         return list(kept)
-    windows = _cut(config, loaded, text=read_text(config.calibration_text), window=window)
+    windows = _cut(read_text(config.calibration_text), loaded, window=window, limit=limit)
     if not windows:
         raise ValidationError(
             "The calibration text is too short: it has less than two tokens.", field="calibration_text"
@@ -49,10 +60,7 @@ def calibration_windows(
     return windows
 
 
-def _cut(
-    config: QuantizationConfig, loaded: LoadedModel, *, text: str, window: int
-) -> list[NDArray[np.int32]]:
-    limit = config.calibration_tokens
+def _cut(text: str, loaded: LoadedModel, *, window: int, limit: int) -> list[NDArray[np.int32]]:
     if loaded.config.is_encoder:
         chosen = spread(passages(text), count=max(1, limit // TOKENS_PER_PASSAGE))
         return [np.array(loaded.tokenizer.encode(each)[:window], dtype=np.int32) for each in chosen]
@@ -65,13 +73,9 @@ def _cut(
     )
 
 
-def _path(workdir: Path) -> Path:
-    return workdir / "written.safetensors"
-
-
-def _kept(plan: QuantizationPlan, workdir: Path) -> NDArray[np.int32] | None:
+def _kept(plan: QuantizationPlan, path: Path) -> NDArray[np.int32] | None:
     try:
-        with WeightFile(_path(workdir), memory_map=False) as file:
+        with WeightFile(path, memory_map=False) as file:
             if file.metadata.get("plan") != plan.digest:
                 return None
             kept: NDArray[np.int32] = file.read(file.tensors[WRITTEN])

@@ -1,0 +1,181 @@
+"""Layers that learn: the same mathematics in torch, gradients through rounding, and the profile best."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tritium.errors import ValidationError
+from tritium.model.pretrained import load_model
+from tritium.quantize import QuantizationConfig, Stage, plan_quantization, quantize_model
+from tritium.quantize.generate import written_windows
+from tritium.quantize.planes import quantize_planes
+from tritium.quantize.source import open_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+torch = pytest.importorskip("torch")
+
+from tritium.quantize.differentiable import differentiable  # noqa: E402 - it needs torch
+from tritium.quantize.straight_through import TernaryParameter  # noqa: E402 - it needs torch
+
+
+def run(path: Path, token_ids: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+    with open_source(path) as source, torch.no_grad():
+        model, weights = differentiable(source.config, source.weights), source.weights
+
+        def apply(name: str, x: torch.Tensor) -> torch.Tensor:
+            bias = weights.bias(name)
+            return torch.nn.functional.linear(
+                x,
+                torch.from_numpy(np.array(weights.array(f"{name}.weight"))),
+                None if bias is None else torch.from_numpy(np.array(bias)),
+            )
+
+        hidden = model.embed(token_ids)
+        for index in range(source.config.num_layers):
+            hidden = model.block(index, hidden, is_token, apply)
+        return model.output(hidden, is_token)
+
+
+def small_config(model_type: str) -> dict[str, Any]:
+    classes = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+    return {
+        "model_type": model_type,
+        "architectures": [classes[model_type]],
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 50,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1000.0,
+        "bos_token_id": 0,
+        "tie_word_embeddings": model_type == "llama",
+    }
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2"])
+def test_a_decoder_in_torch_gives_the_logits_of_ours(random_checkpoint, tmp_path, model_type):
+    config = small_config(model_type)
+    path = random_checkpoint(tmp_path / "model", config)
+    token_ids = torch.arange(40).reshape(2, 20) % 50
+    is_token = torch.ones((2, 20), dtype=torch.bool)
+    is_token[1, 15:] = False
+    found = run(path, token_ids, is_token)
+    loaded = load_model(path)
+    for row, length in enumerate((20, 15)):
+        expected = loaded.generator.forward_full(token_ids[row, :length].numpy().astype(np.int32))
+        np.testing.assert_allclose(found[row, :length].numpy(), expected, atol=1e-4)
+
+
+def test_an_encoder_in_torch_gives_the_vectors_of_ours_whatever_stands_beside_a_text(small_encoder):
+    token_ids = torch.tensor([[2, 4, 5, 6, 3, 0, 0], [2, 4, 9, 7, 8, 5, 3]])
+    is_token = torch.tensor([[True] * 5 + [False] * 2, [True] * 7])
+    expected = load_model(small_encoder).encoder.encode([[2, 4, 5, 6, 3], [2, 4, 9, 7, 8, 5, 3]])
+    np.testing.assert_allclose(run(small_encoder, token_ids, is_token).numpy(), expected, atol=1e-5)
+
+
+@pytest.fixture
+def weights() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(6, 70)).astype(np.float32)
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+@pytest.mark.parametrize("group_size", [32, 70])
+def test_learning_begins_with_the_levels_and_scales_it_was_given(weights, planes, group_size):
+    quantized = quantize_planes(weights, planes=planes, group_size=group_size)
+    parameter = TernaryParameter(quantized, weights)
+    np.testing.assert_allclose(parameter().detach().numpy(), quantized.dequantized(), rtol=1e-6, atol=1e-7)
+    again = parameter.quantized()
+    np.testing.assert_array_equal(again.levels, quantized.levels)
+    np.testing.assert_array_equal(again.scales_float32, quantized.scales_float32)
+
+
+def test_gradients_pass_the_rounding_and_scales_learn_what_rounding_did(weights):
+    quantized = quantize_planes(weights, planes=1, group_size=32)
+    parameter = TernaryParameter(quantized, weights)
+    with torch.no_grad():
+        parameter.latent[0, 0] = 9.0  # far outside the grid
+    upstream = torch.from_numpy(np.random.default_rng(1).normal(size=weights.shape).astype(np.float32))
+    (parameter() * upstream).sum().backward()
+    scale = np.repeat(quantized.scales_float32, 32, axis=1)[:, :70]
+    in_levels = parameter.latent.detach().numpy() / scale
+    is_inside = np.abs(in_levels) <= 1.5
+    assert not is_inside[0, 0]
+    np.testing.assert_allclose(parameter.latent.grad.numpy(), np.where(is_inside, upstream, 0), rtol=1e-5)
+    rounded = np.clip(np.rint(in_levels), -1, 1)
+    by_weight = np.where(is_inside, rounded - in_levels, rounded) * upstream.numpy()
+    expected = np.add.reduceat(by_weight, [0, 32, 64], axis=1)
+    np.testing.assert_allclose(parameter.scales.grad.numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+BEST = {"profile": "best", "group_size": 32, "max_planes": 1, "training_tokens": 2048, "window": 64}
+
+
+@pytest.fixture(scope="module")
+def small_decoder(random_checkpoint, tmp_path_factory) -> Path:
+    """A llama of random weights and fifty tokens."""
+    return random_checkpoint(tmp_path_factory.mktemp("decoder") / "model", small_config("llama"))
+
+
+def lost(source: Path, quantized: Path) -> float:
+    """The mean Kullback-Leibler divergence of the next token, on text that the source writes."""
+    original, other = load_model(source), load_model(quantized)
+    divergences = []
+    for window in written_windows(original, tokens=512, window=64, seed=9):
+        wanted, found = (
+            torch.from_numpy(each.generator.forward_full(window)).log_softmax(dim=-1)
+            for each in (original, other)
+        )
+        divergences.append((wanted.exp() * (wanted - found)).sum(dim=-1).mean())
+    return float(torch.stack(divergences).mean())
+
+
+def test_best_learns_from_what_the_model_writes_and_gives_the_same_bytes_again(small_decoder, tmp_path):
+    steps = []
+    config = QuantizationConfig(**BEST, calibration_tokens=256, training_steps=3)
+    model = quantize_model(small_decoder, config, out=tmp_path / "out", progress=steps.append)
+    assert model.metrics["strategies"] == {"distilled": 14}
+    assert [step.completed for step in steps if step.stage is Stage.LEARN] == [1, 2, 3]
+    quantize_model(small_decoder, config, out=tmp_path / "again", threads=1)
+    first, second = (tmp_path / name / "model.safetensors" for name in ("out", "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_model_that_learned_loses_less(small_decoder, tmp_path):
+    losses = {}
+    for profile in ("balanced", "best"):
+        settings = BEST | {"profile": profile, "training_steps": 120, "calibration_tokens": 512}
+        quantize_model(small_decoder, QuantizationConfig(**settings), out=tmp_path / profile)
+        losses[profile] = lost(small_decoder, tmp_path / profile)
+    assert losses["best"] < 0.9 * losses["balanced"]
+
+
+def test_an_encoder_learns_its_vectors_from_a_text(small_encoder, tmp_path):
+    text = "the cat sat on a mat. a cat sat on the mat. the mat sat on a cat. " * 40
+    config = QuantizationConfig(**BEST, calibration_text=text, training_steps=4, validation_text=text)
+    model = quantize_model(small_encoder, config, out=tmp_path / "out")
+    assert set(model.metrics["strategies"]) == {"distilled"}
+
+
+def test_without_torch_the_profile_best_is_refused_before_any_work(make_llama, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "tritium.quantize.differentiable")
+    with pytest.raises(ValidationError, match=r"tritium\[train\]"):
+        plan_quantization(make_llama(), QuantizationConfig(**BEST))
+
+
+def test_an_architecture_that_training_does_not_know_is_refused_by_name(make_llama):
+    path = make_llama(seed=5)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu2"}))
+    with pytest.raises(ValidationError, match="llama with relu2"):
+        plan_quantization(path, QuantizationConfig(**BEST))
