@@ -68,6 +68,9 @@ class QuantizationPlan:
             del config[name]
         if config["embedding_bits"] == AS_IN_THE_SOURCE:
             del config["embedding_bits"]  # plans from before it was known keep their digest
+        for name in ("average_bits", "target_loss"):
+            if config[name] is None:
+                del config[name]
         facts = [PLAN_VERSION, self.source_sha256, self.calibration_sha256, config, self.layer_names]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
