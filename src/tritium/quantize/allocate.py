@@ -61,7 +61,8 @@ def least_size(layers: Sequence[Sequence[Choice]], *, cost: float) -> tuple[Choi
     is_enough = spending.costs <= cost
     if not is_enough.any():
         raise ValidationError(
-            f"The linear layers lose {float(spending.costs[-1]):.4g} at least; {cost:.4g} cannot be met."
+            f"The layers are predicted to lose {float(spending.costs[-1]):.4g} together with the most planes "
+            f"they may have; {cost:.4g} cannot be met. Ask for more, or raise max_planes."
         )
     return spending.choices(int(is_enough.argmax()))
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tritium.model.pretrained import LoadedModel
+    from tritium.quantize.config import QuantizationConfig
     from tritium.quantize.plan import PlannedLayer, QuantizationPlan
     from tritium.quantize.source import Source
     from tritium.quantize.weights import QuantizedWeights
@@ -38,7 +39,7 @@ LOGITS_AT_ONCE = 1 << 20
 
 
 def measure_layers(
-    plan: QuantizationPlan, source: Source, *, threads: int | None = None
+    plan: QuantizationPlan, source: Source, *, threads: int | None = None, tokens: int = TOKENS
 ) -> tuple[tuple[Choice, ...], ...]:
     """Return what every layer of a plan may become, at what size and what cost, by layer.
 
@@ -50,7 +51,8 @@ def measure_layers(
     """
     output = None
     if plan.config.calibration_text is not None:
-        output = _Output(plan, load_model(plan.source, threads=threads))
+        config = replace(plan.config, calibration_tokens=min(plan.config.calibration_tokens, tokens))
+        output = _Output(config, load_model(plan.source, threads=threads))
     return tuple(_choices(plan, layer, source, output) for layer in plan.layers)
 
 
@@ -84,10 +86,9 @@ def _choices(
 class _Output:
     """The source on the calibration text; its layers are asked for in the order of the model."""
 
-    def __init__(self, plan: QuantizationPlan, loaded: LoadedModel) -> None:
-        tokens = min(plan.config.calibration_tokens, TOKENS)
+    def __init__(self, config: QuantizationConfig, loaded: LoadedModel) -> None:
         self._loaded, self._model = loaded, loaded.model
-        self._stream = TextStream(replace(plan.config, calibration_tokens=tokens), loaded)
+        self._stream = TextStream(config, loaded)
         self._blocks = loaded.config.num_layers
         self._block, self._entering = 0, self._stream.embedded()
         self._wanted = self._through(0, self._entering)

@@ -80,5 +80,5 @@ def test_what_cannot_be_kept_is_refused_with_what_can():
     offered = [[Choice(planes=1, size=10, cost=0.25)]] * 2
     with pytest.raises(ValidationError, match="20 bytes at least"):
         least_cost(offered, size=19)
-    with pytest.raises(ValidationError, match=r"0\.5 at least"):
+    with pytest.raises(ValidationError, match=r"lose 0\.5 together"):
         least_size(offered, cost=0.49)
