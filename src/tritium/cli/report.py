@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tritium.cli.figures import fixed, interval, layers_in_order, share
+from tritium.cli.figures import budget, fixed, interval, layers_in_order, share
 from tritium.cli.output import (
     FormatOption,
     OutputFormat,
@@ -69,7 +69,8 @@ def _report(model: str, out: Path | None, *, output_format: OutputFormat) -> Non
 
 
 def _write_everything(title: str, found: ModelReport) -> None:
-    write_report(title, metrics=found.metrics, validation=found.validation)
+    config = found.quantization.get("config", {})
+    write_report(title, metrics=found.metrics, validation=found.validation, config=config)
     if found.metrics:
         write_size_picture(found.metrics)
     write_layer_picture(found.layers)
@@ -90,10 +91,17 @@ def _machine(found: ModelReport) -> list[tuple[str, str]]:
     return [("timed on", f"{timing.processor}, {timing.isa}, {threads}, tritium {timing.library}")]
 
 
-def write_report(title: str, *, metrics: Mapping[str, Any], validation: Mapping[str, Any]) -> None:
-    """Write the plain values of QuantizationMetrics and ValidationReport to stdout."""
+def write_report(
+    title: str,
+    *,
+    metrics: Mapping[str, Any],
+    validation: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the plain values of QuantizationMetrics, ValidationReport and the configuration to stdout."""
     write_columns(title, SIDES, [*_sizes(metrics), *_quality(validation)])
-    write_facts("", [*_counts(metrics), *_in_four_bits(metrics, validation), *_agreement(validation)])
+    facts = [*_counts(metrics), *budget(config or {}, metrics, validation)]
+    write_facts("", [*facts, *_in_four_bits(metrics, validation), *_agreement(validation)])
 
 
 def write_comparison(title: str, validation: Mapping[str, Any]) -> None:
@@ -110,6 +118,7 @@ def warn_if_broken(validation: Mapping[str, Any]) -> None:
 
 def write_layers(layers: Mapping[str, Mapping[str, Any]]) -> None:
     """Write what became of every layer, from the manifest's LayerReports, as a table to stdout."""
+    has_sensitivity = any(layer.get("sensitivity") is not None for layer in layers.values())
     rows = [
         [
             name,
@@ -119,10 +128,12 @@ def write_layers(layers: Mapping[str, Mapping[str, Any]]) -> None:
             fixed(layer.get("bits_per_weight"), 3),
             "exact" if layer.get("is_lossless") else fixed(layer.get("weight_error"), 4),
             fixed(layer.get("output_error"), 4) or "-",
+            *([fixed(layer.get("sensitivity"), 5)] if has_sensitivity else []),
         ]
         for name, layer in layers_in_order(layers)
     ]
-    write_table("layers (errors are relative root mean squares)", LAYER_COLUMNS, rows)
+    columns = (*LAYER_COLUMNS, "sensitivity") if has_sensitivity else LAYER_COLUMNS
+    write_table("layers (errors are relative root mean squares)", columns, rows)
 
 
 def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -76,7 +76,12 @@ def _write(
     _write_facts(content)
     if manifest is not None:
         write_layers(content["layers"])
-        write_report("quantization", metrics=content["metrics"], validation=content["validation_report"])
+        write_report(
+            "quantization",
+            metrics=content["metrics"],
+            validation=content["validation_report"],
+            config=manifest.get("quantization", {}).get("config"),
+        )
     if tensors:
         rows = [
             [name, info.dtype, " x ".join(map(str, info.shape)), f"{info.nbytes:,}"]

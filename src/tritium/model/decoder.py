@@ -9,7 +9,17 @@ from tritium.errors import ValidationError
 from tritium.model.batch import ForwardBatch, KVCache
 from tritium.model.eager import EagerOperations
 from tritium.model.family import FAMILIES
-from tritium.model.layers import Embedding, Float32, Linear, Observer, RMSNorm, WeightSource, head_of
+from tritium.model.layers import (
+    Embedding,
+    Float32,
+    Linear,
+    Observer,
+    RMSNorm,
+    WeightSource,
+    bound,
+    head_of,
+    require_finite,
+)
 from tritium.model.linears import LinearTable
 from tritium.model.recorder import RecordedForward, Recorder, can_record
 from tritium.model.rope import RopeParameters, inverse_frequencies
@@ -135,6 +145,13 @@ class DecoderModel:
     def run_block(self, index: int, hidden: Float32, batch: ForwardBatch, cache: KVCache) -> Float32:
         """Run one block on [T, hidden]; its keys and values go to the cache."""
         return self.block(self._eager(batch, cache), index, hidden)
+
+    def logits(self, hidden: Float32) -> Float32:
+        """Return the logits [T, vocabulary] of [T, hidden] that left the last block."""
+        require_finite(hidden)
+        logits = self.head(self.final_norm(hidden))
+        cap = self.config.scaling.logit_cap
+        return logits if cap is None else bound(logits, cap)
 
     def recorded(self) -> RecordedForward | None:
         """Return the forward pass as one native call; None if no plan can hold it, or it is observed."""

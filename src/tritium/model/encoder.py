@@ -58,8 +58,7 @@ class EncoderModel(ABC):
         arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
         self._check(arrays)
         starts = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
-        hidden = self.hidden_states(np.concatenate(arrays), starts)
-        return np.stack([self._pooling.vector(hidden[start:stop]) for start, stop in pairwise(starts)])
+        return self.pooled(self.hidden_states(np.concatenate(arrays), starts), starts)
 
     def hidden_states(self, token_ids: Int32, starts: Int32) -> Float32:
         """Return the last hidden states [T, hidden] of sequences laid side by side, `starts` [B + 1]."""
@@ -69,6 +68,10 @@ class EncoderModel(ABC):
         hidden = self.finish(hidden)
         require_finite(hidden)
         return hidden
+
+    def pooled(self, hidden: Float32, starts: Int32) -> Float32:
+        """Turn last hidden states [T, hidden] into one unit vector for each sequence, [B, hidden]."""
+        return np.stack([self._pooling.vector(hidden[start:stop]) for start, stop in pairwise(starts)])
 
     @abstractmethod
     def embed(self, token_ids: Int32, starts: Int32) -> Float32:

@@ -127,11 +127,7 @@ class Calibration:
         return plain
 
     def _block_of(self, index: int) -> int:
-        name = self._plan.layers[index].name
-        found = BLOCK_NUMBER.search(name)
-        if found is None:
-            raise ValidationError(f"The layer {name} belongs to no block.", layer=name)
-        return int(found.group(1))
+        return block_of(self._plan.layers[index].name)
 
     def _layers_of(self, block: int) -> list[int]:
         return [index for index in range(len(self._plan.layers)) if self._block_of(index) == block]
@@ -158,3 +154,11 @@ class Calibration:
         )
         # Nobody asks for the blocks before once all their layers are finished.
         self._path(block - 1).unlink(missing_ok=True)
+
+
+def block_of(name: str) -> int:
+    """Return the number of the block that a linear layer belongs to (ValidationError: of none)."""
+    found = BLOCK_NUMBER.search(name)
+    if found is None:
+        raise ValidationError(f"The layer {name} belongs to no block.", layer=name)
+    return int(found.group(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -16,6 +17,7 @@ PLANE_LIMIT = 3
 WINDOW_LIMIT = 131_072
 TOKEN_LIMIT = 1 << 30
 STEP_LIMIT = 1 << 20
+ACCEPTABLE_LOSS = 0.5
 EMBEDDING_BITS = (6, 8, 16)  # 16: as in the source
 
 
@@ -83,7 +85,13 @@ class QuantizationConfig:
         min_planes: trit-planes every layer starts with, 1 to 3.
         max_planes: trit-planes a layer may be escalated to, 1 to 3.
         max_acceptable_loss: relative root-mean-square error above which a layer gets another plane: of the
-            layer's output on the calibration text, or of the weights where there is no calibration text.
+            layer's output on the calibration text, or of the weights where there is no calibration text. It
+            plays no part where the planes are given by `average_bits` or `target_loss`.
+        average_bits: real bits per weight, scales included, that all linear layers together may take; planes
+            go to the layers where they lower the model's loss most. None: each layer answers for itself.
+        target_loss: what the whole model may lose, predicted on the calibration text: nats per token (log of
+            the perplexity ratio) for generators, 1 - cosine for encoders; the smallest model within it is
+            made. None likewise.
         embedding_bits: bits of a weight of the embedding and the head: 6 or 8 (and a scale per 32 weights),
             or 16 to leave them as in the source.
         layers: overrides by layer name or shell pattern (`model.layers.0.*`); every pattern must match.
@@ -102,7 +110,9 @@ class QuantizationConfig:
     group_size: int = 128
     min_planes: int = 1
     max_planes: int = PLANE_LIMIT
-    max_acceptable_loss: float = 0.5
+    max_acceptable_loss: float = ACCEPTABLE_LOSS
+    average_bits: float | None = None
+    target_loss: float | None = None
     embedding_bits: int = 16
     layers: Mapping[str, LayerOverride] = field(default_factory=dict)
     calibration_text: str | Path | None = None
@@ -128,6 +138,7 @@ class QuantizationConfig:
                 f"max_acceptable_loss must be a number from 0 to 1, not {loss!r}.",
                 field="max_acceptable_loss",
             )
+        _check_budget(self)
         if type(self.embedding_bits) is not int or self.embedding_bits not in EMBEDDING_BITS:
             raise ValidationError(
                 f"embedding_bits must be 6, 8 or 16 (as in the source), not {self.embedding_bits!r}.",
@@ -157,6 +168,11 @@ class QuantizationConfig:
     def is_calibrated(self) -> bool:
         """Whether activations on a text make and judge the layers."""
         return self.calibration_text is not None or self.writes_its_text
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether planes are given out over the whole model, instead of layer by layer."""
+        return self.average_bits is not None or self.target_loss is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values from which `from_dict` makes an equal configuration."""
@@ -221,6 +237,25 @@ def _check_group_size(value: Any) -> None:
         raise ValidationError(
             f"group_size must be a multiple of {GROUP_SIZE_STEP} (or 0 for a whole row), not {value}.",
             field="group_size",
+        )
+
+
+def _check_budget(config: QuantizationConfig) -> None:
+    for name in ("average_bits", "target_loss"):
+        value = getattr(config, name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and math.isfinite(value) and value > 0):
+            raise ValidationError(f"{name} must be a number above 0, not {value!r}.", field=name)
+    if config.average_bits is not None and config.target_loss is not None:
+        raise ValidationError(
+            "average_bits and target_loss both say how many planes there are; give one of them.",
+            field="target_loss",
+        )
+    if config.has_budget and config.max_acceptable_loss != ACCEPTABLE_LOSS:
+        raise ValidationError(
+            "max_acceptable_loss lets each layer take planes on its own; leave it out beside average_bits "
+            "or target_loss.",
+            field="max_acceptable_loss",
         )
 
 

@@ -160,7 +160,7 @@ class _Lesson:
 
 def _batch(windows: list[NDArray[np.int32]], draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw windows for one step and pad them: token ids and which are tokens, [B, T]."""
-    count = max(1, TOKENS_PER_STEP // max(map(len, windows)))
+    count = max(1, TOKENS_PER_STEP * len(windows) // sum(map(len, windows)))
     chosen = [windows[index] for index in draw.integers(0, len(windows), count)]
     token_ids = torch.zeros((count, max(map(len, chosen))), dtype=torch.int64)
     is_token = torch.zeros(token_ids.shape, dtype=torch.bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from tritium.quantize.estimate import mean_by_window, mean_of_samples, perplexity, rank_correlation
 from tritium.quantize.readings import read_otherwise
 from tritium.quantize.record import Side
-from tritium.quantize.report import Comparison, ModelKind, QuantizationMetrics, ValidationReport
+from tritium.quantize.report import Comparison, Estimate, ModelKind, QuantizationMetrics, ValidationReport
 from tritium.quantize.verdict import judge
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def validation_figures(kind: ModelKind, text: TextRecord | None) -> ValidationRe
         top1_agreement=quantized.top1_agreement,
         cosine_similarity=quantized.cosine_similarity,
         rank_correlation=quantized.rank_correlation,
+        loss=_loss(quantized),
         four_bit=compared(kind, text, Side.FOUR_BIT) if Side.FOUR_BIT in text.results else None,
     )
     return judge(replace(report, **_evidence(kind, text)), text)
@@ -103,6 +105,18 @@ def compared(kind: ModelKind, text: TextRecord, side: Side) -> Comparison:
     )
 
 
+def _loss(found: Comparison) -> Estimate | None:
+    """Return what a model lost against the source, in the unit of `target_loss`."""
+    ratio, cosine = found.perplexity_ratio, found.cosine_similarity
+    if ratio is not None:
+        ends = [None if end is None else math.log(end) for end in (ratio.low, ratio.high)]
+        return Estimate(value=math.log(ratio.value), low=ends[0], high=ends[1])
+    if cosine is not None:
+        ends = [None if end is None else 1 - end for end in (cosine.high, cosine.low)]
+        return Estimate(value=1 - cosine.value, low=ends[0], high=ends[1])
+    return None
+
+
 def quantization_figures(
     record: RunRecord,
     *,
@@ -144,7 +158,14 @@ def quantization_figures(
         reduction_to_four_bit=1 - size / four_bit,
         mean_weight_error=error / weights,
         coded={name: _coded(name, entry, record, tensor_bytes) for name, entry in coded.items()},
+        predicted_loss=_predicted_loss(record),
     )
+
+
+def _predicted_loss(record: RunRecord) -> float | None:
+    losses = [layer.get("predicted_loss") for layer in record.layers.values()]
+    known = [loss for loss in losses if loss is not None]
+    return math.fsum(known) if known and len(known) == len(losses) else None
 
 
 def layer_times(quantized_parameters: int, seconds: float | None) -> dict[str, float | None]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tritium.errors import QuantizationError, ValidationError
+from tritium.formats.native import TRITS_PER_BYTE
 from tritium.quantize.absmean import quantize_absmean
 from tritium.quantize.adaptive import choose_strategy, quantize_adaptive
 from tritium.quantize.compensate import quantize_compensated
@@ -71,6 +72,7 @@ def quantize_weights(
     layer: PlannedLayer,
     config: QuantizationConfig,
     inputs: LayerInputs | None,
+    planes: int | None = None,
     threads: int = 1,
 ) -> tuple[QuantizedWeights, LayerReport]:
     """Quantize one dense layer.
@@ -80,6 +82,7 @@ def quantize_weights(
         layer: which layer it is.
         config: what is asked for.
         inputs: real inputs of the layer; None judges the layer by its weights.
+        planes: exactly so many trit-planes, as a budget of the whole model gives them; None escalates.
         threads: of the kernels; they do not change the result.
 
     Raises:
@@ -87,11 +90,20 @@ def quantize_weights(
     """
     try:
         settings = settings_of(config, layer.name)
+        if planes is not None:
+            settings = _with_share(settings, planes=planes, is_data_free=inputs is None)
         return _quantize(weights, layer=layer, settings=settings, inputs=inputs, threads=threads)
     except (FloatingPointError, MemoryError, ValueError) as error:
         raise QuantizationError(
             f"The layer {layer.name} cannot be quantized: {error}", layer=layer.name
         ) from error
+
+
+def _with_share(settings: LayerSettings, *, planes: int, is_data_free: bool) -> LayerSettings:
+    strategy = settings.strategy
+    if strategy is QuantizationStrategy.AUTO and is_data_free:
+        strategy = QuantizationStrategy.STANDARD  # `adaptive` may take finer groups, which nobody counted
+    return replace(settings, strategy=strategy, min_planes=planes, max_planes=planes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -209,6 +221,11 @@ def describe_native(quantized: QuantizedWeights, *, layer: PlannedLayer) -> Laye
     return _measured(quantized, layer=layer, strategy=QuantizationStrategy.ABSMEAN, is_exact=True)
 
 
+def stored_bytes(quantized: QuantizedWeights) -> int:
+    """Return the bytes of a layer's trits, five to a byte, and of its scales."""
+    return quantized.planes * -(-quantized.levels.size // TRITS_PER_BYTE) + quantized.scales.nbytes
+
+
 def _with_planes(
     weights: NDArray[np.float32], quantized: QuantizedWeights, *, planes: int, group_size: int
 ) -> QuantizedWeights:
@@ -243,17 +260,16 @@ def _report(
 def _measured(
     quantized: QuantizedWeights, *, layer: PlannedLayer, strategy: QuantizationStrategy, is_exact: bool
 ) -> LayerReport:
-    rows, columns = quantized.levels.shape
-    stored = quantized.planes * -(-rows * columns // 5) + quantized.scales.nbytes
+    parameters, stored = quantized.levels.size, stored_bytes(quantized)
     return LayerReport(
         name=layer.name,
         kind=layer.kind,
         strategy=strategy.value,
         planes=quantized.planes,
         group_size=quantized.group_size,
-        parameters=rows * columns,
+        parameters=parameters,
         stored_bytes=stored,
-        bits_per_weight=8 * stored / (rows * columns),
+        bits_per_weight=8 * stored / parameters,
         weight_error=0.0,
         output_error=None,
         is_lossless=is_exact,

@@ -74,7 +74,10 @@ def read_layer(
         about = _about(plan, file)
         if about is None:
             raise ValidationError(f"The layer {layer.name} was quantized for another plan.", layer=layer.name)
-        report = {key: value for key, value in about["report"].items() if key != "name"}
+        report = LayerReport.from_dict(
+            about["report"]
+        ).to_dict()  # a file of an earlier version may lack figures
+        del report["name"]
         entry = {
             **report,
             "out_features": layer.out_features,

@@ -13,12 +13,15 @@ import shutil
 import tempfile
 import time
 import weakref
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
 from tritium.formats.native import is_native
 from tritium.quantize.assemble import assemble
+from tritium.quantize.budget import check_budget, shares_of
 from tritium.quantize.calibrate import Calibration
 from tritium.quantize.config import Profile, QuantizationConfig, QuantizationStrategy
 from tritium.quantize.evaluate import encoder_passages, sha256_of
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tritium.model.pretrained import QuantizedModel
+    from tritium.quantize.budget import Share
     from tritium.quantize.plan import PlannedLayer
 
 __all__ = ["assemble", "plan_quantization", "quantize_layer", "quantize_model"]
@@ -63,6 +67,7 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
         check_source(opened)
         layers = opened.layers()
         check_overrides(config, [layer.name for layer in layers])
+        check_budget(config, layers, is_ternary=all(opened.is_ternary(layer.name) for layer in layers))
         calibration = _checked_text(config.calibration_text, opened)
         _checked_text(config.validation_text, opened)
         if opened.kind is ModelKind.ENCODER and config.validation_text is not None:
@@ -105,13 +110,22 @@ def quantize_layer(
     if finished is not None:
         return finished.to_dict()
     with open_source(plan.source) as source:
+        shares = shares_of(plan, directory, source, threads=threads)
         calibration = _calibration(plan, directory, source=source, threads=threads)
+        finish = partial(
+            _quantize_one,
+            plan,
+            workdir=directory,
+            source=source,
+            calibration=calibration,
+            shares=shares,
+        )
         first = index if calibration is None else calibration.first_missing(index)
         for earlier in range(first, index):
             # With a calibration text a layer answers to what the layers before it became.
             if read_layer_report(plan, earlier, directory) is None:
-                _quantize_one(plan, earlier, directory, source=source, calibration=calibration)
-        return _quantize_one(plan, index, directory, source=source, calibration=calibration).to_dict()
+                finish(earlier)
+        return finish(index).to_dict()
 
 
 def quantize_model(
@@ -181,14 +195,17 @@ def _quantize_layers(
     is_complete_run = True
     started = time.perf_counter()
     with open_source(plan.source) as source:
-        calibration = None
+        calibration = shares = None
         if any(read_layer_report(plan, index, workdir) is None for index in range(total)):
+            shares = shares_of(plan, workdir, source, threads=threads)
             calibration = _calibration(plan, workdir, source=source, threads=threads)
             _tell(progress, Stage.CALIBRATE, 1, 1)
         for index in range(total):
             report = read_layer_report(plan, index, workdir)
             if report is None:
-                report = _quantize_one(plan, index, workdir, source=source, calibration=calibration)
+                report = _quantize_one(
+                    plan, index, workdir, source=source, calibration=calibration, shares=shares
+                )
             else:
                 is_complete_run = False
             _tell(progress, Stage.LAYER, index + 1, total, report=report)
@@ -205,9 +222,16 @@ def _calibration(
 
 
 def _quantize_one(
-    plan: QuantizationPlan, index: int, workdir: Path, *, source: Source, calibration: Calibration | None
+    plan: QuantizationPlan,
+    index: int,
+    workdir: Path,
+    *,
+    source: Source,
+    calibration: Calibration | None,
+    shares: tuple[Share, ...] | None,
 ) -> LayerReport:
     layer = plan.layers[index]
+    share = None if shares is None else shares[index]
     if source.is_ternary(layer.name):
         quantized = source.ternary_weights(layer.name)
         report = describe_native(quantized, layer=layer)
@@ -217,8 +241,11 @@ def _quantize_one(
             layer=layer,
             config=plan.config,
             inputs=None if calibration is None else calibration.inputs(index),
+            planes=None if share is None else share.planes,
             threads=1 if calibration is None else calibration.threads,
         )
+        if share is not None:
+            report = replace(report, sensitivity=share.sensitivity, predicted_loss=share.predicted_loss)
     write_layer(plan, index, workdir, quantized=quantized, report=report)
     return report
 

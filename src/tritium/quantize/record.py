@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 RECORD = "record.json"
 RECORD_VERSION = 1
 # What was found out about a layer and cannot be counted from its bytes again.
-MEASURED = ("strategy", "weight_error", "output_error", "is_lossless", "kurtosis", "row_scale_dispersion")
+MEASURED = (
+    "strategy",
+    "weight_error",
+    "output_error",
+    "is_lossless",
+    "kurtosis",
+    "row_scale_dispersion",
+    "sensitivity",
+    "predicted_loss",
+)
 
 
 class Side(StrEnum):

@@ -77,6 +77,10 @@ class LayerReport:
         is_lossless: the stored weights equal the source's exactly.
         kurtosis: fourth standardised moment of the weights (3 for a Gaussian); None for packed sources.
         row_scale_dispersion: coefficient of variation of the rows' root mean squares; None likewise.
+        sensitivity: what the model loses if this layer alone is rounded, to the fewest planes it may have
+            and without data: nats per token (generators) or 1 - cosine (encoders) on the calibration text.
+            None where no budget was given, or no text.
+        predicted_loss: the same at the planes used; None likewise.
     """
 
     name: str
@@ -92,6 +96,8 @@ class LayerReport:
     is_lossless: bool
     kurtosis: float | None = None
     row_scale_dispersion: float | None = None
+    sensitivity: float | None = None
+    predicted_loss: float | None = None
 
     @property
     def loss(self) -> float:
@@ -133,6 +139,8 @@ class QuantizationMetrics:
         mean_weight_error: mean of the layers' weight errors, weighted by their parameters.
         coded: by name of an embedding or head that became a coded matrix: bits, parameters, stored_bytes,
             bits_per_weight with scales, and weight_error, the relative root-mean-square error.
+        predicted_loss: what the model was predicted to lose when planes were given out: the sum over its
+            layers, in the unit of ValidationReport.loss; None where no budget was given, or no text.
         seconds: wall time of the layers' quantization, None where it was resumed or not measured.
         parameters_per_second: quantized_parameters / seconds.
     """
@@ -155,6 +163,7 @@ class QuantizationMetrics:
     reduction_to_four_bit: float
     mean_weight_error: float
     coded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    predicted_loss: float | None = None
     seconds: float | None = None
     parameters_per_second: float | None = None
 
@@ -222,6 +231,8 @@ class ValidationReport:
         top1_agreement: share of positions where both models' most likely token is the same.
         cosine_similarity: mean cosine of the two models' embeddings of a text.
         rank_correlation: Spearman correlation of all pair similarities.
+        loss: what the quantized model lost: nats per token, the log of perplexity_ratio (generators), or
+            1 - cosine_similarity (encoders).
         four_bit: the same of the source rounded to four bits; None where the source has no dense weights.
         source_seconds: wall time of the source model's forward passes over the text.
         quantized_seconds: wall time of the quantized model's.
@@ -253,6 +264,7 @@ class ValidationReport:
     top1_agreement: Estimate | None = None
     cosine_similarity: Estimate | None = None
     rank_correlation: float | None = None
+    loss: Estimate | None = None
     four_bit: Comparison | None = None
     source_seconds: float | None = None
     quantized_seconds: float | None = None

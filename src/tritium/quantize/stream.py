@@ -28,6 +28,11 @@ class TextStream:
         self._loaded = loaded
         self._batch = ForwardBatch.of_sequences(windows)
 
+    @property
+    def sequence_starts(self) -> NDArray[np.int32]:
+        """Where each window or passage begins among the tokens, and where the last one ends."""
+        return self._batch.sequence_starts
+
     def embedded(self) -> NDArray[np.float32]:
         """Return what enters the first block."""
         if self._loaded.config.is_encoder:

@@ -22,55 +22,71 @@ if TYPE_CHECKING:
 
 TOKENS_PER_PASSAGE = 64  # about; passages are cut by characters
 WRITTEN = "written"
-SEEDS = {"calibration": 0, "training": 1}
 
 
 def calibration_windows(
-    plan: QuantizationPlan, workdir: Path, loaded: LoadedModel
+    plan: QuantizationPlan, workdir: Path, loaded: LoadedModel, *, tokens: int | None = None
 ) -> list[NDArray[np.int32]]:
     """Return the windows of tokens that calibrate a plan's layers; the same in every process.
+
+    Args:
+        plan: whose configuration says what calibrates.
+        workdir: where a text that the model wrote is kept.
+        loaded: the source.
+        tokens: of those windows, so many tokens at most; None takes as many as the plan does.
 
     Raises:
         ValidationError: the text has less than two tokens of this model.
     """
-    return _windows(plan, workdir, loaded, use="calibration", limit=plan.config.calibration_tokens)
+    limit = plan.config.calibration_tokens
+    fewer = limit if tokens is None else min(limit, tokens)
+    if plan.config.calibration_text is not None:
+        return _cut(plan.config.calibration_text, loaded, window=_window(plan, loaded), limit=fewer)
+    windows = _written(plan, workdir / "calibration.safetensors", loaded, tokens=limit, seed=0)
+    return windows[: max(1, fewer // len(windows[0]))]
 
 
 def training_windows(plan: QuantizationPlan, workdir: Path, loaded: LoadedModel) -> list[NDArray[np.int32]]:
     """Return the windows of tokens that a plan's layers learn on, likewise."""
-    return _windows(plan, workdir, loaded, use="training", limit=plan.config.training_tokens)
+    limit = plan.config.training_tokens
+    if plan.config.calibration_text is not None:
+        return _cut(plan.config.calibration_text, loaded, window=_window(plan, loaded), limit=limit)
+    return _written(plan, workdir / "training.safetensors", loaded, tokens=limit, seed=1)
 
 
-def _windows(
-    plan: QuantizationPlan, workdir: Path, loaded: LoadedModel, *, use: str, limit: int
+def _window(plan: QuantizationPlan, loaded: LoadedModel) -> int:
+    return min(plan.config.window, loaded.config.max_positions)
+
+
+def _written(
+    plan: QuantizationPlan, file: Path, loaded: LoadedModel, *, tokens: int, seed: int
 ) -> list[NDArray[np.int32]]:
-    config, file = plan.config, workdir / f"{use}.safetensors"
-    window = min(config.window, loaded.config.max_positions)
-    if config.calibration_text is None:
-        kept = _kept(plan, file)
-        if kept is None:
-            kept = np.stack(written_windows(loaded, tokens=limit, window=window, seed=SEEDS[use]))
-            write_safetensors(file, {WRITTEN: kept}, metadata={"plan": plan.digest})
-        return list(kept)
-    windows = _cut(read_text(config.calibration_text), loaded, window=window, limit=limit)
+    kept = _kept(plan, file)
+    if kept is None:
+        written = written_windows(loaded, tokens=tokens, window=_window(plan, loaded), seed=seed)
+        kept = np.stack(written)
+        write_safetensors(file, {WRITTEN: kept}, metadata={"plan": plan.digest})
+    return list(kept)
+
+
+def _cut(text: str | Path, loaded: LoadedModel, *, window: int, limit: int) -> list[NDArray[np.int32]]:
+    content = read_text(text)
+    if loaded.config.is_encoder:
+        chosen = spread(passages(content), count=max(1, limit // TOKENS_PER_PASSAGE))
+        windows = [np.array(loaded.tokenizer.encode(each)[:window], dtype=np.int32) for each in chosen]
+    else:
+        windows = token_windows(
+            loaded.tokenizer,
+            content,
+            window=max(2, min(window, limit)),
+            limit=limit,
+            first_token=loaded.config.bos_token_id,
+        )
     if not windows:
         raise ValidationError(
             "The calibration text is too short: it has less than two tokens.", field="calibration_text"
         )
     return windows
-
-
-def _cut(text: str, loaded: LoadedModel, *, window: int, limit: int) -> list[NDArray[np.int32]]:
-    if loaded.config.is_encoder:
-        chosen = spread(passages(text), count=max(1, limit // TOKENS_PER_PASSAGE))
-        return [np.array(loaded.tokenizer.encode(each)[:window], dtype=np.int32) for each in chosen]
-    return token_windows(
-        loaded.tokenizer,
-        text,
-        window=max(2, min(window, limit)),
-        limit=limit,
-        first_token=loaded.config.bos_token_id,
-    )
 
 
 def _kept(plan: QuantizationPlan, path: Path) -> NDArray[np.int32] | None:

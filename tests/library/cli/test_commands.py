@@ -63,6 +63,22 @@ def test_quantize_takes_its_settings_from_a_file_and_options_win_over_it(
     assert {layer["group_size"] for layer in layers.values()} == {256}
 
 
+def test_quantize_keeps_a_bit_budget_and_tells_what_came_of_it(run_tritium, small_encoder, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on a mat.\n\na mat sat.\n\non the mat a cat.")
+    words = ["--average-bits", "3", "--group-size", "32", "--calibration", text]
+    done = run_tritium("quantize", small_encoder, "--out", tmp_path / "m", *words)
+    assert done.returncode == 0, done.stderr
+    facts = [line.split() for line in done.stdout.splitlines()]
+    (budget,) = [words for words in facts if words[:2] == ["bit", "budget"]]
+    assert 2.5 < float(budget[2]) <= 3.0
+    (loss,) = [words for words in facts if words[:1] == ["loss"]]
+    shown = run_tritium("show", tmp_path / "m", "--format", "json")
+    losses = [layer["predicted_loss"] for layer in json.loads(shown.stdout)["layers"].values()]
+    assert float(loss[1]) == pytest.approx(sum(losses), abs=1e-4)
+    assert "sensitivity" in run_tritium("show", tmp_path / "m").stdout
+
+
 def test_quantize_codes_the_embedding_and_tells_its_size_and_error(run_tritium, scripture_llama, tmp_path):
     done = run_tritium("quantize", scripture_llama, "--out", tmp_path / "m", "--embedding-bits", "6")
     assert done.returncode == 0, done.stderr

@@ -143,6 +143,25 @@ def test_the_page_can_be_read_without_seeing_it_or_its_colours(generator_report)
     assert "prefers-color-scheme: dark" in html
 
 
+def test_a_budget_is_shown_with_what_was_predicted_and_measured(generator_report):
+    assert "asked for" not in Page(render_page(generator_report)).text
+    estimate = {"value": 0.0345, "low": 0.0301, "high": 0.0389}
+    report = replace(
+        generator_report,
+        layers={name: {**layer, "sensitivity": 0.01234} for name, layer in generator_report.layers.items()},
+        metrics={**generator_report.metrics, "predicted_loss": 0.0456},
+        validation={**generator_report.validation, "loss": estimate},
+        quantization={"config": {"average_bits": 1.9}},
+    )
+    text = Page(render_page(report)).text
+    assert f"{generator_report.metrics['bits_per_weight']:.3f} of 1.9 asked for" in text
+    told = "0.0456 predicted without compensation, 0.0345 [0.0301, 0.0389] measured (nats per token)"
+    assert told in text
+    assert text.count("0.01234") == len(report.layers)
+    asked = replace(report, quantization={"config": {"target_loss": 0.05}})
+    assert f"0.05 asked for, {told}" in Page(render_page(asked)).text
+
+
 def test_names_and_texts_of_a_model_are_shown_and_never_run(generator_report, encoder_report):
     layer = next(iter(generator_report.layers.values()))
     report = replace(

@@ -44,14 +44,20 @@ def bytes_of(directory: Path) -> dict[str, bytes]:
     }
 
 
+WITH_AND_WITHOUT_A_BUDGET = pytest.mark.parametrize(
+    "config", [None, 3.0], ids=["each layer for itself", "budget"], indirect=True
+)
+
+
 @pytest.fixture
-def config(calibration_text: str, held_out_text: str) -> QuantizationConfig:
+def config(calibration_text: str, held_out_text: str, request: pytest.FixtureRequest) -> QuantizationConfig:
     return QuantizationConfig(
         group_size=32,
         calibration_text=calibration_text[:4000],
         validation_text=held_out_text[:1500],
         calibration_tokens=128,
         window=64,
+        average_bits=getattr(request, "param", None),
     )
 
 
@@ -61,7 +67,11 @@ def uninterrupted(tiny_llama: Path, config: QuantizationConfig, tmp_path: Path) 
     return bytes_of(tmp_path / "uninterrupted")
 
 
-@pytest.mark.parametrize("killed_at", [0, 1, 6, 13, 14])
+@pytest.mark.parametrize(
+    ("killed_at", "config"),
+    [(0, None), (1, None), (6, None), (13, None), (14, None), (0, 3.0), (6, 3.0)],
+    indirect=["config"],
+)
 def test_a_job_killed_at_any_layer_goes_on_there_and_ends_with_the_same_bytes(
     *, tiny_llama, config, uninterrupted, tmp_path, monkeypatch, killed_at
 ):
@@ -104,6 +114,7 @@ quantize_model(source, QuantizationConfig.from_dict(json.loads(config)), out=out
 """
 
 
+@WITH_AND_WITHOUT_A_BUDGET
 def test_after_kill_9_another_process_finishes_with_the_same_bytes(
     tiny_llama, config, uninterrupted, tmp_path
 ):
@@ -127,6 +138,7 @@ def test_after_kill_9_another_process_finishes_with_the_same_bytes(
     assert bytes_of(target) == uninterrupted
 
 
+@WITH_AND_WITHOUT_A_BUDGET
 def test_steps_taken_backwards_in_fresh_processes_give_the_same_bytes(
     tiny_llama, config, uninterrupted, tmp_path
 ):
