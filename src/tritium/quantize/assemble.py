@@ -73,13 +73,16 @@ def assemble(
         if source.sha256() != plan.source_sha256:
             raise ValidationError(f"{source.path} changed since the quantization was planned; plan it again.")
         tensors, linears = _collect(plan, Path(workdir), source)
-        coded = code_tables(source, tensors, bits=plan.config.embedding_bits, threads=threads)
+        coded = code_tables(
+            source, tensors, bits=plan.config.embedding_bits, workdir=Path(workdir), threads=threads
+        )
         record = _record(plan, source, linears=linears, coded=coded)
         sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
         metrics = quantization_figures(record, linears=linears, coded=coded, tensor_bytes=sizes)
         manifest = _manifest(plan, source, linears=linears, coded=coded, metrics=metrics)
-        # What is judged is what was saved and loaded again, not what lies in memory.
-        save_native(staged, tensors=tensors, manifest=manifest, files=source.companions())
+        if plan.config.validation_text is not None:
+            # What is judged is what was saved and loaded again, not what lies in memory.
+            save_native(staged, tensors=tensors, manifest=manifest, files=source.companions())
         found = validate(plan, staged, threads=threads, progress=progress)
         record = replace(record, text=found.text)
         report = validation_figures(record.kind, record.text)

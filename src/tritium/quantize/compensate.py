@@ -51,7 +51,7 @@ def quantize_compensated(
     Raises:
         ValueError: an input is NaN or infinite.
     """
-    plain = quantize_planes(weights, planes=planes, group_size=group_size)
+    plain = quantize_planes(weights, planes=planes, group_size=group_size, threads=threads)
     problem = _Problem.of(inputs, limit=level_limit(planes), threads=threads)
     start = plain.scales_float32
     levels, scales = np.empty_like(plain.levels), np.empty_like(start)

@@ -13,11 +13,13 @@ import shutil
 import tempfile
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
 from tritium.formats.native import is_native
+from tritium.kernels.device import select_optimal_device
 from tritium.quantize.assemble import assemble
 from tritium.quantize.calibrate import Calibration
 from tritium.quantize.config import Profile, QuantizationConfig, QuantizationStrategy
@@ -91,7 +93,7 @@ def quantize_layer(
         plan: from plan_quantization.
         index: which of plan.layers.
         workdir: the directory of this plan's unfinished work; created if it is missing.
-        threads: of the kernels while the calibration text is run; they do not change the result.
+        threads: of the kernels; they do not change the result.
 
     Raises:
         ValidationError: the index is out of range, or the source changed or cannot be read.
@@ -106,12 +108,20 @@ def quantize_layer(
         return finished.to_dict()
     with open_source(plan.source) as source:
         calibration = _calibration(plan, directory, source=source, threads=threads)
+        finish = partial(
+            _quantize_one,
+            plan,
+            workdir=directory,
+            source=source,
+            calibration=calibration,
+            threads=threads,
+        )
         first = index if calibration is None else calibration.first_missing(index)
         for earlier in range(first, index):
             # With a calibration text a layer answers to what the layers before it became.
             if read_layer_report(plan, earlier, directory) is None:
-                _quantize_one(plan, earlier, directory, source=source, calibration=calibration)
-        return _quantize_one(plan, index, directory, source=source, calibration=calibration).to_dict()
+                finish(earlier)
+        return finish(index).to_dict()
 
 
 def quantize_model(
@@ -134,7 +144,7 @@ def quantize_model(
         out: a new or empty directory for the model; None takes a temporary one that goes with the result.
             What was timed lies beside it, in a file of its name and `.run.json`.
         workdir: where unfinished layers lie; by default beside `out`.
-        threads: of the kernels while models are run; None takes what the machine has.
+        threads: of the kernels; None takes what the machine has.
         progress: called after every step.
 
     Raises:
@@ -188,7 +198,9 @@ def _quantize_layers(
         for index in range(total):
             report = read_layer_report(plan, index, workdir)
             if report is None:
-                report = _quantize_one(plan, index, workdir, source=source, calibration=calibration)
+                report = _quantize_one(
+                    plan, index, workdir, source=source, calibration=calibration, threads=threads
+                )
             else:
                 is_complete_run = False
             _tell(progress, Stage.LAYER, index + 1, total, report=report)
@@ -201,11 +213,17 @@ def _calibration(
     """Return what tells the layers' inputs; None without a text, or where no layer asks for them."""
     if not plan.config.is_calibrated or all(source.is_ternary(name) for name in plan.layer_names):
         return None
-    return Calibration(plan, workdir, threads=threads)
+    return Calibration(plan, workdir, source=source, threads=threads)
 
 
 def _quantize_one(
-    plan: QuantizationPlan, index: int, workdir: Path, *, source: Source, calibration: Calibration | None
+    plan: QuantizationPlan,
+    index: int,
+    workdir: Path,
+    *,
+    source: Source,
+    calibration: Calibration | None,
+    threads: int | None,
 ) -> LayerReport:
     layer = plan.layers[index]
     if source.is_ternary(layer.name):
@@ -217,8 +235,9 @@ def _quantize_one(
             layer=layer,
             config=plan.config,
             inputs=None if calibration is None else calibration.inputs(index),
-            threads=1 if calibration is None else calibration.threads,
+            threads=threads or select_optimal_device(0).threads,
         )
+        source.forget(layer.name)  # a large checkpoint is memory-mapped: its pages are let go again
     write_layer(plan, index, workdir, quantized=quantized, report=report)
     return report
 

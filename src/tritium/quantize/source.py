@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tritium.model.layers import DenseWeight
+
 ATTENTION_PARTS = (".self_attn.", ".attention.")
 FEED_FORWARD_PARTS = (".mlp.", ".intermediate.", ".output.")
 CONVENTION_FIELD = "quantization_config"
@@ -85,6 +87,17 @@ class Source:
     def dense_weights(self, name: str) -> NDArray[np.float32]:
         """Read the weight of a dense linear layer: float32 [out, in]."""
         return self.checkpoint.read_float32(f"{name}.weight")
+
+    def dense_rows(self, name: str, rows: range) -> DenseWeight:
+        """Read rows of a matrix as the kernels take them: bfloat16 in its bits, the rest as float32."""
+        if self.checkpoint.tensors[name].dtype == "BF16":
+            bits: DenseWeight = self.checkpoint.read_rows(name, rows)
+            return bits
+        return self.checkpoint.read_rows_float32(name, rows)
+
+    def forget(self, name: str) -> None:
+        """Let the system take back the pages of a layer's weight; it can be read again."""
+        self.checkpoint.forget(f"{name}.weight")
 
     def ternary_weights(self, name: str) -> QuantizedWeights:
         """Read a layer of a native ternary checkpoint: the same trits, the same scale bytes."""

@@ -9,6 +9,7 @@ import numpy as np
 from tritium.errors import ValidationError
 from tritium.formats.safetensors import write_safetensors
 from tritium.formats.weight_file import WeightFile
+from tritium.model.pretrained import load_model
 from tritium.quantize.generate import written_windows
 from tritium.quantize.text import passages, read_text, spread, token_windows
 
@@ -38,7 +39,9 @@ def calibration_windows(
     if config.calibration_text is None:
         kept = _kept(plan, workdir)
         if kept is None:
-            kept = np.stack(written_windows(loaded, tokens=config.calibration_tokens, window=window))
+            # Writing runs the whole model for every token: it lies in memory meanwhile.
+            writer = load_model(plan.source, threads=loaded.model.threads)
+            kept = np.stack(written_windows(writer, tokens=config.calibration_tokens, window=window))
             write_safetensors(_path(workdir), {WRITTEN: kept}, metadata={"plan": plan.digest})
         return list(kept)
     windows = _cut(config, loaded, text=read_text(config.calibration_text), window=window)
