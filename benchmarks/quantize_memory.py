@@ -1,7 +1,7 @@
 """Measures what quantization of large models takes: time, memory by `/usr/bin/time -v`, and the size on disk.
 
     python benchmarks/quantize_memory.py build/large                  0.5, 2 and 8 billion weights, data-free
-    python benchmarks/quantize_memory.py build/large 0.5b --calibration-tokens 2048
+    python benchmarks/quantize_memory.py build/large narrow deep --calibration-tokens 2048
 
 Models are llamas in bfloat16 with Gaussian weights; all blocks of a model hold the same ones, so that a
 model of any size is written from the memory of one block. Files are removed after each run; the largest takes
@@ -34,8 +34,12 @@ TEXT = Path(__file__).resolve().parent.parent / "examples" / "text" / "calibrati
 LARGE = {
     "0.5b": Shape(layers=20, hidden=1280, inner=3456, heads=20, kv_heads=5, vocabulary=128256),
     "2b": SHAPES["2b4t"],
+    # For compensation: the same blocks, few and many.
+    "narrow": Shape(layers=4, hidden=512, inner=1376, heads=8, kv_heads=4, vocabulary=128256),
+    "deep": Shape(layers=40, hidden=512, inner=1376, heads=8, kv_heads=4, vocabulary=128256),
     "8b": Shape(layers=32, hidden=4096, inner=14336, heads=32, kv_heads=8, vocabulary=128256),
 }
+DATA_FREE = ["0.5b", "2b", "8b"]
 RUN = """
 import json, sys, time
 from pathlib import Path
@@ -132,11 +136,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="where models are written and removed again")
-    parser.add_argument("shapes", nargs="*", choices=[*LARGE, []], default=list(LARGE))
+    parser.add_argument("shapes", nargs="*", choices=[*LARGE, []], default=DATA_FREE)
     parser.add_argument("--calibration-tokens", type=int, help="compensate, on so many tokens")
-    parser.add_argument("--planes", type=int, default=1)
+    parser.add_argument("--group-size", type=int, default=128, help="0: a scale per row")
     options = parser.parse_args()
-    config: dict[str, Any] = {"embedding_bits": 6, "max_planes": options.planes}
+    config: dict[str, Any] = {
+        "embedding_bits": 6,
+        "max_planes": 1,
+        "group_size": options.group_size,
+    }
     if options.calibration_tokens:
         config |= {
             "calibration_text": {"path": str(TEXT)},

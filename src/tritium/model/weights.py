@@ -54,6 +54,10 @@ class CheckpointWeights:
         self.prefix = _prefix(self.architecture, checkpoint)
         self._check_tensors()
 
+    def needed(self) -> list[str]:
+        """Return the names of the tensors that the model reads, as the checkpoint has them."""
+        return [self.prefix + name for name, _ in self._expected()]
+
     def array(self, name: str) -> Float32:
         """Return a tensor as float32."""
         return self._checkpoint.read_float32(self.prefix + name)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from tritium.quantize.plan import QuantizationPlan
 
+OUTLIER_KURTOSIS = 50  # 3 for a Gaussian, 6 for a Laplace distribution
+
 
 def assemble(
     plan: QuantizationPlan,
@@ -138,6 +140,7 @@ def _manifest(
     metrics: QuantizationMetrics,
 ) -> dict[str, Any]:
     config = plan.config.to_dict()
+    warnings = [*source.doubts(plan.config), *_outliers(plan, linears)]
     for name in ("calibration_text", "validation_text"):
         del config[name]  # the texts themselves and where they lie stay with the user
     return {
@@ -153,8 +156,26 @@ def _manifest(
             "source_format": source.checkpoint.format,
             "source_rounded_tensors": source.rounded_tensors,
             "calibration_sha256": plan.calibration_sha256,
+            **({"warnings": warnings} if warnings else {}),
         },
     }
+
+
+def _outliers(plan: QuantizationPlan, linears: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Tell of layers whose error is that of a few weights, where no text judged what became of the rest."""
+    found = [
+        (entry["kurtosis"], name)
+        for name, entry in linears.items()
+        if entry["output_error"] is None and (entry["kurtosis"] or 0) > OUTLIER_KURTOSIS
+    ]
+    if not found or plan.config.validation_text is not None:
+        return []
+    worst, name = max(found)
+    warning = (
+        f"In {len(found)} of {len(linears)} layers a few weights are far larger than the others (most so in "
+        f"{name}: kurtosis {worst:.0f}), and their weight error says little of the others. Give a text."
+    )
+    return [warning]
 
 
 def _finished(plan: QuantizationPlan, target: Path) -> QuantizedModel:

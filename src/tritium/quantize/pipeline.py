@@ -71,6 +71,8 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
             encoder_passages(read_text(config.validation_text))  # too few are refused now, not after the work
         _check_strategies(config, layers)
         _check_profile(config, opened)
+        opened.doubts(config)  # what cannot calibrate at all is refused now
+        opened.check_finite()
         return QuantizationPlan(
             source=str(opened.path),
             source_sha256=opened.sha256(),

@@ -20,10 +20,11 @@ from tritium.kernels.packing import unpack_trits
 from tritium.model.config import ModelConfig, parse_config
 from tritium.model.gguf_model import open_model
 from tritium.model.pretrained import companion_files
-from tritium.model.tokenizer import TOKENIZER_FILE
+from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
 from tritium.model.weights import CheckpointWeights
 from tritium.quantize.plan import PlannedLayer
 from tritium.quantize.report import ModelKind
+from tritium.quantize.suitability import check_calibration
 from tritium.quantize.weights import QuantizedWeights
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tritium.model.layers import DenseWeight
+    from tritium.quantize.config import QuantizationConfig
 
 ATTENTION_PARTS = (".self_attn.", ".attention.")
 FEED_FORWARD_PARTS = (".mlp.", ".intermediate.", ".output.")
@@ -129,6 +131,22 @@ class Source:
             if shape.has_bias:
                 tensors[f"{name}.bias"] = self._bias(name)
         return tensors
+
+    def check_finite(self) -> None:
+        """Read every tensor that is needed, and keep none (ValidationError: names one that holds NaN or Inf).
+
+        Otherwise one in the last layer, or in the embedding, would be found after hours of work.
+        """
+        for name in self.weights.needed():
+            self.checkpoint.read(name)
+            self.checkpoint.forget(name)
+
+    def doubts(self, config: QuantizationConfig) -> tuple[str, ...]:
+        """Return what should be known of the calibration text; raises as `check_calibration` does."""
+        if config.calibration_text is None:
+            return ()
+        widest = max(layer.in_features for layer in self.layers())
+        return check_calibration(config, Tokenizer(self.checkpoint.path, files=self.checkpoint.embedded), widest=widest)
 
     def companions(self) -> dict[str, bytes]:
         """Return the files that travel with the weights; config.json without the source's packing."""

@@ -91,6 +91,51 @@ def test_a_job_killed_at_any_layer_goes_on_there_and_ends_with_the_same_bytes(
     assert [path.name for path in tmp_path.iterdir() if "quantizing" in path.name] == []
 
 
+KILLED_WITHIN = """
+import json, os, signal, sys
+from tritium.formats import storage
+from tritium.quantize import QuantizationConfig, compensate, quantize_model
+
+source, config, out, place = sys.argv[1:]
+write, sweep, calls = storage.write_synced, compensate._Descent.sweep, []
+
+def die(path, pieces):
+    calls.append(path)
+    if len(calls) < 12:
+        return write(path, pieces)
+    write(path, [b"".join(bytes(piece) for piece in pieces)[:200]])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def die_descending(self, **given):
+    calls.append(self)
+    if len(calls) == 40:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sweep(self, **given)
+
+if place == "writing":
+    storage.write_synced = die
+else:
+    compensate._Descent.sweep = die_descending
+quantize_model(source, QuantizationConfig.from_dict(json.loads(config)), out=out)
+"""
+
+
+@pytest.mark.parametrize("place", ["writing", "descending"])
+def test_after_kill_9_in_the_middle_of_a_calibrated_layer_the_bytes_are_the_same(
+    tiny_llama, config, uninterrupted, tmp_path, place
+):
+    target = tmp_path / "out"
+    arguments = [str(tiny_llama), json.dumps(config.to_dict()), str(target), place]
+    killed = subprocess.run([sys.executable, "-c", KILLED_WITHIN, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    work = tmp_path / ".out.quantizing"
+    assert 0 < len(list(work.glob("*.safetensors"))) < 14
+    assert bool(list(work.rglob("*.partial"))) == (place == "writing")
+    quantize_model(tiny_llama, config, out=target)
+    assert bytes_of(target) == uninterrupted
+    assert not work.exists()
+
+
 KILLED_PROCESS = """
 import json, os, signal, sys
 from tritium.quantize import QuantizationConfig, Stage, quantize_model
@@ -313,6 +358,52 @@ def test_a_full_disk_leaves_finished_layers_and_no_model(tiny_llama, tmp_path, m
     assert len(list((tmp_path / ".out.quantizing").glob("*.safetensors"))) == 5
     monkeypatch.undo()
     assert quantize_model(tiny_llama, out=tmp_path / "out").metrics["layers"] == 14
+
+
+WITH_LITTLE_ROOM = """
+import json, resource, sys
+from tritium.errors import ResourceError
+from tritium.quantize import QuantizationConfig, quantize_model
+
+source, config, out, room = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(room), int(room)))
+try:
+    quantize_model(source, QuantizationConfig.from_dict(json.loads(config)), out=out)
+except ResourceError as error:
+    print(error.message)
+    sys.exit(7)
+"""
+
+
+# The largest layer takes 1 KB, the hidden states of both streams 41, codes 215, the model 232.
+@pytest.mark.parametrize(
+    ("room", "file", "layers"),
+    [
+        (300, "self_attn.q_proj", 0),
+        (20_000, "00001.safetensors", 7),
+        (100_000, "embed_tokens.codes", 14),
+        (220_000, "out", 14),
+    ],
+)
+def test_no_room_at_any_step_says_so_and_what_is_finished_stays(
+    tiny_llama, config, uninterrupted, tmp_path, *, room, file, layers
+):
+    target = tmp_path / "out"
+    asked = replace(config, embedding_bits=6, validation_text=None)
+    arguments = [str(tiny_llama), json.dumps(asked.to_dict()), str(target), str(room)]
+    run = subprocess.run(
+        [sys.executable, "-c", WITH_LITTLE_ROOM, *arguments], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 7, run.stderr
+    assert "No room to write" in run.stdout
+    assert file in run.stdout
+    work = tmp_path / ".out.quantizing"
+    assert not target.exists()
+    assert len(list(work.glob("model.layers*.safetensors"))) == layers
+    assert list(tmp_path.rglob("*.partial")) == []
+    quantize_model(tiny_llama, asked, out=target)
+    with open_native(target) as resumed:
+        assert len(resumed.manifest["linears"]) == 14
 
 
 @pytest.mark.parametrize("index", [-1, 14])
