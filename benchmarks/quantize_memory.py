@@ -2,6 +2,7 @@
 
     python benchmarks/quantize_memory.py build/large                  0.5, 2 and 8 billion weights, data-free
     python benchmarks/quantize_memory.py build/large narrow deep --calibration-tokens 2048
+    python benchmarks/quantize_memory.py build/large narrow --calibration-tokens 2048 --split
 
 Models are llamas in bfloat16 with Gaussian weights; all blocks of a model hold the same ones, so that a
 model of any size is written from the memory of one block. Files are removed after each run; the largest takes
@@ -16,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +28,12 @@ from random_models import SHAPES, Shape, numbered_tokenizer
 from tritium.formats.safetensors import write_safetensors
 from tritium.model.architecture import Architecture, architecture_for
 from tritium.model.config import parse_config
+from tritium.quantize import QuantizationConfig, inputs, layer, quantize_model
+from tritium.quantize.stream import TextStream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 TEXT = Path(__file__).resolve().parent.parent / "examples" / "text" / "calibration.txt"
@@ -130,6 +136,37 @@ def show(name: str, architecture: Architecture, cost: Cost) -> None:
     )
 
 
+def show_split(source: Path, out: Path, config: dict[str, Any]) -> None:
+    """Print the processor seconds that each part of a compensated quantization takes, in this process."""
+    parts = {
+        "forward passes": [(TextStream, "after_block")],
+        "H and drift": [(inputs, "gram")],
+        "descent": [(layer, "quantize_compensated")],
+        "output errors": [(layer, "output_error")],
+    }
+    seconds = dict.fromkeys(parts, 0.0)
+    for part, places in parts.items():
+        for owner, name in places:
+            setattr(owner, name, _timed(getattr(owner, name), seconds, part))
+    started = time.process_time()
+    quantize_model(source, QuantizationConfig.from_dict(config), out=out)
+    total = time.process_time() - started
+    seconds["descent"] -= seconds["H and drift"]  # which it is the first to ask for
+    for part, spent in (seconds | {"the rest": total - sum(seconds.values())}).items():
+        print(f"| {part} | {spent:.1f} | {spent / total:.0%} |")
+
+
+def _timed(work: Callable[..., Any], seconds: dict[str, float], part: str) -> Callable[..., Any]:
+    def timed(*given: Any, **named: Any) -> Any:
+        started = time.process_time()
+        try:
+            return work(*given, **named)
+        finally:
+            seconds[part] += time.process_time() - started
+
+    return timed
+
+
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -139,6 +176,7 @@ def main() -> None:
     parser.add_argument("shapes", nargs="*", choices=[*LARGE, []], default=DATA_FREE)
     parser.add_argument("--calibration-tokens", type=int, help="compensate, on so many tokens")
     parser.add_argument("--group-size", type=int, default=128, help="0: a scale per row")
+    parser.add_argument("--split", action="store_true", help="processor seconds by part instead")
     options = parser.parse_args()
     config: dict[str, Any] = {
         "embedding_bits": 6,
@@ -161,6 +199,9 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         try:
             architecture = write_model(folder / "source", LARGE[name])
+            if options.split:
+                show_split(folder / "source", folder / "out", config)
+                continue
             show(name, architecture, measure(folder / "source", folder / "out", config))
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -28,6 +28,10 @@ class TensorFile(Protocol):
         """Return a tensor; uint16 means bfloat16 bits."""
         ...
 
+    def read_rows(self, tensor: TensorInfo, rows: Sequence[int] | range) -> NDArray[Any]:
+        """Return rows of a matrix by number, and leave nothing of the others in memory."""
+        ...
+
     def forget(self, tensor: TensorInfo) -> None:
         """Let the system take back its pages."""
         ...

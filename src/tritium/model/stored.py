@@ -42,7 +42,10 @@ class StoredLinear:
     def __call__(self, x: Float32) -> Float32:
         """Map rows [M, K] to rows [M, N]."""
         y = self.weights.linear(self.name, threads=self.threads)(x)
-        self.checkpoint.forget(f"{self.weights.prefix}{self.name}.weight")
+        for part in ("weight", "trits"):
+            stored = f"{self.weights.prefix}{self.name}.{part}"
+            if stored in self.checkpoint.tensors:
+                self.checkpoint.forget(stored)
         return y
 
 

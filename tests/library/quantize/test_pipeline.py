@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.native import open_native
 from tritium.formats.scale_codes import decode_scales
 from tritium.kernels.packing import unpack_trits
-from tritium.model.pretrained import QuantizedModel
+from tritium.model.pretrained import QuantizedModel, load_model
 from tritium.quantize import (
     LayerOverride,
     QuantizationConfig,
@@ -33,6 +34,9 @@ from tritium.quantize import (
     quantize_model,
 )
 from tritium.quantize import pipeline as pipeline_module
+from tritium.quantize.calibrate import Calibration
+from tritium.quantize.source import open_source
+from tritium.quantize.windows import calibration_windows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -239,7 +243,7 @@ def test_a_finished_model_whose_report_answers_another_question_is_refused(
 
 
 def test_another_calibration_text_is_another_plan(tiny_llama, config):
-    other = replace(config, calibration_text="And it came to pass.")
+    other = replace(config, calibration_text="And it came to pass in those days.")
     plans = [plan_quantization(tiny_llama, each) for each in (config, other)]
     assert plans[0].digest != plans[1].digest
     judged_on_more = plan_quantization(tiny_llama, replace(config, validation_text="In the beginning."))
@@ -279,10 +283,15 @@ def collector_of_new_objects():
 
 
 @pytest.mark.usefixtures("collector_of_new_objects")
-def test_memory_does_not_grow_with_the_number_of_layers(make_llama, tmp_path):
+@pytest.mark.parametrize("calibrates", [False, True])
+def test_memory_does_not_grow_with_the_number_of_layers(
+    *, make_llama, calibration_text, tmp_path, calibrates
+):
+    text = calibration_text[:500] if calibrates else None
+    config = QuantizationConfig(calibration_text=text, calibration_tokens=32, window=32, max_planes=1)
     peaks = []
-    for layers in (2, 12):
-        plan = plan_quantization(make_llama(layers=layers), QuantizationConfig())
+    for layers in (2, 6):
+        plan = plan_quantization(make_llama(layers=layers), config)
         quantize_layer(plan, 0, tmp_path / f"warm{layers}")
         tracemalloc.start()
         for index in range(len(plan.layers)):
@@ -291,6 +300,25 @@ def test_memory_does_not_grow_with_the_number_of_layers(make_llama, tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.25 * peaks[0]
+
+
+def test_calibration_never_holds_the_embedding_nor_a_whole_model(make_llama, calibration_text, tmp_path):
+    config = QuantizationConfig(calibration_text=calibration_text[:500], calibration_tokens=32, window=32)
+    plan = plan_quantization(make_llama(layers=12), config)
+    with open_source(plan.source) as source:
+        table = 4 * math.prod(source.checkpoint.tensors["model.embed_tokens.weight"].shape)
+        tracemalloc.start()
+        calibration = Calibration(plan, tmp_path, source=source, threads=1)
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        inputs = calibration.inputs(0)
+        assert tracemalloc.get_traced_memory()[1] - before < table / 2
+        tracemalloc.stop()
+    whole = load_model(plan.source).generator
+    seen = {}
+    whole.observer = seen.setdefault
+    whole.forward_full(calibration_windows(plan, tmp_path, load_model(plan.source))[0])
+    np.testing.assert_array_equal(inputs.source[: len(seen[plan.layer_names[0]])], seen[plan.layer_names[0]])
 
 
 def test_progress_tells_every_step_once_and_in_order(tiny_llama, config, tmp_path):
