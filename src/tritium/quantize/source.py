@@ -146,7 +146,9 @@ class Source:
         if config.calibration_text is None:
             return ()
         widest = max(layer.in_features for layer in self.layers())
-        return check_calibration(config, Tokenizer(self.checkpoint.path, files=self.checkpoint.embedded), widest=widest)
+        return check_calibration(
+            config, Tokenizer(self.checkpoint.path, files=self.checkpoint.embedded), widest=widest
+        )
 
     def companions(self) -> dict[str, bytes]:
         """Return the files that travel with the weights; config.json without the source's packing."""

@@ -39,7 +39,7 @@ def test_it_computes_the_same_bits(request, model, memory_map_above):
     with open_checkpoint(path, memory_map_above=memory_map_above) as checkpoint:
         config = parse_config(checkpoint.config, tensors=checkpoint.tensors)
         weights = StoredWeights(checkpoint, CheckpointWeights(checkpoint, config))
-        stored = build_model(checkpoint, config, weights, threads=2).generator
+        stored = build_model(config, weights, pooling=None, threads=2)
         assert all(isinstance(linear, StoredLinear) for linear in stored.linears().values())
         whole = load_model(path, threads=1).generator
         np.testing.assert_array_equal(stored.forward_full(IDS), whole.forward_full(IDS), strict=True)
@@ -53,6 +53,6 @@ def test_a_token_outside_the_table_is_refused(scripture_llama):
     with open_checkpoint(scripture_llama) as checkpoint:
         config = parse_config(checkpoint.config, tensors=checkpoint.tensors)
         weights = StoredWeights(checkpoint, CheckpointWeights(checkpoint, config))
-        stored = build_model(checkpoint, config, weights, threads=1).generator
+        stored = build_model(config, weights, pooling=None, threads=1)
         with pytest.raises(ValidationError, match="outside the vocabulary"):
             stored.forward_full([4096])
