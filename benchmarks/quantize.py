@@ -4,10 +4,9 @@
     python benchmarks/quantize.py --quality [NAME]      perplexity per method on the whole held-out text
     python benchmarks/quantize.py --encoder [NAME]      the same for all-MiniLM-L6-v2, by cosine
     python benchmarks/quantize.py --budget MODEL        planes given out over the whole model: llama or minilm
-    python benchmarks/quantize.py --memory              memory over a generated model of 0.4 billion weights
 
-Speed is one thread of numpy on Gaussian weights of one layer, the best of three rounds. Memory is anonymous
-resident memory (what the system cannot take back), sampled every 5 ms.
+Speed is one thread of numpy on Gaussian weights of one layer, the best of three rounds. What large
+models take is measured by quantize_memory.py.
 """
 
 from __future__ import annotations
@@ -15,16 +14,13 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tritium.formats.safetensors import write_safetensors
-from tritium.quantize import QuantizationConfig, plan_quantization, quantize_layer, quantize_model
+from tritium.quantize import QuantizationConfig, quantize_model
 from tritium.quantize.absmean import quantize_absmean
 from tritium.quantize.adaptive import quantize_adaptive
 from tritium.quantize.planes import quantize_planes
@@ -179,79 +175,6 @@ def _minilm() -> Path:
     return Path(str(next(file for file in files if file.name == "model.safetensors").locate())).parent
 
 
-def show_memory() -> None:
-    """Print the memory that layers of a large model take while they are quantized."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = _large_model(Path(folder) / "source", layers=8)
-        plan = plan_quantization(source)
-        largest = max(layer.out_features * layer.in_features for layer in plan.layers)
-        before = _anonymous_bytes()
-        with _Peak() as peak:
-            started = time.perf_counter()
-            for index in range(len(plan.layers)):
-                quantize_layer(plan, index, Path(folder) / "work")
-            seconds = time.perf_counter() - started
-    total = sum(layer.out_features * layer.in_features for layer in plan.layers)
-    print(
-        f"\n{total / 1e6:.0f} million weights (bf16, memory-mapped) in {seconds:.1f} s "
-        f"({total / seconds / 1e6:.1f} million parameters/s); largest layer {4 * largest / 2**20:.0f} MiB as "
-        f"fp32; peak {(peak.bytes - before) / 2**20:.0f} MiB above the {before / 2**20:.0f} MiB at the start"
-    )
-
-
-def _large_model(directory: Path, *, layers: int) -> Path:
-    hidden, inner = 2048, 5632
-    config = json.loads((LLAMA / "config.json").read_text())
-    config |= {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "head_dim": 64}
-    config |= {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 4096}
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(config))
-    draw = np.random.default_rng(0)
-
-    def bfloat16(*shape: int) -> np.ndarray:
-        return (draw.normal(size=shape).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-
-    square, wide, narrow = bfloat16(hidden, hidden), bfloat16(inner, hidden), bfloat16(hidden, inner)
-    norm = bfloat16(hidden)
-    tensors = {"model.norm.weight": norm, "model.embed_tokens.weight": bfloat16(4096, hidden)}
-    for layer in range(layers):
-        block = f"model.layers.{layer}"
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"{block}.{name}.weight"] = norm
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            tensors[f"{block}.self_attn.{name}.weight"] = square
-        for name, weights in (("gate_proj", wide), ("up_proj", wide), ("down_proj", narrow)):
-            tensors[f"{block}.mlp.{name}.weight"] = weights
-    write_safetensors(directory / "model.safetensors", tensors)
-    return directory
-
-
-class _Peak:
-    """Samples the anonymous resident memory of this process."""
-
-    def __enter__(self) -> Self:
-        self.bytes = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(0.005):
-            self.bytes = max(self.bytes, _anonymous_bytes())
-
-
-def _anonymous_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return 1024 * int(line.split()[1])
-    return 0
-
-
 def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
@@ -267,7 +190,6 @@ def main() -> None:
     parser.add_argument("--encoder", nargs="?", const="", metavar="NAME", help="cosine; minutes")
     parser.add_argument("--budget", choices=("llama", "minilm"), help="perplexity or cosine; minutes")
     parser.add_argument("--only", default="", metavar="NAME", help="budgets whose name holds this")
-    parser.add_argument("--memory", action="store_true", help="writes 0.9 GB to the temporary directory")
     choice = parser.parse_args()
     if choice.quality is not None:
         show_quality(choice.quality)
@@ -275,8 +197,6 @@ def main() -> None:
         show_encoder(choice.encoder)
     elif choice.budget is not None:
         show_budgets(choice.budget, choice.only)
-    elif choice.memory:
-        show_memory()
     else:
         show_speed()
         show_model()

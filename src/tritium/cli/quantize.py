@@ -142,11 +142,14 @@ def quantize(
         )
     if was_there and output_format is OutputFormat.HUMAN:
         write_note(f"{out} holds this model already; nothing was computed again.")
+    for warning in model.warnings:
+        write_note(f"Warning: {warning}")
     content = {
         "path": str(out),
         "source_rounded_tensors": rounded,
         "metrics": model.metrics,
         "validation_report": model.validation_report,
+        "warnings": list(model.warnings),
     }
     if output_format is OutputFormat.JSON:
         write_json(content)

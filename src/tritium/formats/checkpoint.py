@@ -13,12 +13,13 @@ import numpy as np
 from tritium.errors import ValidationError
 from tritium.formats import hub
 from tritium.formats.floats import bfloat16_to_float32, first_not_finite
+from tritium.formats.mapped_pages import release_pages
 from tritium.formats.refusal import quoted, refusal
 from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
 from tritium.formats.weight_file import WeightFile, read_small_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -33,6 +34,7 @@ SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 GGUF_SUFFIX = ".gguf"
 MEMORY_MAP_ABOVE = 256 * 1024 * 1024
+SCANNED_BYTES = 64 * 1024 * 1024  # of a large tensor at a time
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,27 @@ class Checkpoint:
         if tensor is None:
             raise refusal("the checkpoint does not have it", file=self.path, tensor=name)
         values = self._files[tensor.file].read(tensor)
-        wrong = first_not_finite(values)
+        wrong = _first_not_finite(values)
         if wrong is not None:
             position = [int(index) for index in np.unravel_index(wrong, values.shape)]
             raise refusal(f"NaN or Inf at {position}", file=tensor.file, tensor=name)
         return values
+
+    def read_rows(self, name: str, rows: Sequence[int] | range) -> NDArray[Any]:
+        """Return rows of a matrix by number, in their own dtype; nothing else of it comes into memory.
+
+        Raises:
+            ValidationError: there is no such tensor, or one of the rows holds NaN or Inf.
+        """
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            raise refusal("the checkpoint does not have it", file=self.path, tensor=name)
+        chosen = self._files[tensor.file].read_rows(tensor, rows)
+        wrong = first_not_finite(chosen)
+        if wrong is not None:
+            row, *inside = (int(index) for index in np.unravel_index(wrong, chosen.shape))
+            raise refusal(f"NaN or Inf at {[rows[row], *inside]}", file=tensor.file, tensor=name)
+        return chosen
 
     def forget(self, name: str) -> None:
         """Let the system take back the pages of a tensor; it can be read again."""
@@ -90,7 +108,13 @@ class Checkpoint:
         Raises:
             ValidationError: no such tensor, NaN or Inf, not a floating-point type, or beyond float32.
         """
-        values = self.read(name)
+        return self._as_float32(name, self.read(name))
+
+    def read_rows_float32(self, name: str, rows: Sequence[int] | range) -> NDArray[np.float32]:
+        """Return rows of a matrix as float32; otherwise as `read_rows`, with the errors of `read_float32`."""
+        return self._as_float32(name, self.read_rows(name, rows))
+
+    def _as_float32(self, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
         tensor = self.tensors[name]
         if tensor.dtype == "BF16":
             return bfloat16_to_float32(values)
@@ -168,6 +192,20 @@ def open_checkpoint(
 def _read_config(directory: Path) -> dict[str, Any]:
     file = contained_file(directory, CONFIG)
     return {} if file is None else parse_json_object(read_small_file(file, limit=LARGEST_JSON), file=file)
+
+
+def _first_not_finite(values: NDArray[Any]) -> int | None:
+    """Return the flat index of the first NaN or Inf, or None; a large mapped array leaves no pages behind."""
+    flat = values.reshape(-1)
+    step = SCANNED_BYTES // values.itemsize
+    for start in range(0, flat.size, step):
+        piece = flat[start : start + step]
+        wrong = first_not_finite(piece)
+        if wrong is not None:
+            return start + wrong
+        if flat.size > step:
+            release_pages(piece)
+    return None
 
 
 def contained_file(directory: Path, name: str) -> Path | None:

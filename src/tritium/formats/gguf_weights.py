@@ -51,6 +51,7 @@ class GGUFWeights:
         self.linears: dict[str, dict[str, Any]] = {}
         self._file = file
         self._readers: dict[str, Callable[[], NDArray[Any]]] = {}
+        self._by_rows: dict[str, StoredTensor] = {}  # whose rows can be decoded by themselves
 
     def add_dense(self, name: str, stored: StoredTensor, *, interleaved: int = 0) -> None:
         """Take a tensor under our name; F32, F16 and BF16 stay as they are, the rest becomes float32.
@@ -61,6 +62,8 @@ class GGUFWeights:
             interleaved: rows of a head whose halves are interleaved, as ggml rotates them; 0 for none.
         """
         self._take(name, stored, stored.shape, stored.nbytes, partial(self._dense, stored, interleaved))
+        if not interleaved and stored.type not in TERNARY:
+            self._by_rows[name] = stored
 
     def add_ternary(
         self,
@@ -111,6 +114,20 @@ class GGUFWeights:
         values = self._readers[tensor.name]()
         values.flags.writeable = False
         return values
+
+    def read_rows(self, tensor: TensorInfo, rows: Sequence[int] | range) -> NDArray[Any]:
+        """Return rows of a matrix by number, decoded as `read` does; the pages that were read are let go."""
+        stored = self._by_rows.get(tensor.name)
+        if stored is None:
+            chosen: NDArray[Any] = self.read(tensor)[list(rows)]
+            return chosen
+        data = self._file.data(stored).reshape(stored.shape[0], -1)[list(rows)].reshape(-1)
+        self._file.forget(stored.offset, stored.nbytes)
+        if stored.type in AS_STORED:
+            values: NDArray[Any] = data.view(AS_STORED[stored.type])
+        else:
+            values = self._checked(stored, partial(dequantize, stored.type, data))
+        return values.reshape(len(rows), stored.shape[1])
 
     def forget(self, tensor: TensorInfo) -> None:
         """Let the system take back the pages of a tensor; it can be read again."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tritium.errors import ValidationError
+from tritium.formats.mapped_pages import release_pages
 from tritium.formats.refusal import quoted, refusal
 from tritium.formats.storage import write_file_atomically
 from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LENGTH_BYTES = 8
+PIECE_BYTES = 1 << 26  # written at a time
 MOST_DIMENSIONS = 8
 LFS_POINTER = b"version "  # the first bytes of a pointer; as a length they would be absurd
 LARGEST_TENSOR = 1 << 56  # elements; eight bytes each still fit the sizes of numpy and of the system
@@ -163,7 +165,7 @@ def write_safetensors(
 def serialize_safetensors(
     tensors: Mapping[str, NDArray[Any]], *, file: Path, metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a safetensors file in pieces, one tensor at a time."""
+    """Yield the bytes of a safetensors file in pieces; of memory-mapped tensors no pages stay behind."""
     # Wide types first: every tensor is then aligned to its own item without a gap.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {METADATA_KEY: dict(sorted(metadata.items()))} if metadata else {}
@@ -176,7 +178,14 @@ def serialize_safetensors(
     yield len(text).to_bytes(LENGTH_BYTES, "little") + text
     for name in order:
         if tensors[name].size:
-            yield np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data
+            yield from _pieces(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8))
+
+
+def _pieces(flat: NDArray[np.uint8]) -> Iterator[memoryview]:
+    for start in range(0, flat.size, PIECE_BYTES):
+        piece = flat[start : start + PIECE_BYTES]
+        yield piece.data
+        release_pages(piece)
 
 
 def _entry(tensor: NDArray[Any], *, name: str, file: Path, position: int) -> dict[str, Any]:

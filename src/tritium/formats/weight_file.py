@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
+from tritium.formats.mapped_pages import release_pages
 from tritium.formats.refusal import refusal
 from tritium.formats.safetensors import DTYPES, TensorInfo, read_header
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -24,6 +26,10 @@ class TensorFile(Protocol):
 
     def read(self, tensor: TensorInfo) -> NDArray[Any]:
         """Return a tensor; uint16 means bfloat16 bits."""
+        ...
+
+    def read_rows(self, tensor: TensorInfo, rows: Sequence[int] | range) -> NDArray[Any]:
+        """Return rows of a matrix by number, and leave nothing of the others in memory."""
         ...
 
     def forget(self, tensor: TensorInfo) -> None:
@@ -64,7 +70,9 @@ class WeightFile:
         """Return the tensor as a read-only, aligned array of its own dtype (BF16 as uint16 bits)."""
         dtype = DTYPES[tensor.dtype]
         if self._map is None:
-            flat = np.frombuffer(self._read_bytes(tensor), dtype=dtype)
+            buffer = bytearray(tensor.nbytes)
+            self._read_into(memoryview(buffer), tensor, offset=tensor.offset)
+            flat = np.frombuffer(buffer, dtype=dtype)
         else:
             count = tensor.nbytes // dtype.itemsize
             flat = np.frombuffer(self._map, dtype=dtype, count=count, offset=tensor.offset)
@@ -74,24 +82,32 @@ class WeightFile:
         array.flags.writeable = False
         return array
 
-    def _read_bytes(self, tensor: TensorInfo) -> bytearray:
-        buffer = bytearray(tensor.nbytes)
-        view, done = memoryview(buffer), 0
-        while done < tensor.nbytes:
-            step = os.preadv(self._descriptor, [view[done:]], tensor.offset + done)
+    def read_rows(self, tensor: TensorInfo, rows: Sequence[int] | range) -> NDArray[Any]:
+        """Return rows of a matrix [V, K] by number, in memory of their own: [T, K]; no map is touched."""
+        dtype, columns = DTYPES[tensor.dtype], tensor.shape[1]
+        chosen = np.empty((len(rows), columns), dtype)
+        width = columns * dtype.itemsize
+        if isinstance(rows, range) and rows.step == 1 and chosen.size:
+            view = chosen.data.cast("B")
+            self._read_into(view, tensor, offset=tensor.offset + rows.start * width)
+        elif width:
+            for row, place in zip(rows, chosen, strict=True):
+                self._read_into(place.data.cast("B"), tensor, offset=tensor.offset + row * width)
+        return chosen
+
+    def _read_into(self, view: memoryview, tensor: TensorInfo, *, offset: int) -> None:
+        done = 0
+        while done < view.nbytes:
+            step = os.preadv(self._descriptor, [view[done:]], offset + done)
             if step == 0:  # somebody cut the file after it was verified
                 raise refusal("the file ends before its data", file=self.path, tensor=tensor.name)
             done += step
-        return buffer
 
     def forget(self, tensor: TensorInfo) -> None:
         """Let the system take back the pages of a mapped tensor; it can be read again."""
-        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        begin = -(-tensor.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = tensor.offset + tensor.nbytes - begin
-        if length > 0:  # what shares its last page with a neighbour is read again from the page cache
-            self._map.madvise(mmap.MADV_DONTNEED, begin, length)
+        if self._map is not None and tensor.nbytes:
+            flat = np.frombuffer(self._map, np.uint8, count=tensor.nbytes, offset=tensor.offset)
+            release_pages(flat)
 
     def close(self) -> None:
         """Close the file; arrays that were mapped from it stay valid until they are dropped."""

@@ -42,9 +42,11 @@ __all__ = [
     "prepare_packed",
     "quantize_activations",
     "ragged_attention",
+    "relative_error",
     "relu2_multiply",
     "rms_norm",
     "rope_inplace",
+    "round_rows_to_codes",
     "round_to_codes",
     "sample",
     "sample_rows",
@@ -159,10 +161,27 @@ def round_to_codes(
     Raises:
         ValidationError: bits that are neither 6 nor 8, or a weight that is not finite or beyond 10^15.
     """
+    coded, errors = round_rows_to_codes(weight, bits=bits, threads=threads)
+    return coded, relative_error(errors)
+
+
+@refuses_bad_arrays
+def round_rows_to_codes(
+    weight: NDArray[np.float32 | np.uint16], *, bits: int, threads: int = 1
+) -> tuple[CodedWeight, NDArray[np.float64]]:
+    """Rounds as `round_to_codes` does, for rows of a larger matrix: the first of them a multiple of 16.
+
+    Returns the codes, and the squared error and the squared weights of every 16 rows: float64 [N / 16, 2].
+    """
     tiles, errors = _native.round_to_codes(weight, bits, threads)
     coded = CodedWeight(tiles=tiles, bits=bits, in_features=weight.shape[1], out_features=weight.shape[0])
+    return coded, errors
+
+
+def relative_error(errors: NDArray[np.float64]) -> float:
+    """Return the relative root-mean-square error of what `round_rows_to_codes` measured, [N / 16, 2]."""
     error, total = errors.sum(axis=0)
-    return coded, float(error / total) ** 0.5 if total else 0.0
+    return float(error / total) ** 0.5 if total else 0.0
 
 
 @refuses_bad_arrays

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tritium.kernels.pages import Pool
     from tritium.model.batch import ForwardBatch, KVCache
     from tritium.model.config import ModelConfig
-    from tritium.model.layers import CodedLinear, DenseLinear, Embedding, Float32, RMSNorm
+    from tritium.model.layers import Embedding, Float32, Linear, RMSNorm
     from tritium.model.linears import LinearTable
 
 _GATES: Mapping[str, Callable[[Float32, Float32], Float32]] = {
@@ -97,6 +97,6 @@ class EagerOperations:
         require_finite(rows)
         return rows
 
-    def head(self, head: DenseLinear | CodedLinear, x: Float32) -> Float32:
+    def head(self, head: Linear, x: Float32) -> Float32:
         """Map rows [S, hidden] to logits [S, vocabulary]."""
         return head(x)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Float32 = npt.NDArray[np.float32]
 DenseWeight = npt.NDArray[np.float32] | npt.NDArray[np.uint16]  # uint16: the bits of bfloat16
 NOT_FINITE = "An activation is NaN or infinite: the weights or the input overflow float32."
-Table = DenseWeight | CodedMatrix  # a matrix whose rows are looked up, and that may be the head as well
 Observer = Callable[[str, Float32], None]  # (name of the linear layer, its input [M, K])
 
 
@@ -39,6 +38,17 @@ class Linear(Protocol):
     def __call__(self, x: Float32) -> Float32:
         """Map rows [M, K] to rows [M, N]."""
         ...
+
+
+class RowSource(Linear, Protocol):
+    """A table [V, K] that is not in memory: its rows are looked up where it lies; it is a head as well."""
+
+    def rows(self, ids: npt.NDArray[np.int32]) -> Float32:
+        """Return the rows of these ids as float32 [T, K]."""
+        ...
+
+
+Table = DenseWeight | CodedMatrix | RowSource  # rows to look up; it may be the head as well
 
 
 class WeightSource(Protocol):
@@ -162,7 +172,7 @@ class CodedLinear:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A table of rows, float32 or bfloat16 bits [V, K] or a coded matrix, and what they are multiplied by."""
+    """A table of rows [V, K], and what they are multiplied by."""
 
     weight: Table
     scale: float = 1.0
@@ -171,16 +181,18 @@ class Embedding:
         """Return the rows of these ids as float32 [T, K]."""
         if isinstance(self.weight, CodedMatrix):
             rows = cpu.coded_lookup(self.weight, ids)
-        else:
+        elif isinstance(self.weight, np.ndarray):
             rows = cpu.embedding_lookup(self.weight, ids)
+        else:
+            rows = self.weight.rows(ids)
         return rows if self.scale == 1 else np.multiply(rows, np.float32(self.scale), out=rows)
 
 
-def head_of(table: Table, *, threads: int) -> DenseLinear | CodedLinear:
+def head_of(table: Table, *, threads: int) -> DenseLinear | CodedLinear | RowSource:
     """Return the linear layer that multiplies by a table; it shares the table's memory."""
     if isinstance(table, CodedMatrix):
         return CodedLinear(table, threads)
-    return DenseLinear(table, threads=threads)
+    return DenseLinear(table, threads=threads) if isinstance(table, np.ndarray) else table
 
 
 def quantize_rows(x: Float32) -> tuple[npt.NDArray[np.int8], Float32]:

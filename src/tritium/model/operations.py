@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tritium.model.layers import CodedLinear, DenseLinear, Embedding, RMSNorm
+    from tritium.model.layers import Embedding, Linear, RMSNorm
 
 Value = TypeVar("Value")  # rows [T, width]: an array, or the number of a recorded value
 
@@ -51,6 +51,6 @@ class Operations(Protocol[Value]):
         """Take the rows whose logits are wanted; they must be finite (ProcessingError)."""
         ...
 
-    def head(self, head: DenseLinear | CodedLinear, x: Value) -> Value:
+    def head(self, head: Linear, x: Value) -> Value:
         """Map rows [S, hidden] to logits [S, vocabulary]."""
         ...

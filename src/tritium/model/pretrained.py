@@ -210,6 +210,11 @@ class QuantizedModel:
         return _mapping(self.manifest, "validation_report")
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What should be known of how the model was made: of its calibration text, of outliers."""
+        return tuple(_mapping(self.manifest, "quantization").get("warnings", ()))
+
+    @property
     def bits_per_weight(self) -> float:
         """Bits on disk per weight of the ternary layers, scales and padding included."""
         linears = _mapping(self.manifest, "linears")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tritium.errors import ProcessingError, ValidationError
 from tritium.kernels import cpu
 from tritium.model.layers import NOT_FINITE, CodedLinear, DenseLinear, TernaryLinear
@@ -37,7 +39,9 @@ class Recorder:
             raise ValidationError("A plan cannot hold an embedding that is scaled.")
         if isinstance(table.weight, cpu.CodedMatrix):
             return self._plan.coded_embed(table.weight)
-        return self._plan.embed(table.weight)
+        if isinstance(table.weight, np.ndarray):
+            return self._plan.embed(table.weight)
+        raise ValidationError("A plan cannot hold an embedding that is not in memory.")
 
     def normalise(self, norm: RMSNorm, x: int) -> int:
         """Divide each row by its root mean square and multiply by the norm's weight."""
@@ -82,11 +86,13 @@ class Recorder:
         """Take the rows whose logits are wanted; a run fails if they are not finite."""
         return self._plan.logit_rows(x)
 
-    def head(self, head: DenseLinear | CodedLinear, x: int) -> int:
+    def head(self, head: Linear, x: int) -> int:
         """Map rows [S, hidden] to logits [S, vocabulary]."""
         if isinstance(head, CodedLinear):
             return self._plan.coded(self._plan.quantize(x), head.weight, "head")
-        return self._plan.dense(x, head.weight, head.bias, "head")
+        if isinstance(head, DenseLinear):
+            return self._plan.dense(x, head.weight, head.bias, "head")
+        raise ValidationError("A plan cannot hold a head that is not in memory.")
 
     def finish(self, logits: int) -> RecordedForward:
         """Return what was recorded, ready to run."""

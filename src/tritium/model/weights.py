@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention, ternarise_online, unpack_bitnet
+from tritium.formats.mapped_pages import release_pages
 from tritium.formats.scale_codes import decode_scales
 from tritium.kernels import cpu, packing
 from tritium.kernels.coded import CodedWeight, tiles_shape
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _CODES_PER_BYTE = 4
 _TRITS_PER_BYTE = 5
+_COMPARED_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class CheckpointWeights:
         self._coded: Mapping[str, Any] = (manifest or {}).get("coded", {})
         self.prefix = _prefix(self.architecture, checkpoint)
         self._check_tensors()
+
+    def needed(self) -> list[str]:
+        """Return the names of the tensors that the model reads, as the checkpoint has them."""
+        return [self.prefix + name for name, _ in self._expected()]
 
     def array(self, name: str) -> Float32:
         """Return a tensor as float32."""
@@ -299,10 +305,23 @@ class CheckpointWeights:
         is_read = self.config.tie_word_embeddings and not self.config.is_encoder
         if not is_read or self._coded or head not in self._checkpoint.tensors:
             return
-        if not np.array_equal(self._checkpoint.read(head), self._checkpoint.read(table)):
+        if not _are_equal(self._checkpoint.read(head), self._checkpoint.read(table)):
             raise ValidationError(
                 f"The config ties the head to the embeddings, and {head} differs from {table}.", tensor=head
             )
+
+
+def _are_equal(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:
+    """Compare two matrices piece by piece; where they are memory-mapped no pages stay behind."""
+    if first.shape != second.shape:
+        return False
+    for start in range(0, len(first), _COMPARED_ROWS):
+        one, other = (matrix[start : start + _COMPARED_ROWS] for matrix in (first, second))
+        if not np.array_equal(one, other):
+            return False
+        release_pages(one)
+        release_pages(other)
+    return True
 
 
 def _compute_plane(packed: npt.NDArray[np.uint8], shape: LinearShape) -> npt.NDArray[np.uint8]:

@@ -45,7 +45,11 @@ def choose_strategy(distribution: WeightDistribution, *, kind: str) -> Quantizat
 
 
 def quantize_adaptive(
-    weights: NDArray[np.float32], *, group_size: int, activations: NDArray[np.float32] | None
+    weights: NDArray[np.float32],
+    *,
+    group_size: int,
+    activations: NDArray[np.float32] | None,
+    threads: int = 1,
 ) -> QuantizedWeights:
     """Quantize float32 [N, K] to one trit-plane.
 
@@ -53,13 +57,14 @@ def quantize_adaptive(
         weights: the layer's weights.
         group_size: weights that share a scale.
         activations: real inputs, float32 [M, K], that weight the errors; None looks for finer groups instead.
+        threads: threads to use; they do not change the result.
     """
     if activations is None:
-        return _quantize_in_finer_groups(weights, group_size=group_size)
+        return _quantize_in_finer_groups(weights, group_size=group_size, threads=threads)
     importance = np.square(activations, dtype=np.float64).mean(axis=0)
     scales = weighted_scales(weights, importance=importance, group_size=group_size)
-    weighted = with_scales(weights, scales, planes=1, group_size=group_size)
-    standard = quantize_standard(weights, group_size=group_size)
+    weighted = with_scales(weights, scales, planes=1, group_size=group_size, threads=threads)
+    standard = quantize_standard(weights, group_size=group_size, threads=threads)
     errors = [output_error(weights, found, activations=activations) for found in (standard, weighted)]
     return weighted if errors[1] < errors[0] else standard
 
@@ -91,12 +96,14 @@ def weighted_scales(
     return scales
 
 
-def _quantize_in_finer_groups(weights: NDArray[np.float32], *, group_size: int) -> QuantizedWeights:
-    best = quantize_standard(weights, group_size=group_size)
-    error = weight_error(weights, best)
+def _quantize_in_finer_groups(
+    weights: NDArray[np.float32], *, group_size: int, threads: int
+) -> QuantizedWeights:
+    best = quantize_standard(weights, group_size=group_size, threads=threads)
+    error = weight_error(weights, best, threads=threads)
     for finer in (size for size in FINER_GROUPS if size < group_size):
-        candidate = quantize_standard(weights, group_size=finer)
-        finer_error = weight_error(weights, candidate)
+        candidate = quantize_standard(weights, group_size=finer, threads=threads)
+        finer_error = weight_error(weights, candidate, threads=threads)
         if finer_error >= error * (1 - WORTHWHILE_GAIN):
             break
         best, error = candidate, finer_error

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from tritium.quantize.plan import QuantizationPlan
 
+OUTLIER_KURTOSIS = 50  # 3 for a Gaussian, 6 for a Laplace distribution
+
 
 def assemble(
     plan: QuantizationPlan,
@@ -75,13 +77,16 @@ def assemble(
             raise ValidationError(f"{source.path} changed since the quantization was planned; plan it again.")
         layers = _learned(plan, Path(workdir), source, progress=progress)
         tensors, linears = _collect(plan, layers, source)
-        coded = code_tables(source, tensors, bits=plan.config.embedding_bits, threads=threads)
+        coded = code_tables(
+            source, tensors, bits=plan.config.embedding_bits, workdir=Path(workdir), threads=threads
+        )
         record = _record(plan, source, linears=linears, coded=coded)
         sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
         metrics = quantization_figures(record, linears=linears, coded=coded, tensor_bytes=sizes)
         manifest = _manifest(plan, source, linears=linears, coded=coded, metrics=metrics)
-        # What is judged is what was saved and loaded again, not what lies in memory.
-        save_native(staged, tensors=tensors, manifest=manifest, files=source.companions())
+        if plan.config.validation_text is not None:
+            # What is judged is what was saved and loaded again, not what lies in memory.
+            save_native(staged, tensors=tensors, manifest=manifest, files=source.companions())
         found = validate(plan, staged, threads=threads, progress=progress)
         record = replace(record, text=found.text)
         report = validation_figures(record.kind, record.text)
@@ -156,6 +161,7 @@ def _manifest(
     metrics: QuantizationMetrics,
 ) -> dict[str, Any]:
     config = plan.config.to_dict()
+    warnings = [*source.doubts(plan.config), *_outliers(plan, linears)]
     for name in ("calibration_text", "validation_text"):
         del config[name]  # the texts themselves and where they lie stay with the user
     return {
@@ -171,8 +177,26 @@ def _manifest(
             "source_format": source.checkpoint.format,
             "source_rounded_tensors": source.rounded_tensors,
             "calibration_sha256": plan.calibration_sha256,
+            **({"warnings": warnings} if warnings else {}),
         },
     }
+
+
+def _outliers(plan: QuantizationPlan, linears: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Tell of layers whose error is that of a few weights, where no text judged what became of the rest."""
+    found = [
+        (entry["kurtosis"], name)
+        for name, entry in linears.items()
+        if entry["output_error"] is None and (entry["kurtosis"] or 0) > OUTLIER_KURTOSIS
+    ]
+    if not found or plan.config.validation_text is not None:
+        return []
+    worst, name = max(found)
+    warning = (
+        f"In {len(found)} of {len(linears)} layers a few weights are far larger than the others (most so in "
+        f"{name}: kurtosis {worst:.0f}), and their weight error says little of the others. Give a text."
+    )
+    return [warning]
 
 
 def _finished(plan: QuantizationPlan, target: Path) -> QuantizedModel:

@@ -15,8 +15,11 @@ from tritium.errors import ValidationError
 from tritium.formats.safetensors import write_safetensors
 from tritium.formats.weight_file import WeightFile
 from tritium.kernels.cpu import prepare
+from tritium.kernels.device import select_optimal_device
 from tritium.model.layers import TernaryLinear
-from tritium.model.pretrained import load_model
+from tritium.model.pooling import POOLING_FILE
+from tritium.model.pretrained import LoadedModel, build_model
+from tritium.model.stored import StoredWeights
 from tritium.quantize.inputs import LayerInputs
 from tritium.quantize.layer_file import read_weights
 from tritium.quantize.stream import TextStream
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tritium.quantize.plan import QuantizationPlan
+    from tritium.quantize.source import Source
 
 BLOCK_NUMBER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 SOURCE, ACTUAL = "source", "actual"
@@ -39,26 +43,27 @@ Streams = tuple["NDArray[np.float32]", "NDArray[np.float32]"]
 class Calibration:
     """Runs the calibration text of one plan, as far as the layers that are asked for need it.
 
-    In memory: two models (memory-mapped where they are large), and T x (widths of one block's inputs) floats.
+    In memory: the norms of all blocks, one layer of the source that runs, the ternary layers of one block,
+    and T x (both streams + widths of one block's inputs) floats.
     """
 
-    def __init__(self, plan: QuantizationPlan, workdir: Path, *, threads: int | None = None) -> None:
-        """Load the source model; raises ValidationError if it or the text cannot be read."""
+    def __init__(
+        self, plan: QuantizationPlan, workdir: Path, *, source: Source, threads: int | None = None
+    ) -> None:
+        """Prepare both models; raises ValidationError if a norm, the tokenizer or the text cannot be read."""
         self._plan = plan
         self._workdir = workdir
-        source = load_model(plan.source, threads=threads)
-        windows = calibration_windows(plan, workdir, source)
-        self._source = TextStream(source, windows)
-        self._actual = TextStream(load_model(plan.source, threads=threads), windows)
+        self._weights = StoredWeights(source.checkpoint, source.weights)
+        self._biases = source.weights.bias
+        count = threads or select_optimal_device(0).threads
+        models = [_loaded(source, self._weights, threads=count) for _ in range(2)]
+        windows = calibration_windows(plan, workdir, models[0])
+        self._source, self._actual = (TextStream(model, windows) for model in models)
         self._block = -1
         self._streams: Streams | None = None
         self._source_inputs: dict[str, NDArray[np.float32]] = {}
+        self._source_after: NDArray[np.float32] | None = None
         self._last: tuple[NDArray[np.float32], LayerInputs] | None = None
-
-    @property
-    def threads(self) -> int:
-        """Threads of the kernels."""
-        return self._actual.model.threads
 
     def first_missing(self, index: int) -> int:
         """Return the first layer that may be unfinished and decides the inputs of layer `index`."""
@@ -78,7 +83,7 @@ class Calibration:
         if source is None or actual is None:
             raise ValidationError(f"No inputs of {self._plan.layers[index].name} are known.")
         if not self._source_inputs:
-            self._source_inputs = self._source.inputs_of_block(block, source)
+            self._source_inputs, self._source_after = self._source.through_block(block, source)
         for earlier in self._layers_of(block):
             if earlier < index:
                 self._take(earlier)
@@ -86,7 +91,8 @@ class Calibration:
         shared = self._source_inputs[name]
         # Layers that read the same rows share what is worked out from them.
         if self._last is None or self._last[0] is not shared:
-            found = self._actual.inputs_of_block(block, actual, until=name)[name]
+            self._last = None
+            found = self._actual.input_of(block, actual, until=name)
             self._last = (shared, LayerInputs(source=shared, actual=found))
         return self._last[1]
 
@@ -102,21 +108,32 @@ class Calibration:
                 raise ValidationError(f"Block {block - 1} has no inputs.")
             for index in self._layers_of(block - 1):
                 self._take(index)
-            streams = self._source.after_block(block - 1, source), self._actual.after_block(block - 1, actual)
+            self._source_inputs, self._last = {}, None
+            after = self._source_after
+            if after is None:
+                after = self._source.after_block(block - 1, source)
+            streams = after, self._actual.after_block(block - 1, actual)
             self._write(block, streams)
-        self._block, self._streams, self._source_inputs, self._last = block, streams, {}, None
+            self._let_go(block - 1)
+        self._block, self._streams = block, streams
+        self._source_inputs, self._source_after, self._last = {}, None, None
 
     def _take(self, index: int) -> None:
         """Put a finished layer into the model that is quantized as far as it goes."""
         name = self._plain(index)
-        current = self._actual.model.linears()[name]
-        if isinstance(current, TernaryLinear):
-            return  # taken before, or ternary in the source
+        if isinstance(self._actual.model.linears()[name], TernaryLinear):
+            return  # taken before
         threads = self._actual.model.threads
         weight = prepare(read_weights(self._plan, index, self._workdir).ternary_weight(), threads=threads)
-        bias = getattr(current, "bias", None)
-        linear = TernaryLinear(weight, bias=bias, threads=threads)
+        linear = TernaryLinear(weight, bias=self._biases(name), threads=threads)
         self._actual.model.set_linear(name, linear)
+
+    def _let_go(self, block: int) -> None:
+        """Take the finished layers of a block out of memory."""
+        for index in self._layers_of(block):
+            name = self._plain(index)
+            stored = self._weights.linear(name, threads=self._actual.model.threads)
+            self._actual.model.set_linear(name, stored)
 
     def _plain(self, index: int) -> str:
         """Return the model's own name of a layer, without the checkpoint's prefix."""
@@ -162,3 +179,10 @@ def block_of(name: str) -> int:
     if found is None:
         raise ValidationError(f"The layer {name} belongs to no block.", layer=name)
     return int(found.group(1))
+
+
+def _loaded(source: Source, weights: StoredWeights, *, threads: int) -> LoadedModel:
+    """Return the source's model, with its layers left in the checkpoint."""
+    checkpoint, config = source.checkpoint, source.config
+    model = build_model(config, weights, pooling=checkpoint.file(POOLING_FILE), threads=threads)
+    return LoadedModel(checkpoint.path, config, model, files=checkpoint.embedded)

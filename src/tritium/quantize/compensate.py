@@ -13,7 +13,9 @@ than plain rounding (docs/decisions/0008).
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,13 +53,26 @@ def quantize_compensated(
     Raises:
         ValueError: an input is NaN or infinite.
     """
-    plain = quantize_planes(weights, planes=planes, group_size=group_size)
-    problem = _Problem.of(inputs, limit=level_limit(planes), threads=threads)
+    plain = quantize_planes(weights, planes=planes, group_size=group_size, threads=threads)
+    # H comes first: it refuses what is not finite.
+    problem = _Problem(hessian=inputs.hessian, drift=inputs.drift, limit=level_limit(planes))
     start = plain.scales_float32
     levels, scales = np.empty_like(plain.levels), np.empty_like(start)
-    for rows in _row_chunks(weights):
-        descent = _Descent(problem, weights[rows], plain.levels[rows], start[rows], plain.group_size)
-        levels[rows], scales[rows] = descent.run(largest=start.max(initial=0) * ROOM_TO_GROW)
+    largest = start.max(initial=0) * ROOM_TO_GROW
+
+    def begin(rows: slice) -> _Descent:
+        return _Descent(problem, weights[rows], plain.levels[rows], start[rows], plain.group_size)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for chunk in _row_chunks(weights):
+            parts = _parts(chunk, count=threads)
+            descents = list(pool.map(begin, parts))
+            for _ in range(SWEEPS):
+                # Rows do not know of each other, but those of a chunk rest as one, whoever works on them.
+                if not any(list(pool.map(partial(_Descent.sweep, largest=largest), descents))):
+                    break
+            for rows, descent in zip(parts, descents, strict=True):
+                levels[rows], scales[rows] = descent.found()
     stored, unit = storable(scales)
     return QuantizedWeights(
         levels=levels, scales=stored, planes=planes, group_size=plain.group_size, scale_unit=unit
@@ -71,23 +86,6 @@ class _Problem:
     hessian: NDArray[np.float32]
     drift: NDArray[np.float32] | None
     limit: int
-    threads: int
-
-    @classmethod
-    def of(cls, inputs: LayerInputs, *, limit: int, threads: int) -> _Problem:
-        hessian = inputs.hessian.astype(np.float32)  # first: it refuses what is not finite
-        drift = inputs.drift
-        return cls(
-            hessian=hessian,
-            drift=None if drift is None else drift.astype(np.float32),
-            limit=limit,
-            threads=threads,
-        )
-
-    def product(self, left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return left [A, K] x right [K, N], with the same bits for every number of threads."""
-        columns = np.ascontiguousarray(right.T)
-        return dense_matmul(np.ascontiguousarray(left), columns, threads=self.threads)
 
 
 class _Descent:
@@ -106,18 +104,19 @@ class _Descent:
         self._levels = np.ascontiguousarray(levels.T, dtype=np.float32)
         self._scales = np.ascontiguousarray(scales.T)
         per_weight = np.repeat(self._scales, group_size, axis=0)[: len(columns)]
-        self._slope = problem.product(problem.hessian, columns - self._levels * per_weight)
+        self._slope = _product(problem.hessian, columns - self._levels * per_weight)
         if problem.drift is not None:
-            self._slope += problem.product(problem.drift, columns)
+            self._slope += _product(problem.drift, columns)
 
-    def run(self, *, largest: np.float32) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-        """Sweep until no level moves; returns levels [N, K] and scales [N, G] as they will be stored."""
-        for _ in range(SWEEPS):
-            before = self._levels.copy()
-            for group in range(len(self._scales)):
-                self._step(group, largest)
-            if np.array_equal(before, self._levels):
-                break
+    def sweep(self, *, largest: np.float32) -> bool:
+        """Step through all groups; returns whether a level moved."""
+        before = self._levels.copy()
+        for group in range(len(self._scales)):
+            self._step(group, largest)
+        return not np.array_equal(before, self._levels)
+
+    def found(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Return levels [N, K] and scales [N, G] as they will be stored."""
         return self._levels.T.astype(np.int8), self._scales.T
 
     def _step(self, group: int, largest: np.float32) -> None:
@@ -126,7 +125,7 @@ class _Descent:
         hessian = np.ascontiguousarray(self._problem.hessian[columns, columns])
         levels, slope = self._levels[columns], self._slope[columns].copy()
         before = levels * self._scales[group]
-        turned = self._problem.product(hessian, levels)
+        turned = _product(hessian, levels)
         scale = self._better_scale(
             self._scales[group],
             pull=(levels * slope).sum(axis=0),
@@ -138,7 +137,7 @@ class _Descent:
         _round(levels, slope, scale, hessian=hessian, problem=self._problem)
         change = levels * scale - before
         if change.any():
-            self._slope -= self._problem.product(self._problem.hessian[:, columns], change)
+            self._slope -= _product(self._problem.hessian[:, columns], change)
 
     def _better_scale(
         self,
@@ -184,7 +183,18 @@ def _round(
             slope[start + column + 1 : start + len(block)] -= block[column + 1 :, column, None] * change
         after = slice(start + len(before), None)
         if after.start < len(levels):
-            slope[after] -= problem.product(hessian[after, tile], (levels[tile] - before) * scale)
+            slope[after] -= _product(hessian[after, tile], (levels[tile] - before) * scale)
+
+
+def _product(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return left [A, K] x right [K, N]; a column's bits do not depend on the columns beside it."""
+    return dense_matmul(np.ascontiguousarray(left), np.ascontiguousarray(right.T))
+
+
+def _parts(rows: slice, *, count: int) -> list[slice]:
+    """Cut a slice of rows into `count` of about the same length, or fewer."""
+    step = -(-(rows.stop - rows.start) // count)
+    return [slice(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step)]
 
 
 def _row_chunks(weights: NDArray[np.float32]) -> Iterator[slice]:

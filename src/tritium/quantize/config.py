@@ -62,6 +62,12 @@ class LayerOverride:
             _check_group_size(self.group_size)
         if self.planes is not None:
             _check_integer("planes", self.planes, low=1, high=PLANE_LIMIT)
+        if self.strategy is QuantizationStrategy.ABSMEAN and (self.group_size or (self.planes or 1) > 1):
+            raise ValidationError(
+                "The strategy absmean makes one trit-plane with one scale for the whole layer: it takes "
+                "neither planes nor a group_size.",
+                field="strategy",
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -152,6 +158,10 @@ class QuantizationConfig:
         _check_text("calibration_text", self.calibration_text)
         _check_text("validation_text", self.validation_text)
         _check_overrides(self.layers)
+        if self.strategy is QuantizationStrategy.ABSMEAN and self.min_planes > 1:
+            raise ValidationError(
+                "The strategy absmean makes one trit-plane: min_planes cannot be more.", field="min_planes"
+            )
         if self.profile in {Profile.FAST, Profile.NATIVE} and self.calibration_text is not None:
             raise ValidationError(
                 f"The profile {self.profile} reads no calibration text: leave the text out or choose "

@@ -45,19 +45,18 @@ class LayerInputs:
         return LayerInputs(source=self.source[first:], actual=self.actual[first:])
 
     @cached_property
-    def hessian(self) -> NDArray[np.float64]:
-        """H = X^'X^, damped, float64 [K, K]; raises ValueError if an input is NaN or infinite."""
-        rows = self.actual[: self._fitted_rows]
-        matrix = gram(rows, rows)
+    def hessian(self) -> NDArray[np.float32]:
+        """H = X^'X^, damped, float32 [K, K]; raises ValueError if an input is NaN or infinite."""
+        matrix = gram(self.actual[: self._fitted_rows])
         matrix[np.diag_indices(len(matrix))] += DAMPING * float(matrix.diagonal().mean()) or 1.0
-        return matrix
+        return matrix.astype(np.float32)
 
     @cached_property
-    def drift(self) -> NDArray[np.float64] | None:
-        """X^'(X - X^), float64 [K, K]; None where X^ is X; raises ValueError as `hessian` does."""
+    def drift(self) -> NDArray[np.float32] | None:
+        """X^'(X - X^), float32 [K, K]; None where X^ is X; raises ValueError as `hessian` does."""
         actual = self.actual[: self._fitted_rows]
         lost = self.source[: self._fitted_rows] - actual
-        return gram(actual, lost) if lost.any() else None
+        return gram(actual, lost).astype(np.float32) if lost.any() else None
 
     @property
     def _fitted_rows(self) -> int:
@@ -65,8 +64,10 @@ class LayerInputs:
         return len(self.actual) - len(self.actual) // JUDGED_SHARE
 
 
-def gram(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
+def gram(first: NDArray[np.float32], second: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
     """Return first' second, float32 [M, K] each -> float64 [K, K], with the same bits on every machine.
+
+    Without `second` it is first' first, which takes half the work.
 
     Each column is rounded to 21 bits within a chunk of rows, so that every sum of products is a whole number
     that float64 holds exactly, in whatever order and by however many threads it was added up.
@@ -74,13 +75,19 @@ def gram(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.
     Raises:
         ValueError: a value is NaN or infinite.
     """
-    total = np.zeros((first.shape[1], second.shape[1]))
+    total: NDArray[np.float64] | None = None
     for start in range(0, len(first), CHUNK_ROWS):
         left, left_exponents = _whole(first[start : start + CHUNK_ROWS])
-        right, right_exponents = _whole(second[start : start + CHUNK_ROWS])
-        products = left.T @ right
-        total += np.ldexp(products, left_exponents[:, None] + right_exponents - 2 * BITS, out=products)
-    return total
+        right, right_exponents = left, left_exponents
+        if second is not None:
+            right, right_exponents = _whole(second[start : start + CHUNK_ROWS])
+        products = left.T @ right  # of one array with itself, numpy works out one triangle
+        for row, exponent in zip(products, left_exponents, strict=True):
+            np.ldexp(row, exponent + right_exponents - 2 * BITS, out=row)
+        total = products if total is None else np.add(total, products, out=total)
+    return (
+        np.zeros((first.shape[1], (first if second is None else second).shape[1])) if total is None else total
+    )
 
 
 def _whole(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:

@@ -122,7 +122,7 @@ def _quantize(
     inputs: LayerInputs | None,
     threads: int,
 ) -> tuple[QuantizedWeights, LayerReport]:
-    distribution = analyze_weight_distribution(weights)
+    distribution = analyze_weight_distribution(weights, threads=threads)
     simple = settings.strategy
     if simple is QuantizationStrategy.AUTO:
         simple = choose_strategy(distribution, kind=layer.kind)
@@ -136,7 +136,9 @@ def _quantize(
         inputs=inputs,
         threads=threads,
     )
-    measure = partial(_report, weights, layer=layer, distribution=distribution, inputs=inputs)
+    measure = partial(
+        _report, weights, layer=layer, distribution=distribution, inputs=inputs, threads=threads
+    )
     found = fit(planes=settings.min_planes)
     report = measure(found)
     while report.loss > settings.max_acceptable_loss and report.planes < settings.max_planes:
@@ -166,9 +168,11 @@ def _fitted(
     if simple is QuantizationStrategy.COMPENSATED:
         return compensate()
     activations = None if inputs is None else inputs.judged.actual
-    quantized = apply_strategy(weights, strategy=simple, group_size=group_size, activations=activations)
+    quantized = apply_strategy(
+        weights, strategy=simple, group_size=group_size, activations=activations, threads=threads
+    )
     if planes > 1:
-        quantized = _with_planes(weights, quantized, planes=planes, group_size=group_size)
+        quantized = _with_planes(weights, quantized, planes=planes, group_size=group_size, threads=threads)
         simple = QuantizationStrategy.STANDARD  # further planes are fitted by least squares
     plain = _Candidate(strategy=simple, quantized=quantized)
     if (
@@ -207,13 +211,14 @@ def apply_strategy(
     strategy: QuantizationStrategy,
     group_size: int,
     activations: NDArray[np.float32] | None,
+    threads: int = 1,
 ) -> QuantizedWeights:
     """Quantize float32 [N, K] to one trit-plane by a data-free strategy or `adaptive`."""
     if strategy is QuantizationStrategy.ABSMEAN:
         return quantize_absmean(weights)
     if strategy is QuantizationStrategy.ADAPTIVE:
-        return quantize_adaptive(weights, group_size=group_size, activations=activations)
-    return quantize_standard(weights, group_size=group_size)
+        return quantize_adaptive(weights, group_size=group_size, activations=activations, threads=threads)
+    return quantize_standard(weights, group_size=group_size, threads=threads)
 
 
 def describe_native(quantized: QuantizedWeights, *, layer: PlannedLayer) -> LayerReport:
@@ -227,11 +232,16 @@ def stored_bytes(quantized: QuantizedWeights) -> int:
 
 
 def _with_planes(
-    weights: NDArray[np.float32], quantized: QuantizedWeights, *, planes: int, group_size: int
+    weights: NDArray[np.float32],
+    quantized: QuantizedWeights,
+    *,
+    planes: int,
+    group_size: int,
+    threads: int,
 ) -> QuantizedWeights:
     # A per-tensor scale cannot be refined; groups that the strategy made finer stay as fine.
     size = group_size if quantized.divides else quantized.group_size
-    return quantize_planes(weights, planes=planes, group_size=size)
+    return quantize_planes(weights, planes=planes, group_size=size, threads=threads)
 
 
 def _report(
@@ -241,6 +251,7 @@ def _report(
     layer: PlannedLayer,
     distribution: WeightDistribution,
     inputs: LayerInputs | None,
+    threads: int,
 ) -> LayerReport:
     quantized = found.quantized
     measured = _measured(
@@ -248,7 +259,7 @@ def _report(
     )
     return replace(
         measured,
-        weight_error=weight_error(weights, quantized),
+        weight_error=weight_error(weights, quantized, threads=threads),
         output_error=None
         if inputs is None
         else output_error(weights, quantized, activations=inputs.judged.actual),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
 from tritium.formats.native import is_native
+from tritium.kernels.device import select_optimal_device
 from tritium.quantize.assemble import assemble
 from tritium.quantize.budget import check_budget, shares_of
 from tritium.quantize.calibrate import Calibration
@@ -74,6 +75,8 @@ def plan_quantization(source: str | Path, config: QuantizationConfig | None = No
             encoder_passages(read_text(config.validation_text))  # too few are refused now, not after the work
         _check_strategies(config, layers)
         _check_profile(config, opened)
+        opened.doubts(config)  # what cannot calibrate at all is refused now
+        opened.check_finite()
         return QuantizationPlan(
             source=str(opened.path),
             source_sha256=opened.sha256(),
@@ -96,7 +99,7 @@ def quantize_layer(
         plan: from plan_quantization.
         index: which of plan.layers.
         workdir: the directory of this plan's unfinished work; created if it is missing.
-        threads: of the kernels while the calibration text is run; they do not change the result.
+        threads: of the kernels; they do not change the result.
 
     Raises:
         ValidationError: the index is out of range, or the source changed or cannot be read.
@@ -119,6 +122,7 @@ def quantize_layer(
             source=source,
             calibration=calibration,
             shares=shares,
+            threads=threads,
         )
         first = index if calibration is None else calibration.first_missing(index)
         for earlier in range(first, index):
@@ -148,7 +152,7 @@ def quantize_model(
         out: a new or empty directory for the model; None takes a temporary one that goes with the result.
             What was timed lies beside it, in a file of its name and `.run.json`.
         workdir: where unfinished layers lie; by default beside `out`.
-        threads: of the kernels while models are run; None takes what the machine has.
+        threads: of the kernels; None takes what the machine has.
         progress: called after every step.
 
     Raises:
@@ -204,7 +208,13 @@ def _quantize_layers(
             report = read_layer_report(plan, index, workdir)
             if report is None:
                 report = _quantize_one(
-                    plan, index, workdir, source=source, calibration=calibration, shares=shares
+                    plan,
+                    index,
+                    workdir,
+                    source=source,
+                    calibration=calibration,
+                    shares=shares,
+                    threads=threads,
                 )
             else:
                 is_complete_run = False
@@ -218,7 +228,7 @@ def _calibration(
     """Return what tells the layers' inputs; None without a text, or where no layer asks for them."""
     if not plan.config.is_calibrated or all(source.is_ternary(name) for name in plan.layer_names):
         return None
-    return Calibration(plan, workdir, threads=threads)
+    return Calibration(plan, workdir, source=source, threads=threads)
 
 
 def _quantize_one(
@@ -229,6 +239,7 @@ def _quantize_one(
     source: Source,
     calibration: Calibration | None,
     shares: tuple[Share, ...] | None,
+    threads: int | None,
 ) -> LayerReport:
     layer = plan.layers[index]
     share = None if shares is None else shares[index]
@@ -242,10 +253,11 @@ def _quantize_one(
             config=plan.config,
             inputs=None if calibration is None else calibration.inputs(index),
             planes=None if share is None else share.planes,
-            threads=1 if calibration is None else calibration.threads,
+            threads=threads or select_optimal_device(0).threads,
         )
         if share is not None:
             report = replace(report, sensitivity=share.sensitivity, predicted_loss=share.predicted_loss)
+        source.forget(layer.name)  # a large checkpoint is memory-mapped: its pages are let go again
     write_layer(plan, index, workdir, quantized=quantized, report=report)
     return report
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.kernels.quantization import least_squares_scales
-from tritium.quantize.weights import QuantizedWeights, grouped, level_limit, row_chunks, with_scales
+from tritium.quantize.weights import QuantizedWeights, grouped, level_limit, map_chunks, with_scales
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,25 +22,37 @@ FIRST_STEPS = tuple(float(step) for step in np.geomspace(0.2, 1.12, 36))
 REFINEMENTS = 3
 
 
-def quantize_planes(weights: NDArray[np.float32], *, planes: int, group_size: int) -> QuantizedWeights:
-    """Quantize float32 [N, K] to `planes` tied trit-planes; more planes never fit worse."""
+def quantize_planes(
+    weights: NDArray[np.float32], *, planes: int, group_size: int, threads: int = 1
+) -> QuantizedWeights:
+    """Quantize float32 [N, K] to `planes` tied trit-planes; more planes never fit worse.
+
+    The threads do not change the result.
+    """
     weights = np.ascontiguousarray(weights)
-    scales = least_squares_scales(weights, group_size=group_size)
+    scales = least_squares_scales(weights, group_size=group_size, threads=threads)
     for count in range(2, planes + 1):
-        scales = _refined_scales(weights, scales, planes=count, group_size=group_size)
-    return with_scales(weights, scales, planes=planes, group_size=group_size)
+        scales = _refined_scales(weights, scales, planes=count, group_size=group_size, threads=threads)
+    return with_scales(weights, scales, planes=planes, group_size=group_size, threads=threads)
 
 
 def _refined_scales(
-    weights: NDArray[np.float32], coarser: NDArray[np.float32], *, planes: int, group_size: int
+    weights: NDArray[np.float32],
+    coarser: NDArray[np.float32],
+    *,
+    planes: int,
+    group_size: int,
+    threads: int,
 ) -> NDArray[np.float32]:
-    rows, columns = weights.shape
     scales = np.empty_like(coarser)
-    for chunk in row_chunks(rows, columns):
+
+    def refine(chunk: slice) -> None:
         # Groups as columns: every sum runs over axis 0, in the same order on every processor.
         magnitudes = np.ascontiguousarray(np.abs(grouped(weights[chunk], group_size=group_size)).T)
         found = _grid_scales(magnitudes, coarser[chunk].reshape(-1), limit=level_limit(planes))
         scales[chunk] = found.reshape(chunk.stop - chunk.start, -1)
+
+    map_chunks(refine, *weights.shape, threads=threads)
     return scales
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.kernels.cpu import dense_matmul, prepare, quantize_activations, ternary_matmul
-from tritium.quantize.weights import row_chunks
+from tritium.quantize.weights import map_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from tritium.quantize.weights import QuantizedWeights
 
 
-def weight_error(weights: NDArray[np.float32], quantized: QuantizedWeights) -> float:
+def weight_error(weights: NDArray[np.float32], quantized: QuantizedWeights, *, threads: int = 1) -> float:
     """Return |W - W'| / |W| in the Frobenius norm, for W float32 [N, K]; 0 for an all-zero matrix."""
-    error = energy = 0.0
-    for rows in row_chunks(*weights.shape):
+
+    def measure(rows: slice) -> tuple[float, float]:
         source = weights[rows].astype(np.float64)
-        error += float(np.square(source - quantized.dequantized(rows)).sum())
-        energy += float(np.square(source).sum())
-    return _relative(error, energy)
+        error = float(np.square(source - quantized.dequantized(rows)).sum())
+        return error, float(np.square(source).sum())
+
+    measured = map_chunks(measure, *weights.shape, threads=threads)
+    return _relative(sum(error for error, _ in measured), sum(energy for _, energy in measured))
 
 
 def output_error(

@@ -20,16 +20,20 @@ from tritium.kernels.packing import unpack_trits
 from tritium.model.config import ModelConfig, parse_config
 from tritium.model.gguf_model import open_model
 from tritium.model.pretrained import companion_files
-from tritium.model.tokenizer import TOKENIZER_FILE
+from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
 from tritium.model.weights import CheckpointWeights
 from tritium.quantize.plan import PlannedLayer
 from tritium.quantize.report import ModelKind
+from tritium.quantize.suitability import check_calibration
 from tritium.quantize.weights import QuantizedWeights
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import NDArray
+
+    from tritium.model.layers import DenseWeight
+    from tritium.quantize.config import QuantizationConfig
 
 ATTENTION_PARTS = (".self_attn.", ".attention.")
 FEED_FORWARD_PARTS = (".mlp.", ".intermediate.", ".output.")
@@ -86,6 +90,17 @@ class Source:
         """Read the weight of a dense linear layer: float32 [out, in]."""
         return self.checkpoint.read_float32(f"{name}.weight")
 
+    def dense_rows(self, name: str, rows: range) -> DenseWeight:
+        """Read rows of a matrix as the kernels take them: bfloat16 in its bits, the rest as float32."""
+        if self.checkpoint.tensors[name].dtype == "BF16":
+            bits: DenseWeight = self.checkpoint.read_rows(name, rows)
+            return bits
+        return self.checkpoint.read_rows_float32(name, rows)
+
+    def forget(self, name: str) -> None:
+        """Let the system take back the pages of a layer's weight; it can be read again."""
+        self.checkpoint.forget(f"{name}.weight")
+
     def ternary_weights(self, name: str) -> QuantizedWeights:
         """Read a layer of a native ternary checkpoint: the same trits, the same scale bytes."""
         if name in self.checkpoint.linears:
@@ -116,6 +131,24 @@ class Source:
             if shape.has_bias:
                 tensors[f"{name}.bias"] = self._bias(name)
         return tensors
+
+    def check_finite(self) -> None:
+        """Read every tensor that is needed, and keep none (ValidationError: names one that holds NaN or Inf).
+
+        Otherwise one in the last layer, or in the embedding, would be found after hours of work.
+        """
+        for name in self.weights.needed():
+            self.checkpoint.read(name)
+            self.checkpoint.forget(name)
+
+    def doubts(self, config: QuantizationConfig) -> tuple[str, ...]:
+        """Return what should be known of the calibration text; raises as `check_calibration` does."""
+        if config.calibration_text is None:
+            return ()
+        widest = max(layer.in_features for layer in self.layers())
+        return check_calibration(
+            config, Tokenizer(self.checkpoint.path, files=self.checkpoint.embedded), widest=widest
+        )
 
     def companions(self) -> dict[str, bytes]:
         """Return the files that travel with the weights; config.json without the source's packing."""

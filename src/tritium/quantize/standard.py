@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def quantize_standard(weights: NDArray[np.float32], *, group_size: int) -> QuantizedWeights:
-    """Quantize float32 [N, K] to one trit-plane with the least-squares scale of every group."""
+def quantize_standard(weights: NDArray[np.float32], *, group_size: int, threads: int = 1) -> QuantizedWeights:
+    """Quantize float32 [N, K] to one trit-plane with the least-squares scale of every group.
+
+    The threads do not change the result.
+    """
     weights = np.ascontiguousarray(weights)
-    scales = least_squares_scales(weights, group_size=group_size)
-    return with_scales(weights, scales, planes=1, group_size=group_size)
+    scales = least_squares_scales(weights, group_size=group_size, threads=threads)
+    return with_scales(weights, scales, planes=1, group_size=group_size, threads=threads)

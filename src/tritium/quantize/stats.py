@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tritium.quantize.weights import row_chunks
+from tritium.quantize.weights import map_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,21 +37,27 @@ class WeightDistribution:
     row_scale_dispersion: float
 
 
-def analyze_weight_distribution(weights: NDArray[np.float32]) -> WeightDistribution:
+def analyze_weight_distribution(weights: NDArray[np.float32], *, threads: int = 1) -> WeightDistribution:
     """Return the distribution of float32 [N, K]; a constant matrix has kurtosis 0."""
     count = weights.size
-    chunks = list(row_chunks(*weights.shape))
-    mean = sum(float(weights[rows].sum(dtype=np.float64)) for rows in chunks) / count
-    second = fourth = absolute = largest = 0.0
+    in_chunks = partial(map_chunks, rows=weights.shape[0], columns=weights.shape[1], threads=threads)
+    mean = sum(in_chunks(lambda rows: float(weights[rows].sum(dtype=np.float64)))) / count
     row_squares = np.empty(weights.shape[0])
-    for rows in chunks:
+
+    def measure(rows: slice) -> tuple[float, float, float, float]:
         chunk = weights[rows].astype(np.float64)
         row_squares[rows] = np.square(chunk).mean(axis=1)
-        absolute += float(np.abs(chunk).sum())
-        largest = max(largest, float(np.abs(chunk).max()))
-        squares = np.square(chunk - mean)
-        second += float(squares.sum())
-        fourth += float(np.square(squares).sum())
+        magnitudes, squares = np.abs(chunk), np.square(chunk - mean)
+        return (
+            float(squares.sum()),
+            float(np.square(squares).sum()),
+            float(magnitudes.sum()),
+            float(magnitudes.max()),
+        )
+
+    measured = in_chunks(measure)
+    second, fourth, absolute = (sum(figures[index] for figures in measured) for index in range(3))
+    largest = max(figures[3] for figures in measured)
     variance = second / count
     row_scales = np.sqrt(row_squares)
     typical = float(row_scales.mean())

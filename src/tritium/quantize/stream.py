@@ -46,22 +46,27 @@ class TextStream:
         model = self._loaded.generator
         return model.run_block(block, hidden, self._batch, model.new_cache(self._batch.num_blocks))
 
-    def inputs_of_block(
-        self, block: int, hidden: NDArray[np.float32], *, until: str | None = None
-    ) -> dict[str, NDArray[np.float32]]:
-        """Return the inputs of the block's linear layers by name; those that share one have the same array.
+    def through_block(
+        self, block: int, hidden: NDArray[np.float32]
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+        """Run one block; return the inputs of its linear layers by name, and what leaves it.
 
-        Args:
-            block: which block.
-            hidden: what enters it.
-            until: run no further than this layer, and return its input alone; None runs the whole block.
+        Layers that share an input have the same array.
         """
+        inputs: dict[str, NDArray[np.float32]] = {}
+        self.model.observer = inputs.__setitem__
+        try:
+            return inputs, self.after_block(block, hidden)
+        finally:
+            self.model.observer = None
+
+    def input_of(self, block: int, hidden: NDArray[np.float32], *, until: str) -> NDArray[np.float32]:
+        """Run one block no further than the layer `until`, and return the input of that layer."""
         inputs: dict[str, NDArray[np.float32]] = {}
 
         def observe(name: str, x: NDArray[np.float32]) -> None:
-            if until in (None, name):
-                inputs[name] = x
             if name == until:
+                inputs[name] = x
                 raise _ReachedError
 
         self.model.observer = observe
@@ -71,4 +76,4 @@ class TextStream:
             pass
         finally:
             self.model.observer = None
-        return inputs
+        return inputs[until]

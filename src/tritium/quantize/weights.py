@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,11 +13,12 @@ from tritium.kernels.packing import TernaryWeight, pack_trits, to_compute_layout
 from tritium.kernels.quantization import round_levels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
 Float = TypeVar("Float", np.float32, np.float64)
+Result = TypeVar("Result")
 
 # Weights handled at a time: a few MB of working memory whatever the size of the layer.
 CHUNK_WEIGHTS = 1 << 19
@@ -97,6 +99,15 @@ def split_levels(levels: NDArray[np.int8], *, planes: int) -> Iterator[NDArray[n
     yield rest
 
 
+def map_chunks(work: Callable[[slice], Result], rows: int, columns: int, *, threads: int) -> list[Result]:
+    """Return what `work` makes of every slice of `row_chunks`, in their order, on so many threads."""
+    chunks = list(row_chunks(rows, columns))
+    if threads == 1 or len(chunks) == 1:
+        return [work(chunk) for chunk in chunks]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, chunks))
+
+
 def row_chunks(rows: int, columns: int) -> Iterator[slice]:
     """Yield slices over the rows of a matrix that hold about CHUNK_WEIGHTS weights each."""
     step = max(1, CHUNK_WEIGHTS // max(1, columns))
@@ -127,7 +138,12 @@ def storable(scales: NDArray[np.float32]) -> tuple[NDArray[Any], int | None]:
 
 
 def with_scales(
-    weights: NDArray[np.float32], scales: NDArray[np.float32], *, planes: int, group_size: int
+    weights: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    *,
+    planes: int,
+    group_size: int,
+    threads: int = 1,
 ) -> QuantizedWeights:
     """Quantize float32 [N, K] with scales [N, G], rounded as stored unless that would lose a lossless fit."""
     stored, unit = storable(scales)
@@ -137,7 +153,11 @@ def with_scales(
     ):
         stored, unit, exact = scales, None, scales
     levels = round_levels(
-        np.ascontiguousarray(weights), exact, group_size=group_size, limit=level_limit(planes)
+        np.ascontiguousarray(weights),
+        exact,
+        group_size=group_size,
+        limit=level_limit(planes),
+        threads=threads,
     )
     size = weights.shape[1] if scales.shape[1] == 1 else group_size
     return QuantizedWeights(levels=levels, scales=stored, planes=planes, group_size=size, scale_unit=unit)

@@ -9,6 +9,7 @@ import numpy as np
 from tritium.errors import ValidationError
 from tritium.formats.safetensors import write_safetensors
 from tritium.formats.weight_file import WeightFile
+from tritium.model.pretrained import load_model
 from tritium.quantize.generate import written_windows
 from tritium.quantize.text import passages, read_text, spread, token_windows
 
@@ -63,8 +64,9 @@ def _written(
 ) -> list[NDArray[np.int32]]:
     kept = _kept(plan, file)
     if kept is None:
-        written = written_windows(loaded, tokens=tokens, window=_window(plan, loaded), seed=seed)
-        kept = np.stack(written)
+        # Writing runs the whole model for every token: it lies in memory meanwhile.
+        writer = load_model(plan.source, threads=loaded.model.threads)
+        kept = np.stack(written_windows(writer, tokens=tokens, window=_window(plan, loaded), seed=seed))
         write_safetensors(file, {WRITTEN: kept}, metadata={"plan": plan.digest})
     return list(kept)
 

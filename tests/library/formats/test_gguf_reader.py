@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tritium.errors import ValidationError
 from tritium.formats.gguf import GGUFTensor, TensorType, write_gguf
+from tritium.formats.gguf_blocks import encode_q8_0
 from tritium.formats.gguf_decode import TERNARY
 from tritium.formats.gguf_reader import GGUFFile
 from tritium.formats.gguf_weights import GGUFWeights
@@ -205,6 +206,27 @@ def read_everything(path: Path) -> None:
 
 def test_a_tensor_of_every_type_is_read(one_of_each):
     read_everything(one_of_each)
+
+
+@pytest.mark.parametrize("rows", [range(1, 2), [1, 0, 1], range(0)])
+def test_rows_are_decoded_as_the_whole_tensor_is(tmp_path, rows):
+    draw = np.random.default_rng(0)
+    values = draw.normal(size=(4, 256)).astype(np.float32)
+    bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+    data = {TensorType.F32: values, TensorType.BF16: bits, TensorType.Q8_0: encode_q8_0(values)}
+    tensors = [
+        GGUFTensor(kind.name, values.shape, kind, lambda each=each: [np.ascontiguousarray(each).tobytes()])
+        for kind, each in data.items()
+    ]
+    write_gguf(tmp_path / "model.gguf", metadata={}, tensors=tensors)
+    with GGUFFile(tmp_path / "model.gguf") as file:
+        weights = GGUFWeights(file)
+        for name, stored in file.tensors.items():
+            weights.add_dense(name, stored)
+            weights.add_dense(f"{name}.heads", stored, interleaved=4)
+        for info in weights.tensors.values():
+            whole = weights.read(info)
+            np.testing.assert_array_equal(weights.read_rows(info, rows), whole[list(rows)], strict=True)
 
 
 @settings(max_examples=300)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.native import open_native
 from tritium.formats.scale_codes import decode_scales
 from tritium.kernels.packing import unpack_trits
-from tritium.model.pretrained import QuantizedModel
+from tritium.model.pretrained import QuantizedModel, load_model
 from tritium.quantize import (
     LayerOverride,
     QuantizationConfig,
@@ -33,6 +34,9 @@ from tritium.quantize import (
     quantize_model,
 )
 from tritium.quantize import pipeline as pipeline_module
+from tritium.quantize.calibrate import Calibration
+from tritium.quantize.source import open_source
+from tritium.quantize.windows import calibration_windows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +103,51 @@ def test_a_job_killed_at_any_layer_goes_on_there_and_ends_with_the_same_bytes(
     assert bytes_of(target) == uninterrupted
     assert (model.metrics["seconds"] is None) == bool(done_before)
     assert [path.name for path in tmp_path.iterdir() if "quantizing" in path.name] == []
+
+
+KILLED_WITHIN = """
+import json, os, signal, sys
+from tritium.formats import storage
+from tritium.quantize import QuantizationConfig, compensate, quantize_model
+
+source, config, out, place = sys.argv[1:]
+write, sweep, calls = storage.write_synced, compensate._Descent.sweep, []
+
+def die(path, pieces):
+    calls.append(path)
+    if len(calls) < 12:
+        return write(path, pieces)
+    write(path, [b"".join(bytes(piece) for piece in pieces)[:200]])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def die_descending(self, **given):
+    calls.append(self)
+    if len(calls) == 40:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sweep(self, **given)
+
+if place == "writing":
+    storage.write_synced = die
+else:
+    compensate._Descent.sweep = die_descending
+quantize_model(source, QuantizationConfig.from_dict(json.loads(config)), out=out)
+"""
+
+
+@pytest.mark.parametrize("place", ["writing", "descending"])
+def test_after_kill_9_in_the_middle_of_a_calibrated_layer_the_bytes_are_the_same(
+    tiny_llama, config, uninterrupted, tmp_path, place
+):
+    target = tmp_path / "out"
+    arguments = [str(tiny_llama), json.dumps(config.to_dict()), str(target), place]
+    killed = subprocess.run([sys.executable, "-c", KILLED_WITHIN, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    work = tmp_path / ".out.quantizing"
+    assert 0 < len(list(work.glob("*.safetensors"))) < 14
+    assert bool(list(work.rglob("*.partial"))) == (place == "writing")
+    quantize_model(tiny_llama, config, out=target)
+    assert bytes_of(target) == uninterrupted
+    assert not work.exists()
 
 
 KILLED_PROCESS = """
@@ -206,7 +255,7 @@ def test_a_finished_model_whose_report_answers_another_question_is_refused(
 
 
 def test_another_calibration_text_is_another_plan(tiny_llama, config):
-    other = replace(config, calibration_text="And it came to pass.")
+    other = replace(config, calibration_text="And it came to pass in those days.")
     plans = [plan_quantization(tiny_llama, each) for each in (config, other)]
     assert plans[0].digest != plans[1].digest
     judged_on_more = plan_quantization(tiny_llama, replace(config, validation_text="In the beginning."))
@@ -246,10 +295,15 @@ def collector_of_new_objects():
 
 
 @pytest.mark.usefixtures("collector_of_new_objects")
-def test_memory_does_not_grow_with_the_number_of_layers(make_llama, tmp_path):
+@pytest.mark.parametrize("calibrates", [False, True])
+def test_memory_does_not_grow_with_the_number_of_layers(
+    *, make_llama, calibration_text, tmp_path, calibrates
+):
+    text = calibration_text[:500] if calibrates else None
+    config = QuantizationConfig(calibration_text=text, calibration_tokens=32, window=32, max_planes=1)
     peaks = []
-    for layers in (2, 12):
-        plan = plan_quantization(make_llama(layers=layers), QuantizationConfig())
+    for layers in (2, 6):
+        plan = plan_quantization(make_llama(layers=layers), config)
         quantize_layer(plan, 0, tmp_path / f"warm{layers}")
         tracemalloc.start()
         for index in range(len(plan.layers)):
@@ -258,6 +312,25 @@ def test_memory_does_not_grow_with_the_number_of_layers(make_llama, tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.25 * peaks[0]
+
+
+def test_calibration_never_holds_the_embedding_nor_a_whole_model(make_llama, calibration_text, tmp_path):
+    config = QuantizationConfig(calibration_text=calibration_text[:500], calibration_tokens=32, window=32)
+    plan = plan_quantization(make_llama(layers=12), config)
+    with open_source(plan.source) as source:
+        table = 4 * math.prod(source.checkpoint.tensors["model.embed_tokens.weight"].shape)
+        tracemalloc.start()
+        calibration = Calibration(plan, tmp_path, source=source, threads=1)
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        inputs = calibration.inputs(0)
+        assert tracemalloc.get_traced_memory()[1] - before < table / 2
+        tracemalloc.stop()
+    whole = load_model(plan.source).generator
+    seen = {}
+    whole.observer = seen.setdefault
+    whole.forward_full(calibration_windows(plan, tmp_path, load_model(plan.source))[0])
+    np.testing.assert_array_equal(inputs.source[: len(seen[plan.layer_names[0]])], seen[plan.layer_names[0]])
 
 
 def test_progress_tells_every_step_once_and_in_order(tiny_llama, config, tmp_path):
@@ -325,6 +398,52 @@ def test_a_full_disk_leaves_finished_layers_and_no_model(tiny_llama, tmp_path, m
     assert len(list((tmp_path / ".out.quantizing").glob("*.safetensors"))) == 5
     monkeypatch.undo()
     assert quantize_model(tiny_llama, out=tmp_path / "out").metrics["layers"] == 14
+
+
+WITH_LITTLE_ROOM = """
+import json, resource, sys
+from tritium.errors import ResourceError
+from tritium.quantize import QuantizationConfig, quantize_model
+
+source, config, out, room = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(room), int(room)))
+try:
+    quantize_model(source, QuantizationConfig.from_dict(json.loads(config)), out=out)
+except ResourceError as error:
+    print(error.message)
+    sys.exit(7)
+"""
+
+
+# The largest layer takes 1 KB, the hidden states of both streams 41, codes 215, the model 232.
+@pytest.mark.parametrize(
+    ("room", "file", "layers"),
+    [
+        (300, "self_attn.q_proj", 0),
+        (20_000, "00001.safetensors", 7),
+        (100_000, "embed_tokens.codes", 14),
+        (220_000, "out", 14),
+    ],
+)
+def test_no_room_at_any_step_says_so_and_what_is_finished_stays(
+    tiny_llama, config, uninterrupted, tmp_path, *, room, file, layers
+):
+    target = tmp_path / "out"
+    asked = replace(config, embedding_bits=6, validation_text=None)
+    arguments = [str(tiny_llama), json.dumps(asked.to_dict()), str(target), str(room)]
+    run = subprocess.run(
+        [sys.executable, "-c", WITH_LITTLE_ROOM, *arguments], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 7, run.stderr
+    assert "No room to write" in run.stdout
+    assert file in run.stdout
+    work = tmp_path / ".out.quantizing"
+    assert not target.exists()
+    assert len(list(work.glob("model.layers*.safetensors"))) == layers
+    assert list(tmp_path.rglob("*.partial")) == []
+    quantize_model(tiny_llama, asked, out=target)
+    with open_native(target) as resumed:
+        assert len(resumed.manifest["linears"]) == 14
 
 
 @pytest.mark.parametrize("index", [-1, 14])
