@@ -94,7 +94,10 @@ def _can_show_something(source: Source, name: str) -> bool:
 def _checked_energies(source: Source, name: str) -> _Energies:
     """Return the energies of a layer; a ternary one's scale is checked on the way."""
     if not source.is_ternary(name):
-        return _energies(source.dense_weights(source.weights.prefix + name))
+        full = source.weights.prefix + name
+        energies = _energies(source.dense_weights(full))
+        source.forget(full)
+        return energies
     weights = source.ternary_weights(name)
     if weights.scales.size > 1:  # scales of rows and groups always multiply
         return _energies(weights.dequantized())
