@@ -54,6 +54,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "3 planes, compensated, 4096 tokens": _planes(3, **CALIBRATION),
     "1 plane, compensated, 16384 tokens": _planes(1, **CALIBRATION, calibration_tokens=16_384),
     "2 planes, compensated, 16384 tokens": _planes(2, **CALIBRATION, calibration_tokens=16_384),
+    "1 plane, balanced, 4096 written tokens": _planes(1, profile="balanced"),
+    "1 plane, balanced, 16384 written tokens": _planes(1, profile="balanced", calibration_tokens=16_384),
+    "2 planes, balanced, 16384 written tokens": _planes(2, profile="balanced", calibration_tokens=16_384),
+    "1 plane, best": _planes(1, profile="best", calibration_tokens=16_384),
     "escalated where the output loss exceeds 0.3": {"max_acceptable_loss": 0.3, **CALIBRATION},
 }
 
