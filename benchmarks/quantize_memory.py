@@ -173,7 +173,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="where models are written and removed again")
-    parser.add_argument("shapes", nargs="*", choices=[*LARGE, []], default=DATA_FREE)
+    parser.add_argument("shapes", nargs="*", choices=[*LARGE, []])
     parser.add_argument("--calibration-tokens", type=int, help="compensate, on so many tokens")
     parser.add_argument("--group-size", type=int, default=128, help="0: a scale per row")
     parser.add_argument("--split", action="store_true", help="processor seconds by part instead")
@@ -194,7 +194,7 @@ def main() -> None:
         "| MB on disk | bits a weight of all |\n"
         "|---|---|---|---|---|---|---|---|---|---|---|"
     )
-    for name in options.shapes:
+    for name in options.shapes or DATA_FREE:
         folder = options.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         try:
