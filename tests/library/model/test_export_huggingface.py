@@ -252,7 +252,7 @@ def test_outputs_that_transformers_cannot_load_are_told(tmp_path):
     [
         (QuantizationConfig(max_planes=1), "has 512 scales"),
         (QuantizationConfig(group_size=0, max_planes=1), "has 256 scales"),
-        (QuantizationConfig(strategy="absmean", min_planes=2, max_planes=2), "has 2 trit-planes"),
+        (QuantizationConfig(min_planes=2, max_planes=2), "has 2 trit-planes"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name_and_nothing_is_written(
