@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,9 +35,9 @@ def test_each_plane_lowers_the_weight_error_or_keeps_it(weights):
     errors = [
         weight_error(weights, quantize_planes(weights, planes=count, group_size=32)) for count in (1, 2, 3)
     ]
-    # Scales in a byte and the float32 division by three are the only roundings.
-    assert errors[1] <= errors[0] + 1 / 32
-    assert errors[2] <= errors[1] + 1 / 32
+    # Scales in a byte add at most 1/32 at a right angle to the error of the best scale.
+    assert errors[1] <= math.hypot(errors[0], 1 / 32) + 1e-3
+    assert errors[2] <= math.hypot(errors[1], 1 / 32) + 1e-3
 
 
 @pytest.mark.parametrize("planes", [1, 2, 3])
