@@ -26,6 +26,8 @@ LARGEST_EXPONENT: Final = 15
 # Of the unit: the largest value, 31 x 2^(14 + u), and the smallest, 2^u, are normal float32 numbers.
 SMALLEST_UNIT: Final = -126
 LARGEST_UNIT: Final = 108
+# Where the largest scale of a matrix is smaller, codes near it would be coarser than a sixteenth.
+SMALLEST_LARGEST: Final = 2.0 ** (SMALLEST_UNIT + LARGEST_EXPONENT + 4)
 
 
 def encode_scales(scales: NDArray[np.float32]) -> tuple[NDArray[np.uint8], int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from tritium.formats.scale_codes import decode_scales, encode_scales
+from tritium.formats.scale_codes import SMALLEST_LARGEST, decode_scales, encode_scales
 from tritium.kernels.packing import TernaryWeight, pack_trits, to_compute_layout
 from tritium.kernels.quantization import round_levels
 
@@ -127,10 +127,12 @@ def grouped(weights: NDArray[Float], *, group_size: int) -> NDArray[Float]:
 def storable(scales: NDArray[np.float32]) -> tuple[NDArray[Any], int | None]:
     """Round scales [N, G] to what is stored: scales of groups to codes with a unit, those of rows to float16.
 
-    Scales of rows stay as they are where one of them would leave float16's normal range.
+    Scales stay as they are where they are too small for codes, or where one of a row would leave float16's
+    normal range.
     """
     if scales.shape[1] > 1:
-        return encode_scales(scales)
+        too_small = 0 < scales.max(initial=0) < SMALLEST_LARGEST
+        return (scales, None) if too_small else encode_scales(scales)
     nonzero = scales[scales != 0]
     if nonzero.size and (nonzero.max() > LARGEST_HALF or nonzero.min() < SMALLEST_NORMAL_HALF):
         return scales, None
