@@ -93,6 +93,13 @@ Bytes gelu(const KernelTable& table, Random& random) {
   return bytes_of(out);
 }
 
+Bytes bound(const KernelTable& table, Random& random) {
+  const std::vector<float> x = random_rows(random, random.between(0, 1000));
+  std::vector<float> out(x.size());
+  table.bound(x.data(), static_cast<int64_t>(x.size()), random_size(random), out.data());
+  return bytes_of(out);
+}
+
 Bytes add(const KernelTable& table, Random& random) {
   const std::vector<float> a = random_rows(random, random.between(0, 1000));
   const std::vector<float> b = random_rows(random, static_cast<int64_t>(a.size()));
@@ -161,7 +168,8 @@ Bytes attend(const KernelTable& table, Random& random) {
                            .q = queries.data(),
                            .starts = starts.data(),
                            .lengths = lengths.data(),
-                           .scale = 0.125f};
+                           .scale = 0.125f,
+                           .cap = random.chance(2) ? static_cast<float>(random.between(1, 50)) : 0.0f};
   std::vector<float> numbers(static_cast<size_t>(2 * rows * (pool.padded() + 2))), out(q.size());
   AttentionState states[2];
   for (int i = 0; i < 2; ++i) {
@@ -187,6 +195,7 @@ constexpr Case kCases[] = {
     {"silu_multiply", silu_multiply},
     {"relu2_multiply", relu2_multiply},
     {"gelu", gelu},
+    {"bound", bound},
     {"add", add},
     {"is_finite", is_finite},
     {"rotate", rotate},

@@ -30,6 +30,7 @@ __all__ = [
     "Plan",
     "PreparedWeight",
     "TernaryWeight",
+    "bound",
     "coded_lookup",
     "coded_matmul",
     "dense_matmul",
@@ -245,6 +246,12 @@ def gelu(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @refuses_bad_arrays
+def bound(x: NDArray[np.float32], *, cap: float) -> NDArray[np.float32]:
+    """Bounds each element of x [M, D] smoothly, cap x tanh(x / cap); NaN where it is not finite."""
+    return _native.bound(x, cap)
+
+
+@refuses_bad_arrays
 def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Softmax over each row of x [M, D]."""
     return _native.softmax(x)
@@ -272,6 +279,7 @@ def paged_attention(
     context_lengths: NDArray[np.int32],
     scale: float,
     window: int | None = None,
+    cap: float | None = None,
     threads: int = 1,
 ) -> NDArray[np.float32]:
     """Causal attention of queries over the pages of their own sequences: float32 [T, H, D].
@@ -288,11 +296,13 @@ def paged_attention(
         context_lengths: int32 [B], positions of each sequence with its queries.
         scale: factor on the scores.
         window: how many positions a query sees, its own the last; None: all.
+        cap: what scores are bounded by, s becomes cap x tanh(s / cap); None: they are not.
         threads: threads to use.
     """
-    reach = 0 if window is None else window or -1  # there is no window of 0
+    reach = 0 if window is None else window or -1  # there is no window of 0, and no cap
+    bounded = 0.0 if cap is None else cap or -1.0
     return _native.paged_attention(
-        q, pool, block_tables, query_starts, context_lengths, scale, reach, threads
+        q, pool, block_tables, query_starts, context_lengths, scale, reach, bounded, threads
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tritium.errors import ProcessingError, ValidationError
 from tritium.kernels.reference_attention import paged_attention, ragged_attention, write_kv
+from tritium.kernels.reference_functions import bound
 from tritium.kernels.weight import BLOCK, TernaryWeight, padded
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     U8: TypeAlias = NDArray[np.uint8]
 
 __all__ = [
+    "bound",
     "dense_matmul",
     "embedding_lookup",
     "from_compute_layout",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from tritium.kernels.pages import BLOCK_SIZE, SCALE_BYTES, Pool, new_pool, padded_head
+from tritium.kernels.reference_functions import bound, exponential
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 TILE = 64
 SEGMENT = 512
 _WORD = np.float32(32767)
-_EXPONENTIAL = (
-    1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1
-)  # fmt: skip
 _NOTHING = np.float32(1e-30)
 
 
@@ -39,6 +37,7 @@ def paged_attention(
     context_lengths: I32,
     scale: float,
     window: int | None = None,
+    cap: float | None = None,
     threads: int = 1,
 ) -> F32:
     """Causal attention of q [T, H, D] over the pages of its sequences: float32 [T, H, D]."""
@@ -50,7 +49,7 @@ def paged_attention(
         lengths = np.arange(context - (stop - start), context) + 1
         starts = np.maximum(lengths - (window or context), 0)
         blocks = table[: -(-int(context) // BLOCK_SIZE)]
-        out[start:stop] = _attend_sequence(q[start:stop], pool, blocks, starts, lengths, scale=scale)
+        out[start:stop] = _attend_sequence(q[start:stop], pool, blocks, starts, lengths, scale=scale, cap=cap)
     return out
 
 
@@ -64,7 +63,7 @@ def ragged_attention(q: F32, k: F32, v: F32, *, sequence_starts: I32, scale: flo
         pool = new_pool("fp32", num_blocks=len(blocks), heads=q.shape[1], head_dim=q.shape[2])
         write_kv(k[start:stop], v[start:stop], pool, np.arange(length))
         bounds = np.zeros(length, np.int64), np.full(length, length)
-        out[start:stop] = _attend_sequence(q[start:stop], pool, blocks, *bounds, scale=scale)
+        out[start:stop] = _attend_sequence(q[start:stop], pool, blocks, *bounds, scale=scale, cap=None)
     return out
 
 
@@ -109,25 +108,6 @@ def _as_stored(numbers: F32, half: Pool, offset: int) -> Pool:
         return np.nan_to_num(np.rint(numbers * factor)).astype(np.int8)
 
 
-def exponential(x: F32) -> F32:
-    """e^x as the kernels compute it: within 2 units in the last place, 0 below -87.3."""
-    one = np.float32
-    bounded = np.where(x < one(-87.3), one(-87.3), x)
-    bounded = np.where(bounded > one(88), one(88), bounded)
-    magic = one(12582912)
-    with np.errstate(invalid="ignore"):
-        shifted = bounded * one(1.44269504) + magic
-        whole = shifted - magic
-        rest = (bounded - whole * one(0.693359375)) - whole * one(-2.12194440e-4)
-        series = np.full_like(rest, one(_EXPONENTIAL[0]))
-        for coefficient in _EXPONENTIAL[1:]:
-            series = series * rest + one(coefficient)
-        series = series * rest * rest + rest + one(1)
-        power = (shifted.view(np.int32) - magic.view(np.int32) + np.int32(127)) << np.int32(23)
-        result = series * power.view(np.float32)
-    return np.where(x < one(-87.3), one(0), result)
-
-
 def _fold(values: F32) -> F32:
     """Sums sixteen lanes [..., 16] by halves."""
     while values.shape[-1] > 1:
@@ -160,8 +140,10 @@ class _State:
 class _Head:
     """The keys and values of one head of one sequence, as they lie in a pool."""
 
-    def __init__(self, pool: Pool, blocks: I32, head: int, dim: int, *, scale: np.float32) -> None:
-        self.scale = scale
+    def __init__(
+        self, pool: Pool, blocks: I32, head: int, dim: int, *, scale: np.float32, cap: float | None
+    ) -> None:
+        self.scale, self.cap = scale, cap
         self.keys, self.key_scales = self._read(pool[blocks, head, 0], dim, is_value=False)
         self.values, self.value_scales = self._read(pool[blocks, head, 1], dim, is_value=True)
 
@@ -174,14 +156,18 @@ class _Head:
         return numbers, np.concatenate([half[:SCALE_BYTES].view(np.float32) for half in halves])
 
     def scores(self, q: F32, begin: int, end: int) -> F32:
-        """Scores [R, end - begin] of queries [R, D]."""
+        """Scores [R, end - begin] of queries [R, D], bounded where there is a cap."""
+        products = self._products(q, begin, end)
+        return products if self.cap is None else bound(products, cap=self.cap)
+
+    def _products(self, q: F32, begin: int, end: int) -> F32:
         keys = self.keys[begin:end]
         if self.key_scales is None:
             sums = np.zeros((2, len(q), end - begin), np.float32)  # of even and of odd dimensions
             for d in range(q.shape[1]):
                 sums[d % 2] += q[:, d, None] * keys[:, d]
-            scores: F32 = (sums[0] + sums[1]) * self.scale
-            return scores
+            products: F32 = (sums[0] + sums[1]) * self.scale
+            return products
         words, scales = _to_words(q)
         exact = (words.astype(np.int64) @ keys.astype(np.int64).T).astype(np.float32)
         return exact * (self.key_scales[begin:end] * (scales * self.scale)[:, None])
@@ -223,13 +209,15 @@ class _Rows:
         return (self.lengths > begin) & (self.starts < end)
 
 
-def _attend_sequence(q: F32, pool: Pool, blocks: I32, starts: I64, lengths: I64, *, scale: float) -> F32:
+def _attend_sequence(
+    q: F32, pool: Pool, blocks: I32, starts: I64, lengths: I64, *, scale: float, cap: float | None
+) -> F32:
     """Queries [Q, H, D] that see the positions from `starts` [Q] to `lengths` [Q] of one sequence."""
     queries, heads, dim = q.shape
     shared = heads // pool.shape[1]
     out = np.zeros_like(q)
     for head in range(pool.shape[1] if queries else 0):
-        kept = _Head(pool, blocks, head, dim, scale=np.float32(scale))
+        kept = _Head(pool, blocks, head, dim, scale=np.float32(scale), cap=cap)
         own = slice(head * shared, (head + 1) * shared)
         rows = np.ascontiguousarray(q[:, own]).reshape(-1, dim)
         state = _attend_head(_Rows(rows, np.repeat(starts, shared), np.repeat(lengths, shared)), kept)

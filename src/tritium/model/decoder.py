@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tritium.errors import ValidationError
+from tritium.kernels import cpu
 from tritium.model.batch import ForwardBatch, KVCache
 from tritium.model.eager import EagerOperations
 from tritium.model.family import FAMILIES
@@ -16,7 +17,6 @@ from tritium.model.layers import (
     Observer,
     RMSNorm,
     WeightSource,
-    bound,
     head_of,
     require_finite,
 )
@@ -151,7 +151,7 @@ class DecoderModel:
         require_finite(hidden)
         logits = self.head(self.final_norm(hidden))
         cap = self.config.scaling.logit_cap
-        return logits if cap is None else bound(logits, cap)
+        return logits if cap is None else cpu.bound(logits, cap=cap)
 
     def recorded(self) -> RecordedForward | None:
         """Return the forward pass as one native call; None if no plan can hold it, or it is observed."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.kernels import cpu
-from tritium.model.layers import bound, gelu_tanh_multiply, require_finite
+from tritium.model.layers import gelu_tanh_multiply, require_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +71,7 @@ class EagerOperations:
             context_lengths=batch.context_lengths,
             scale=config.scaling.attention,
             window=config.windows[layer],
+            cap=config.scaling.attention_cap,
             threads=self.threads,
         )
         return mixed.reshape(rows, config.num_heads * config.head_dim)
@@ -85,7 +86,7 @@ class EagerOperations:
 
     def bound(self, x: Float32, cap: float) -> Float32:
         """Keep each element between -cap and cap, smoothly."""
-        return bound(x, cap)
+        return cpu.bound(x, cap=cap)
 
     def add(self, x: Float32, y: Float32) -> Float32:
         """Add elementwise."""

@@ -227,7 +227,6 @@ def apply_linears(linears: Sequence[Linear], x: Float32) -> list[Float32]:
 # GELU by a hyperbolic tangent is x (1 + tanh(z / 2)) / 2 = x sigmoid(z) with
 # z = 2 sqrt(2 / pi) (x + 0.044715 x^3).
 _SLOPE, _CUBIC = np.float32(1.5957691216057308), np.float32(0.044715)
-_NEARLY_STRAIGHT = np.float32(1e-3)
 
 
 def gelu_tanh_multiply(gate: Float32, up: Float32) -> Float32:
@@ -237,13 +236,3 @@ def gelu_tanh_multiply(gate: Float32, up: Float32) -> Float32:
     """
     factor = _SLOPE * (np.float32(1) + _CUBIC * (gate * gate))  # z / gate
     return cpu.silu_multiply(gate * factor, up / factor)
-
-
-def bound(x: Float32, cap: float) -> Float32:
-    """Return cap tanh(x / cap), elementwise on [M, D]; the same bits on every instruction set."""
-    z = x * np.float32(2 / cap)
-    is_straight = np.abs(z) < _NEARLY_STRAIGHT
-    divisor = np.where(is_straight, np.float32(1), z).astype(np.float32)
-    sigmoid = cpu.silu_multiply(z, np.float32(1) / divisor)
-    bounded: Float32 = np.where(is_straight, x, np.float32(cap) * (np.float32(2) * sigmoid - np.float32(1)))
-    return bounded

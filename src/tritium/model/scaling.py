@@ -13,17 +13,19 @@ from tritium.errors import ValidationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LARGEST = 1e6
+_SMALLEST, _LARGEST = 1e-6, 1e6
+_ATTENTION_CAP, _LOGIT_CAP = "attn_logit_softcapping", "final_logit_softcapping"
 _GEMMA2_ATTENTION_CAP, _GEMMA2_LOGIT_CAP = 50.0, 30.0  # what a config without the field means
 _DEFAULT_QUERY_SCALAR = 256
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """The factor of attention scores and of embeddings, and the bound of the logits (None: none)."""
+    """The factors of attention scores and embeddings, and what bounds scores and logits (None: nothing)."""
 
     attention: float
     embedding: float = 1.0
+    attention_cap: float | None = None
     logit_cap: float | None = None
 
 
@@ -31,24 +33,25 @@ def parse_scaling(config: Mapping[str, Any], *, model_type: str, hidden_size: in
     """Return how a model of this type scales.
 
     Raises:
-        ValidationError: a value out of range, bounded attention scores, or a dtype that is not known.
+        ValidationError: a value out of range, a cap that the type does not apply, or an unknown dtype.
     """
     if model_type not in {"gemma2", "gemma3_text"}:
         return Scaling(attention=head_dim**-0.5)
     is_bounded = model_type == "gemma2"
-    cap = config.get("attn_logit_softcapping", _GEMMA2_ATTENTION_CAP if is_bounded else None)
-    if cap is not None:
+    cap = config.get(_ATTENTION_CAP, _GEMMA2_ATTENTION_CAP if is_bounded else None)
+    if cap is not None and not is_bounded:
         raise ValidationError(
-            f"attn_logit_softcapping={cap!r} is not supported: no kernel here bounds attention scores. A "
-            "model that was trained with it would be wrong without.",
-            field="attn_logit_softcapping",
+            f"{_ATTENTION_CAP}={str(cap)[:40]} is not known for {model_type}: transformers has the field and "
+            "does not apply it, so what the model was trained with cannot be told.",
+            field=_ATTENTION_CAP,
         )
-    logit_cap = config.get("final_logit_softcapping", _GEMMA2_LOGIT_CAP if is_bounded else None)
+    logit_cap = config.get(_LOGIT_CAP, _GEMMA2_LOGIT_CAP if is_bounded else None)
     scalar = config.get("query_pre_attn_scalar", _DEFAULT_QUERY_SCALAR)
     return Scaling(
         attention=_positive(scalar, name="query_pre_attn_scalar") ** -0.5,
         embedding=_rounded(math.sqrt(hidden_size), config),
-        logit_cap=None if logit_cap is None else _positive(logit_cap, name="final_logit_softcapping"),
+        attention_cap=None if cap is None else _positive(cap, name=_ATTENTION_CAP),
+        logit_cap=None if logit_cap is None else _positive(logit_cap, name=_LOGIT_CAP),
     )
 
 
@@ -69,8 +72,9 @@ def _rounded(value: float, config: Mapping[str, Any]) -> float:
 
 def _positive(value: Any, *, name: str) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= _LARGEST:
+    if not is_number or not _SMALLEST <= value <= _LARGEST:
         raise ValidationError(
-            f"{name} must be a positive number up to {_LARGEST:g}, not {str(value)[:40]!r}.", field=name
+            f"{name} must be a number from {_SMALLEST:g} to {_LARGEST:g}, not {str(value)[:40]!r}.",
+            field=name,
         )
     return float(value)

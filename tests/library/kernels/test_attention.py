@@ -52,11 +52,12 @@ def paged_batch(random, *, lengths, queries, heads=4, kv_heads=2, dim=16, dtype=
     }
 
 
-def naive(q, k, v, *, scale):
+def naive(q, k, v, *, scale, cap=None):
     """Softmax attention of q [H, D] over k and v [L, KVH, D] as the textbook has it, in float64."""
     shared = q.shape[0] // k.shape[1]
     keys, values = (np.repeat(x.astype(np.float64), shared, axis=1) for x in (k, v))
     scores = np.einsum("hd,lhd->hl", q, keys) * scale
+    scores = scores if cap is None else cap * np.tanh(scores / cap)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.einsum("hl,lhd->hd", weights / weights.sum(axis=1, keepdims=True), values)
 
@@ -68,21 +69,22 @@ def naive(q, k, v, *, scale):
     ),
     shape=st.sampled_from(SHAPES),
     window=st.none() | st.sampled_from([1, 2, 63, 64, 65, 511, 512, 513]) | st.integers(1, 1200),
+    cap=st.none() | st.sampled_from([0.25, 2.0, 50.0]),
     seed=st.integers(0, 999),
 )
-def test_paged_attention_is_its_twin_to_the_bit(isa, dtype, *, sequences, shape, window, seed):
+def test_paged_attention_is_its_twin_to_the_bit(isa, dtype, *, sequences, shape, window, cap, seed):
     heads, kv_heads, dim = shape
     queries = [count for count, _ in sequences]
     lengths = [count + past for count, past in sequences]
     sizes = {"heads": heads, "kv_heads": kv_heads, "dim": dim, "dtype": dtype}
     batch = paged_batch(np.random.default_rng(seed), lengths=lengths, queries=queries, **sizes)
-    batch["window"] = window
+    batch |= {"window": window, "cap": cap}
     assert_same_bits(cpu.paged_attention(**batch), reference.paged_attention(**batch))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 0.03)])
-@pytest.mark.parametrize("spread", [1.0, 8.0])
-def test_attention_is_close_to_the_textbook(isa, dtype, tolerance, spread):
+@pytest.mark.parametrize(("spread", "cap"), [(1.0, None), (8.0, None), (8.0, 3.0), (8.0, 50.0)])
+def test_attention_is_close_to_the_textbook(isa, dtype, tolerance, spread, cap):
     random = np.random.default_rng(5)
     length, kv_heads, dim = 1200, 2, 64
     k, v = random.standard_normal((2, length, kv_heads, dim)).astype(np.float32)
@@ -96,16 +98,20 @@ def test_attention_is_close_to_the_textbook(isa, dtype, tolerance, spread):
         query_starts=np.array([0, 1], np.int32),
         context_lengths=np.array([length], np.int32),
         scale=dim**-0.5,
+        cap=cap,
     )
-    expected = naive(q[0], k, v, scale=dim**-0.5)
+    expected = naive(q[0], k, v, scale=dim**-0.5, cap=cap)
     np.testing.assert_allclose(found[0], expected, atol=tolerance * max(1.0, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("window", [None, 1, 30, 700, 1024, 1699])
-def test_attention_does_not_depend_on_neighbours_threads_or_where_the_pages_lie(isa, dtype, window):
+@pytest.mark.parametrize(
+    ("window", "cap"),
+    [(None, None), (1, None), (30, 0.5), (700, None), (1024, 2.0), (1699, None), (None, 2.0)],
+)
+def test_attention_does_not_depend_on_neighbours_threads_or_where_the_pages_lie(isa, dtype, window, cap):
     random = np.random.default_rng(1)
     batch = paged_batch(random, lengths=[37, 5, 1700, 64], queries=[37, 1, 2, 3], dtype=dtype)
-    batch["window"] = window
+    batch |= {"window": window, "cap": cap}
     whole = cpu.paged_attention(**batch)
     for threads in (2, 5):  # the long context is then divided among them
         assert_same_bits(cpu.paged_attention(**batch, threads=threads), whole)
@@ -126,10 +132,10 @@ def test_attention_does_not_depend_on_neighbours_threads_or_where_the_pages_lie(
         assert_same_bits(cpu.paged_attention(**batch | alone), whole[begin:end])
 
 
-@pytest.mark.parametrize("window", [None, 100, 520])
-def test_a_prompt_in_chunks_attends_like_the_prompt_at_once(isa, dtype, window):
+@pytest.mark.parametrize(("window", "cap"), [(None, None), (100, None), (520, 2.0), (None, 2.0)])
+def test_a_prompt_in_chunks_attends_like_the_prompt_at_once(isa, dtype, window, cap):
     batch = paged_batch(np.random.default_rng(2), lengths=[620], queries=[620], dtype=dtype)
-    batch["window"] = window
+    batch |= {"window": window, "cap": cap}
     whole = cpu.paged_attention(**batch)
     for begin, end in ((0, 7), (7, 8), (8, 20), (20, 511), (511, 513), (513, 620)):
         chunk = {
@@ -231,8 +237,10 @@ def test_bytes_are_within_half_a_step_of_the_numbers():
         np.testing.assert_allclose(half[places] * step, numbers, atol=step * 0.5001)
 
 
-def test_a_number_that_is_not_finite_shows_in_what_attends_to_it(isa, dtype):
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_a_number_that_is_not_finite_shows_in_what_attends_to_it(isa, dtype, cap):
     batch = paged_batch(np.random.default_rng(6), lengths=[30], queries=[30], dtype=dtype)
+    batch["cap"] = cap
     spoilt = np.ones((1, 2, 16), np.float32)
     spoilt[0, 0, 3] = np.nan
     for keys, values in ((spoilt, np.ones_like(spoilt)), (np.ones_like(spoilt), spoilt)):
@@ -297,6 +305,10 @@ def test_a_slot_outside_the_pool_is_refused_before_anything_is_written(slot):
         ("threads", -1, "threads"),
         ("window", 0, "window"),
         ("window", -5, "window"),
+        ("cap", 0.0, "cap"),
+        ("cap", -50.0, "cap"),
+        ("cap", float("inf"), "cap"),
+        ("cap", float("nan"), "cap"),
     ],
 )
 def test_pages_that_lie_outside_the_pool_are_refused(name, value, reason):

@@ -76,6 +76,31 @@ def test_activation_functions_are_close_to_the_reference(isa, columns):
 
 
 @settings(deadline=None)
+@given(values=st.lists(st.floats(width=32), min_size=1, max_size=70), cap=st.floats(1e-6, 1e6))
+def test_a_bound_is_its_twin_to_the_bit(isa, values, cap):
+    x = np.array([values], np.float32)
+    np.testing.assert_array_equal(cpu.bound(x, cap=cap), reference.bound(x, cap=cap))
+
+
+@settings(deadline=None)
+@given(values=st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=70), cap=st.floats(0.5, 100))
+def test_a_bound_is_its_formula_and_never_passed(isa, values, cap):
+    x = np.array([values], np.float32)
+    bounded = cpu.bound(x, cap=cap)
+    expected = cap * np.tanh(x.astype(np.float64) / cap)
+    np.testing.assert_allclose(bounded, expected, rtol=1e-6, atol=1e-37)
+    assert np.abs(bounded).max() <= np.float32(cap)
+
+
+def test_a_bound_shows_what_is_not_finite_and_is_a_positive_number(isa):
+    x = np.array([[1.0, np.nan, np.inf, -np.inf, -3e38]], np.float32)
+    assert np.isnan(cpu.bound(x, cap=5.0)).tolist() == [[False, True, True, True, False]]
+    for cap in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValidationError, match="positive"):
+            cpu.bound(x, cap=cap)
+
+
+@settings(deadline=None)
 @given(st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=70))
 def test_softmax_is_a_distribution_close_to_the_exact_one(isa, values):
     shares = cpu.softmax(np.array([values], np.float32))[0]

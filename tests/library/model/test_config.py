@@ -27,7 +27,7 @@ LLAMA = {
     "vocab_size": 100,
     "max_position_embeddings": 128,
 }
-GEMMA2 = {"head_dim": 16, "attn_logit_softcapping": None}
+GEMMA2 = {"head_dim": 16}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -128,8 +128,9 @@ def test_what_may_change_the_mathematics_is_refused_by_name(fields: dict[str, An
         ("qwen3", {}, "head_dim"),
         ("qwen3", {"head_dim": 16, "num_key_value_heads": None}, "num_key_value_heads"),
         ("qwen3", {"head_dim": 16, "num_experts": 8}, "num_experts"),
-        # Without the field transformers bounds the scores: every Gemma 2 that was trained has them bounded.
-        ("gemma2", {"head_dim": 16}, "attn_logit_softcapping"),
+        ("gemma2", {**GEMMA2, "attn_logit_softcapping": 0}, "attn_logit_softcapping"),
+        ("gemma2", {**GEMMA2, "attn_logit_softcapping": 1e-320}, "attn_logit_softcapping"),
+        ("gemma2", {**GEMMA2, "attn_logit_softcapping": True}, "attn_logit_softcapping"),
         ("gemma2", {**GEMMA2, "hidden_activation": "gelu"}, "hidden_activation|gelu"),
         ("gemma2", {**GEMMA2, "hidden_act": "gelu"}, "gelu"),
         ("gemma2", {**GEMMA2, "query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
@@ -194,7 +195,7 @@ def test_windows_are_those_of_transformers(
         ({}, (9, 9, 9, 9, 9, None, 9)),
         ({"sliding_window_pattern": 3}, (9, 9, None, 9, 9, None, 9)),
         ({"_sliding_window_pattern": 1}, (None,) * 7),
-        ({"model_type": "gemma2", "attn_logit_softcapping": None}, (9, None, 9, None, 9, None, 9)),
+        ({"model_type": "gemma2"}, (9, None, 9, None, 9, None, 9)),
     ],
 )
 def test_gemmas_layers_slide_in_their_pattern(

@@ -50,7 +50,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"head_dim": 10, "attention_bias": True, "num_key_value_heads": 1},
     ),
 }
-GEMMA2 = {"head_dim": 16, "attn_logit_softcapping": None, "query_pre_attn_scalar": 20}
+# A cap of 5 is felt by all scores of random queries and keys, one of 50 by the largest.
+GEMMA2 = {"head_dim": 16, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 20}
 GEMMA3 = {"head_dim": 16, "query_pre_attn_scalar": 20}
 GEMMA3_ROPES = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e5},
@@ -58,9 +59,15 @@ GEMMA3_ROPES = {
 }
 MODELS |= {
     "gemma2": ("gemma2", {**GEMMA2, "final_logit_softcapping": 5.0}),
+    "gemma2, as published": ("gemma2", {"head_dim": 16}),
     "gemma2, untied, no bound": (
         "gemma2",
-        {**GEMMA2, "final_logit_softcapping": None, "tie_word_embeddings": False},
+        {
+            **GEMMA2,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "tie_word_embeddings": False,
+        },
     ),
     "gemma3": ("gemma3_text", GEMMA3),
     "gemma3, bounded, every second layer": (
@@ -189,6 +196,16 @@ def _with_unbounded_logits(model: DecoderModel) -> None:
     model.config = replace(model.config, scaling=replace(model.config.scaling, logit_cap=None))
 
 
+def _with_unbounded_scores(model: DecoderModel) -> None:
+    model.config = replace(model.config, scaling=replace(model.config.scaling, attention_cap=None))
+
+
+def _with_the_caps_exchanged(model: DecoderModel) -> None:
+    scaling = model.config.scaling
+    exchanged = replace(scaling, attention_cap=scaling.logit_cap, logit_cap=scaling.attention_cap)
+    model.config = replace(model.config, scaling=exchanged)
+
+
 def _with_silu(model: DecoderModel) -> None:
     model.config = replace(model.config, activation="silu")
 
@@ -224,6 +241,8 @@ MUTATIONS: list[tuple[str, Callable[[Any], None]]] = [
         )
     ),
     ("gemma2", _with_unbounded_logits),
+    ("gemma2", _with_unbounded_scores),
+    ("gemma2, sliding", _with_the_caps_exchanged),
 ]
 
 

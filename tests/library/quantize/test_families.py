@@ -32,7 +32,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 32},
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 16},
-    "gemma2": {"head_dim": 16, "attn_logit_softcapping": None, "dtype": "bfloat16"},
+    "gemma2": {"head_dim": 16, "sliding_window": 32, "dtype": "bfloat16"},
     "gemma3_text": {"head_dim": 16, "sliding_window": 32, "dtype": "float32"},
 }
 

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "bound.h"
 #include "half.h"
 #include "integer_pairs.h"
 #include "kv_pages.h"
@@ -316,6 +317,7 @@ template <typename Pages, int Rows>
 void attend_rows(const AttentionTask& task, const KvTile& tile, int64_t row, const AttentionState& state,
                  AttentionScratch& scratch) {
   Pages::template score<Rows>(task, tile, row, scratch);
+  if (task.cap > 0.0f) bound(scratch.weights[0], Rows * kTilePositions, task.cap, scratch.weights[0]);
   float kept[Rows];
   int64_t positions = 0;
   for (int r = 0; r < Rows; ++r) {

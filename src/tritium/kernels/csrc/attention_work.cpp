@@ -178,6 +178,7 @@ void AttentionWork::run_item(const AttentionLayer& layer, const Item& item, cons
       .starts = starts,
       .lengths = lengths,
       .scale = layer.scale,
+      .cap = layer.cap,
   };
   if (splits_of(item.sequence) == 1) {
     table().attend(task, starts[0] / kSegmentPositions, up_to(lengths[item.rows - 1], kSegmentPositions),

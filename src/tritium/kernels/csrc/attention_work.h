@@ -37,6 +37,7 @@ struct AttentionLayer {
   const uint8_t* pool;
   float scale;
   int64_t window;  // a row sees so many positions, its own the last; 0: all up to its own
+  float cap;       // scores s become cap x tanh(s / cap); 0: they stay
 };
 
 // What one thread needs: fixed for a head size.

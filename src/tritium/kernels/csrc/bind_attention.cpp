@@ -53,9 +53,10 @@ void attend_all(const AttentionCall& call, const AttentionLayer& layer, int thre
 
 Result<float> paged_attention(const Array& q, const Array& pool, const Array& block_tables,
                               const Array& query_starts, const Array& context_lengths, float scale,
-                              int64_t window, int threads) {
+                              int64_t window, float cap, int threads) {
   const int64_t rows = size_of(q, 0), dim = size_of(q, 2), sequences = size_of(block_tables, 0);
   require(window >= 0, "A window has at least one position; 0 means none.");
+  require(cap >= 0.0f && std::isfinite(cap), "A cap of scores is a positive number; 0 means none.");
   const auto* queries = elements<const float>(q, "q", {kAny, kAny, kAny});
   const AttentionCall call{
       .shape = pool_of(pool, dim),
@@ -75,7 +76,7 @@ Result<float> paged_attention(const Array& q, const Array& pool, const Array& bl
   Fresh<float> out({rows, call.query_heads, dim});
   {
     nb::gil_scoped_release released;
-    attend_all(call, {queries, out.data, call.shape.memory, scale, window}, threads);
+    attend_all(call, {queries, out.data, call.shape.memory, scale, window, cap}, threads);
   }
   return out.release();
 }
@@ -139,7 +140,7 @@ Result<float> ragged_attention(const Array& q, const Array& k, const Array& v, c
     write_rows(pages.pool, keys, values, pages.slots.data(), rows, threads);
     attend_all(
         {pages.pool, pages.tables.data(), starts, pages.lengths.data(), sequences, pages.width, heads, false},
-        {queries, out.data, pages.pool.memory, scale, 0}, threads);
+        {queries, out.data, pages.pool.memory, scale, 0, 0.0f}, threads);
   }
   return out.release();
 }
@@ -196,7 +197,8 @@ void rope_inplace(const WritableArray& x, const Array& positions, const Array& i
 void bind_attention(nb::module_& m) {
   m.def("paged_attention", &paged_attention, nb::arg("q").noconvert(), nb::arg("pool").noconvert(),
         nb::arg("block_tables").noconvert(), nb::arg("query_starts").noconvert(),
-        nb::arg("context_lengths").noconvert(), nb::arg("scale"), nb::arg("window"), nb::arg("threads"));
+        nb::arg("context_lengths").noconvert(), nb::arg("scale"), nb::arg("window"), nb::arg("cap"),
+        nb::arg("threads"));
   m.def("ragged_attention", &ragged_attention, nb::arg("q").noconvert(), nb::arg("k").noconvert(),
         nb::arg("v").noconvert(), nb::arg("sequence_starts").noconvert(), nb::arg("scale"),
         nb::arg("threads"));

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "pool.h"
@@ -116,6 +117,17 @@ Result<float> gelu(const Array& x) {
   return out.release();
 }
 
+Result<float> bound(const Array& x, float cap) {
+  const auto* from = elements<const float>(x, "x", {kAny, kAny});
+  require(cap > 0.0f && std::isfinite(cap), "A cap is a positive number.");
+  Fresh<float> out({size_of(x, 0), size_of(x, 1)});
+  {
+    nb::gil_scoped_release released;
+    table().bound(from, static_cast<int64_t>(out.count), cap, out.data);
+  }
+  return out.release();
+}
+
 Result<float> softmax(const Array& x) {
   const auto* from = elements<const float>(x, "x", {kAny, kAny});
   const int64_t rows = size_of(x, 0), count = size_of(x, 1);
@@ -146,6 +158,7 @@ void bind_dense(nb::module_& m) {
       [](const Array& gate, const Array& up) { return gated(table().relu2_multiply, gate, up); },
       nb::arg("gate").noconvert(), nb::arg("up").noconvert());
   m.def("gelu", &gelu, nb::arg("x").noconvert());
+  m.def("bound", &bound, nb::arg("x").noconvert(), nb::arg("cap"));
   m.def("softmax", &softmax, nb::arg("x").noconvert());
 }
 

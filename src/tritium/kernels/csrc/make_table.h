@@ -3,6 +3,7 @@
 
 #include "absmean.h"
 #include "attention.h"
+#include "bound.h"
 #include "coded_kernel.h"
 #include "coded_round.h"
 #include "dense.h"
@@ -37,6 +38,7 @@ constexpr KernelTable make_table(const char* name) {
       .silu_multiply = silu_multiply,
       .relu2_multiply = relu2_multiply,
       .gelu = gelu,
+      .bound = bound,
       .add = add,
       .is_finite = is_finite,
       .rotate = rotate,

@@ -38,6 +38,7 @@ struct AttentionTask {
   const int32_t* starts;   // [rows], rising: the first position that each row sees
   const int32_t* lengths;  // [rows], rising: behind the last one; at least 1 more
   float scale;
+  float cap;  // see AttentionLayer
 };
 
 // The first row that sees a position from `begin` on.
@@ -145,6 +146,7 @@ struct KernelTable {
   void (*silu_multiply)(const float* gate, const float* up, int64_t count, float* out);
   void (*relu2_multiply)(const float* gate, const float* up, int64_t count, float* out);
   void (*gelu)(const float* x, int64_t count, float* out);
+  void (*bound)(const float* x, int64_t count, float cap, float* out);  // out may be x
   void (*add)(const float* a, const float* b, int64_t count, float* out);  // out may be a
   bool (*is_finite)(const float* x, int64_t count);
   void (*rotate)(float* head, const float* cosine, const float* sine, int64_t half);
