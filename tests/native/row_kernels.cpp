@@ -86,6 +86,10 @@ Bytes relu2_multiply(const KernelTable& table, Random& random) {
   return gated(table.relu2_multiply, random);
 }
 
+Bytes gelu_tanh_multiply(const KernelTable& table, Random& random) {
+  return gated(table.gelu_tanh_multiply, random);
+}
+
 Bytes gelu(const KernelTable& table, Random& random) {
   const std::vector<float> x = random_rows(random, random.between(0, 1000));
   std::vector<float> out(x.size());
@@ -194,6 +198,7 @@ constexpr Case kCases[] = {
     {"layer_norm", layer_norm},
     {"silu_multiply", silu_multiply},
     {"relu2_multiply", relu2_multiply},
+    {"gelu_tanh_multiply", gelu_tanh_multiply},
     {"gelu", gelu},
     {"bound", bound},
     {"add", add},

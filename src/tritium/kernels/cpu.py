@@ -36,6 +36,7 @@ __all__ = [
     "dense_matmul",
     "embedding_lookup",
     "gelu",
+    "gelu_tanh_multiply",
     "layer_norm",
     "paged_attention",
     "prepare",
@@ -237,6 +238,12 @@ def silu_multiply(gate: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray
 def relu2_multiply(gate: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]:
     """Squared ReLU of gate times up, elementwise on [M, D]."""
     return _native.relu2_multiply(gate, up)
+
+
+@refuses_bad_arrays
+def gelu_tanh_multiply(gate: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]:
+    """GELU of gate, approximated with a hyperbolic tangent, times up, elementwise on [M, D]."""
+    return _native.gelu_tanh_multiply(gate, up)
 
 
 @refuses_bad_arrays

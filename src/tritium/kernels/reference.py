@@ -13,7 +13,7 @@ import numpy as np
 
 from tritium.errors import ProcessingError, ValidationError
 from tritium.kernels.reference_attention import paged_attention, ragged_attention, write_kv
-from tritium.kernels.reference_functions import bound
+from tritium.kernels.reference_functions import bound, gelu_tanh_multiply
 from tritium.kernels.weight import BLOCK, TernaryWeight, padded
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "embedding_lookup",
     "from_compute_layout",
     "gelu",
+    "gelu_tanh_multiply",
     "layer_norm",
     "pack_trits",
     "packed5_to_compute",

@@ -57,3 +57,15 @@ def bound(x: F32, *, cap: float) -> F32:
     with np.errstate(invalid="ignore", over="ignore"):
         bounded: F32 = height * hyperbolic_tangent(x * (np.float32(1) / height)) + (x - x)
     return bounded
+
+
+def gelu_tanh_multiply(gate: F32, up: F32) -> F32:
+    """GELU of `gate`, approximated with a hyperbolic tangent, times `up`, elementwise.
+
+    x (1 + tanh(z / 2)) / 2 is x / (1 + e^-z) with z = 2 sqrt(2 / pi) (x + 0.044715 x^3).
+    """
+    one, slope, cubic = np.float32(1), np.float32(1.5957691216), np.float32(0.044715)
+    with np.errstate(invalid="ignore", over="ignore"):
+        z = gate * (slope * (one + cubic * (gate * gate)))
+        gated: F32 = gate / (one + exponential(np.float32(0) - z)) * up
+    return gated

@@ -59,7 +59,6 @@ class DecoderModel:
     """A causal language model; `forward` never lets one row's result depend on the rows beside it."""
 
     feed_forward_norm: ClassVar[str] = "post_attention_layernorm"  # on what the feed-forward part reads
-    is_recordable: ClassVar[bool] = True  # whether a plan knows every operation of the model
 
     def __init__(self, config: ModelConfig, weights: WeightSource, *, threads: int = 1) -> None:
         self.config = config
@@ -157,7 +156,7 @@ class DecoderModel:
         """Return the forward pass as one native call; None if no plan can hold it, or it is observed."""
         if self.observer is not None:
             return None
-        if self._recorded is None and self.is_recordable and can_record(self.linear_table.as_dict()):
+        if self._recorded is None and can_record(self.linear_table.as_dict()):
             recorder = Recorder(self.config, self.linear_table.as_dict(), self.inverse_frequencies)
             self._recorded = recorder.finish(self._forward(recorder))
         return self._recorded

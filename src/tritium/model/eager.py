@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.kernels import cpu
-from tritium.model.layers import gelu_tanh_multiply, require_finite
+from tritium.model.layers import require_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _GATES: Mapping[str, Callable[[Float32, Float32], Float32]] = {
     "silu": cpu.silu_multiply,
     "relu2": cpu.relu2_multiply,
-    "gelu_pytorch_tanh": gelu_tanh_multiply,
+    "gelu_pytorch_tanh": cpu.gelu_tanh_multiply,
 }
 
 

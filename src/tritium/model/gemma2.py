@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 class Gemma2Model(DecoderModel):
     """Gemma2ForCausalLM: four norms a block, tanh-GELU, scaled embeddings, bounded logits."""
 
-    is_recordable: ClassVar[bool] = False  # a plan knows neither this activation nor these factors
     feed_forward_norm: ClassVar[str] = "pre_feedforward_layernorm"
 
     def __init__(self, config: ModelConfig, weights: WeightSource, *, threads: int = 1) -> None:

@@ -222,17 +222,3 @@ def apply_linears(linears: Sequence[Linear], x: Float32) -> list[Float32]:
         else:
             outputs.append(linear(x))
     return outputs
-
-
-# GELU by a hyperbolic tangent is x (1 + tanh(z / 2)) / 2 = x sigmoid(z) with
-# z = 2 sqrt(2 / pi) (x + 0.044715 x^3).
-_SLOPE, _CUBIC = np.float32(1.5957691216057308), np.float32(0.044715)
-
-
-def gelu_tanh_multiply(gate: Float32, up: Float32) -> Float32:
-    """GELU of `gate`, approximated with a hyperbolic tangent, times `up`, elementwise on [M, D].
-
-    It is the kernel of SiLU, z sigmoid(z), on other numbers: the same bits on every instruction set.
-    """
-    factor = _SLOPE * (np.float32(1) + _CUBIC * (gate * gate))  # z / gate
-    return cpu.silu_multiply(gate * factor, up / factor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from tritium.model.decoder import DecoderModel
 from tritium.model.family import FAMILIES
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 class Qwen3Model(DecoderModel):
     """Qwen3ForCausalLM: each head of q and k is normalised before it is turned by its position."""
-
-    is_recordable: ClassVar[bool] = False  # a plan normalises whole rows only
 
     def __init__(self, config: ModelConfig, weights: WeightSource, *, threads: int = 1) -> None:
         super().__init__(config, weights, threads=threads)

@@ -35,22 +35,24 @@ class Recorder:
 
     def embed(self, table: Embedding) -> int:
         """Look the tokens of the batch up: [T, hidden]."""
-        if table.scale != 1:
-            raise ValidationError("A plan cannot hold an embedding that is scaled.")
         if isinstance(table.weight, cpu.CodedMatrix):
-            return self._plan.coded_embed(table.weight)
-        if isinstance(table.weight, np.ndarray):
-            return self._plan.embed(table.weight)
-        raise ValidationError("A plan cannot hold an embedding that is not in memory.")
+            rows = self._plan.coded_embed(table.weight)
+        elif isinstance(table.weight, np.ndarray):
+            rows = self._plan.embed(table.weight)
+        else:
+            raise ValidationError("A plan cannot hold an embedding that is not in memory.")
+        if table.scale != 1:
+            self._plan.scale(rows, table.scale)
+        return rows
 
     def normalise(self, norm: RMSNorm, x: int) -> int:
         """Divide each row by its root mean square and multiply by the norm's weight."""
         return self._plan.rms_norm(x, norm.weight, norm.eps)
 
     def normalise_heads(self, norm: RMSNorm, x: int) -> int:
-        """Raise ValidationError: a plan normalises whole rows only."""
-        del norm, x
-        raise ValidationError("A plan cannot hold a norm of single heads.")
+        """Do the same to every head of each row, in place."""
+        self._plan.head_norm(x, norm.weight, norm.eps, self._config.num_kv_heads)
+        return x
 
     def linears(self, names: Sequence[str], x: int) -> list[int]:
         """Run named linear layers on the same rows, rounding the rows once for all ternary ones."""
@@ -63,20 +65,26 @@ class Recorder:
         heads, kv_heads = self._config.num_heads, self._config.num_kv_heads
         self._plan.rope(q, self._angles[layer], heads, kv_heads)
         self._plan.rope(k, self._angles[layer], kv_heads, kv_heads)
-        scale, window = self._config.scaling.attention, self._config.windows[layer]
-        return self._plan.attention(q, k, v, layer, heads, kv_heads, scale, window or 0)
+        scaling, window = self._config.scaling, self._config.windows[layer]
+        return self._plan.attention(
+            q, k, v, layer, heads, kv_heads, scaling.attention, window or 0, scaling.attention_cap or 0.0
+        )
 
     def gate(self, gate: int, up: int) -> int:
         """Multiply the activation of `gate` by `up`."""
-        gates = {"silu": self._plan.silu_multiply, "relu2": self._plan.relu2_multiply}
+        gates = {
+            "silu": self._plan.silu_multiply,
+            "relu2": self._plan.relu2_multiply,
+            "gelu_pytorch_tanh": self._plan.gelu_tanh_multiply,
+        }
         if self._config.activation not in gates:
             raise ValidationError(f"A plan cannot hold the activation {self._config.activation}.")
         return gates[self._config.activation](gate, up)
 
     def bound(self, x: int, cap: float) -> int:
-        """Raise ValidationError: a plan bounds nothing."""
-        del x, cap
-        raise ValidationError("A plan cannot hold bounded logits.")
+        """Keep each element between -cap and cap, smoothly, in place."""
+        self._plan.bound(x, cap)
+        return x
 
     def add(self, x: int, y: int) -> int:
         """Add elementwise."""

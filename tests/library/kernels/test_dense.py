@@ -76,6 +76,25 @@ def test_activation_functions_are_close_to_the_reference(isa, columns):
 
 
 @settings(deadline=None)
+@given(st.lists(st.floats(width=32), min_size=1, max_size=70))
+def test_gelu_with_a_tangent_is_its_twin_to_the_bit(isa, values):
+    gate = np.array([values], np.float32)
+    up = normal(3, *gate.shape)
+    np.testing.assert_array_equal(cpu.gelu_tanh_multiply(gate, up), reference.gelu_tanh_multiply(gate, up))
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=70))
+def test_gelu_with_a_tangent_is_its_formula(isa, values):
+    x = np.array([values], dtype=np.float32)
+    exact = x.astype(np.float64)
+    tangent = np.tanh(np.sqrt(2 / np.pi) * (exact + 0.044715 * exact**3))
+    expected = 0.5 * exact * (1 + tangent) * 3
+    actual = cpu.gelu_tanh_multiply(x, np.full_like(x, 3))
+    np.testing.assert_allclose(actual, expected, rtol=3e-6, atol=3e-6)
+
+
+@settings(deadline=None)
 @given(values=st.lists(st.floats(width=32), min_size=1, max_size=70), cap=st.floats(1e-6, 1e6))
 def test_a_bound_is_its_twin_to_the_bit(isa, values, cap):
     x = np.array([values], np.float32)
@@ -113,7 +132,7 @@ def test_softmax_gives_nothing_to_minus_infinity_and_shows_nan(isa):
     assert cpu.softmax(np.array([[0.0, -np.inf]], np.float32)).tolist() == [[1.0, 0.0]]
     assert np.isnan(cpu.softmax(np.array([[0.0, np.nan, 1.0]], np.float32))).any()
     x = np.array([[np.nan, 1.0]], np.float32)
-    gated = cpu.silu_multiply(x, x), cpu.relu2_multiply(x, x)
+    gated = cpu.silu_multiply(x, x), cpu.relu2_multiply(x, x), cpu.gelu_tanh_multiply(x, x)
     for result in (*gated, cpu.gelu(x), cpu.rms_norm(x, x[0], eps=1e-5)):
         assert np.isnan(result[0, 0])
 

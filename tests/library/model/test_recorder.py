@@ -20,11 +20,13 @@ from tritium.model.architecture import architecture_for
 from tritium.model.batch import ForwardBatch, KVCache
 from tritium.model.bitnet import BitNetModel
 from tritium.model.config import parse_config
+from tritium.model.gemma2 import Gemma2Model
+from tritium.model.gemma3_text import Gemma3TextModel
 from tritium.model.layers import CodedLinear, DenseLinear, TernaryLinear
 from tritium.model.llama import LlamaModel
 from tritium.model.qwen2 import Qwen2Model
 from tritium.model.qwen3 import Qwen3Model
-from tritium.model.recorder import RecordedForward, Recorder
+from tritium.model.recorder import RecordedForward
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,23 @@ if TYPE_CHECKING:
     from tritium.model.decoder import DecoderModel
     from tritium.model.layers import DenseWeight, Float32, Linear, Table
 
-MODELS = {"llama": LlamaModel, "bitnet": BitNetModel, "qwen2": Qwen2Model, "qwen3": Qwen3Model}
+MODELS = {
+    "llama": LlamaModel,
+    "bitnet": BitNetModel,
+    "qwen2": Qwen2Model,
+    "qwen3": Qwen3Model,
+    "gemma2": Gemma2Model,
+    "gemma3_text": Gemma3TextModel,
+}
+# What a type has of its own; caps that every score and logit feels.
+FIELDS: dict[str, dict[str, Any]] = {
+    "gemma2": {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 20},
+    "gemma3_text": {
+        "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 20,
+        "rope_local_base_freq": 99.0,
+    },
+}
 CONTEXT = 96
 
 
@@ -63,8 +81,10 @@ class Shape:
         """A model of random weights, the same for the same seed; bitnet derives the size of a head."""
         if self.model_type == "bitnet" and self.heads * self.head_dim != self.hidden:
             return replace(self, head_dim=self.hidden // self.heads).build(seed=seed, threads=threads)
-        if self.model_type in {"qwen2", "qwen3"} and (self.activation, self.has_bias) != ("silu", False):
-            return replace(self, activation="silu", has_bias=False).build(seed=seed, threads=threads)
+        known = "gelu_pytorch_tanh" if self.model_type in FIELDS else "silu"
+        is_plain = self.model_type not in {"llama", "bitnet"}
+        if is_plain and (self.activation, self.has_bias) != (known, False):
+            return replace(self, activation=known, has_bias=False).build(seed=seed, threads=threads)
         config = parse_config(
             {
                 "model_type": self.model_type,
@@ -81,6 +101,7 @@ class Shape:
                 "tie_word_embeddings": self.is_tied,
                 "attention_bias": self.has_bias,
                 "mlp_bias": self.has_bias and self.model_type == "llama",
+                **FIELDS.get(self.model_type, {}),
             }
         )
         if self.window is not None:
@@ -192,7 +213,7 @@ def assert_same_bits(actual: Float32, expected: Float32) -> None:
 
 SHAPES = st.builds(
     Shape,
-    model_type=st.sampled_from(["llama", "bitnet", "qwen2"]),
+    model_type=st.sampled_from(list(MODELS)),
     hidden=st.sampled_from([32, 48, 200]),
     inner=st.sampled_from([33, 160, 300]),
     kv_heads=st.sampled_from([1, 2, 4]),
@@ -239,9 +260,14 @@ def test_a_plan_gives_the_bits_of_the_eager_pass(
         np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
-@pytest.mark.parametrize("threads", [2, 3, 16])
-def test_a_batch_large_enough_to_be_shared_gives_the_bits_of_one_thread(threads: int) -> None:
-    shape = Shape(hidden=256, inner=512, heads=8, kv_heads=4, head_dim=32, vocabulary=512)
+@pytest.mark.parametrize(
+    ("model_type", "threads"), [("llama", 2), ("llama", 3), ("llama", 16), ("gemma2", 3), ("gemma3_text", 3)]
+)
+def test_a_batch_large_enough_to_be_shared_gives_the_bits_of_one_thread(
+    model_type: str, threads: int
+) -> None:
+    sizes = {"hidden": 256, "inner": 512, "heads": 8, "kv_heads": 4, "head_dim": 32, "vocabulary": 512}
+    shape = Shape(model_type=model_type, window=40 if model_type in FIELDS else None, **sizes)
     alone, shared = (shape.build(seed=1, threads=count) for count in (1, threads))
     for parts in ([(0, 90), (30, 1), (7, 33)], [(20, 1)] * 3, [(50, 1)]):
         first, second = caches(alone, 8, seed=2)
@@ -292,33 +318,42 @@ def test_a_layer_the_plan_does_not_know_still_runs() -> None:
     assert np.isfinite(model.forward_full([1, 2, 3])).all()
 
 
-def test_a_model_with_norms_of_single_heads_runs_without_a_plan() -> None:
-    model = Shape(model_type="qwen3").build(seed=1, threads=1)
-    assert model.recorded() is None
-    alone = model.forward_full([1, 2, 3])
-    batch = ForwardBatch.of_sequences([[4, 5], [1, 2, 3]])
-    assert_same_bits(model.forward(batch, model.new_cache(2))[2:], alone)
+@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("dtype", KV_DTYPES)
+def test_every_type_is_recorded_and_decodes_bit_for_bit(model_type: str, dtype: KvDtype) -> None:
+    shape = Shape(model_type=model_type, head_dim=12, kv_heads=2, window=20, is_tied=False, dense_share=0.3)
+    model = shape.build(seed=4, threads=3)
+    assert model.recorded() is not None
+    planned, expected = caches(model, 3, seed=4, dtype=dtype)
+    for past in range(30, 60, 7):
+        batch = a_step(planned, [(past, 1), (past + 3, 5), (0, past)], wanted=[0, 3, 9], seed=past)
+        assert_same_bits(model.forward(batch, planned), eager(model, batch, expected))
 
 
 @pytest.mark.parametrize(
     ("record", "named"),
     [
-        (lambda run, model: model._forward(run), "single heads"),
-        (lambda run, model: run.embed(replace(model._embedding, scale=2.0)), "scaled"),
-        (lambda run, _model: run.bound(0, 30.0), "bounded"),
+        (lambda plan, q: plan.head_norm(q, np.ones(11, np.float32), 1e-5, 2), "rows of 48"),
+        (lambda plan, q: plan.head_norm(q, np.ones(16, np.float32), 1e-5, 2), "multiple"),
+        (lambda plan, q: plan.head_norm(q, np.ones(0, np.float32), 1e-5, 2), "width of one"),
+        (lambda plan, q: plan.head_norm(q, np.ones(12, np.float32), 1e-5, 0), "width of one"),
+        (lambda plan, q: plan.bound(q, 0.0), "positive"),
+        (lambda plan, q: plan.bound(q, float("nan")), "positive"),
+        (lambda plan, q: plan.scale(q + 1, 2.0), "no value"),
+        (lambda plan, q: plan.attention(q, q, q, 0, 4, 4, 1.0, 0, float("inf")), "positive"),
     ],
 )
-def test_a_recorder_refuses_what_a_plan_cannot_hold(record: Callable[[Any, Any], Any], named: str) -> None:
-    model = Shape(model_type="qwen3").build(seed=1, threads=1)
-    recorder = Recorder(model.config, model.linears(), model.inverse_frequencies)
-    with pytest.raises(ValidationError, match=named):
-        record(recorder, model)
+def test_a_plan_refuses_what_does_not_fit(record: Callable[[Any, int], Any], named: str) -> None:
+    plan = cpu.Plan(8)
+    q = plan.embed(np.zeros((3, 48), np.float32))
+    with pytest.raises(ValueError, match=named):
+        record(plan, q)
 
 
 def test_a_recorder_refuses_an_activation_that_it_does_not_know() -> None:
     model = Shape().build(seed=1, threads=1)
-    model.config = replace(model.config, activation="gelu_pytorch_tanh")
-    with pytest.raises(ValidationError, match="gelu_pytorch_tanh"):
+    model.config = replace(model.config, activation="gelu")
+    with pytest.raises(ValidationError, match="gelu"):
         model.recorded()
 
 

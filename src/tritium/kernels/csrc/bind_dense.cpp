@@ -157,6 +157,10 @@ void bind_dense(nb::module_& m) {
       "relu2_multiply",
       [](const Array& gate, const Array& up) { return gated(table().relu2_multiply, gate, up); },
       nb::arg("gate").noconvert(), nb::arg("up").noconvert());
+  m.def(
+      "gelu_tanh_multiply",
+      [](const Array& gate, const Array& up) { return gated(table().gelu_tanh_multiply, gate, up); },
+      nb::arg("gate").noconvert(), nb::arg("up").noconvert());
   m.def("gelu", &gelu, nb::arg("x").noconvert());
   m.def("bound", &bound, nb::arg("x").noconvert(), nb::arg("cap"));
   m.def("softmax", &softmax, nb::arg("x").noconvert());

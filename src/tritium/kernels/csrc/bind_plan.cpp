@@ -2,6 +2,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <mutex>
 
@@ -74,6 +75,8 @@ class LogitPool {
   std::map<float*, size_t> taken_;
 };
 
+constexpr const char* kHeadsAreShared = "heads must be a multiple of kv_heads.";
+
 // The plan as Python records and runs it: it keeps the arrays of the weights.
 class BoundPlan {
  public:
@@ -87,6 +90,19 @@ class BoundPlan {
   ValueId rms_norm(ValueId x, const Array& weight, float eps) {
     const float* factor = floats(weight, "weight", {kAny});
     return record_rms_norm(plan_, x, factor, size_of(weight, 0), eps);
+  }
+  void head_norm(ValueId x, const Array& weight, float eps, int64_t kv_heads) {
+    const float* factor = floats(weight, "weight", {kAny});
+    const int64_t dim = size_of(weight, 0);
+    require(dim >= 1 && kv_heads >= 1, "A norm of heads has the width of one.");
+    const int64_t heads = plan_.value(x).width / dim;
+    require(heads >= 1 && heads % kv_heads == 0, kHeadsAreShared);
+    record_head_norm(plan_, x, factor, eps, heads, {heads, kv_heads, dim, 0, 0.0f, 0, 0.0f});
+  }
+  void scale(ValueId x, float factor) { record_scale(plan_, x, factor); }
+  void bound(ValueId x, float cap) {
+    require(cap > 0.0f && std::isfinite(cap), "A cap is a positive number.");
+    record_bound(plan_, x, cap);
   }
   ValueId quantize(ValueId x) {
     const Quantized made = record_quantize(plan_, x);
@@ -118,20 +134,21 @@ class BoundPlan {
     return record_angles(plan_, values, size_of(frequencies, 0), scaling);
   }
   void rope(ValueId x, ValueId angles, int64_t heads, int64_t kv_heads) {
-    require(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0, "heads must be a multiple of kv_heads.");
-    record_rope(plan_, x, angles, heads, {heads, kv_heads, plan_.value(angles).width, 0, 0.0f, 0});
+    require(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0, kHeadsAreShared);
+    record_rope(plan_, x, angles, heads, {heads, kv_heads, plan_.value(angles).width, 0, 0.0f, 0, 0.0f});
   }
   ValueId attention(ValueId q, ValueId k, ValueId v, int64_t layer, int64_t heads, int64_t kv_heads,
-                    float scale, int64_t window) {
+                    float scale, int64_t window, float cap) {
     require(window >= 0, "A window has at least one position; 0 means none.");
-    require(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0, "heads must be a multiple of kv_heads.");
+    require(cap >= 0.0f && std::isfinite(cap), "A cap of scores is a positive number; 0 means none.");
+    require(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0, kHeadsAreShared);
     const int64_t dim = plan_.value(k).width / kv_heads;
     require(layer >= 0 && dim >= 1 && (kv_heads_ == 0 || (kv_heads == kv_heads_ && dim == dim_)),
             "All layers of a plan have the same heads.");
     kv_heads_ = kv_heads;
     dim_ = dim;
     layers_ = std::max(layers_, layer + 1);
-    const AttentionShape shape{heads, kv_heads, dim, layer, scale, window};
+    const AttentionShape shape{heads, kv_heads, dim, layer, scale, window, cap};
     return record_attention(plan_, q, record_write_kv(plan_, k, v, shape), shape);
   }
   ValueId gate(Activation activation, ValueId gate, ValueId up) {
@@ -296,6 +313,10 @@ void bind_plan(nb::module_& m) {
       .def(nb::init<int64_t>(), nb::arg("max_positions"))
       .def("embed", &BoundPlan::embed, nb::arg("weight").noconvert())
       .def("rms_norm", &BoundPlan::rms_norm, nb::arg("x"), nb::arg("weight").noconvert(), nb::arg("eps"))
+      .def("head_norm", &BoundPlan::head_norm, nb::arg("x"), nb::arg("weight").noconvert(), nb::arg("eps"),
+           nb::arg("kv_heads"))
+      .def("scale", &BoundPlan::scale, nb::arg("x"), nb::arg("factor"))
+      .def("bound", &BoundPlan::bound, nb::arg("x"), nb::arg("cap"))
       .def("quantize", &BoundPlan::quantize, nb::arg("x"))
       .def("dense", &BoundPlan::dense_linear, nb::arg("x"), nb::arg("weight").noconvert(),
            nb::arg("bias").none(), nb::arg("kind"))
@@ -305,7 +326,7 @@ void bind_plan(nb::module_& m) {
       .def("angles", &BoundPlan::angles, nb::arg("inv_freq").noconvert(), nb::arg("scaling"))
       .def("rope", &BoundPlan::rope, nb::arg("x"), nb::arg("angles"), nb::arg("heads"), nb::arg("kv_heads"))
       .def("attention", &BoundPlan::attention, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("layer"),
-           nb::arg("heads"), nb::arg("kv_heads"), nb::arg("scale"), nb::arg("window"))
+           nb::arg("heads"), nb::arg("kv_heads"), nb::arg("scale"), nb::arg("window"), nb::arg("cap"))
       .def(
           "silu_multiply",
           [](BoundPlan& plan, ValueId gate, ValueId up) { return plan.gate(Activation::kSilu, gate, up); },
@@ -313,6 +334,12 @@ void bind_plan(nb::module_& m) {
       .def(
           "relu2_multiply",
           [](BoundPlan& plan, ValueId gate, ValueId up) { return plan.gate(Activation::kRelu2, gate, up); },
+          nb::arg("gate"), nb::arg("up"))
+      .def(
+          "gelu_tanh_multiply",
+          [](BoundPlan& plan, ValueId gate, ValueId up) {
+            return plan.gate(Activation::kGeluTanh, gate, up);
+          },
           nb::arg("gate"), nb::arg("up"))
       .def("add", &BoundPlan::add, nb::arg("a"), nb::arg("b"))
       .def("logit_rows", &BoundPlan::logit_rows, nb::arg("x"))

@@ -141,6 +141,18 @@ void silu_multiply(const float* gate, const float* up, int64_t count, float* out
   });
 }
 
+// GELU with a hyperbolic tangent, x (1 + tanh(z / 2)) / 2, is x / (1 + e^-z) with
+// z = 2 sqrt(2 / pi) (x + 0.044715 x^3).
+void gelu_tanh_multiply(const float* gate, const float* up, int64_t count, float* out) {
+  const Lanes one = broadcast(1.0f), zero = broadcast(0.0f);
+  const Lanes slope = broadcast(1.5957691216f), cubic = broadcast(0.044715f);
+  map(count, out, [&](int64_t i, int64_t left) {
+    const Lanes value = load_some(gate + i, left);
+    const Lanes z = value * (slope * (one + cubic * (value * value)));
+    return value / (one + exponential(zero - z)) * load_some(up + i, left);
+  });
+}
+
 void relu2_multiply(const float* gate, const float* up, int64_t count, float* out) {
   const Lanes zero = broadcast(0.0f);
   map(count, out, [&](int64_t i, int64_t left) {

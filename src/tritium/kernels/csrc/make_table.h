@@ -37,6 +37,7 @@ constexpr KernelTable make_table(const char* name) {
       .layer_norm = layer_norm,
       .silu_multiply = silu_multiply,
       .relu2_multiply = relu2_multiply,
+      .gelu_tanh_multiply = gelu_tanh_multiply,
       .gelu = gelu,
       .bound = bound,
       .add = add,

@@ -51,6 +51,28 @@ class HeadOperation : public Operation {
   AttentionShape shape;
 };
 
+class HeadNorm final : public HeadOperation {
+ public:
+  HeadNorm(const AttentionShape& shape, int64_t heads, const float* weight, float eps)
+      : HeadOperation("head_norm", shape),
+        heads_per_item_(heads / shape.kv_heads),
+        weight_(weight),
+        eps_(eps) {}
+
+  double nanoseconds(const Step& step) const override {
+    return kElementNanoseconds * static_cast<double>(items(step) * heads_per_item_ * shape.dim);
+  }
+  void run(Step& step, int thread, int64_t begin, int64_t end) const override {
+    float* x = step.at<float>(writes[0], thread) + begin * heads_per_item_ * shape.dim;
+    table().rms_norm(x, weight_, (end - begin) * heads_per_item_, shape.dim, eps_, x);
+  }
+
+ private:
+  int64_t heads_per_item_;
+  const float* weight_;
+  float eps_;
+};
+
 class Rope final : public HeadOperation {
  public:
   Rope(const AttentionShape& shape, int64_t heads)
@@ -109,7 +131,7 @@ class Attention final : public HeadOperation {
   void run(Step& step, int thread, int64_t begin, int64_t end) const override {
     const AttentionLayer layer{step.at<float>(reads[0], thread), step.at<float>(writes[0], thread),
                                step.batch.cache->pools[static_cast<size_t>(shape.layer)], shape.scale,
-                               shape.window, 0.0f};
+                               shape.window, shape.cap};
     step.attention.run(layer, begin, end, *step.attention_memory[static_cast<size_t>(thread)]);
   }
 };
@@ -123,6 +145,15 @@ ValueId record_angles(Plan& plan, const float* frequencies, int64_t half, float 
   operation->writes = {out};
   plan.add(std::move(operation));
   return out;
+}
+
+void record_head_norm(Plan& plan, ValueId x, const float* weight, float eps, int64_t heads,
+                      const AttentionShape& shape) {
+  require_width(plan, x, heads * shape.dim);
+  auto operation = std::make_unique<HeadNorm>(shape, heads, weight, eps);
+  operation->reads = {x};
+  operation->writes = {x};
+  plan.add(std::move(operation));
 }
 
 void record_rope(Plan& plan, ValueId x, ValueId angles, int64_t heads, const AttentionShape& shape) {

@@ -26,6 +26,8 @@ struct Quantized {
 };
 
 ValueId record_embed(Plan& plan, const DenseView& table);
+// Multiplies x in place.
+void record_scale(Plan& plan, ValueId x, float factor);
 ValueId record_rms_norm(Plan& plan, ValueId x, const float* weight, int64_t width, float eps);
 // A row that is not finite makes the run fail, as does one in record_logit_rows.
 Quantized record_quantize(Plan& plan, ValueId x);
@@ -33,8 +35,10 @@ Quantized record_quantize(Plan& plan, ValueId x);
 ValueId record_logit_rows(Plan& plan, ValueId x);
 ValueId record_add(Plan& plan, ValueId a, ValueId b);
 
-enum class Activation { kSilu, kRelu2 };
+enum class Activation { kSilu, kRelu2, kGeluTanh };
 ValueId record_gate(Plan& plan, Activation activation, ValueId gate, ValueId up);
+// Turns x into cap x tanh(x / cap) in place.
+void record_bound(Plan& plan, ValueId x, float cap);
 
 // `bias` may be nullptr. `kind` names the matrix in a profile.
 ValueId record_dense(Plan& plan, ValueId x, const DenseView& weight, const float* bias, const char* kind);
@@ -50,11 +54,15 @@ struct AttentionShape {
   int64_t dim;
   int64_t layer;
   float scale;
-  int64_t window;  // see AttentionLayer
+  int64_t window;  // this and the next: see AttentionLayer
+  float cap;
 };
 
 // Cosines and sines of all positions, [half, half] in a row.
 ValueId record_angles(Plan& plan, const float* frequencies, int64_t half, float scaling);
+// Divides each head of x [heads * dim] by its root mean square and multiplies by `weight` [dim], in place.
+void record_head_norm(Plan& plan, ValueId x, const float* weight, float eps, int64_t heads,
+                      const AttentionShape& shape);
 // Turns the heads of x [heads * dim] in place.
 void record_rope(Plan& plan, ValueId x, ValueId angles, int64_t heads, const AttentionShape& shape);
 // Returns a value without memory: what says that the cache holds the rows.

@@ -58,6 +58,20 @@ class Embed final : public RowOperation {
   DenseView table_;
 };
 
+class Scale final : public RowOperation {
+ public:
+  Scale(Rows rows, int64_t width, float factor)
+      : RowOperation("scale", rows, width, kCopyNanoseconds), factor_(factor) {}
+
+  void run(Step& step, int thread, int64_t begin, int64_t end) const override {
+    float* x = step.at<float>(writes[0], thread);
+    for (int64_t i = begin * width; i < end * width; ++i) x[i] *= factor_;
+  }
+
+ private:
+  float factor_;
+};
+
 class RmsNorm final : public RowOperation {
  public:
   RmsNorm(Rows rows, int64_t width, const float* weight, float eps)
@@ -122,35 +136,43 @@ class LogitRows final : public RowOperation {
 class ColumnOperation : public Operation {
  public:
   ColumnOperation(const char* kind, Rows rows, int64_t width, double element_nanoseconds)
-      : Operation(kind, Domain::kColumns, rows), width_(width), element_nanoseconds_(element_nanoseconds) {
+      : Operation(kind, Domain::kColumns, rows), width(width), element_nanoseconds_(element_nanoseconds) {
     fixed_items = width;
   }
 
-  int64_t items(const Step& step) const override { return step.count(rows) == 0 ? 0 : width_; }
+  int64_t items(const Step& step) const override { return step.count(rows) == 0 ? 0 : width; }
   double nanoseconds(const Step& step) const override {
-    return element_nanoseconds_ * static_cast<double>(step.count(rows) * width_);
+    return element_nanoseconds_ * static_cast<double>(step.count(rows) * width);
   }
+
+ protected:
+  int64_t width;
+
+ private:
+  double element_nanoseconds_;
+};
+
+class PairOperation : public ColumnOperation {
+ public:
+  using ColumnOperation::ColumnOperation;
+
   void run(Step& step, int thread, int64_t begin, int64_t end) const override {
     const float* a = step.at<float>(reads[0], thread);
     const float* b = step.at<float>(reads[1], thread);
     float* out = step.at<float>(writes[0], thread);
     for (int64_t row = 0; row < step.count(rows); ++row) {
-      const int64_t first = row * width_ + begin;
+      const int64_t first = row * width + begin;
       apply(a + first, b + first, end - begin, out + first);
     }
   }
 
  protected:
   virtual void apply(const float* a, const float* b, int64_t count, float* out) const = 0;
-
- private:
-  int64_t width_;
-  double element_nanoseconds_;
 };
 
-class Add final : public ColumnOperation {
+class Add final : public PairOperation {
  public:
-  Add(Rows rows, int64_t width) : ColumnOperation("add", rows, width, kCopyNanoseconds) {}
+  Add(Rows rows, int64_t width) : PairOperation("add", rows, width, kCopyNanoseconds) {}
 
  protected:
   void apply(const float* a, const float* b, int64_t count, float* out) const override {
@@ -158,17 +180,36 @@ class Add final : public ColumnOperation {
   }
 };
 
-class Gate final : public ColumnOperation {
+class Bound final : public ColumnOperation {
+ public:
+  Bound(Rows rows, int64_t width, float cap)
+      : ColumnOperation("bound", rows, width, kGateNanoseconds), cap_(cap) {}
+
+  void run(Step& step, int thread, int64_t begin, int64_t end) const override {
+    for (int64_t row = 0; row < step.count(rows); ++row) {
+      float* x = step.at<float>(writes[0], thread) + row * width + begin;
+      table().bound(x, end - begin, cap_, x);
+    }
+  }
+
+ private:
+  float cap_;
+};
+
+class Gate final : public PairOperation {
  public:
   Gate(Rows rows, int64_t width, Activation activation)
-      : ColumnOperation("gate", rows, width, kGateNanoseconds), activation_(activation) {}
+      : PairOperation("gate", rows, width, kGateNanoseconds), activation_(activation) {}
 
  protected:
   void apply(const float* gate, const float* up, int64_t count, float* out) const override {
-    if (activation_ == Activation::kSilu) {
-      table().silu_multiply(gate, up, count, out);
-    } else {
-      table().relu2_multiply(gate, up, count, out);
+    switch (activation_) {
+      case Activation::kSilu:
+        return table().silu_multiply(gate, up, count, out);
+      case Activation::kRelu2:
+        return table().relu2_multiply(gate, up, count, out);
+      case Activation::kGeluTanh:
+        return table().gelu_tanh_multiply(gate, up, count, out);
     }
   }
 
@@ -187,10 +228,27 @@ ValueId record(Plan& plan, std::unique_ptr<Operation> operation, std::vector<Val
   return out;
 }
 
+// Records an operation that changes rows of floats in place.
+void record_in_place(Plan& plan, std::unique_ptr<Operation> operation, ValueId x) {
+  operation->reads = {x};
+  operation->writes = {x};
+  plan.add(std::move(operation));
+}
+
 }  // namespace
 
 ValueId record_embed(Plan& plan, const DenseView& table) {
   return record(plan, std::make_unique<Embed>(table), {}, table.columns);
+}
+
+void record_scale(Plan& plan, ValueId x, float factor) {
+  const Value& value = plan.value(x);
+  record_in_place(plan, std::make_unique<Scale>(value.rows, value.width, factor), x);
+}
+
+void record_bound(Plan& plan, ValueId x, float cap) {
+  const Value& value = plan.value(x);
+  record_in_place(plan, std::make_unique<Bound>(value.rows, value.width, cap), x);
 }
 
 ValueId record_rms_norm(Plan& plan, ValueId x, const float* weight, int64_t width, float eps) {
