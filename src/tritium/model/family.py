@@ -111,7 +111,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma2": Family(
         classes=frozenset({"Gemma2ForCausalLM"}),
-        fields=_DECODER | _GEMMA,
+        fields=_DECODER | _GEMMA | {"sliding_window_size"},
         activations=("gelu_pytorch_tanh",),
         activation_fields=("hidden_activation", "hidden_act"),
         norm_eps=("rms_norm_eps", 1e-6),

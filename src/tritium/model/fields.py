@@ -34,6 +34,7 @@ _HARMLESS = frozenset(
         "_commit_hash",
         "_attn_implementation_autoset",
         "attn_implementation",
+        "_attn_implementation",
         "auto_map",
         "cache_implementation",
         "attention_dropout",

@@ -31,6 +31,7 @@ def parse_windows(config: Mapping[str, Any], *, model_type: str, num_layers: int
         return _qwen(config, num_layers)
     if model_type in {"gemma2", "gemma3_text"}:
         pattern = 2 if model_type == "gemma2" else _gemma3_pattern(config)
+        _check_second_window(config)
         default = tuple(_SLIDING if (index + 1) % pattern else _FULL for index in range(num_layers))
         return _by_kind(config, default, window=_window(config))
     return (None,) * num_layers
@@ -49,6 +50,17 @@ def _gemma3_pattern(config: Mapping[str, Any]) -> int:
             field="sliding_window_pattern",
         )
     return found[0]
+
+
+def _check_second_window(config: Mapping[str, Any]) -> None:
+    """Refuse a second window that differs: Gemma 2 of 9 and 27 billion is published with both fields."""
+    window, second = _window(config), config.get("sliding_window_size")
+    if second is not None and second != window:
+        raise ValidationError(
+            f"sliding_window is {window} and sliding_window_size {str(second)[:40]}: transformers reads the "
+            "first alone; remove the one that is wrong.",
+            field="sliding_window_size",
+        )
 
 
 def _qwen(config: Mapping[str, Any], num_layers: int) -> Windows:

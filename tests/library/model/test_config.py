@@ -15,6 +15,7 @@ from tritium.model.architecture import architecture_for
 from tritium.model.config import parse_config
 from tritium.model.family import FAMILIES
 from tritium.model.rope import RopeKind, RopeParameters
+from tritium.model.scaling import Scaling
 
 LLAMA = {
     "model_type": "llama",
@@ -137,6 +138,8 @@ def test_what_may_change_the_mathematics_is_refused_by_name(fields: dict[str, An
         ("gemma2", {**GEMMA2, "final_logit_softcapping": "30"}, "final_logit_softcapping"),
         ("gemma2", {**GEMMA2, "dtype": "float8_e4m3fn"}, "float8"),
         ("gemma2", {**GEMMA2, "sliding_window": None}, "no sliding window"),
+        ("gemma2", {**GEMMA2, "sliding_window": 32768, "sliding_window_size": 4096}, "sliding_window_size"),
+        ("gemma3_text", {"head_dim": 16, "sliding_window_size": 4096}, "sliding_window_size"),
         ("gemma2", {**GEMMA2, "rope_local_base_freq": 1e4}, "rope_local_base_freq"),
         ("gemma3_text", {"head_dim": 16, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ("gemma3_text", {"head_dim": 16, "use_bidirectional_attention": True}, "use_bidirectional"),
@@ -203,6 +206,55 @@ def test_gemmas_layers_slide_in_their_pattern(
 ) -> None:
     known = {"model_type": "gemma3_text", "architectures": None, "head_dim": 16, "num_hidden_layers": 7}
     assert parse_config(_with(**{**known, "sliding_window": 9, **fields})).windows == windows
+
+
+@pytest.mark.parametrize("size", ["2b", "9b", "27b"])
+def test_gemma_2_is_read_as_published(size: str) -> None:
+    """The fields and the values of google/gemma-2-2b, -9b and -27b."""
+    head_dim, scalar, sizes = {
+        "2b": (256, 256, (2304, 9216, 8, 26, 4)),
+        "9b": (256, 256, (3584, 14336, 16, 42, 8)),
+        "27b": (128, 144, (4608, 36864, 32, 46, 16)),
+    }[size]
+    hidden, inner, heads, layers, kv_heads = sizes
+    published = {
+        "architectures": ["Gemma2ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "attn_logit_softcapping": 50.0,
+        "bos_token_id": 2,
+        "cache_implementation": "hybrid",
+        "eos_token_id": 1,
+        "final_logit_softcapping": 30.0,
+        "head_dim": head_dim,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": hidden,
+        "initializer_range": 0.02,
+        "intermediate_size": inner,
+        "max_position_embeddings": 8192,
+        "model_type": "gemma2",
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": kv_heads,
+        "pad_token_id": 0,
+        "query_pre_attn_scalar": scalar,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "torch_dtype": "float32",
+        "transformers_version": "4.42.0.dev0",
+        "use_cache": True,
+        "vocab_size": 256000,
+    }
+    if size != "2b":
+        published["sliding_window_size"] = 4096
+    if size == "27b":
+        published["_attn_implementation"] = "eager"
+    config = parse_config(published)
+    assert config.scaling == Scaling(scalar**-0.5, float(np.float32(hidden**0.5)), 50.0, 30.0)
+    assert config.windows == (4096, None) * (layers // 2)
+    assert config.tie_word_embeddings
 
 
 def test_both_spellings_of_gemmas_two_ropes_mean_the_same() -> None:
