@@ -51,6 +51,12 @@ def layers_in_order(layers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, 
     return sorted(layers.items(), key=_in_depth)
 
 
+def scale_span(layer: Mapping[str, Any]) -> str:
+    """Return what shares a scale in a layer: so many weights, or what had one in a ternary source."""
+    kept = layer.get("source_scales")
+    return str(layer["group_size"]) if kept in {None, "group"} else str(kept)
+
+
 def _in_depth(item: tuple[str, Any]) -> list[tuple[bool, int, str]]:
     """Return a key that puts layer 2 before layer 10."""
     parts = item[0].split(".")

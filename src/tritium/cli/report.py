@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tritium.cli.figures import budget, fixed, interval, layers_in_order, share
+from tritium.cli.figures import budget, fixed, interval, layers_in_order, scale_span, share
 from tritium.cli.output import (
     FormatOption,
     OutputFormat,
@@ -124,7 +124,7 @@ def write_layers(layers: Mapping[str, Mapping[str, Any]]) -> None:
             name,
             str(layer.get("strategy", "")),
             str(layer["planes"]),
-            str(layer["group_size"]),
+            scale_span(layer),
             fixed(layer.get("bits_per_weight"), 3),
             "exact" if layer.get("is_lossless") else fixed(layer.get("weight_error"), 4),
             fixed(layer.get("output_error"), 4) or "-",
