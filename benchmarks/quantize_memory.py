@@ -4,6 +4,9 @@
     python benchmarks/quantize_memory.py build/large narrow deep --calibration-tokens 2048
     python benchmarks/quantize_memory.py build/large narrow --calibration-tokens 2048 --split
 
+--record puts the figures of a data-free run into docs/measurements/quantize.json, in the place of that size's
+last ones, and draws docs/pictures/quantize-*.svg again.
+
 Models are llamas in bfloat16 with Gaussian weights; all blocks of a model hold the same ones, so that a
 model of any size is written from the memory of one block. Files are removed after each run; the largest takes
 16 GB. The vocabulary is the 256 bytes and words nobody can type: a text of N ASCII characters is N tokens.
@@ -23,7 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from growth import RECORD, draw
 from random_models import SHAPES, Shape, numbered_tokenizer
+from side_by_side.machine import BUSY_SHARE, describe_machine, noise
 
 from tritium.formats.safetensors import write_safetensors
 from tritium.model.architecture import Architecture, architecture_for
@@ -45,6 +50,7 @@ LARGE = {
     "deep": Shape(layers=40, hidden=512, inner=1376, heads=8, kv_heads=4, vocabulary=128256),
     "8b": Shape(layers=32, hidden=4096, inner=14336, heads=32, kv_heads=8, vocabulary=128256),
 }
+GROUP_SIZE = 128
 DATA_FREE = ["0.5b", "2b", "8b"]
 RUN = """
 import json, sys, time
@@ -121,12 +127,37 @@ def measure(source: Path, out: Path, config: dict[str, Any]) -> Cost:
     )
 
 
+def sizes_of(architecture: Architecture) -> tuple[int, int]:
+    """Return the weights of a model and of its largest linear layer."""
+    linears = [shape.out_features * shape.in_features for shape in architecture.linears.values()]
+    return sum(linears) + sum(int(np.prod(sizes)) for sizes in architecture.tensors.values()), max(linears)
+
+
+def record(name: str, architecture: Architecture, cost: Cost) -> None:
+    """Keep the figures of one size beside the page, with where they come from."""
+    content = json.loads(RECORD.read_text(encoding="utf-8"))
+    total, largest = sizes_of(architecture)
+    machine = describe_machine()
+    content["runs"][name] = {
+        "weights": total,
+        "seconds": round(cost.elapsed, 1),
+        "processor_seconds": round(cost.processor, 1),
+        "largest_layer_mib": round(4 * largest / 2**20),
+        "peak_mib": round(cost.resident / 2**20),
+        "bits_per_weight": round(cost.metrics["bits_per_weight"], 3),
+        "megabytes": round(cost.on_disk / 1e6),
+        "machine": f"{machine['cores']} cores of {machine['processor']}",
+        "is_busy": noise()["busy_share"] > BUSY_SHARE,
+        "commit": machine["commit"],
+        "date": machine["time"][:10],
+    }
+    RECORD.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    draw()
+
+
 def show(name: str, architecture: Architecture, cost: Cost) -> None:
     """Print one row of the table."""
-    linears = architecture.linears.values()
-    weights = sum(linear.out_features * linear.in_features for linear in linears)
-    total = weights + sum(int(np.prod(sizes)) for sizes in architecture.tensors.values())
-    largest = max(linear.out_features * linear.in_features for linear in linears)
+    total, largest = sizes_of(architecture)
     print(
         f"| {name} | {total / 1e9:.3f} | {cost.elapsed:.1f} | {cost.processor:.1f} "
         f"| {total / cost.elapsed / 1e6:.0f} | {cost.elapsed / total * 1e9:.1f} "
@@ -175,9 +206,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where models are written and removed again")
     parser.add_argument("shapes", nargs="*", choices=[*LARGE, []])
     parser.add_argument("--calibration-tokens", type=int, help="compensate, on so many tokens")
-    parser.add_argument("--group-size", type=int, default=128, help="0: a scale per row")
+    parser.add_argument("--group-size", type=int, default=GROUP_SIZE, help="0: a scale per row")
     parser.add_argument("--split", action="store_true", help="processor seconds by part instead")
+    parser.add_argument("--record", action="store_true", help="keep the figures and draw the picture")
     options = parser.parse_args()
+    if options.record and (options.split or options.calibration_tokens or options.group_size != GROUP_SIZE):
+        parser.error("--record keeps data-free runs in groups of 128 only")
     config: dict[str, Any] = {
         "embedding_bits": 6,
         "max_planes": 1,
@@ -202,7 +236,10 @@ def main() -> None:
             if options.split:
                 show_split(folder / "source", folder / "out", config)
                 continue
-            show(name, architecture, measure(folder / "source", folder / "out", config))
+            cost = measure(folder / "source", folder / "out", config)
+            show(name, architecture, cost)
+            if options.record:
+                record(name, architecture, cost)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -76,24 +76,24 @@ def picture(content: dict[str, Any], palette: Palette) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}"',
         f' height="{HEIGHT}" role="img" aria-label="{escape(title)}" font-family="{FONT}">',
-        _text(LEFT, 22, title, colour=palette.text, size=15, weight=600),
+        text_at(LEFT, 22, title, colour=palette.text, size=15, weight=600),
     ]
     for index, (heading, section, bars) in enumerate(PANELS):
         figures = [(label, Results(content).values(section, name)) for label, name in bars]
         parts += _panel(LEFT + index * (PANEL + GAP), heading, figures, palette)
-    parts.append(_text(LEFT, HEIGHT - 10, caption, colour=palette.quiet, size=11))
+    parts.append(text_at(LEFT, HEIGHT - 10, caption, colour=palette.quiet, size=11))
     return "\n".join([*parts, "</svg>", ""])
 
 
 def _panel(x: int, heading: str, bars: Sequence[tuple[str, list[float]]], palette: Palette) -> list[str]:
-    parts = [_text(x, 46, heading, colour=palette.quiet, size=12, weight=600)]
+    parts = [text_at(x, 46, heading, colour=palette.quiet, size=12, weight=600)]
     scale = TRACK / max((value for _, values in bars for value in values), default=1.0)
     for row, (label, values) in enumerate(bars):
         y = TOP + row * STEP
-        parts.append(_text(x, y + 10, label, colour=palette.text, size=12))
+        parts.append(text_at(x, y + 10, label, colour=palette.text, size=12))
         parts.append(_rectangle(x, y + 15, TRACK, palette.track))
         if not values:
-            parts.append(_text(x + 6, y + 28, "not measured", colour=palette.quiet, size=11))
+            parts.append(text_at(x + 6, y + 28, "not measured", colour=palette.quiet, size=11))
             continue
         middle, low, high = median(values), min(values) * scale, max(values) * scale
         parts.append(_rectangle(x, y + 15, middle * scale, palette.theirs if row else palette.ours))
@@ -102,7 +102,7 @@ def _panel(x: int, heading: str, bars: Sequence[tuple[str, list[float]]], palett
             parts.append(f'<path d="{mark}" stroke="{palette.text}" stroke-width="1.5"/>')
         number = f"{middle:,.0f}" if middle >= 100 else f"{middle:.1f}"
         at = x + TRACK + 8
-        parts.append(_text(at, y + 29, number, colour=palette.text, size=13, weight=400 if row else 600))
+        parts.append(text_at(at, y + 29, number, colour=palette.text, size=13, weight=400 if row else 600))
     return parts
 
 
@@ -110,6 +110,10 @@ def _rectangle(x: float, y: float, width: float, colour: str) -> str:
     return f'<rect x="{x}" y="{y}" width="{max(width, 1):.1f}" height="{BAR}" rx="3" fill="{colour}"/>'
 
 
-def _text(x: float, y: float, text: str, *, colour: str, size: int, weight: int = 400) -> str:
+def text_at(
+    x: float, y: float, text: str, *, colour: str, size: int, weight: int = 400, anchor: str = ""
+) -> str:
+    """Return a line of text; `anchor` is "middle" or "end" where it does not start at x."""
     style = f'fill="{colour}" font-size="{size}" font-weight="{weight}"'
+    style += f' text-anchor="{anchor}"' if anchor else ""
     return f'<text x="{x}" y="{y}" {style}>{escape(text)}</text>'

@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tritium.cli.figures import choice, counted
 from tritium.cli.output import (
     FormatOption,
     ModelArgument,
     OutputFormat,
     ThreadsOption,
     progress_bar,
+    write_facts,
     write_json,
     write_table,
     write_text,
@@ -45,7 +48,6 @@ def bench(
 ) -> None:
     """Time the generation of text. Alone and with several prompts at once, on this machine."""
     from tritium.engine.llm import LLM
-    from tritium.kernels.device import select_optimal_device
 
     counts = _counts(streams)
     started = time.perf_counter()
@@ -58,15 +60,16 @@ def bench(
                 _measure(llm, count, prompt_tokens=prompt_tokens, max_tokens=max_tokens, repeat=repeat)
             )
             move(f"{count} at once", finished + 1, len(counts))
-    device = select_optimal_device(0, threads=threads)
+    device = llm.device
     content = {
         "model": model,
         "isa": device.isa,
         "threads": device.threads,
+        "candidates": [asdict(candidate) for candidate in device.candidates],
         "load_seconds": load_seconds,
         "results": results,
     }
-    _write(content, output_format=output_format)
+    _write(content, chosen=choice(device.candidates, device.product), output_format=output_format)
 
 
 def _counts(streams: str) -> list[int]:
@@ -123,7 +126,7 @@ def _prompt(llm: LLM, number: int, tokens: int) -> str:
     return llm.tokenizer.decode(ids[:tokens])
 
 
-def _write(content: dict[str, Any], *, output_format: OutputFormat) -> None:
+def _write(content: dict[str, Any], *, chosen: str, output_format: OutputFormat) -> None:
     if output_format is OutputFormat.JSON:
         write_json(content)
         return
@@ -142,8 +145,9 @@ def _write(content: dict[str, Any], *, output_format: OutputFormat) -> None:
         for result in content["results"]
     ]
     title = (
-        f"{content['model']}: {content['isa']}, {content['threads']} threads, "
+        f"{content['model']}: {content['isa']}, {counted(content['threads'])}, "
         f"loaded in {content['load_seconds']:.2f} s"
     )
     columns = ["streams", "prompt", "new tokens", "tokens/s (all)", "first token ms", "between tokens ms"]
     write_table(title, columns, rows)
+    write_facts("", [("chosen by measurement", chosen)])

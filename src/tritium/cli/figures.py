@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from tritium.kernels.measure import Candidate, Product
+    from tritium.quantize.timing import Timing
 
 PERCENT = 100
 LARGEST_PLAIN = 100_000  # a perplexity beyond this is written with an exponent
@@ -46,9 +49,34 @@ def budget(
     return [("loss budget", f"{asked} asked for, {', '.join(told)} ({unit})")]
 
 
+def machine(timing: Timing) -> str:
+    """Return what a run was timed on."""
+    return f"{timing.processor}, {timing.isa}, {counted(timing.threads)}, tritium {timing.library}"
+
+
+def choice(candidates: Sequence[Candidate], product: Product | None) -> str:
+    """Return by what figures instruction set and threads were chosen; empty if nothing was measured."""
+    if not candidates or product is None:
+        return ""
+    first, *others = (f"{each.isa} on {counted(each.threads)} {each.gops:.3g}" for each in candidates)
+    shape = f"{product.out_features} x {product.in_features} by {product.rows}"
+    return f"{first} GOPS in a ternary product of {shape}, against {', '.join(others)}"
+
+
+def counted(threads: int) -> str:
+    """Return a number of threads in words."""
+    return f"{threads} {'thread' if threads == 1 else 'threads'}"
+
+
 def layers_in_order(layers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the layers with their names, those of layer 2 before those of layer 10."""
     return sorted(layers.items(), key=_in_depth)
+
+
+def scale_span(layer: Mapping[str, Any]) -> str:
+    """Return what shares a scale in a layer: so many weights, or what had one in a ternary source."""
+    kept = layer.get("source_scales")
+    return str(layer["group_size"]) if kept in {None, "group"} else str(kept)
 
 
 def _in_depth(item: tuple[str, Any]) -> list[tuple[bool, int, str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, Template, UndefinedError
 
 from tritium.cli import charts
-from tritium.cli.figures import budget, fixed, interval, layers_in_order, share
+from tritium.cli.figures import budget, choice, fixed, interval, layers_in_order, machine, scale_span, share
 from tritium.cli.output import printable, readable_bytes
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def render_page(report: ModelReport) -> str:
 def _template() -> Template:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
     environment.filters["bytes"] = readable_bytes
+    environment.filters["scale_span"] = scale_span
     return environment.from_string(files("tritium.cli").joinpath(TEMPLATE).read_text(encoding="utf-8"))
 
 
@@ -49,7 +50,7 @@ def _shown(value: Any) -> Any:
 
 
 def _content(report: ModelReport) -> dict[str, Any]:
-    metrics, validation = report.metrics, report.validation
+    metrics, validation, timing = report.metrics, report.validation, report.timing
     return {
         "report": report,
         "metrics": metrics,
@@ -63,6 +64,8 @@ def _content(report: ModelReport) -> dict[str, Any]:
         "quality": _quality(validation),
         "alternatives": _alternatives(metrics, validation),
         "headline": _headline(validation),
+        "machine": machine(timing) if timing else "",
+        "choice": choice(timing.candidates, timing.product) if timing else "",
         "charts": charts,
     }
 

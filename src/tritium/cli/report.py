@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tritium.cli.figures import budget, fixed, interval, layers_in_order, share
+from tritium.cli.figures import (
+    budget,
+    choice,
+    fixed,
+    interval,
+    layers_in_order,
+    machine,
+    scale_span,
+    share,
+)
 from tritium.cli.output import (
     FormatOption,
     OutputFormat,
@@ -65,10 +74,11 @@ def _report(model: str, out: Path | None, *, output_format: OutputFormat) -> Non
     elif out is not None:
         write_note(f"The report of {model} is in {out}.")
     else:
-        _write_everything(model, found)
+        write_everything(model, found)
 
 
-def _write_everything(title: str, found: ModelReport) -> None:
+def write_everything(title: str, found: ModelReport) -> None:
+    """Write a report with its pictures to stdout."""
     config = found.quantization.get("config", {})
     write_report(title, metrics=found.metrics, validation=found.validation, config=config)
     if found.metrics:
@@ -87,8 +97,8 @@ def _machine(found: ModelReport) -> list[tuple[str, str]]:
     timing = found.timing
     if timing is None:
         return [("speed", "not known here: its file was not beside the model; `tritium bench` measures it")]
-    threads = f"{timing.threads} {'thread' if timing.threads == 1 else 'threads'}"
-    return [("timed on", f"{timing.processor}, {timing.isa}, {threads}, tritium {timing.library}")]
+    chosen = choice(timing.candidates, timing.product)
+    return [("timed on", machine(timing)), ("chosen by measurement", chosen)]
 
 
 def write_report(
@@ -124,7 +134,7 @@ def write_layers(layers: Mapping[str, Mapping[str, Any]]) -> None:
             name,
             str(layer.get("strategy", "")),
             str(layer["planes"]),
-            str(layer["group_size"]),
+            scale_span(layer),
             fixed(layer.get("bits_per_weight"), 3),
             "exact" if layer.get("is_lossless") else fixed(layer.get("weight_error"), 4),
             fixed(layer.get("output_error"), 4) or "-",

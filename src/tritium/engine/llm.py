@@ -53,7 +53,7 @@ class LLM:
 
     Args:
         source: a checkpoint (dense, native ternary, or written by Tritium) as a path, or a hub name.
-        threads: processor threads; None = as many as the machine has for it.
+        threads: processor threads; None = as many as measurement finds the fastest.
         config: budgets of the engine.
 
     Raises:
@@ -64,7 +64,7 @@ class LLM:
         self, source: str | Path, *, threads: int | None = None, config: EngineConfig | None = None
     ) -> None:
         loaded = load_engine(source, threads=threads, config=config)
-        self.name = loaded.name
+        self.name, self.device = loaded.name, loaded.device
         self.tokenizer: Tokenizer = loaded.tokenizer
         self._shared = None if loaded.engine is None else SharedEngine(loaded.engine)
         self._batcher = loaded.batcher

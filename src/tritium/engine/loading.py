@@ -14,6 +14,7 @@ from tritium.model.pretrained import load_model
 
 if TYPE_CHECKING:
     from tritium.engine.scheduler import SchedulingPolicy
+    from tritium.kernels.device import Device
     from tritium.model.tokenizer import Tokenizer
 
 
@@ -23,6 +24,7 @@ class LoadedEngine:
 
     Attributes:
         name: the last part of the source's path.
+        device: what it runs on, with what was measured to choose it.
         max_tokens: the longest context (or input, for a model that embeds).
     """
 
@@ -31,6 +33,7 @@ class LoadedEngine:
     engine: Engine | None
     batcher: EmbeddingBatcher | None
     max_tokens: int
+    device: Device
 
 
 def load_engine(
@@ -53,7 +56,12 @@ def load_engine(
         limits = BatcherConfig(max_input_tokens=loaded.config.max_positions)
         batcher = EmbeddingBatcher(loaded.encoder.encode, config=limits)
         return LoadedEngine(
-            name=name, tokenizer=tokenizer, engine=None, batcher=batcher, max_tokens=limits.max_input_tokens
+            name=name,
+            tokenizer=tokenizer,
+            engine=None,
+            batcher=batcher,
+            max_tokens=limits.max_input_tokens,
+            device=loaded.device,
         )
     engine = Engine(
         loaded.generator,
@@ -63,5 +71,10 @@ def load_engine(
         policy=policy,
     )
     return LoadedEngine(
-        name=name, tokenizer=tokenizer, engine=engine, batcher=None, max_tokens=engine.context_limit
+        name=name,
+        tokenizer=tokenizer,
+        engine=engine,
+        batcher=None,
+        max_tokens=engine.context_limit,
+        device=loaded.device,
     )

@@ -6,10 +6,16 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tritium.errors import InsufficientMemoryError, ValidationError
 from tritium.kernels import _native
+from tritium.kernels.measure import measure_candidates, measure_product
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tritium.kernels.measure import Candidate, Product
 
 ENVIRONMENT = "TRITIUM_ISA"
 KNOWN_ISAS = ("avx512_vbmi", "avx512_vnni", "avx2", "neon_i8mm", "neon_dotprod", "scalar")
@@ -25,12 +31,20 @@ class Device:
             scalar.
         threads: how many threads kernels may use.
         memory_bytes: memory that can be had now; None where the system does not say.
+        candidates: what was measured to choose, the chosen one first; empty where nothing was.
+        product: what they were measured on; None likewise.
     """
 
     kind: Literal["cpu"]
     isa: str
     threads: int
     memory_bytes: int | None
+    candidates: Sequence[Candidate] = ()
+    product: Product | None = None
+
+    def use(self) -> None:
+        """Let this process use its instruction set: weights are laid out for it from now on."""
+        _native.set_isa(self.isa)
 
 
 def detect_isa() -> str:
@@ -51,15 +65,26 @@ def detect_isa() -> str:
     return forced
 
 
-def select_optimal_device(model_size: int, *, threads: int | None = None) -> Device:
+def select_optimal_device(
+    model_size: int,
+    *,
+    threads: int | None = None,
+    product: Product | None = None,
+    measure: Callable[[Product, str, int], float] = measure_product,
+) -> Device:
     """Chooses the device for a model of `model_size` bytes.
+
+    With a product to measure it is the fastest of the instruction sets that this processor has, and of its
+    threads, halved down to one; without one the widest set and all threads. No result depends on the choice.
 
     Args:
         model_size: bytes that the model's weights take in memory.
-        threads: threads to use; by default all that this process may run on.
+        threads: threads to use; by default all that this process may run on are tried.
+        product: a ternary product of the model's own shape.
+        measure: returns the GOPS of a product on an instruction set and so many threads.
 
     Raises:
-        ValidationError: a negative size, or fewer than one thread.
+        ValidationError: a negative size, or fewer than one thread; or TRITIUM_ISA asks for what is not there.
         InsufficientMemoryError: the machine has less memory available than the model needs.
     """
     if model_size < 0:
@@ -74,7 +99,20 @@ def select_optimal_device(model_size: int, *, threads: int | None = None) -> Dev
             required=model_size,
             available=memory,
         )
-    return Device(kind="cpu", isa=detect_isa(), threads=threads or _usable_processors(), memory_bytes=memory)
+    isa = detect_isa()
+    isas = [isa] if os.environ.get(ENVIRONMENT) else _native.available_isas()
+    counts = [threads] if threads else _halved(_usable_processors())
+    if product is None or len(isas) == len(counts) == 1:
+        return Device(kind="cpu", isa=isa, threads=counts[0], memory_bytes=memory)
+    found = measure_candidates(product, isas=isas, threads=counts, measure=measure)
+    return Device(
+        kind="cpu",
+        isa=found[0].isa,
+        threads=found[0].threads,
+        memory_bytes=memory,
+        candidates=found,
+        product=product,
+    )
 
 
 def processor_name() -> str:
@@ -85,6 +123,10 @@ def processor_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _halved(count: int) -> list[int]:
+    return [count, *(_halved(count // 2) if count > 1 else [])]
 
 
 def _usable_processors() -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tritium.errors import ValidationError
+from tritium.kernels.measure import Product
 from tritium.model.family import FAMILIES
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ def architecture_for(config: ModelConfig) -> Architecture:
     if config.model_type not in _BUILDERS:
         raise ValidationError(f"Architecture {config.model_type!r} is not known.", field="model_type")
     return _BUILDERS[config.model_type](config)
+
+
+def largest_product(architecture: Architecture, config: ModelConfig) -> Product:
+    """Return the ternary product that the device of such a model is chosen by."""
+    shapes = [(shape.out_features, shape.in_features) for shape in architecture.linears.values()]
+    return Product.of_model(shapes, is_encoder=config.is_encoder)
 
 
 def _llama(config: ModelConfig) -> Architecture:

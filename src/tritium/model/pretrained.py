@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tritium.errors import ValidationError
 from tritium.formats.native import NativeModel, is_native, open_native, save_native, verified_meanwhile
 from tritium.kernels.device import select_optimal_device
+from tritium.model.architecture import largest_product
 from tritium.model.bert import BertModel
 from tritium.model.bitnet import BitNetModel
 from tritium.model.bitnet_latent import BitNetLatentModel
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tritium.formats.checkpoint import Checkpoint
+    from tritium.kernels.device import Device
     from tritium.model.decoder import DecoderModel
     from tritium.model.layers import WeightSource
 
@@ -66,12 +68,14 @@ _MODELS: Mapping[str, type[DecoderModel]] = {
 class LoadedModel:
     """A model in memory with what belongs to it.
 
-    `manifest` is None unless Tritium saved it; `files` is None unless its one file holds the tokenizer too.
+    `device` is what it runs on. `manifest` is None unless Tritium saved it; `files` is None unless its one
+    file holds the tokenizer too.
     """
 
     path: Path
     config: ModelConfig
     model: DecoderModel | EncoderModel
+    device: Device
     manifest: Mapping[str, Any] | None = None
     files: Mapping[str, bytes] | None = None
     _tokenizers: dict[str, Tokenizer] = field(default_factory=dict, repr=False)
@@ -117,7 +121,7 @@ def load_model(
 
     Args:
         source: a directory that Tritium saved, a checkpoint directory, a GGUF file, or a name on the hub.
-        threads: of the kernels; None takes what the machine has.
+        threads: of the kernels; None takes what measurement finds the fastest.
         verify: hash every file of a directory that Tritium saved.
         reading: reads the config another way, to see whether the model fits that better.
 
@@ -254,9 +258,12 @@ def _build(
     config = parse_config(declared, tensors=checkpoint.tensors)
     config = config if reading is None else reading(config)
     weights = CheckpointWeights(checkpoint, config, manifest=manifest)
-    count = threads or select_optimal_device(checkpoint.total_bytes).threads
-    model = build_model(config, weights, pooling=checkpoint.file(POOLING_FILE), threads=count)
-    loaded = LoadedModel(checkpoint.path, config, model, manifest, checkpoint.embedded)
+    device = select_optimal_device(
+        checkpoint.total_bytes, threads=threads, product=largest_product(weights.architecture, config)
+    )
+    device.use()
+    model = build_model(config, weights, pooling=checkpoint.file(POOLING_FILE), threads=device.threads)
+    loaded = LoadedModel(checkpoint.path, config, model, device, manifest, checkpoint.embedded)
     if not config.is_encoder and checkpoint.has_file(TOKENIZER_FILE):
         loaded.tokenizer.validate_against(config)  # a wrong tokenizer is found now, not at the first request
     return loaded

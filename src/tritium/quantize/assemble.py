@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tritium.errors import ValidationError
 from tritium.formats.native import is_native, open_native, save_native
+from tritium.model.architecture import largest_product
 from tritium.model.pretrained import QuantizedModel
 from tritium.quantize.coded import code_tables
 from tritium.quantize.config import Profile
@@ -76,6 +77,7 @@ def assemble(
         if source.sha256() != plan.source_sha256:
             raise ValidationError(f"{source.path} changed since the quantization was planned; plan it again.")
         layers = _learned(plan, Path(workdir), source, progress=progress)
+        product = largest_product(source.weights.architecture, source.config)
         tensors, linears = _collect(plan, layers, source)
         coded = code_tables(
             source, tensors, bits=plan.config.embedding_bits, workdir=Path(workdir), threads=threads
@@ -94,7 +96,7 @@ def assemble(
         files = {**source.companions(), RECORD: record.to_bytes()}
         save_native(target, tensors=tensors, manifest=manifest, files=files)
     shutil.rmtree(staged, ignore_errors=True)
-    timing = Timing.here(threads=threads, layer_seconds=seconds, speeds=found.speeds)
+    timing = Timing.here(threads=threads, product=product, layer_seconds=seconds, speeds=found.speeds)
     if keeps_timing:
         write_timing(timing, target)
     if progress is not None:

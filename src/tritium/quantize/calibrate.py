@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tritium.kernels.device import Device
     from tritium.quantize.plan import QuantizationPlan
     from tritium.quantize.source import Source
 
@@ -55,8 +56,8 @@ class Calibration:
         self._workdir = workdir
         self._weights = StoredWeights(source.checkpoint, source.weights)
         self._biases = source.weights.bias
-        count = threads or select_optimal_device(0).threads
-        models = [_loaded(source, self._weights, threads=count) for _ in range(2)]
+        device = select_optimal_device(0, threads=threads)
+        models = [_loaded(source, self._weights, device=device) for _ in range(2)]
         windows = calibration_windows(plan, workdir, models[0])
         self._source, self._actual = (TextStream(model, windows) for model in models)
         self._block = -1
@@ -181,8 +182,8 @@ def block_of(name: str) -> int:
     return int(found.group(1))
 
 
-def _loaded(source: Source, weights: StoredWeights, *, threads: int) -> LoadedModel:
+def _loaded(source: Source, weights: StoredWeights, *, device: Device) -> LoadedModel:
     """Return the source's model, with its layers left in the checkpoint."""
     checkpoint, config = source.checkpoint, source.config
-    model = build_model(config, weights, pooling=checkpoint.file(POOLING_FILE), threads=threads)
-    return LoadedModel(checkpoint.path, config, model, files=checkpoint.embedded)
+    model = build_model(config, weights, pooling=checkpoint.file(POOLING_FILE), threads=device.threads)
+    return LoadedModel(checkpoint.path, config, model, device, files=checkpoint.embedded)

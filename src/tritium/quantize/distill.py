@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tritium.quantize.plan import QuantizationPlan
+    from tritium.quantize.report import LayerReport
     from tritium.quantize.source import Source
 
 DISTILLED = "distilled"
@@ -56,7 +57,7 @@ def distill(
 ) -> Path:
     """Let all layers of a plan learn, and return the directory of the layers' new files.
 
-    Layers that are ternary in the source stay as they are. Does nothing where it was finished before.
+    Layers that equal the source's exactly stay as they are. Does nothing where it was finished before.
 
     Raises:
         ValidationError: a layer is not quantized yet, or the architecture is not known to training.
@@ -69,8 +70,9 @@ def distill(
     directory.mkdir(parents=True, exist_ok=True)
     with _fixed_threads():
         lesson = _Lesson(plan, workdir, source)
-        windows = training_windows(plan, workdir, load_model(plan.source))
-        lesson.learn(windows, steps=plan.config.training_steps, progress=progress)
+        if lesson.students:
+            windows = training_windows(plan, workdir, load_model(plan.source))
+            lesson.learn(windows, steps=plan.config.training_steps, progress=progress)
         for index in layers:
             _keep(plan, index, workdir, lesson.students, source=source)
     return directory
@@ -89,7 +91,8 @@ class _Lesson:
             name = layer.name.removeprefix(source.weights.prefix)
             weights = source.dense_weights(layer.name)
             self._dense[name] = torch.from_numpy(np.array(weights))
-            self.students[layer.name] = TernaryParameter(read_weights(plan, index, workdir), weights)
+            if not _finished(plan, index, workdir).is_lossless:
+                self.students[layer.name] = TernaryParameter(read_weights(plan, index, workdir), weights)
             bias = source.weights.bias(name)
             self._biases[name] = None if bias is None else torch.from_numpy(np.array(bias))
         self._prefix = source.weights.prefix
@@ -131,7 +134,7 @@ class _Lesson:
             with torch.no_grad():
                 wanted, states = self._run(token_ids, is_token, self._dense)
             learned = {name.removeprefix(self._prefix): student() for name, student in self.students.items()}
-            output, found = self._run(token_ids, is_token, learned)
+            output, found = self._run(token_ids, is_token, self._dense | learned)
         hidden = torch.stack(
             [
                 (found_state - state)[is_token].square().sum() / state[is_token].square().sum()
@@ -178,17 +181,26 @@ def _keep(
     *,
     source: Source,
 ) -> None:
-    name = plan.layers[index].name
-    report = read_layer_report(plan, index, workdir)
-    if report is None:
-        raise QuantizationError(f"The layer {name} is not quantized yet.", layer=name)
+    name, report = plan.layers[index].name, _finished(plan, index, workdir)
+    directory = workdir / DISTILLED
+    if name not in students:
+        write_layer(plan, index, directory, quantized=read_weights(plan, index, workdir), report=report)
+        return
     quantized = students[name].quantized()
     error = weight_error(source.dense_weights(name), quantized)
     # What the layer's output was off by before it learned says nothing of it now.
     learned = replace(
         report, strategy=DISTILLED, weight_error=error, output_error=None, is_lossless=error == 0
     )
-    write_layer(plan, index, workdir / DISTILLED, quantized=quantized, report=learned)
+    write_layer(plan, index, directory, quantized=quantized, report=learned)
+
+
+def _finished(plan: QuantizationPlan, index: int, workdir: Path) -> LayerReport:
+    report = read_layer_report(plan, index, workdir)
+    if report is None:
+        name = plan.layers[index].name
+        raise QuantizationError(f"The layer {name} is not quantized yet.", layer=name)
+    return report
 
 
 @contextlib.contextmanager

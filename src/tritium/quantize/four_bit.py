@@ -92,10 +92,13 @@ class FourBitLinear:
 def load_four_bit(source: str | Path, *, threads: int | None = None) -> LoadedModel:
     """Build a dense checkpoint's model out of weights that went through four bits; linears stay in blocks."""
     with open_source(source) as opened:
-        count = threads or select_optimal_device(0).threads
+        device = select_optimal_device(0, threads=threads)
         pooling = opened.checkpoint.file(POOLING_FILE)
-        built = build_model(opened.config, FourBitWeights(opened.weights), pooling=pooling, threads=count)
-        return LoadedModel(opened.checkpoint.path, opened.config, built, files=opened.checkpoint.embedded)
+        built = build_model(
+            opened.config, FourBitWeights(opened.weights), pooling=pooling, threads=device.threads
+        )
+        files = opened.checkpoint.embedded
+        return LoadedModel(opened.checkpoint.path, opened.config, built, device, files=files)
 
 
 class FourBitWeights:

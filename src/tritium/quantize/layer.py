@@ -14,6 +14,7 @@ from tritium.quantize.absmean import quantize_absmean
 from tritium.quantize.adaptive import choose_strategy, quantize_adaptive
 from tritium.quantize.compensate import quantize_compensated
 from tritium.quantize.config import LayerOverride, QuantizationConfig, QuantizationStrategy
+from tritium.quantize.detect import DETECTED, detect_ternary, shares_scale
 from tritium.quantize.planes import quantize_planes
 from tritium.quantize.quality import output_error, weight_error
 from tritium.quantize.report import LayerReport
@@ -75,7 +76,7 @@ def quantize_weights(
     planes: int | None = None,
     threads: int = 1,
 ) -> tuple[QuantizedWeights, LayerReport]:
-    """Quantize one dense layer.
+    """Quantize one dense layer; one that is ternary already is kept as it is, whatever is asked for.
 
     Args:
         weights: float32 [N, K].
@@ -110,7 +111,7 @@ def _with_share(settings: LayerSettings, *, planes: int, is_data_free: bool) -> 
 class _Candidate:
     """Weights as one strategy quantizes them."""
 
-    strategy: QuantizationStrategy
+    strategy: str
     quantized: QuantizedWeights
 
 
@@ -123,6 +124,13 @@ def _quantize(
     threads: int,
 ) -> tuple[QuantizedWeights, LayerReport]:
     distribution = analyze_weight_distribution(weights, threads=threads)
+    measure = partial(
+        _report, weights, layer=layer, distribution=distribution, inputs=inputs, threads=threads
+    )
+    ternary = detect_ternary(weights)
+    if ternary is not None:
+        report = measure(_Candidate(strategy=DETECTED, quantized=ternary))
+        return ternary, replace(report, source_scales=shares_scale(ternary))
     simple = settings.strategy
     if simple is QuantizationStrategy.AUTO:
         simple = choose_strategy(distribution, kind=layer.kind)
@@ -135,9 +143,6 @@ def _quantize(
         group_size=group_size,
         inputs=inputs,
         threads=threads,
-    )
-    measure = partial(
-        _report, weights, layer=layer, distribution=distribution, inputs=inputs, threads=threads
     )
     found = fit(planes=settings.min_planes)
     report = measure(found)
@@ -223,7 +228,8 @@ def apply_strategy(
 
 def describe_native(quantized: QuantizedWeights, *, layer: PlannedLayer) -> LayerReport:
     """Return the report of a layer that was ternary already and is kept as it is."""
-    return _measured(quantized, layer=layer, strategy=QuantizationStrategy.ABSMEAN, is_exact=True)
+    measured = _measured(quantized, layer=layer, strategy=QuantizationStrategy.ABSMEAN, is_exact=True)
+    return replace(measured, source_scales=shares_scale(quantized))
 
 
 def stored_bytes(quantized: QuantizedWeights) -> int:
@@ -269,13 +275,13 @@ def _report(
 
 
 def _measured(
-    quantized: QuantizedWeights, *, layer: PlannedLayer, strategy: QuantizationStrategy, is_exact: bool
+    quantized: QuantizedWeights, *, layer: PlannedLayer, strategy: str, is_exact: bool
 ) -> LayerReport:
     parameters, stored = quantized.levels.size, stored_bytes(quantized)
     return LayerReport(
         name=layer.name,
         kind=layer.kind,
-        strategy=strategy.value,
+        strategy=str(strategy),
         planes=quantized.planes,
         group_size=quantized.group_size,
         parameters=parameters,

@@ -25,6 +25,7 @@ from tritium.quantize.assemble import assemble
 from tritium.quantize.budget import check_budget, shares_of
 from tritium.quantize.calibrate import Calibration
 from tritium.quantize.config import Profile, QuantizationConfig, QuantizationStrategy
+from tritium.quantize.detect import detect_ternary
 from tritium.quantize.evaluate import encoder_passages, sha256_of
 from tritium.quantize.generate import beginning_token
 from tritium.quantize.layer import check_overrides, describe_native, quantize_weights, settings_of
@@ -278,13 +279,22 @@ def _check_profile(config: QuantizationConfig, source: Source) -> None:
         beginning_token(source.config)
     if config.profile is Profile.BEST:
         _check_training(source)
-    dense = [layer.name for layer in source.layers() if not source.is_ternary(layer.name)]
-    if config.profile is Profile.NATIVE and dense:
-        raise ValidationError(
-            f"The profile native keeps a ternary model as it is, and {dense[0]} is dense in this one: "
-            "choose fast or balanced.",
-            field="profile",
-        )
+    if config.profile is Profile.NATIVE:
+        _check_ternary(source)
+
+
+def _check_ternary(source: Source) -> None:
+    """Raise ValidationError for a layer that is not ternary, neither packed nor in dense weights."""
+    for layer in source.layers():
+        if source.is_ternary(layer.name):
+            continue
+        if detect_ternary(source.dense_weights(layer.name)) is None:
+            raise ValidationError(
+                f"The profile native keeps a ternary model as it is, and {layer.name} is dense in this one: "
+                "choose fast or balanced.",
+                field="profile",
+            )
+        source.forget(layer.name)
 
 
 def _check_training(source: Source) -> None:

@@ -114,6 +114,6 @@ class _UnitSubNorms:
 def _with_sub_norms(source: str | Path, *, threads: int | None) -> LoadedModel:
     with open_source(source) as opened:
         checkpoint, config = opened.checkpoint, opened.config
-        count = threads or select_optimal_device(checkpoint.total_bytes).threads
-        model = BitNetModel(config, _UnitSubNorms(opened.weights), threads=count)
-        return LoadedModel(checkpoint.path, config, model, files=checkpoint.embedded)
+        device = select_optimal_device(checkpoint.total_bytes, threads=threads)
+        model = BitNetModel(config, _UnitSubNorms(opened.weights), threads=device.threads)
+        return LoadedModel(checkpoint.path, config, model, device, files=checkpoint.embedded)

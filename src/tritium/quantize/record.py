@@ -31,6 +31,7 @@ MEASURED = (
     "weight_error",
     "output_error",
     "is_lossless",
+    "source_scales",
     "kurtosis",
     "row_scale_dispersion",
     "sensitivity",

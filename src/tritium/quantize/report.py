@@ -65,7 +65,7 @@ class LayerReport:
     Attributes:
         name: the layer's name in the checkpoint.
         kind: `attention`, `feed_forward` or `other`.
-        strategy: the strategy that was applied.
+        strategy: the strategy that was applied; `detected` where dense weights were ternary already.
         planes: trit-planes used.
         group_size: weights that share one scale (the row length where a row or the tensor has one).
         parameters: number of weights.
@@ -75,6 +75,8 @@ class LayerReport:
         output_error: |Y - Y'| / |Y| on the calibration activations, through the ternary kernel with int8
             activations; None without calibration text.
         is_lossless: the stored weights equal the source's exactly.
+        source_scales: what had one scale where the source was ternary already: `tensor`, `row` or `group`;
+            None where it was not.
         kurtosis: fourth standardised moment of the weights (3 for a Gaussian); None for packed sources.
         row_scale_dispersion: coefficient of variation of the rows' root mean squares; None likewise.
         sensitivity: what the model loses if this layer alone is rounded, to the fewest planes it may have
@@ -94,6 +96,7 @@ class LayerReport:
     weight_error: float
     output_error: float | None
     is_lossless: bool
+    source_scales: str | None = None
     kurtosis: float | None = None
     row_scale_dispersion: float | None = None
     sensitivity: float | None = None

@@ -21,9 +21,10 @@ from tritium.formats.storage import write_file_atomically
 from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
 from tritium.formats.weight_file import read_small_file
 from tritium.kernels.device import processor_name, select_optimal_device
+from tritium.kernels.measure import Candidate, Product
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 TIMING_VERSION = 1
 SUFFIX = ".run.json"
@@ -56,6 +57,8 @@ class Timing:
         processor: as the system names it.
         isa: instruction set of the kernels.
         threads: of the kernels while the models ran.
+        product: the ternary product that both were chosen by; None where nothing was measured.
+        candidates: how fast it ran on each instruction set and number of threads, the chosen one first.
         layer_seconds: wall time of the layers' quantization; None where it was resumed or not measured.
         speeds: by side ("source", "quantized", "four_bit"); empty where there was no text.
     """
@@ -65,19 +68,30 @@ class Timing:
     processor: str
     isa: str
     threads: int
+    product: Product | None = None
+    candidates: Sequence[Candidate] = ()
     layer_seconds: float | None = None
     speeds: Mapping[str, Speed] = field(default_factory=dict)
 
     @classmethod
-    def here(cls, *, threads: int | None, layer_seconds: float | None, speeds: Mapping[str, Speed]) -> Self:
-        """Describe a run on this machine."""
-        device = select_optimal_device(0, threads=threads)
+    def here(
+        cls,
+        *,
+        threads: int | None,
+        product: Product,
+        layer_seconds: float | None,
+        speeds: Mapping[str, Speed],
+    ) -> Self:
+        """Describe a run on this machine, of a model whose device is chosen by this product."""
+        device = select_optimal_device(0, threads=threads, product=product)
         return cls(
             library=_library_version(),
             system=platform.platform(),
             processor=processor_name(),
             isa=device.isa,
             threads=device.threads,
+            product=device.product,
+            candidates=device.candidates,
             layer_seconds=layer_seconds,
             speeds=speeds,
         )
@@ -119,7 +133,10 @@ def read_timing(directory: str | Path) -> Timing | None:
         return None  # a model of this name lay here before
     try:
         speeds = {side: Speed(**speed) for side, speed in content.pop("speeds").items()}
-        return Timing(**content, speeds=speeds)
+        product = content.pop("product", None)
+        candidates = tuple(Candidate(**each) for each in content.pop("candidates", ()))
+        product = None if product is None else Product(**product)
+        return Timing(**content, speeds=speeds, product=product, candidates=candidates)
     except (AttributeError, KeyError, TypeError) as error:
         raise refusal(f"these are no timings: {quoted(error)}", file=path) from error
 

@@ -139,6 +139,23 @@ def storable(scales: NDArray[np.float32]) -> tuple[NDArray[Any], int | None]:
     return scales.astype(np.float16), None
 
 
+def narrowest(scales: NDArray[np.float32]) -> tuple[NDArray[Any], int | None]:
+    """Return scales [1 or N, G] in the fewest bytes that hold them exactly, with the unit of codes.
+
+    Those are codes (of groups), float16, bfloat16 or float32.
+    """
+    if scales.shape[1] > 1:
+        stored, unit = storable(scales)
+        if unit is not None and np.array_equal(decode_scales(stored, unit), scales):
+            return stored, unit
+    with np.errstate(over="ignore"):  # what becomes infinite is not equal
+        half = scales.astype(np.float16)
+    if np.array_equal(half, scales):
+        return half, None
+    bits = np.ascontiguousarray(scales).view(np.uint32)
+    return (scales, None) if (bits & 0xFFFF).any() else ((bits >> 16).astype(np.uint16), None)
+
+
 def with_scales(
     weights: NDArray[np.float32],
     scales: NDArray[np.float32],
@@ -153,7 +170,7 @@ def with_scales(
     if not np.array_equal(exact, scales) and _fits_exactly(
         weights, scales, planes=planes, group_size=group_size
     ):
-        stored, unit, exact = scales, None, scales
+        (stored, unit), exact = narrowest(scales), scales
     levels = round_levels(
         np.ascontiguousarray(weights),
         exact,

@@ -19,7 +19,9 @@ from tritium.cli import charts
 from tritium.cli.figures import interval
 from tritium.cli.page import TEMPLATE, render_page
 from tritium.cli.pictures import by_role, horizontal_bar, vertical_bar
+from tritium.cli.report import write_everything
 from tritium.formats import native
+from tritium.kernels.measure import Candidate, Product
 from tritium.quantize import QuantizationConfig, quantize_model
 from tritium.quantize.model_report import ModelReport, Neighbourhood, open_report
 
@@ -209,6 +211,30 @@ def test_what_was_not_measured_is_said_and_not_invented(generator_report, missin
     assert "tokens/s" not in page.text
     if missing != "timing":
         assert "erplexity" not in page.text
+
+
+def test_the_report_says_by_what_figures_the_device_was_chosen(generator_report, capsys):
+    timing = replace(
+        generator_report.timing,
+        isa="avx2",
+        threads=2,
+        product=Product(out_features=1024, in_features=256, rows=1),
+        candidates=(
+            Candidate(isa="avx2", threads=2, gops=151.2),
+            Candidate(isa="avx2", threads=1, gops=80.0),
+            Candidate(isa="scalar", threads=2, gops=4.257),
+        ),
+    )
+    told = (
+        "avx2 on 2 threads 151 GOPS in a ternary product of 1024 x 256 by 1, "
+        "against avx2 on 1 thread 80, scalar on 2 threads 4.26"
+    )
+    report = replace(generator_report, timing=timing)
+    assert told in Page(render_page(report)).text
+    write_everything("model", report)
+    assert told in capsys.readouterr().out
+    unmeasured = replace(report, timing=replace(timing, candidates=(), product=None))
+    assert "by measurement" not in Page(render_page(unmeasured)).text
 
 
 def test_a_lossless_import_draws_no_errors(scripture_bitnet_offline, tmp_path, run_tritium):

@@ -12,6 +12,7 @@ import pytest
 from tritium.errors import ValidationError
 from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.native import open_native, save_native
+from tritium.kernels import _native
 from tritium.kernels.packing import pack_trits
 from tritium.model.config import parse_config
 from tritium.model.pretrained import QuantizedModel, companion_files, load_model
@@ -53,6 +54,23 @@ def _save(source: Path, target: Path, **manifest: Any) -> Path:
 def source(request: pytest.FixtureRequest) -> Path:
     path: Path = request.getfixturevalue(request.param)
     return path
+
+
+def test_no_result_depends_on_the_device_that_was_chosen(
+    scripture_bitnet_offline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token_ids, found, before = np.arange(5, 40, dtype=np.int32), [], _native.isa()
+    try:
+        for isa in _native.available_isas():
+            monkeypatch.setenv("TRITIUM_ISA", isa)
+            for threads in (1, 2):
+                loaded = load_model(scripture_bitnet_offline, threads=threads)
+                assert (loaded.device.isa, _native.isa()) == (isa, isa)
+                found.append(loaded.generator.forward_full(token_ids))
+    finally:
+        _native.set_isa(before)
+    for logits in found[1:]:
+        np.testing.assert_array_equal(logits, found[0])
 
 
 def test_a_saved_model_gives_the_same_bits_as_its_source(source: Path, tmp_path: Path) -> None:

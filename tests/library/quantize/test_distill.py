@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from tritium.errors import ValidationError
+from tritium.formats.checkpoint import open_checkpoint
+from tritium.formats.safetensors import write_safetensors
 from tritium.model.pretrained import load_model
 from tritium.quantize import QuantizationConfig, Stage, plan_quantization, quantize_model
 from tritium.quantize.generate import written_windows
@@ -148,6 +150,20 @@ def test_best_learns_from_what_the_model_writes_and_gives_the_same_bytes_again(s
     quantize_model(small_decoder, config, out=tmp_path / "again", threads=1)
     first, second = (tmp_path / name / "model.safetensors" for name in ("out", "again"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_layers_that_are_ternary_in_the_source_do_not_learn(random_checkpoint, tmp_path):
+    source = random_checkpoint(tmp_path / "source", small_config("llama"))
+    with open_checkpoint(source) as checkpoint:
+        tensors = {name: np.array(checkpoint.read(name)) for name in checkpoint.tensors}
+    names = [name.removesuffix(".weight") for name in tensors if "self_attn" in name and "_proj" in name]
+    for name in names:
+        tensors[f"{name}.weight"] = np.sign(tensors[f"{name}.weight"]) * np.float32(0.1)
+    write_safetensors(source / "model.safetensors", tensors)
+    config = QuantizationConfig(**BEST, calibration_tokens=256, training_steps=3)
+    model = quantize_model(source, config, out=tmp_path / "out")
+    assert model.metrics["strategies"] == {"distilled": 6, "detected": 8}
+    assert all(model.manifest["linears"][name]["is_lossless"] for name in names)
 
 
 def test_a_model_that_learned_loses_less(small_decoder, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ import pytest
 from tritium.errors import ValidationError
 from tritium.formats import native as native_module
 from tritium.formats.native import open_native
+from tritium.kernels import _native
+from tritium.kernels.measure import Product
 from tritium.model.pretrained import QuantizedModel, load_model
 from tritium.quantize import QuantizationConfig, quantize_model
 from tritium.quantize.evaluate import encoder_passages, run_encoder
@@ -303,7 +306,11 @@ def test_the_timing_lies_beside_the_model_and_gives_its_speeds(tiny_llama, held_
     timing = read_timing(tmp_path / "out")
     assert timing.layer_seconds == model.metrics["seconds"] > 0
     assert timing.threads == 1
-    assert timing.isa
+    if len(_native.available_isas()) > 1 and "TRITIUM_ISA" not in os.environ:
+        shape = timing.product
+        assert (shape.out_features, shape.in_features, shape.rows) == (72, 40, 1)  # the largest linear layer
+        assert {candidate.isa for candidate in timing.candidates} == set(_native.available_isas())
+        assert (timing.isa, 1) == (timing.candidates[0].isa, timing.candidates[0].threads)
     for side in ("source", "quantized"):
         speed, report = timing.speeds[side], model.validation_report
         assert report[f"{side}_prefill_speed"] == speed.prefill_tokens / speed.prefill_seconds
@@ -317,8 +324,10 @@ def test_the_timing_lies_beside_the_model_and_gives_its_speeds(tiny_llama, held_
 def test_altered_timings_are_refused_and_another_models_are_not_taken(generator, tmp_path):
     model = shutil.copytree(generator, tmp_path / "model")
     assert read_timing(model) is None
-    write_timing(Timing.here(threads=1, layer_seconds=2.5, speeds={}), model)
-    assert read_timing(model).layer_seconds == 2.5
+    product = Product(out_features=30, in_features=20, rows=1)
+    timing = Timing.here(threads=1, product=product, layer_seconds=2.5, speeds={})
+    write_timing(timing, model)
+    assert read_timing(model) == timing
     content = timing_file(model).read_bytes()
     timing_file(model).write_bytes(content.replace(b"2.5", b"1.5"))
     with pytest.raises(ValidationError, match=r"model\.run\.json.*altered"):
