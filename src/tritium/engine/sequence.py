@@ -6,10 +6,12 @@ import secrets
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from tritium.engine.logprobs import ScoredText
 from tritium.engine.request import FinishReason, GenerationRequest, TokenOutput
 from tritium.engine.stops import StopMatcher
 
 if TYPE_CHECKING:
+    from tritium.engine.grammar import GrammarMatcher
     from tritium.model.tokenizer import IncrementalDecoder
 
 _NANOSECONDS = 1_000_000_000
@@ -25,14 +27,24 @@ class Sequence:
         block_keys: under what the full ones among them are remembered.
         num_cached: tokens of the prompt that earlier requests had computed.
         limit: tokens of prompt and answer together at which it must end.
+        grammar: follows the answer's form, if it must have one.
+        scored: the log-probabilities of tokens whose text is not shown yet, if they were asked for.
     """
 
     def __init__(
-        self, request: GenerationRequest, *, decoder: IncrementalDecoder, limit: int, serial: int
+        self,
+        request: GenerationRequest,
+        *,
+        decoder: IncrementalDecoder,
+        limit: int,
+        serial: int,
+        grammar: GrammarMatcher | None = None,
     ) -> None:
         self.request = request
         self.serial = serial
         self.limit = limit
+        self.grammar = grammar
+        self.scored = None if request.sampling.logprobs is None else ScoredText()
         self.tokens = list(request.prompt_token_ids)
         self.num_computed = 0
         self.blocks: list[int] = []
@@ -68,8 +80,9 @@ class Sequence:
         """Take the next token, decide whether the answer ends, and return the text that can be shown."""
         self.tokens.append(token)
         self.counts[token] += 1
+        is_complete = self.grammar is not None and self.grammar.accept(token)
         text = "" if is_end_token else self._stops.feed(self._decoder.push(token))
-        if is_end_token or self._stops.is_stopped:
+        if is_end_token or is_complete or self._stops.is_stopped:
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.limit:
             self.finish_reason = "length"
@@ -89,6 +102,7 @@ class Sequence:
     ) -> TokenOutput:
         """Return what a step added, with everything used so far."""
         started = now if self.first_step_at is None else self.first_step_at
+        is_all_shown = self.finish_reason in {"stop", "length"} and not self._stops.is_stopped
         return TokenOutput(
             request_id=self.request.request_id,
             text=text,
@@ -101,4 +115,5 @@ class Sequence:
             peak_kv_bytes=self.peak_blocks * block_bytes,
             cached_tokens=self.num_cached,
             error=error,
+            logprobs=self.scored.take(text, is_all=is_all_shown) if self.scored else (),
         )

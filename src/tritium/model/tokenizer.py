@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
 from tritium.formats.weight_file import read_small_file
 from tritium.model.chat_template import LARGEST_TEMPLATE, ChatTemplate
 from tritium.model.config import ModelConfig, parse_token_ids
+from tritium.model.spelling import Spelling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,6 +83,11 @@ class Tokenizer:
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
         except (OverflowError, TypeError):
             raise ValidationError("A token id is not a whole number that fits 32 bits.") from None
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """The bytes of single tokens."""
+        return Spelling(self.definition, token_of=self._tokenizer.id_to_token)
 
     @property
     def definition(self) -> dict[str, Any]:

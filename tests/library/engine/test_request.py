@@ -48,6 +48,18 @@ from tritium.errors import ValidationError
         ("top_p", float("nan")),
         ("min_p", None),
         ("ignore_eos", "no"),
+        ("logit_bias", {5: 101}),
+        ("logit_bias", {5: float("nan")}),
+        ("logit_bias", {-1: 1.0}),
+        ("logit_bias", {"5": 1.0}),
+        ("logit_bias", {5: None}),
+        ("logit_bias", dict.fromkeys(range(1025), 0.0)),
+        ("logit_bias", [(5, 1.0)]),
+        ("logit_bias", None),
+        ("logprobs", 21),
+        ("logprobs", -1),
+        ("logprobs", True),
+        ("grammar", "a*"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field, value):
