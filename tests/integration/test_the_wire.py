@@ -65,6 +65,20 @@ def test_a_schema_is_kept_to_and_the_usage_is_what_was_written(running, shop, as
     assert after["output_tokens"] - before.get("output_tokens", 0) == answer.usage.completion_tokens
 
 
+def test_an_echo_is_the_prompt_with_its_log_probabilities_and_costs_nothing_more(running, shop):
+    key, model = shop
+    client, prompt = running.openai(key), "And God said unto Moses"
+    answer = client.completions.create(
+        model=model, prompt=prompt, max_tokens=2, temperature=0, echo=True, logprobs=0
+    )
+    (choice,) = answer.choices
+    assert choice.text.startswith(prompt)
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert len(choice.logprobs.tokens) == answer.usage.total_tokens
+    assert answer.usage.completion_tokens == 2
+    assert [place for place, each in enumerate(choice.logprobs.token_logprobs) if each is None] == [0]
+
+
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
@@ -88,4 +102,3 @@ def test_what_cannot_be_done_is_refused_by_name_and_costs_nothing(running, shop,
     with running.http(key) as http:
         account = http.get("/api/v1/account").raise_for_status().json()
     assert account["requests_this_month"]["held"] == 0
-    assert account["health"]["score"] == 100

@@ -10,7 +10,7 @@ from tritium.engine.batch import apportion, lay_out
 from tritium.engine.cache import BlockAllocator
 from tritium.engine.config import EngineConfig
 from tritium.engine.grammar import GrammarCompiler
-from tritium.engine.logprobs import score_token
+from tritium.engine.logprobs import first_token, score_token
 from tritium.engine.monitor import InferenceMetrics, InferenceMonitor
 from tritium.engine.pacing import PromptPacer
 from tritium.engine.request import ContextLengthExceededError, queue_full
@@ -242,7 +242,10 @@ class Engine:
         if request.sampling.max_tokens is not None:
             limit = min(limit, len(request.prompt_token_ids) + request.sampling.max_tokens)
         decoder = self.tokenizer.incremental_decoder()
-        return Sequence(request, decoder=decoder, limit=limit, serial=self._serial, grammar=grammar)
+        sequence = Sequence(request, decoder=decoder, limit=limit, serial=self._serial, grammar=grammar)
+        if request.sampling.echo and sequence.scored is not None:
+            sequence.scored.add(first_token(request.prompt_token_ids[0], tokenizer=self.tokenizer))
+        return sequence
 
     def _compute(self, chunks: list[Chunk]) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
         """Return logits per request, and messages for the requests whose computation failed.
@@ -259,8 +262,25 @@ class Engine:
                 str(error) if isinstance(error, BitNetServiceError) else "The model failed on this request."
             )
             return {}, {chunks[0].sequence.request.request_id: message}
-        wanted = [chunk.sequence.request.request_id for chunk in chunks if chunk.needs_logits]
-        return dict(zip(wanted, rows, strict=True)), {}
+        return self._deal_out(chunks, rows)
+
+    def _deal_out(
+        self, chunks: list[Chunk], rows: NDArray[np.float32]
+    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
+        """Score prompts with their rows of logits; return the rows that decide next tokens, and errors."""
+        logits: dict[str, NDArray[np.float32]] = {}
+        errors: dict[str, str] = {}
+        for chunk in chunks:
+            sequence, count = chunk.sequence, chunk.num_logits
+            own, rows = rows[:count], rows[count:]
+            try:
+                if sequence.scores_prompt:
+                    sequence.score_prompt(own, tokenizer=self.tokenizer)
+                if chunk.needs_logits:
+                    logits[sequence.request.request_id] = own[-1]
+            except ProcessingError as error:
+                errors[sequence.request.request_id] = error.message
+        return logits, errors
 
     def _compute_apart(self, chunks: list[Chunk]) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
         logits: dict[str, NDArray[np.float32]] = {}

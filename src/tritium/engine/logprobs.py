@@ -23,7 +23,12 @@ def score_token(logits: NDArray[np.float32], token_id: int, *, top: int, tokeniz
     )
 
 
-def _spelled(token_id: int, logprob: float, tokenizer: Tokenizer) -> TokenLogprob:
+def first_token(token_id: int, *, tokenizer: Tokenizer) -> ScoredToken:
+    """Return the first token of a prompt, whose probability nothing tells."""
+    return ScoredToken(chosen=_spelled(token_id, None, tokenizer), top=())
+
+
+def _spelled(token_id: int, logprob: float | None, tokenizer: Tokenizer) -> TokenLogprob:
     spelling = tokenizer.spelling
     return TokenLogprob(
         token_id=token_id,

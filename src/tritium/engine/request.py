@@ -67,6 +67,7 @@ class SamplingParams:
         logprobs: tell the log-probability of every token of the answer and of so many of the most likely
             ones, by the model itself: before penalties, logit_bias and temperature; None = tell nothing.
         grammar: the form the answer must have; it ends when the form is complete.
+        echo: begin the text with that of the prompt, and `logprobs` with those of its tokens.
     """
 
     max_tokens: int | None = None
@@ -82,6 +83,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     grammar: Grammar | None = None
+    echo: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in _WHOLE_RANGES.items():
@@ -97,8 +99,9 @@ class SamplingParams:
                 param="top_p",
                 limit=1.0,
             )
-        if not isinstance(self.ignore_eos, bool):
-            raise ValidationError("ignore_eos must be True or False.", param="ignore_eos")
+        for name in ("ignore_eos", "echo"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValidationError(f"{name} must be True or False.", param=name)
         if not isinstance(self.grammar, Grammar | None):
             raise ValidationError("grammar must be a Grammar.", param="grammar")
         object.__setattr__(self, "stop", _stop_texts(self.stop))
@@ -233,17 +236,18 @@ class TokenLogprob:
     Attributes:
         token: as the vocabulary writes it.
         spelling: what it adds to the text in UTF-8, perhaps half a character; None for a special token.
+        logprob: None for the first token of a prompt: nothing stands before it.
     """
 
     token_id: int
     token: str
     spelling: bytes | None
-    logprob: float
+    logprob: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredToken:
-    """A token of the answer with the most likely ones of its place, the most likely first."""
+    """A token of an answer, or of an echoed prompt, with the most likely ones of its place in order."""
 
     chosen: TokenLogprob
     top: tuple[TokenLogprob, ...]

@@ -185,9 +185,9 @@ class IncrementalDecoder:
         self._finished = 0  # how many of the window are finished
         self._emitted = 0  # characters of the window's text that are already out
 
-    def push(self, token_id: int) -> str:
-        """Take the next token and return the text that is certain now, perhaps none."""
-        self._window.append(token_id)
+    def push(self, *token_ids: int) -> str:
+        """Take the next token (or several) and return the text that is certain now, perhaps none."""
+        self._window += token_ids
         text = self._tokenizer.decode(self._window)
         if not text.endswith(_REPLACEMENT) or len(self._window) - self._finished > _MOST_PENDING:
             fresh = text[self._emitted :]

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from tritium.protocol.usage import FinishedChoice
 
 
-def sampling_of(body: GenerationBody, *, max_tokens: int | None, choice: int) -> SamplingParams:
+def sampling_of(
+    body: GenerationBody, *, max_tokens: int | None, choice: int, echo: bool = False
+) -> SamplingParams:
     """Return the sampling parameters of one choice; a seed is shifted per choice so that choices differ."""
     return SamplingParams(
         max_tokens=max_tokens,
@@ -35,6 +37,7 @@ def sampling_of(body: GenerationBody, *, max_tokens: int | None, choice: int) ->
         ignore_eos=bool(body.ignore_eos),
         logprobs=body.num_alternatives,
         grammar=body.answer_form,
+        echo=echo,
     )
 
 

@@ -39,7 +39,12 @@ def completion_calls(body: CompletionRequest, *, request_id: str, principal: obj
             request_id=call_id(request_id, index),
             model=body.model,
             prompt=prompt,
-            sampling=sampling_of(body, max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS, choice=choice),
+            sampling=sampling_of(
+                body,
+                max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
+                choice=choice,
+                echo=bool(body.echo),
+            ),
             principal=principal,
             is_stream=bool(body.stream),
         )

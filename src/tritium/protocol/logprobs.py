@@ -34,7 +34,10 @@ class TextOffsets:
             "tokens": [_column_name(token.chosen) for token in tokens],
             "token_logprobs": [token.chosen.logprob for token in tokens],
             "top_logprobs": [
-                {_column_name(each): each.logprob for each in (*token.top, token.chosen)} for token in tokens
+                None
+                if token.chosen.logprob is None  # the first token of an echoed prompt
+                else {_column_name(each): each.logprob for each in (*token.top, token.chosen)}
+                for token in tokens
             ],
             "text_offset": [self._next(token.chosen.spelling or b"") for token in tokens],
         }

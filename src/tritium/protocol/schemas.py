@@ -211,6 +211,7 @@ class CompletionRequest(GenerationBody):
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    echo: bool | None = False
 
     @property
     def num_alternatives(self) -> int | None:

@@ -135,6 +135,45 @@ def test_a_bias_for_a_token_that_is_not_there_is_refused(new_engine, new_request
     assert caught.value.details["param"] == "logit_bias"
 
 
+@pytest.mark.parametrize("limits", [{}, {"max_batched_tokens": 5}, {"kv_cache_bytes": 1728 * 16 * 32}])
+def test_an_echo_scores_the_prompt_as_the_model_computed_whole_does(
+    scripture, new_engine, new_request, run_to_end, limits
+):
+    text = "And it came to pass in those days, that there went out a decree from Caesar Augustus. " * 4
+    request = new_request("r", text, echo=True, logprobs=2, max_tokens=3)
+    engine = new_engine(kv_dtype="fp32", **limits)
+    engine.add_request(new_request("before", text, max_tokens=1))
+    run_to_end(engine)  # what it computed is in the cache, and cannot be scored
+    others = [new_request(str(place), text[place:], max_tokens=9) for place in range(3)]
+    for each in (request, *others):
+        engine.add_request(each)
+    outputs = run_to_end(engine)["r"]
+    prompt = list(request.prompt_token_ids)
+    assert len(prompt) > 64  # more than one step scores
+    logits = scripture.generator.forward_full(prompt)
+    found = scored(outputs)
+    assert [token.chosen.token_id for token in found[: len(prompt)]] == prompt
+    assert (found[0].chosen.logprob, found[0].top) == (None, ())
+    for place, token in enumerate(found[1 : len(prompt)]):
+        chosen, best = reference.log_probabilities(logits[place], token=prompt[place + 1], top=2)
+        assert token.chosen.logprob == pytest.approx(chosen, abs=1e-3)
+        assert token.top[0].logprob == pytest.approx(best[0][1], abs=1e-3)
+    assert len(found) == len(prompt) + 3
+    assert text_of(outputs).startswith(text)
+    assert spelled(outputs).decode() == text_of(outputs)
+    assert outputs[-1].completion_tokens == 3
+    assert outputs[0].cached_tokens == 0
+
+
+def test_an_echo_alone_is_the_prompt_before_the_same_answer(new_engine, new_request, run_to_end):
+    for prompt in (*PROMPTS, "é 😀 日"):
+        for stop in ((), ("a",)):
+            plain = run_alone(new_engine, run_to_end, new_request("r", prompt, stop=stop))
+            echoed = run_alone(new_engine, run_to_end, new_request("r", prompt, stop=stop, echo=True))
+            assert text_of(echoed) == prompt + text_of(plain)
+            assert scored(echoed) == []
+
+
 @given(st.lists(st.tuples(st.binary(max_size=4), st.integers(0, 3))), st.booleans())
 def test_scored_text_hands_out_every_token_once_and_in_order(pieces, is_all):
     held, taken = ScoredText(), []

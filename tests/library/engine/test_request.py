@@ -48,6 +48,7 @@ from tritium.errors import ValidationError
         ("top_p", float("nan")),
         ("min_p", None),
         ("ignore_eos", "no"),
+        ("echo", 1),
         ("logit_bias", {5: 101}),
         ("logit_bias", {5: float("nan")}),
         ("logit_bias", {-1: 1.0}),

@@ -84,6 +84,32 @@ def test_a_completion_tells_them_in_columns(client):
         assert [item for part in parts for item in getattr(part, name)] == getattr(columns, name)
 
 
+@pytest.mark.parametrize("prompt", ["And God said", [1826, 263, 2194], ["And God said", "q"]])
+def test_an_echo_comes_with_the_prompts_own_columns(client, prompt, scripture_tokenizer):
+    plain = complete(client, prompt=prompt, logprobs=1)
+    echoed = complete(client, prompt=prompt, logprobs=1, echo=True)
+    assert echoed.usage == plain.usage.model_copy(
+        update={"prompt_tokens_details": echoed.usage.prompt_tokens_details}
+    )
+    prompts = prompt if isinstance(prompt[0], str) and isinstance(prompt, list) else [prompt]
+    for before, after, text in zip(plain.choices, echoed.choices, prompts, strict=True):
+        text = text if isinstance(text, str) else scripture_tokenizer.decode(text)  # noqa: PLW2901
+        assert after.text == text + before.text
+        columns = after.logprobs
+        assert "".join(columns.tokens) == after.text
+        assert (columns.token_logprobs[0], columns.top_logprobs[0], columns.text_offset[0]) == (None, None, 0)
+        assert None not in columns.token_logprobs[1:]
+        assert columns.tokens[-12:] == before.logprobs.tokens
+        for token, offset in zip(columns.tokens, columns.text_offset, strict=True):
+            assert after.text[offset:].startswith(token)
+    chunks = list(complete(client, prompt=prompt, logprobs=1, echo=True, stream=True))
+    for choice in echoed.choices:
+        pieces = [each for chunk in chunks for each in chunk.choices if each.index == choice.index]
+        assert "".join(piece.text for piece in pieces) == choice.text
+        streamed = [offset for piece in pieces if piece.logprobs for offset in piece.logprobs.text_offset]
+        assert streamed == choice.logprobs.text_offset
+
+
 def test_half_characters_are_told_as_bytes(client):
     text = "é 😀 日"
     form = {"structured_outputs": {"choice": [text]}}
