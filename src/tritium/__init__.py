@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tritium.engine.grammar import Grammar
     from tritium.engine.llm import LLM
     from tritium.engine.request import SamplingParams
     from tritium.model.export_gguf import export_gguf
@@ -16,9 +17,18 @@ if TYPE_CHECKING:
     from tritium.model.pretrained import QuantizedModel
     from tritium.quantize.pipeline import quantize_model
 
-__all__ = ["LLM", "QuantizedModel", "SamplingParams", "export_gguf", "export_huggingface", "quantize_model"]
+__all__ = [
+    "LLM",
+    "Grammar",
+    "QuantizedModel",
+    "SamplingParams",
+    "export_gguf",
+    "export_huggingface",
+    "quantize_model",
+]
 
 _HOMES = {
+    "Grammar": "tritium.engine.grammar",
     "LLM": "tritium.engine.llm",
     "QuantizedModel": "tritium.model.pretrained",
     "SamplingParams": "tritium.engine.request",

@@ -242,10 +242,9 @@ class Gateway:
         seconds = passage.seconds
         consumption = passage.request.consumed(outcome)
         record = self._record(passage, outcome=outcome, consumption=consumption)
-        code = error.code if isinstance(error, BitNetServiceError) else None
 
         async def write(_: Deadline) -> None:  # may run twice: the record, the intent and the end have one id
-            await self._write(passage, record=record, consumption=consumption, seconds=seconds, code=code)
+            await self._write(passage, record=record, consumption=consumption, seconds=seconds, error=error)
 
         try:
             deadline = Deadline.after(self._books.clock, seconds=SETTLEMENT_SECONDS)
@@ -271,12 +270,13 @@ class Gateway:
         record: UsageRecord,
         consumption: Consumption,
         seconds: float,
-        code: str | None,
+        error: BaseException | None,
     ) -> None:
+        code = error.code if isinstance(error, BitNetServiceError) else None
         books, context = self._books, passage.context
         cost = await books.billing.price(record, period=CalendarMonth.of(record.occurred_at))
         intent = _intent(passage, record=record, cost=str(cost.total), code=code)
-        kind = policy.outcome_kind(Outcome(record.outcome))
+        kind = policy.outcome_kind(Outcome(record.outcome), error=error)
         async with books.unit_of_work():
             if consumption.is_counted:
                 await books.quotas.settle(context, admission=passage.admission, tokens=consumption.tokens)

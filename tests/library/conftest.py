@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # The bare wheel has no HTTP server and no oracle; the full environment has both and skips nothing.
-NEEDS = {"gguf": ("gguf",), "oracle": ("torch", "transformers"), "serve": ("fastapi", "uvicorn", "msgspec")}
+NEEDS = {
+    "gguf": ("gguf",),
+    "oracle": ("torch", "transformers"),
+    "serve": ("fastapi", "llguidance", "msgspec", "uvicorn"),
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def lay_out(chunks: Sequence[Chunk]) -> ForwardBatch:
-    """Return the batch of these chunks; every chunk that reaches its sequence's end asks for logits."""
+    """Return the batch of these chunks, with logits of as many tokens as each of them needs."""
     lengths = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int32)
     starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
     firsts = np.array([chunk.sequence.num_computed for chunk in chunks], dtype=np.int32)
@@ -33,7 +33,10 @@ def lay_out(chunks: Sequence[Chunk]) -> ForwardBatch:
         ]
     )
     slots = tables[rows, positions // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + positions % BLOCK_SIZE
-    ends = [int(end) - 1 for chunk, end in zip(chunks, starts[1:], strict=True) if chunk.needs_logits]
+    wanted = [
+        np.arange(end - chunk.num_logits, end, dtype=np.int32)
+        for chunk, end in zip(chunks, starts[1:], strict=True)
+    ]
     return ForwardBatch(
         token_ids=token_ids,
         positions=positions,
@@ -41,7 +44,7 @@ def lay_out(chunks: Sequence[Chunk]) -> ForwardBatch:
         block_tables=tables,
         context_lengths=firsts + lengths,
         slots=slots,
-        logit_rows=np.array(ends, dtype=np.int32),
+        logit_rows=np.concatenate(wanted),
     )
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Protocol
 from tritium.engine.batch import apportion, lay_out
 from tritium.engine.cache import BlockAllocator
 from tritium.engine.config import EngineConfig
+from tritium.engine.grammar import GrammarCompiler
+from tritium.engine.logprobs import first_token, score_token
 from tritium.engine.monitor import InferenceMetrics, InferenceMonitor
 from tritium.engine.pacing import PromptPacer
 from tritium.engine.request import ContextLengthExceededError, queue_full
 from tritium.engine.sampler import choose_tokens
 from tritium.engine.scheduler import Chunk, FirstComeFirstServed, Scheduler, SchedulingPolicy
 from tritium.engine.sequence import Sequence
-from tritium.errors import BitNetServiceError, InsufficientMemoryError, ValidationError
+from tritium.errors import BitNetServiceError, InsufficientMemoryError, ProcessingError, ValidationError
 from tritium.kernels.pages import BLOCK_SIZE, block_bytes
 from tritium.model.batch import KVCache
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tritium.engine.grammar import Grammar, GrammarMatcher
     from tritium.engine.request import GenerationRequest, TokenOutput
     from tritium.model.batch import ForwardBatch
     from tritium.model.config import ModelConfig
@@ -81,6 +84,9 @@ class Engine:
             max_running=self.config.max_running,
             shares_prefixes=self.config.shares_prefixes,
         )
+        self._grammars = GrammarCompiler(
+            tokenizer, vocab_size=model.config.vocab_size, end_token_ids=tuple(end_token_ids)
+        )
         self._sequences: dict[str, Sequence] = {}
         self._serial = 0
         self._monitor = InferenceMonitor()
@@ -106,7 +112,7 @@ class Engine:
         """Check that the request can run here at all; may be called from any thread.
 
         Raises:
-            ValidationError: an empty prompt, or a token outside the vocabulary.
+            ValidationError: an empty prompt, or a token (of prompt or biases) outside the vocabulary.
             ContextLengthExceededError: prompt and answer can never fit.
         """
         if not request.prompt_token_ids:
@@ -116,12 +122,21 @@ class Engine:
             raise ValidationError(
                 f"The prompt holds a token outside of 0 to {vocabulary - 1}.", param="prompt"
             )
+        request.sampling.require_vocabulary(self.tokenizer.vocab_size)
         num_prompt = len(request.prompt_token_ids)
         if num_prompt + (request.sampling.max_tokens or 1) > self.context_limit:
             raise self._too_long(num_prompt, request.sampling.max_tokens)
 
-    def add_request(self, request: GenerationRequest) -> None:
-        """Queue a request.
+    def compile_grammar(self, grammar: Grammar) -> GrammarMatcher:
+        """Return a matcher for one answer; may be called from any thread, and may take a moment.
+
+        Raises:
+            ValidationError: the grammar cannot be used, with the reason.
+        """
+        return self._grammars.compile(grammar)
+
+    def add_request(self, request: GenerationRequest, *, grammar: GrammarMatcher | None = None) -> None:
+        """Queue a request; `grammar` is its compiled grammar, if it has one and that was compiled before.
 
         Raises:
             ValidationError: it can never run here, or its id is in use.
@@ -132,8 +147,10 @@ class Engine:
             raise ValidationError("A request with this id is running already.", param="request_id")
         if self.num_waiting >= self.config.max_waiting:
             raise queue_full(limit=self.config.max_waiting, current=self.num_waiting)
+        if grammar is None and request.sampling.grammar is not None:
+            grammar = self.compile_grammar(request.sampling.grammar)
         self._serial += 1
-        sequence = self._new_sequence(request)
+        sequence = self._new_sequence(request, grammar=grammar)
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
 
@@ -220,12 +237,15 @@ class Engine:
             prompt_tokens=num_prompt,
         )
 
-    def _new_sequence(self, request: GenerationRequest) -> Sequence:
+    def _new_sequence(self, request: GenerationRequest, *, grammar: GrammarMatcher | None = None) -> Sequence:
         limit = self.context_limit
         if request.sampling.max_tokens is not None:
             limit = min(limit, len(request.prompt_token_ids) + request.sampling.max_tokens)
         decoder = self.tokenizer.incremental_decoder()
-        return Sequence(request, decoder=decoder, limit=limit, serial=self._serial)
+        sequence = Sequence(request, decoder=decoder, limit=limit, serial=self._serial, grammar=grammar)
+        if request.sampling.echo and sequence.scored is not None:
+            sequence.scored.add(first_token(request.prompt_token_ids[0], tokenizer=self.tokenizer))
+        return sequence
 
     def _compute(self, chunks: list[Chunk]) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
         """Return logits per request, and messages for the requests whose computation failed.
@@ -242,8 +262,25 @@ class Engine:
                 str(error) if isinstance(error, BitNetServiceError) else "The model failed on this request."
             )
             return {}, {chunks[0].sequence.request.request_id: message}
-        wanted = [chunk.sequence.request.request_id for chunk in chunks if chunk.needs_logits]
-        return dict(zip(wanted, rows, strict=True)), {}
+        return self._deal_out(chunks, rows)
+
+    def _deal_out(
+        self, chunks: list[Chunk], rows: NDArray[np.float32]
+    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
+        """Score prompts with their rows of logits; return the rows that decide next tokens, and errors."""
+        logits: dict[str, NDArray[np.float32]] = {}
+        errors: dict[str, str] = {}
+        for chunk in chunks:
+            sequence, count = chunk.sequence, chunk.num_logits
+            own, rows = rows[:count], rows[count:]
+            try:
+                if sequence.scores_prompt:
+                    sequence.score_prompt(own, tokenizer=self.tokenizer)
+                if chunk.needs_logits:
+                    logits[sequence.request.request_id] = own[-1]
+            except ProcessingError as error:
+                errors[sequence.request.request_id] = error.message
+        return logits, errors
 
     def _compute_apart(self, chunks: list[Chunk]) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
         logits: dict[str, NDArray[np.float32]] = {}
@@ -260,13 +297,13 @@ class Engine:
         tokens = choose_tokens(list(logits.values()), sequences, threads=self._model.threads)
         texts: dict[str, str] = {}
         for request_id, sequence, token in zip(logits, sequences, tokens, strict=True):
-            if token is None:
-                errors[request_id] = "The model produced numbers that are not finite for this request."
+            if isinstance(token, ProcessingError):
+                errors[request_id] = token.message
             else:
-                texts[request_id] = self._extend(sequence, token)
+                texts[request_id] = self._extend(sequence, token, logits[request_id])
         return texts
 
-    def _extend(self, sequence: Sequence, token: int) -> str:
+    def _extend(self, sequence: Sequence, token: int, logits: NDArray[np.float32]) -> str:
         now = time.monotonic()
         last = sequence.last_token_at
         self._monitor.record_token(
@@ -274,7 +311,12 @@ class Engine:
             since_last_token=None if last is None else now - last,
         )
         sequence.last_token_at = now
-        is_end_token = token in self._end_tokens and not sequence.request.sampling.ignore_eos
+        sampling = sequence.request.sampling
+        ignores_end = sampling.ignore_eos and sequence.grammar is None  # a form that is complete must end
+        is_end_token = token in self._end_tokens and not ignores_end
+        if sequence.scored is not None and sampling.logprobs is not None and not is_end_token:
+            scored = score_token(logits, token, top=sampling.logprobs, tokenizer=self.tokenizer)
+            sequence.scored.add(scored)
         return sequence.append(token, is_end_token=is_end_token)
 
     def _output(

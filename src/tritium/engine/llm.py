@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from tritium.engine.batcher import EmbeddingBatcher
     from tritium.engine.config import EngineConfig
     from tritium.engine.monitor import InferenceMetrics
-    from tritium.engine.request import TokenOutput
+    from tritium.engine.request import ScoredToken, TokenOutput
     from tritium.model.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A generated text with what it cost."""
+    """A generated text with what it cost, and the log-probabilities of its tokens if they were asked for."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -46,6 +46,7 @@ class Completion:
     compute_seconds: float
     queue_seconds: float
     peak_kv_bytes: int
+    logprobs: tuple[ScoredToken, ...] = ()
 
 
 class LLM:
@@ -208,4 +209,5 @@ def _completion(outputs: Sequence[TokenOutput]) -> Completion:
         compute_seconds=last.compute_seconds,
         queue_seconds=last.queue_seconds,
         peak_kv_bytes=last.peak_kv_bytes,
+        logprobs=tuple(scored for output in outputs for scored in output.logprobs),
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Literal
 
+from tritium.engine.grammar import Grammar
 from tritium.errors import ErrorCategory, ResourceError, ValidationError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -14,6 +16,8 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1024
 MAX_SEED = 2**63 - 1
+MAX_LOGIT_BIASES = 1024
+MAX_TOP_LOGPROBS = 20
 _LONGEST_SHOWN = 40  # characters of a wrong value that a message repeats
 
 
@@ -57,7 +61,13 @@ class SamplingParams:
         top_k: keep the k most likely tokens; 0 = all.
         min_p: drop tokens below this share of the most likely token's probability.
         seed: the same seed, prompt and model give the same text, alone or in any batch; None = a fresh one.
+        logit_bias: what is added to the logits of these tokens, from -100 (as good as banned) to 100 (as good
+            as forced).
         stop: texts which end the answer and do not appear in it; a single text or a list becomes a tuple.
+        logprobs: tell the log-probability of every token of the answer and of so many of the most likely
+            ones, by the model itself: before penalties, logit_bias and temperature; None = tell nothing.
+        grammar: the form the answer must have; it ends when the form is complete.
+        echo: begin the text with that of the prompt, and `logprobs` with those of its tokens.
     """
 
     max_tokens: int | None = None
@@ -67,9 +77,13 @@ class SamplingParams:
     min_p: float = 0.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
+    grammar: Grammar | None = None
+    echo: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in _WHOLE_RANGES.items():
@@ -85,13 +99,35 @@ class SamplingParams:
                 param="top_p",
                 limit=1.0,
             )
-        if not isinstance(self.ignore_eos, bool):
-            raise ValidationError("ignore_eos must be True or False.", param="ignore_eos")
+        for name in ("ignore_eos", "echo"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValidationError(f"{name} must be True or False.", param=name)
+        if not isinstance(self.grammar, Grammar | None):
+            raise ValidationError("grammar must be a Grammar.", param="grammar")
         object.__setattr__(self, "stop", _stop_texts(self.stop))
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+
+    def require_vocabulary(self, vocab_size: int) -> None:
+        """Check that the tokens named here are among the model's.
+
+        Raises:
+            ValidationError: one is not; details hold param and limit.
+        """
+        if self.logit_bias and max(self.logit_bias) >= vocab_size:
+            raise ValidationError(
+                f"logit_bias names the token {max(self.logit_bias)}; ids run from 0 to {vocab_size - 1}.",
+                param="logit_bias",
+                limit=vocab_size - 1,
+            )
 
 
 # Smallest and largest value of each field.
-_WHOLE_RANGES = {"max_tokens": (1, 2**31 - 1), "top_k": (0, 2**31 - 1), "seed": (-MAX_SEED - 1, MAX_SEED)}
+_WHOLE_RANGES = {
+    "max_tokens": (1, 2**31 - 1),
+    "top_k": (0, 2**31 - 1),
+    "seed": (-MAX_SEED - 1, MAX_SEED),
+    "logprobs": (0, MAX_TOP_LOGPROBS),
+}
 _REAL_RANGES = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
@@ -99,7 +135,8 @@ _REAL_RANGES = {
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
 }
-_OPTIONAL = frozenset({"max_tokens", "seed"})
+_OPTIONAL = frozenset({"max_tokens", "seed", "logprobs"})
+_LARGEST_BIAS = 100.0
 
 
 def whole_number_between(name: str, value: object, *, low: int, high: int) -> int:
@@ -159,6 +196,21 @@ def _stop_texts(value: object) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _biases(value: object) -> dict[int, float]:
+    if not isinstance(value, Mapping) or len(value) > MAX_LOGIT_BIASES:
+        raise ValidationError(
+            f"logit_bias must be a mapping of at most {MAX_LOGIT_BIASES} token ids to numbers.",
+            param="logit_bias",
+            limit=MAX_LOGIT_BIASES,
+        )
+    return {
+        whole_number_between("logit_bias", token, low=0, high=2**31 - 1): _number_between(
+            "logit_bias", bias, low=-_LARGEST_BIAS, high=_LARGEST_BIAS
+        )
+        for token, bias in value.items()
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One prompt to continue.
@@ -178,6 +230,30 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """One token and how probable the model found it.
+
+    Attributes:
+        token: as the vocabulary writes it.
+        spelling: what it adds to the text in UTF-8, perhaps half a character; None for a special token.
+        logprob: None for the first token of a prompt: nothing stands before it.
+    """
+
+    token_id: int
+    token: str
+    spelling: bytes | None
+    logprob: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredToken:
+    """A token of an answer, or of an echoed prompt, with the most likely ones of its place in order."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenOutput:
     """What one step added to one request; the last one carries a finish reason.
 
@@ -190,6 +266,8 @@ class TokenOutput:
         peak_kv_bytes: the most key-value memory it held, shared blocks included.
         cached_tokens: tokens of the prompt that earlier requests had computed.
         error: for finish reason "error": what happened.
+        logprobs: if asked for, the tokens which `text` shows, at least in part: joined over an answer they
+            spell its text. The token that ends it is not among them.
     """
 
     request_id: str
@@ -203,6 +281,7 @@ class TokenOutput:
     peak_kv_bytes: int
     cached_tokens: int = 0
     error: str | None = None
+    logprobs: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

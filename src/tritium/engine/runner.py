@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 from tritium.engine.request import TokenOutput, no_encoder, no_generator, queue_full
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from tritium.engine.batcher import EmbeddingBatcher
     from tritium.engine.engine import Engine
+    from tritium.engine.grammar import GrammarMatcher
     from tritium.engine.monitor import InferenceMetrics
     from tritium.engine.request import EmbeddingOutput, GenerationRequest
 
@@ -75,11 +77,13 @@ class EngineThread:
         self._engine = engine
         self._batcher = batcher
         self._wake = threading.Condition()
-        self._arrived: list[GenerationRequest] = []
+        self._arrived: list[tuple[GenerationRequest, GrammarMatcher | None]] = []
         self._aborted: list[str] = []
         self._streams: dict[str, TokenStream] = {}
         self._is_draining = False
         self._is_closed = False
+        # Grammars wait for one another here, so that a heavy one holds up neither steps nor prompts.
+        self._compiling = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tritium-grammar")
         self._thread = threading.Thread(target=self._run, name="tritium-engine", daemon=True)
 
     def start(self) -> Self:
@@ -87,8 +91,24 @@ class EngineThread:
         self._thread.start()
         return self
 
-    def submit(self, request: GenerationRequest) -> TokenStream:
-        """Queue a request and return its stream of outputs.
+    async def generate(self, request: GenerationRequest) -> TokenStream:
+        """Compile the request's grammar, if it has one, away from loop and steps; then as `submit`.
+
+        Raises:
+            ValidationError: the grammar cannot be used, with the reason; and what `submit` raises.
+        """
+        grammar = request.sampling.grammar
+        if self._engine is None or grammar is None:
+            return self.submit(request)
+        with self._wake:
+            self._require_place(self._engine)
+        self._engine.validate(request)
+        loop = asyncio.get_running_loop()
+        matcher = await loop.run_in_executor(self._compiling, self._engine.compile_grammar, grammar)
+        return self.submit(request, grammar=matcher)
+
+    def submit(self, request: GenerationRequest, *, grammar: GrammarMatcher | None = None) -> TokenStream:
+        """Queue a request (and its compiled grammar) and return its stream of outputs.
 
         Raises:
             ValidationError: it can never run here (too long, not a text generator, its id is in use).
@@ -100,15 +120,11 @@ class EngineThread:
         self._engine.validate(request)
         stream = TokenStream(self, request.request_id)
         with self._wake:
-            self._require_open()
-            limit = self._engine.config.max_waiting
-            waiting = len(self._arrived) + self._engine.num_waiting
-            if waiting >= limit:
-                raise queue_full(limit=limit, current=waiting)
+            self._require_place(self._engine)
             if request.request_id in self._streams:
                 raise ValidationError("A request with this id is running already.", param="request_id")
             self._streams[request.request_id] = stream
-            self._arrived.append(request)
+            self._arrived.append((request, grammar))
             self._wake.notify_all()
         return stream
 
@@ -150,6 +166,7 @@ class EngineThread:
         with self._wake:
             self._is_closed = True
             self._wake.notify_all()
+        self._compiling.shutdown(wait=False, cancel_futures=True)
         if self._thread.is_alive():
             self._thread.join()
 
@@ -162,6 +179,13 @@ class EngineThread:
     def metrics(self) -> InferenceMetrics | None:
         """The engine's figures; None for a model that only embeds."""
         return self._engine.metrics() if self._engine else None
+
+    def _require_place(self, engine: Engine) -> None:
+        self._require_open()
+        limit = engine.config.max_waiting
+        waiting = len(self._arrived) + engine.num_waiting
+        if waiting >= limit:
+            raise queue_full(limit=limit, current=waiting)
 
     def _require_open(self) -> None:
         if self._is_draining or self._is_closed or not self._thread.is_alive():
@@ -200,7 +224,7 @@ class EngineThread:
         if self._engine is not None:
             with self._wake:
                 arrived, self._arrived = self._arrived, []
-            never_added = [self._engine.failed_output(request, message) for request in arrived]
+            never_added = [self._engine.failed_output(request, message) for request, _ in arrived]
             self._deliver([*never_added, *self._engine.fail_all(message)])
         if self._batcher is not None:
             self._batcher.close()
@@ -222,7 +246,7 @@ class EngineThread:
             with self._wake:
                 arrived, self._arrived = self._arrived, []
                 aborted, self._aborted = self._aborted, []
-            outputs = [failed for request in arrived if (failed := self._add(request)) is not None]
+            outputs = [failed for each in arrived if (failed := self._add(*each)) is not None]
             outputs += [
                 last for request_id in aborted if (last := self._engine.abort(request_id)) is not None
             ]
@@ -234,10 +258,10 @@ class EngineThread:
             with self._wake:
                 self._wake.notify_all()
 
-    def _add(self, request: GenerationRequest) -> TokenOutput | None:
+    def _add(self, request: GenerationRequest, grammar: GrammarMatcher | None) -> TokenOutput | None:
         assert self._engine is not None  # noqa: S101 - only reached with an engine
         try:
-            self._engine.add_request(request)
+            self._engine.add_request(request, grammar=grammar)
         except BitNetServiceError as error:
             return self._engine.failed_output(request, str(error))
         return None

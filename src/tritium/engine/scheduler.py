@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tritium.engine.sequence import Sequence
 
 _SETTLED = 4  # tokens of an answer, from which on it is not held up by prompts
+MOST_SCORED = 64  # tokens of prompts that one step scores: each takes a row as wide as the vocabulary
 
 
 class SchedulingPolicy(Protocol):
@@ -33,6 +34,11 @@ class Chunk:
 
     sequence: Sequence
     num_tokens: int
+
+    @property
+    def num_logits(self) -> int:
+        """How many of its last tokens logits are needed of: those to be scored, and the sequence's last."""
+        return self.num_tokens if self.sequence.scores_prompt else int(self.needs_logits)
 
     @property
     def needs_logits(self) -> bool:
@@ -64,6 +70,7 @@ class Scheduler:
         self._max_batched_tokens = max_batched_tokens
         self._max_running = max_running
         self._shares_prefixes = shares_prefixes
+        self._scored_left = MOST_SCORED
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -95,6 +102,7 @@ class Scheduler:
                 come together start together, and share all later steps.
         """
         chunks: list[Chunk] = []
+        self._scored_left = MOST_SCORED
         preemptions_before = self.num_preemptions
         budget = self._schedule_running(chunks, self._max_batched_tokens, prompt_tokens)
         # Whoever was preempted must not be overtaken by its own blocks going to a newcomer.
@@ -111,23 +119,27 @@ class Scheduler:
             budget = min(budget, len(writing) + prompt_tokens)
         while ordered and budget:
             sequence = ordered.pop(0)
-            num_tokens = min(sequence.num_uncomputed, budget)
+            num_tokens = min(self._computable(sequence), budget)
+            if not num_tokens:
+                continue
             while not self._reserve(sequence, num_tokens):
                 # Only who is not yet scheduled in this step may lose: what was promised stays promised.
                 victim = ordered.pop() if ordered else sequence
                 self._preempt(victim)
                 if victim is sequence:
                     return budget
-            chunks.append(Chunk(sequence, num_tokens))
-            budget -= num_tokens
+            budget -= self._take(sequence, num_tokens, chunks)
         return budget
 
     def _admit_waiting(self, chunks: list[Chunk], budget: int) -> None:
-        while self.waiting and budget and len(self.running) < self._max_running:
-            sequence = min(self.waiting, key=self._policy.rank)
-            if self._shares_prefixes:
+        while budget and len(self.running) < self._max_running:
+            ready = [sequence for sequence in self.waiting if self._computable(sequence)]
+            if not ready:
+                return
+            sequence = min(ready, key=self._policy.rank)
+            if self._shares_prefixes and not sequence.scores_prompt:  # what others computed cannot be scored
                 self._share_prefix(sequence)
-            num_tokens = min(sequence.num_uncomputed, budget)
+            num_tokens = min(self._computable(sequence), budget)
             if not self._reserve(sequence, num_tokens):
                 self._give_back(sequence)
                 return
@@ -135,8 +147,18 @@ class Scheduler:
                 sequence.num_cached = sequence.num_computed
             self.waiting.remove(sequence)
             self.running.append(sequence)
-            chunks.append(Chunk(sequence, num_tokens))
-            budget -= num_tokens
+            budget -= self._take(sequence, num_tokens, chunks)
+
+    def _computable(self, sequence: Sequence) -> int:
+        """Return how many tokens of a sequence a step could compute, were there no budget of tokens."""
+        wanted = sequence.num_uncomputed
+        return min(wanted, self._scored_left) if sequence.scores_prompt else wanted
+
+    def _take(self, sequence: Sequence, num_tokens: int, chunks: list[Chunk]) -> int:
+        chunks.append(Chunk(sequence, num_tokens))
+        if sequence.scores_prompt:
+            self._scored_left -= num_tokens
+        return num_tokens
 
     def _share_prefix(self, sequence: Sequence) -> None:
         salt = sequence.request.cache_salt

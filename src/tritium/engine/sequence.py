@@ -6,11 +6,16 @@ import secrets
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from tritium.engine.logprobs import ScoredText, score_token
 from tritium.engine.request import FinishReason, GenerationRequest, TokenOutput
 from tritium.engine.stops import StopMatcher
 
 if TYPE_CHECKING:
-    from tritium.model.tokenizer import IncrementalDecoder
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tritium.engine.grammar import GrammarMatcher
+    from tritium.model.tokenizer import IncrementalDecoder, Tokenizer
 
 _NANOSECONDS = 1_000_000_000
 
@@ -25,19 +30,31 @@ class Sequence:
         block_keys: under what the full ones among them are remembered.
         num_cached: tokens of the prompt that earlier requests had computed.
         limit: tokens of prompt and answer together at which it must end.
+        grammar: follows the answer's form, if it must have one.
+        scored: the log-probabilities of tokens whose text is not shown yet, if they were asked for.
+        num_scored: tokens of the prompt whose log-probabilities are known, the first one aside.
     """
 
     def __init__(
-        self, request: GenerationRequest, *, decoder: IncrementalDecoder, limit: int, serial: int
+        self,
+        request: GenerationRequest,
+        *,
+        decoder: IncrementalDecoder,
+        limit: int,
+        serial: int,
+        grammar: GrammarMatcher | None = None,
     ) -> None:
         self.request = request
         self.serial = serial
         self.limit = limit
+        self.grammar = grammar
+        self.scored = None if request.sampling.logprobs is None else ScoredText()
         self.tokens = list(request.prompt_token_ids)
         self.num_computed = 0
         self.blocks: list[int] = []
         self.block_keys: list[bytes] = []
         self.num_cached = 0
+        self.num_scored = 0
         self.counts: Counter[int] = Counter()
         self.seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
         self.compute_nanoseconds = 0
@@ -64,12 +81,35 @@ class Sequence:
         """Tokens still to be computed before the next one can be chosen."""
         return len(self.tokens) - self.num_computed
 
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are still to be found."""
+        is_asked = self.request.sampling.echo and self.scored is not None
+        return is_asked and self.num_scored < self.num_prompt - 1
+
+    def score_prompt(self, rows: NDArray[np.float32], *, tokenizer: Tokenizer) -> None:
+        """Take the logits [n, V] of the next n tokens to be computed: each scores the one behind its own.
+
+        Raises:
+            ProcessingError: they are not finite.
+        """
+        prompt, top = self.request.prompt_token_ids, self.request.sampling.logprobs or 0
+        for behind, row in enumerate(rows, start=self.num_computed + 1):
+            # What was computed before it lost its blocks is scored already.
+            if self.num_scored < behind < self.num_prompt and self.scored is not None:
+                self.scored.add(score_token(row, prompt[behind], top=top, tokenizer=tokenizer))
+                self.num_scored = behind
+
     def append(self, token: int, *, is_end_token: bool) -> str:
         """Take the next token, decide whether the answer ends, and return the text that can be shown."""
         self.tokens.append(token)
         self.counts[token] += 1
-        text = "" if is_end_token else self._stops.feed(self._decoder.push(token))
-        if is_end_token or self._stops.is_stopped:
+        is_complete = self.grammar is not None and self.grammar.accept(token)
+        echoes_now = self.request.sampling.echo and self.num_generated == 1
+        text = self._decoder.push(*self.request.prompt_token_ids) if echoes_now else ""
+        if not is_end_token:
+            text += self._stops.feed(self._decoder.push(token))
+        if is_end_token or is_complete or self._stops.is_stopped:
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.limit:
             self.finish_reason = "length"
@@ -89,6 +129,7 @@ class Sequence:
     ) -> TokenOutput:
         """Return what a step added, with everything used so far."""
         started = now if self.first_step_at is None else self.first_step_at
+        is_all_shown = self.finish_reason in {"stop", "length"} and not self._stops.is_stopped
         return TokenOutput(
             request_id=self.request.request_id,
             text=text,
@@ -101,4 +142,5 @@ class Sequence:
             peak_kv_bytes=self.peak_blocks * block_bytes,
             cached_tokens=self.num_cached,
             error=error,
+            logprobs=self.scored.take(text, is_all=is_all_shown) if self.scored else (),
         )

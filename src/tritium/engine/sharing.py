@@ -73,9 +73,9 @@ class SharedEngine:
             self._abort_abandoned()
             while waiting and engine.num_waiting < engine.config.max_waiting:
                 request = waiting.popleft()
+                engine.add_request(request)
                 running.add(request.request_id)
                 self._kept[request.request_id] = deque()
-                engine.add_request(request)
             if not any(self._kept[request_id] for request_id in running):
                 for output in engine.step():
                     self._kept[output.request_id].append(output)

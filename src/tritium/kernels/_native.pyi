@@ -135,8 +135,10 @@ def sample_rows(
     top_p: list[float],
     min_p: list[float],
     random: list[float],
+    allowed: list[NDArray[np.uint8] | None],
     threads: int,
 ) -> list[int]: ...
+def log_probabilities(logits: NDArray[np.float32], token: int, top: int) -> list[tuple[int, float]]: ...
 
 class CachePools:
     def __init__(self, pools: list[NDArray[np.float32 | np.float16 | np.int8]], head_dim: int) -> None: ...

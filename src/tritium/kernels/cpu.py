@@ -38,6 +38,7 @@ __all__ = [
     "gelu",
     "gelu_tanh_multiply",
     "layer_norm",
+    "log_probabilities",
     "paged_attention",
     "prepare",
     "prepare_coded",
@@ -385,13 +386,44 @@ def sample_rows(
     top_p: list[float],
     min_p: list[float],
     random: list[float],
+    allowed: list[NDArray[np.uint8] | None] | None = None,
     threads: int = 1,
 ) -> list[int]:
     """Draws one token id from each row of logits float32 [V], as `sample` does with the row's parameters.
 
-    A row that is not finite everywhere gives -1.
+    A row that is not finite everywhere gives -1, and so does one of which no token is allowed.
+
+    Args:
+        logits: one float32 [V] for each row.
+        temperature: and the others as for `sample`, one for each row.
+        top_k: see `sample`.
+        top_p: see `sample`.
+        min_p: see `sample`.
+        random: see `sample`.
+        allowed: for each row the tokens to choose from, one bit each, the lowest bit of a byte first, as
+            uint8 [at least V / 8]; None for all of them.
+        threads: how many may work at once.
 
     Raises:
         ValidationError: a parameter out of range, or not one for each row.
     """
-    return _native.sample_rows(logits, temperature, top_k, top_p, min_p, random, threads)
+    masks: list[NDArray[np.uint8] | None] = [None] * len(logits) if allowed is None else allowed
+    return _native.sample_rows(logits, temperature, top_k, top_p, min_p, random, masks, threads)
+
+
+@refuses_bad_arrays
+def log_probabilities(
+    logits: NDArray[np.float32], *, token: int, top: int
+) -> tuple[float, list[tuple[int, float]]]:
+    """Returns the log-probability of a token under softmax(logits), and the `top` best as (id, logprob).
+
+    The most probable come first, the lowest id among equals.
+
+    Raises:
+        ProcessingError: the logits float32 [V] hold NaN or +inf, or nothing but -inf.
+        ValidationError: the token is outside the vocabulary, or top is negative.
+    """
+    found = _native.log_probabilities(logits, token, top)
+    if not found:
+        raise ProcessingError("The logits hold NaN or infinity: the model's output has no probabilities.")
+    return found[0][1], found[1:]

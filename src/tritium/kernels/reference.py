@@ -32,6 +32,7 @@ __all__ = [
     "gelu",
     "gelu_tanh_multiply",
     "layer_norm",
+    "log_probabilities",
     "pack_trits",
     "packed5_to_compute",
     "paged_attention",
@@ -288,14 +289,33 @@ def sample_rows(
     top_p: list[float],
     min_p: list[float],
     random: list[float],
+    allowed: list[NDArray[np.uint8] | None] | None = None,
     threads: int = 1,
 ) -> list[int]:
-    """Draws one token id from each row of logits [V]; -1 where a row is not finite."""
+    """Draws one token id from each row of logits [V]; -1 where a row is not finite or allows no token."""
     del threads
     filters = zip(temperature, top_k, top_p, min_p, random, strict=True)
-    return [
-        sample(row, temperature=heat, top_k=k, top_p=p, min_p=low, random=draw)[0]
-        if np.isfinite(row).all()
-        else -1
-        for row, (heat, k, p, low, draw) in zip(logits, filters, strict=True)
-    ]
+    masks = [None] * len(logits) if allowed is None else allowed
+    tokens = []
+    for row, mask, (heat, k, p, low, draw) in zip(logits, masks, filters, strict=True):
+        kept = row if mask is None else _keep_allowed(row, mask)
+        is_possible = np.isfinite(row).all() and np.isfinite(kept).any()
+        tokens.append(
+            sample(kept, temperature=heat, top_k=k, top_p=p, min_p=low, random=draw)[0] if is_possible else -1
+        )
+    return tokens
+
+
+def _keep_allowed(logits: F32, mask: NDArray[np.uint8]) -> F32:
+    bits = np.unpackbits(mask, bitorder="little")[: len(logits)]
+    return np.where(bits == 1, logits, np.float32(-np.inf))
+
+
+def log_probabilities(logits: F32, *, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
+    """Returns the log-probability of a token under softmax(logits [V]), and the `top` best (id, logprob)."""
+    if np.isnan(logits).any() or not np.isfinite(logits.max()):
+        raise ProcessingError("The logits hold NaN or infinity: the model's output has no probabilities.")
+    raw = logits.astype(np.float64) - float(logits.max())
+    logprobs = raw - math.log(np.exp(raw).sum())
+    order = np.lexsort((np.arange(len(raw)), -raw))[:top]
+    return float(logprobs[token]), [(int(index), float(logprobs[index])) for index in order]

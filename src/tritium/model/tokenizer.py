@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
 from tritium.formats.weight_file import read_small_file
 from tritium.model.chat_template import LARGEST_TEMPLATE, ChatTemplate
 from tritium.model.config import ModelConfig, parse_token_ids
+from tritium.model.spelling import Spelling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,6 +83,11 @@ class Tokenizer:
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
         except (OverflowError, TypeError):
             raise ValidationError("A token id is not a whole number that fits 32 bits.") from None
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """The bytes of single tokens."""
+        return Spelling(self.definition, token_of=self._tokenizer.id_to_token)
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -178,9 +185,9 @@ class IncrementalDecoder:
         self._finished = 0  # how many of the window are finished
         self._emitted = 0  # characters of the window's text that are already out
 
-    def push(self, token_id: int) -> str:
-        """Take the next token and return the text that is certain now, perhaps none."""
-        self._window.append(token_id)
+    def push(self, *token_ids: int) -> str:
+        """Take the next token (or several) and return the text that is certain now, perhaps none."""
+        self._window += token_ids
         text = self._tokenizer.decode(self._window)
         if not text.endswith(_REPLACEMENT) or len(self._window) - self._finished > _MOST_PENDING:
             fresh = text[self._emitted :]

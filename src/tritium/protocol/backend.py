@@ -40,7 +40,7 @@ class LocalBackend:
         request = GenerationRequest(
             request_id=call.request_id, prompt_token_ids=token_ids, sampling=call.sampling
         )
-        return self.thread.submit(request)
+        return await self.thread.generate(request)
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
         """Tokenise away from the event loop, and wait for the batch."""

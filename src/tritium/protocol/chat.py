@@ -8,16 +8,20 @@ from tritium.engine.prompt import ChatMessage
 from tritium.engine.request import SamplingParams
 from tritium.errors import ValidationError
 from tritium.protocol.calls import GenerationCall
+from tritium.protocol.logprobs import chat_logprobs
 from tritium.protocol.usage import usage_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tritium.engine.request import TokenOutput
     from tritium.protocol.schemas import ChatCompletionRequest, GenerationBody
     from tritium.protocol.usage import FinishedChoice
 
 
-def sampling_of(body: GenerationBody, *, max_tokens: int | None, choice: int) -> SamplingParams:
+def sampling_of(
+    body: GenerationBody, *, max_tokens: int | None, choice: int, echo: bool = False
+) -> SamplingParams:
     """Return the sampling parameters of one choice; a seed is shifted per choice so that choices differ."""
     return SamplingParams(
         max_tokens=max_tokens,
@@ -27,9 +31,13 @@ def sampling_of(body: GenerationBody, *, max_tokens: int | None, choice: int) ->
         min_p=body.min_p or 0.0,
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=body.logit_bias or {},
         seed=None if body.seed is None else body.seed + choice,
         stop=body.stop_texts,
         ignore_eos=bool(body.ignore_eos),
+        logprobs=body.num_alternatives,
+        grammar=body.answer_form,
+        echo=echo,
     )
 
 
@@ -68,11 +76,12 @@ class ChatAnswer:
 
     def opening(self, index: int) -> dict[str, object] | None:
         """Return the chunk that opens a choice."""
-        return self._chunk(index, {"role": "assistant", "content": "", "refusal": None}, None)
+        return self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
 
-    def piece(self, index: int, *, text: str, finish_reason: str | None) -> dict[str, object]:
+    def piece(self, index: int, output: TokenOutput) -> dict[str, object]:
         """Return a chunk of new text."""
-        return self._chunk(index, {"content": text} if text else {}, finish_reason)
+        delta: dict[str, object] = {"content": output.text} if output.text else {}
+        return self._chunk(index, delta, output.finish_reason, chat_logprobs(output.logprobs or None))
 
     def usage_chunk(
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
@@ -89,7 +98,7 @@ class ChatAnswer:
             {
                 "index": index,
                 "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": None,
+                "logprobs": chat_logprobs(choice.logprobs),
                 "finish_reason": choice.finish_reason,
             }
             for index, choice in enumerate(choices)
@@ -97,6 +106,12 @@ class ChatAnswer:
         usage = usage_object(choices, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
         return {**self._head, "object": "chat.completion", "choices": items, "usage": usage}
 
-    def _chunk(self, index: int, delta: dict[str, object], finish_reason: str | None) -> dict[str, object]:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, object],
+        finish_reason: str | None = None,
+        logprobs: dict[str, object] | None = None,
+    ) -> dict[str, object]:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from tritium.engine.prompt import split_prompts
 from tritium.errors import ValidationError
 from tritium.protocol.calls import GenerationCall
 from tritium.protocol.chat import call_id, sampling_of
+from tritium.protocol.logprobs import TextOffsets
 from tritium.protocol.schemas import MAX_CALLS
 from tritium.protocol.usage import usage_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tritium.engine.request import TokenOutput
     from tritium.protocol.schemas import CompletionRequest
     from tritium.protocol.usage import FinishedChoice
 
@@ -36,7 +39,12 @@ def completion_calls(body: CompletionRequest, *, request_id: str, principal: obj
             request_id=call_id(request_id, index),
             model=body.model,
             prompt=prompt,
-            sampling=sampling_of(body, max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS, choice=choice),
+            sampling=sampling_of(
+                body,
+                max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
+                choice=choice,
+                echo=bool(body.echo),
+            ),
             principal=principal,
             is_stream=bool(body.stream),
         )
@@ -54,14 +62,16 @@ class CompletionAnswer:
             "created": created,
             "model": model,
         }
+        self._offsets: defaultdict[int, TextOffsets] = defaultdict(TextOffsets)  # of a stream's choices
 
     def opening(self, index: int) -> dict[str, object] | None:  # noqa: ARG002 - the form shared with chat
         """Return nothing: a plain completion has no role to announce."""
         return None
 
-    def piece(self, index: int, *, text: str, finish_reason: str | None) -> dict[str, object]:
+    def piece(self, index: int, output: TokenOutput) -> dict[str, object]:
         """Return a chunk of new text."""
-        return {**self._head, "choices": [_choice(index, text, finish_reason)]}
+        logprobs = self._offsets[index].columns(output.logprobs or None)
+        return {**self._head, "choices": [_choice(index, output.text, output.finish_reason, logprobs)]}
 
     def usage_chunk(
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
@@ -77,7 +87,10 @@ class CompletionAnswer:
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
     ) -> dict[str, object]:
         """Return the answer in one piece."""
-        items = [_choice(index, choice.text, choice.finish_reason) for index, choice in enumerate(choices)]
+        items = [
+            _choice(index, choice.text, choice.finish_reason, TextOffsets().columns(choice.logprobs))
+            for index, choice in enumerate(choices)
+        ]
         return {
             **self._head,
             "choices": items,
@@ -85,5 +98,7 @@ class CompletionAnswer:
         }
 
 
-def _choice(index: int, text: str, finish_reason: str | None) -> dict[str, object]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+def _choice(
+    index: int, text: str, finish_reason: str | None, logprobs: dict[str, object] | None
+) -> dict[str, object]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic import ValidationError as SchemaError
 
+from tritium.engine.request import MAX_TOP_LOGPROBS
 from tritium.errors import ValidationError
+from tritium.protocol.structured import ResponseFormat, StructuredOutputs, chosen_form
+
+if TYPE_CHECKING:
+    from tritium.engine.grammar import Grammar
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 64
@@ -28,13 +33,10 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "echo": (None, False),
     "function_call": (None, "none"),
     "functions": (None, []),
-    "logit_bias": (None, {}),
-    "logprobs": (None, False),
     "modalities": (None, ["text"]),
     "moderation": (None,),
     "prediction": (None,),
     "reasoning_effort": (None, "none"),
-    "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
     "tool_choice": (None, "none"),
     "tools": (None, []),
@@ -110,12 +112,32 @@ class GenerationBody(WireRequest):
     min_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = 1
     stream: bool | None = False
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    json_schema: dict[str, object] | None = None
+    grammar: str | None = None
+
+    @property
+    def num_alternatives(self) -> int | None:
+        """How many log-probabilities to tell beside each token's own; None to tell none at all."""
+        raise NotImplementedError
+
+    @property
+    def answer_form(self) -> Grammar | None:
+        """The form that the answer must have, by whichever parameter it was given."""
+        return chosen_form(
+            response_format=self.response_format,
+            structured_outputs=self.structured_outputs,
+            json_schema=self.json_schema,
+            grammar=self.grammar,
+        )
 
     @property
     def stop_texts(self) -> tuple[str, ...]:
@@ -163,6 +185,15 @@ class ChatCompletionRequest(GenerationBody):
     wire_name: ClassVar[str] = "chat completion"
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    @property
+    def num_alternatives(self) -> int | None:
+        """How many log-probabilities to tell beside each token's own; None to tell none at all."""
+        if self.top_logprobs and not self.logprobs:
+            raise ValidationError("top_logprobs needs logprobs: set it to true.", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 _Request = TypeVar("_Request", bound=WireRequest)
@@ -179,6 +210,13 @@ class CompletionRequest(GenerationBody):
         | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    echo: bool | None = False
+
+    @property
+    def num_alternatives(self) -> int | None:
+        """How many log-probabilities to tell beside each token's own; None to tell none at all."""
+        return self.logprobs
 
 
 class EmbeddingRequest(WireRequest):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from tritium.engine.request import TokenOutput
+    from tritium.engine.request import ScoredToken, TokenOutput
     from tritium.protocol.calls import GenerationCall, InferenceBackend
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class AnswerForm(Protocol):
     def opening(self, index: int) -> dict[str, object] | None:
         """Return the chunk that opens a choice, if this form has one."""
 
-    def piece(self, index: int, *, text: str, finish_reason: str | None) -> dict[str, object]:
+    def piece(self, index: int, output: TokenOutput) -> dict[str, object]:
         """Return a chunk of new text."""
 
     def usage_chunk(
@@ -59,6 +59,7 @@ class Fanout:
         self._outputs: asyncio.Queue[tuple[int, TokenOutput | BaseException]] = asyncio.Queue()
         self._first: tuple[int, TokenOutput | BaseException] | None = None
         self._texts: list[list[str]] = [[] for _ in calls]
+        self._scored: list[list[ScoredToken]] = [[] for _ in calls]
         self._last: list[TokenOutput | None] = [None for _ in calls]
         self._tasks = [
             asyncio.create_task(self._pump(backend, index, call)) for index, call in enumerate(calls)
@@ -99,6 +100,7 @@ class Fanout:
             if output.finish_reason in {"error", "abort"}:
                 raise ProcessingError(output.error or "The generation was stopped before its end.")
             self._texts[index].append(output.text)
+            self._scored[index].extend(output.logprobs)
             self._last[index] = output
             running -= output.finish_reason is not None
             yield index, output
@@ -116,8 +118,11 @@ class Fanout:
                 text="".join(texts),
                 finish_reason=str(last.finish_reason) if last else "stop",
                 completion_tokens=last.completion_tokens if last else 0,
+                logprobs=None if call.sampling.logprobs is None else tuple(scored),
             )
-            for texts, last in zip(self._texts, self._last, strict=True)
+            for call, texts, scored, last in zip(
+                self._calls, self._texts, self._scored, self._last, strict=True
+            )
         ]
 
     @property
@@ -208,7 +213,7 @@ class EventStream(StreamingResponse):
                 if opening is not None:
                     yield _event(opening)
             if output.text or output.finish_reason:
-                yield _event(self._form.piece(index, text=output.text, finish_reason=output.finish_reason))
+                yield _event(self._form.piece(index, output))
         if self._includes_usage:
             choices = self._fanout.finished()
             yield _event(

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tritium.engine.request import ScoredToken
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedChoice:
-    """One choice in one piece."""
+    """One choice in one piece; `logprobs` are None if they were not asked for."""
 
     text: str
     finish_reason: str
     completion_tokens: int
+    logprobs: tuple[ScoredToken, ...] | None = None
 
 
 def usage_object(

@@ -87,6 +87,7 @@ class InferenceService:
             EngineUnavailableError: no replica is ready.
         """
         deployment, facts, tokenizer = await self._resolve(context, model, kind=ModelKind.GENERATE)
+        sampling.require_vocabulary(facts.vocabulary_size)
         token_ids = await _encode(tokenizer, prompt, context_limit=facts.maximum_positions)
         largest = policy.require_context(
             prompt_tokens=len(token_ids),

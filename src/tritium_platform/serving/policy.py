@@ -11,6 +11,7 @@ from tritium_platform.errors import (
     ProcessingError,
     RequestTooLargeError,
     ResourceError,
+    ValidationError,
 )
 from tritium_platform.insight.health import OutcomeKind
 from tritium_platform.serving.model import DeploymentState, Outcome, ReplicaState
@@ -104,8 +105,13 @@ def context_exceeded(what: str, *, tokens: int, context_limit: int) -> ContextLe
     )
 
 
-def outcome_kind(outcome: Outcome) -> OutcomeKind:
-    """Say what a request's end means for the customer's health; who left was served until then."""
+def outcome_kind(outcome: Outcome, *, error: BaseException | None = None) -> OutcomeKind:
+    """Say what a request's end means for the customer's health; who left was served until then.
+
+    What only the engine could find wrong with a request is the request's own fault, there as at admission.
+    """
+    if isinstance(error, ValidationError):
+        return refusal_kind(error)
     return OutcomeKind.FAILED if outcome is Outcome.FAILED else OutcomeKind.SUCCESS
 
 

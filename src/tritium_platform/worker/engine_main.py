@@ -80,7 +80,7 @@ class EngineServer:
             await self._report(messages.Failed.of(failure, request_id=request_id))
 
     async def _generate(self, command: messages.Submit) -> None:
-        async with contextlib.aclosing(self._engine.submit(command.request)) as outputs:
+        async with contextlib.aclosing(await self._engine.generate(command.request)) as outputs:
             async for output in outputs:
                 await self._report(messages.Tokens(output))
 

@@ -84,6 +84,72 @@ def test_parameters_that_do_not_match_the_rows_are_refused():
         cpu.sample_rows([row], temperature=[1.0], top_k=[0], top_p=[0.0], min_p=[0.0], random=[0.0])
 
 
+def packed(allowed) -> np.ndarray:
+    return np.packbits(np.asarray(allowed, dtype=bool), bitorder="little")
+
+
+@given(st.lists(st.tuples(LOGITS, FILTERS, DRAWS, st.randoms(use_true_random=False)), min_size=1, max_size=5))
+def test_what_is_not_allowed_is_never_drawn_and_the_rest_as_if_it_was_all(rows):
+    masks = [[random.random() < 0.5 for _ in logits] for logits, *_, random in rows]
+    arguments = {name: [each[name] for _, each, *_ in rows] for name in rows[0][1]}
+    arguments |= {"random": [draw for _, _, draw, _ in rows], "allowed": [packed(mask) for mask in masks]}
+    for heat in (arguments["temperature"], [0.0] * len(rows)):
+        found = cpu.sample_rows(
+            [logits for logits, *_ in rows], **arguments | {"temperature": heat}, threads=2
+        )
+        for token, mask, temperature, (logits, filters, draw, _) in zip(
+            found, masks, heat, rows, strict=True
+        ):
+            kept = np.where(mask, logits, -np.inf).astype(np.float32)
+            if not any(mask):
+                assert token == -1
+                continue
+            assert mask[token]
+            assert token == cpu.sample(kept, **filters | {"temperature": temperature}, random=draw)[0]
+
+
+@given(LOGITS, st.integers(0, 2**60), FILTERS, DRAWS)
+def test_the_reference_keeps_to_the_mask_too(logits, bits, filters, random):
+    mask = np.array([bits >> place & 1 for place in range(len(logits))], dtype=bool)
+    asked = {name: [value] for name, value in (filters | {"temperature": 0.0, "random": random}).items()}
+    both = [module.sample_rows([logits], **asked, allowed=[packed(mask)]) for module in (cpu, reference)]
+    assert both[0] == both[1]
+    assert both[0][0] == -1 or mask[both[0][0]]
+
+
+def test_a_mask_that_is_too_short_is_refused():
+    asked = {"temperature": [0.0], "top_k": [0], "top_p": [1.0], "min_p": [0.0], "random": [0.0]}
+    with pytest.raises(ValidationError, match="one bit for each token"):
+        cpu.sample_rows([np.zeros(9, np.float32)], **asked, allowed=[np.ones(1, np.uint8)])
+    with pytest.raises(ValidationError, match="allowed"):
+        cpu.sample_rows([np.zeros(9, np.float32)], **asked, allowed=[np.ones(9, np.float32)])
+
+
+@given(LOGITS, st.integers(0, 70), st.data())
+def test_log_probabilities_are_those_of_the_reference(logits, top, data):
+    token = data.draw(st.integers(0, len(logits) - 1))
+    chosen, best = cpu.log_probabilities(logits, token=token, top=top)
+    expected, expected_best = reference.log_probabilities(logits, token=token, top=top)
+    assert chosen == pytest.approx(expected, abs=1e-9)
+    assert [index for index, _ in best] == [index for index, _ in expected_best]
+    assert [value for _, value in best] == pytest.approx([value for _, value in expected_best], abs=1e-9)
+    assert len(best) == min(top, len(logits))
+    if top >= len(logits):
+        assert sum(math.exp(value) for _, value in best) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("twin", [cpu, reference])
+def test_log_probabilities_of_broken_logits_are_a_processing_error(twin):
+    with pytest.raises(ProcessingError, match="NaN or infinity"):
+        twin.log_probabilities(np.array([0.0, np.nan], np.float32), token=0, top=1)
+
+
+@pytest.mark.parametrize(("token", "top"), [(-1, 0), (4, 0), (0, -1)])
+def test_log_probabilities_of_what_is_not_there_are_refused(token, top):
+    with pytest.raises(ValidationError):
+        cpu.log_probabilities(np.zeros(4, np.float32), token=token, top=top)
+
+
 @given(LOGITS, st.integers(1, 5), DRAWS)
 def test_top_k_draws_only_from_the_k_largest(logits, top_k, random):
     token, _ = cpu.sample(logits, temperature=2.0, top_k=top_k, random=random)

@@ -97,6 +97,29 @@ def test_words_keep_their_spaces_in_a_stream(byte_fallback: Tokenizer) -> None:
     ]
 
 
+@given(st.text())
+def test_the_spellings_of_its_tokens_joined_are_the_bytes_of_a_text(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text, add_special=False)
+    spelled = b"".join(tokenizer.spelling.bytes_of(token) for token in ids)
+    assert spelled.decode() == tokenizer.decode(ids)
+
+
+def test_a_special_token_spells_nothing_and_has_a_name(tokenizer: Tokenizer) -> None:
+    (end,) = tokenizer.encode("<|end|>", add_special=False)
+    assert tokenizer.spelling.is_special(end)
+    assert (tokenizer.spelling.bytes_of(end), tokenizer.spelling.token(end)) == (b"", "<|end|>")
+    assert tokenizer.spelling.token(10**6) == ""
+
+
+def test_bytes_and_marks_for_spaces_are_spelled_out(byte_fallback: Tokenizer) -> None:
+    ids = [
+        byte_fallback._tokenizer.token_to_id(token) for token in ("▁the", "<0xE2>", "<0x82>", "<0xAC>", "gin")
+    ]
+    assert [byte_fallback.spelling.bytes_of(token) for token in ids] == [
+        b" the", b"\xe2", b"\x82", b"\xac", b"gin"
+    ]  # fmt: skip
+
+
 def test_a_text_that_is_no_unicode_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(ValidationError, match="surrogate"):
         tokenizer.encode("a\ud800b")

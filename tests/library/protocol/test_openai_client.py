@@ -184,11 +184,23 @@ def test_an_unknown_model_is_not_found(client):
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
-        ({"logit_bias": {"5": 10}}, "logit_bias"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"five": 1}}, "logit_bias"),
+        ({"logit_bias": {"4096": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logprobs": 3}, "logprobs"),
         ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
+        ({"extra_body": {"structured_outputs": {}}}, "structured_outputs"),
+        ({"extra_body": {"structured_outputs": {"regex": "a", "choice": ["b"]}}}, "structured_outputs"),
+        ({"extra_body": {"structured_outputs": {"regex": "("}}}, "structured_outputs"),
+        ({"extra_body": {"grammar": "root ::= ("}}, "grammar"),
+        ({"extra_body": {"json_schema": {"type": "strin"}}}, "json_schema"),
+        ({"extra_body": {"grammar": 'root ::= "a"', "json_schema": {"type": "object"}}}, "grammar"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
         ({"extra_body": {"beam_width": 4}}, "beam_width"),
         ({"temperature": 3.0}, "temperature"),
@@ -217,9 +229,9 @@ def test_a_parameter_that_is_wrong_or_not_supported_is_refused_by_name(client, c
     assert caught.value.request_id
 
 
-@pytest.mark.parametrize("param", ["echo", "suffix", "best_of"])
+@pytest.mark.parametrize("param", ["suffix", "best_of"])
 def test_completions_refuse_what_they_do_not_do(client, param):
-    value = {"echo": True, "suffix": "end", "best_of": 3}[param]
+    value = {"suffix": "end", "best_of": 3}[param]
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model="scripture", prompt="x", **{param: value})
     assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")

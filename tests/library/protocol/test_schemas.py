@@ -71,10 +71,8 @@ def chat(**changes) -> bytes:
     ("name", "value"),
     [
         ("tools", [{}]),
-        ("logprobs", 0),  # zero is a number of log probabilities, not "no"
-        ("top_logprobs", False),
+        ("echo", 0),  # zero is not "no" where a boolean belongs
         ("functions", [1]),
-        ("response_format", {"type": "json_schema"}),
         ("audio", {"voice": "x"}),
     ],
 )

@@ -16,6 +16,7 @@ from tritium_platform.errors import (
     ProcessingError,
     RateLimitExceededError,
     RequestTooLargeError,
+    ValidationError,
 )
 from tritium_platform.insight.health import OutcomeKind
 from tritium_platform.serving import policy
@@ -76,6 +77,8 @@ def test_health_counts_limits_as_refusals_faults_as_failures_and_the_rest_as_the
     assert policy.refusal_kind(NotFoundError("x")) is OutcomeKind.REJECTED
     assert policy.outcome_kind(Outcome.CANCELLED) is OutcomeKind.SUCCESS
     assert policy.outcome_kind(Outcome.FAILED) is OutcomeKind.FAILED
+    assert policy.outcome_kind(Outcome.FAILED, error=ProcessingError("x")) is OutcomeKind.FAILED
+    assert policy.outcome_kind(Outcome.FAILED, error=ValidationError("x")) is OutcomeKind.REJECTED
 
 
 @given(st.integers(1, 3000), st.none() | st.integers(1, 3000), st.integers(2, 2048))

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -25,6 +26,7 @@ struct Better {
 struct Scratch {
   std::vector<double> weights;  // relative to the most probable id, whose weight is 1
   std::vector<int64_t> ids;
+  std::vector<float> allowed;  // the logits, with -inf where a token is not allowed
 };
 
 class Candidates {
@@ -132,13 +134,41 @@ int64_t sample_token(const float* logits, int64_t count, const SamplingFilter& f
   return filter.temperature > 0 ? draw(logits, count, logits[best], filter) : best;
 }
 
+int64_t sample_allowed(const float* logits, int64_t count, const uint8_t* allowed,
+                       const SamplingFilter& filter) {
+  std::vector<float>& kept = scratch_for(count).allowed;
+  kept.resize(static_cast<size_t>(count));
+  for (int64_t id = 0; id < count; ++id) {
+    const bool is_allowed = (allowed[id / 8] >> (id % 8)) & 1;
+    kept[static_cast<size_t>(id)] = is_allowed ? logits[id] : -std::numeric_limits<float>::infinity();
+  }
+  return sample_token(kept.data(), count, filter);
+}
+
 Sample sample(const float* logits, int64_t count, const SamplingFilter& filter) {
   const int64_t token = sample_token(logits, count, filter);
   if (token < 0) return {-1, 0.0};
-  const float largest = logits[table().find_largest(logits, count)];
+  return log_probabilities(logits, count, token, 0).front();
+}
+
+std::vector<Sample> log_probabilities(const float* logits, int64_t count, int64_t token, int64_t top) {
+  const int64_t best = table().find_largest(logits, count);
+  if (best < 0 || !std::isfinite(logits[best])) return {};
+  const auto largest = static_cast<double>(logits[best]);
   Scratch& scratch = scratch_for(count);
-  const double total = table().softmax_weights(logits, count, largest, 1.0, scratch.weights.data());
-  return {token, logits[token] - static_cast<double>(largest) - std::log(total)};
+  const double total = table().softmax_weights(logits, count, logits[best], 1.0, scratch.weights.data());
+  std::vector<int64_t>& ids = scratch.ids;
+  const auto wanted = static_cast<std::ptrdiff_t>(std::min(top, count));
+  if (wanted > 0) {
+    ids.resize(static_cast<size_t>(count));
+    std::iota(ids.begin(), ids.end(), int64_t{0});
+    std::partial_sort(ids.begin(), ids.begin() + wanted, ids.end(), Better{logits});
+  }
+  std::vector<Sample> found;
+  const auto add = [&](int64_t id) { found.push_back({id, logits[id] - largest - std::log(total)}); };
+  add(token);
+  std::for_each(ids.begin(), ids.begin() + wanted, add);
+  return found;
 }
 
 }  // namespace tritium

@@ -1,0 +1,104 @@
+"""What the wire offers beside plain text, through gateway and engine process, with the official client."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+PROMPT = [{"role": "user", "content": "In the beginning"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 10}, "age": {"type": "integer", "maximum": 999}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def shop(running):
+    """A tenant with a deployed model: (key, model name)."""
+    _, key = running.tenant()
+    return key, running.deploy(key)
+
+
+@pytest.fixture
+def ask(running, shop):
+    """Ask for a chat completion."""
+    key, model = shop
+    client = running.openai(key)
+
+    def chat(**options):
+        settings = {"model": model, "messages": PROMPT, "max_tokens": 60, "temperature": 0} | options
+        return client.chat.completions.create(**settings)
+
+    return chat
+
+
+def usage_totals(running, key):
+    with running.http(key) as http:
+        usage = http.get("/api/v1/usage").raise_for_status().json()
+    return {total["meter"]: total["quantity"] for total in usage["totals"]}
+
+
+def test_log_probabilities_cross_from_the_engine_whole_and_in_a_stream(ask):
+    asked = {"logprobs": True, "top_logprobs": 2, "max_tokens": 8, "logit_bias": {"42": 3}}
+    choice = ask(**asked).choices[0]
+    entries = choice.logprobs.content
+    assert bytes(byte for entry in entries for byte in entry.bytes).decode() == choice.message.content
+    assert all(len(entry.top_logprobs) == 2 for entry in entries)
+    streamed = []
+    for chunk in ask(**asked, stream=True):
+        for each in chunk.choices:
+            streamed += each.logprobs.content if each.logprobs else []
+    assert [entry.model_dump() for entry in streamed] == [entry.model_dump() for entry in entries]
+
+
+def test_a_schema_is_kept_to_and_the_usage_is_what_was_written(running, shop, ask):
+    key, _ = shop
+    before = usage_totals(running, key)
+    answer = ask(response_format={"type": "json_schema", "json_schema": {"name": "king", "schema": SCHEMA}})
+    assert json.loads(answer.choices[0].message.content).keys() == SCHEMA["properties"].keys()
+    assert answer.choices[0].finish_reason == "stop"
+    after = usage_totals(running, key)
+    assert after["output_tokens"] - before.get("output_tokens", 0) == answer.usage.completion_tokens
+
+
+def test_an_echo_is_the_prompt_with_its_log_probabilities_and_costs_nothing_more(running, shop):
+    key, model = shop
+    client, prompt = running.openai(key), "And God said unto Moses"
+    answer = client.completions.create(
+        model=model, prompt=prompt, max_tokens=2, temperature=0, echo=True, logprobs=0
+    )
+    (choice,) = answer.choices
+    assert choice.text.startswith(prompt)
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert len(choice.logprobs.tokens) == answer.usage.total_tokens
+    assert answer.usage.completion_tokens == 2
+    assert [place for place, each in enumerate(choice.logprobs.token_logprobs) if each is None] == [0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
+            "response_format",
+        ),
+        ({"extra_body": {"structured_outputs": {"regex": "("}}}, "structured_outputs"),
+        ({"logit_bias": {"4096": 1}}, "logit_bias"),
+        ({"top_logprobs": 1}, "top_logprobs"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name_and_costs_nothing(running, shop, ask, changes, param):
+    key, _ = shop
+    before = usage_totals(running, key)
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as refusal:
+            ask(**changes, stream=stream)
+        assert refusal.value.param == param
+    assert usage_totals(running, key) == before
+    with running.http(key) as http:
+        account = http.get("/api/v1/account").raise_for_status().json()
+    assert account["requests_this_month"]["held"] == 0
