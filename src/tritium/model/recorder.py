@@ -39,6 +39,8 @@ class Recorder:
             raise ValidationError("A plan cannot hold an embedding that is scaled.")
         if isinstance(table.weight, cpu.CodedMatrix):
             return self._plan.coded_embed(table.weight)
+        if isinstance(table.weight, cpu.PreparedWeight):
+            return self._plan.ternary_embed(table.weight)
         if isinstance(table.weight, np.ndarray):
             return self._plan.embed(table.weight)
         raise ValidationError("A plan cannot hold an embedding that is not in memory.")
@@ -90,6 +92,8 @@ class Recorder:
         """Map rows [S, hidden] to logits [S, vocabulary]."""
         if isinstance(head, CodedLinear):
             return self._plan.coded(self._plan.quantize(x), head.weight, "head")
+        if isinstance(head, TernaryLinear):
+            return self._plan.ternary(self._plan.quantize(x), head.weight, head.bias)
         if isinstance(head, DenseLinear):
             return self._plan.dense(x, head.weight, head.bias, "head")
         raise ValidationError("A plan cannot hold a head that is not in memory.")

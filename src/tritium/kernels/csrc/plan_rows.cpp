@@ -12,6 +12,7 @@ constexpr double kNormNanoseconds = 0.06;  // of an element
 constexpr double kQuantizeNanoseconds = 0.09;
 constexpr double kCopyNanoseconds = 0.03;
 constexpr double kGateNanoseconds = 0.3;
+constexpr double kTritNanoseconds = 2;
 
 class RowOperation : public Operation {
  public:
@@ -56,6 +57,22 @@ class Embed final : public RowOperation {
   }
 
   DenseView table_;
+};
+
+class TernaryEmbed final : public RowOperation {
+ public:
+  explicit TernaryEmbed(const PreparedWeight& table)
+      : RowOperation("embed", Rows::kTokens, table.inputs(), kTritNanoseconds), table_(table) {}
+
+  void run(Step& step, int thread, int64_t begin, int64_t end) const override {
+    float* out = step.at<float>(writes[0], thread);
+    for (int64_t row = begin; row < end; ++row) {
+      table_.read_floats(step.batch.token_ids[row], out + row * width);
+    }
+  }
+
+ private:
+  const PreparedWeight& table_;
 };
 
 class RmsNorm final : public RowOperation {
@@ -191,6 +208,10 @@ ValueId record(Plan& plan, std::unique_ptr<Operation> operation, std::vector<Val
 
 ValueId record_embed(Plan& plan, const DenseView& table) {
   return record(plan, std::make_unique<Embed>(table), {}, table.columns);
+}
+
+ValueId record_ternary_embed(Plan& plan, const PreparedWeight& table) {
+  return record(plan, std::make_unique<TernaryEmbed>(table), {}, table.inputs());
 }
 
 ValueId record_rms_norm(Plan& plan, ValueId x, const float* weight, int64_t width, float eps) {
