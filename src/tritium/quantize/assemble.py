@@ -77,7 +77,7 @@ def assemble(
         if source.sha256() != plan.source_sha256:
             raise ValidationError(f"{source.path} changed since the quantization was planned; plan it again.")
         layers = _learned(plan, Path(workdir), source, progress=progress)
-        product = largest_product(source.weights.architecture, source.config)
+        product = largest_product(source.weights.architecture)
         tensors, linears = _collect(plan, layers, source)
         coded = rounded_tables(plan.config, source, tensors, workdir=Path(workdir), threads=threads)
         record = _record(plan, source, linears=linears, coded=coded)
