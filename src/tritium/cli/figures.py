@@ -73,6 +73,14 @@ def layers_in_order(layers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, 
     return sorted(layers.items(), key=_in_depth)
 
 
+def table_form(entry: Mapping[str, Any]) -> str:
+    """Return what an embedding or a head became."""
+    planes = entry.get("planes")
+    if planes is None:
+        return f"codes of {entry['bits']} bits"
+    return "1 trit-plane of 1.6 bits" if planes == 1 else f"{planes} trit-planes of 1.6 bits"
+
+
 def scale_span(layer: Mapping[str, Any]) -> str:
     """Return what shares a scale in a layer: so many weights, or what had one in a ternary source."""
     kept = layer.get("source_scales")

@@ -37,7 +37,10 @@ ModelArgument = Annotated[
     ),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, max=1024, help="Processor threads; by default all.")
+    int | None,
+    typer.Option(
+        "--threads", min=1, max=1024, help="Processor threads; by default all, or fewer that ran faster."
+    ),
 ]
 
 

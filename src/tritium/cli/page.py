@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, Template, UndefinedError
 
 from tritium.cli import charts
-from tritium.cli.figures import budget, choice, fixed, interval, layers_in_order, machine, scale_span, share
+from tritium.cli.figures import (
+    budget,
+    choice,
+    fixed,
+    interval,
+    layers_in_order,
+    machine,
+    scale_span,
+    share,
+    table_form,
+)
 from tritium.cli.output import printable, readable_bytes
 
 if TYPE_CHECKING:
@@ -41,6 +51,7 @@ def _template() -> Template:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
     environment.filters["bytes"] = readable_bytes
     environment.filters["scale_span"] = scale_span
+    environment.filters["table_form"] = table_form
     return environment.from_string(files("tritium.cli").joinpath(TEMPLATE).read_text(encoding="utf-8"))
 
 

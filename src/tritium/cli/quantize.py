@@ -71,6 +71,10 @@ EmbeddingBits = Annotated[
     int | None,
     typer.Option(metavar="BITS", help="6 or 8 for embedding and head; 16 = as in the source.  [default: 16]"),
 ]
+EmbeddingPlanes = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Embedding and head become ternary, with 1 to 3 trit-planes."),
+]
 Calibration = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Text whose activations judge each layer.")
 ]
@@ -94,6 +98,7 @@ def quantize(
     average_bits: AverageBits = None,
     target_loss: TargetLoss = None,
     embedding_bits: EmbeddingBits = None,
+    embedding_planes: EmbeddingPlanes = None,
     calibration: Calibration = None,
     validation: Validation = None,
     validation_tokens: ValidationTokens = None,
@@ -115,6 +120,7 @@ def quantize(
         "average_bits": average_bits,
         "target_loss": target_loss,
         "embedding_bits": embedding_bits,
+        "embedding_planes": embedding_planes,
         "calibration_text": None if calibration is None else {"path": str(calibration)},
         "validation_text": None if validation is None else {"path": str(validation)},
         "validation_tokens": validation_tokens,

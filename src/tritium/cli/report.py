@@ -18,6 +18,7 @@ from tritium.cli.figures import (
     machine,
     scale_span,
     share,
+    table_form,
 )
 from tritium.cli.output import (
     FormatOption,
@@ -206,7 +207,7 @@ def _coded(matrices: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
         (
             name,
             (
-                f"codes of {entry['bits']} bits, {entry['bits_per_weight']:.3f} with scales, "
+                f"{table_form(entry)}, {entry['bits_per_weight']:.3f} with scales, "
                 f"{readable_bytes(entry['stored_bytes'])}, weight error {entry['weight_error']:.4f}"
             ),
         )

@@ -12,8 +12,9 @@ matrix M (embeddings, head) they hold
     M.codes   uint8 [out / 16, in / 64, bytes of a block]  codes of 6 or 8 bits and their bfloat16 scales
 
 as `csrc/coded.h` draws them, and the manifest's `coded` says its `bits`, `group_size`, `out_features` and
-`in_features`. A model with coded scales has version 3, one with a coded matrix alone version 2, one without
-either version 1. Other tensors keep their names and dtypes.
+`in_features`; a ternary one has M.trits, M.scales and an entry like a layer's, with `planes`. A model with a
+ternary table has version 4, one with coded scales version 3, one with a coded matrix alone version 2, one
+without any of them version 1. Other tensors keep their names and dtypes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tritium.formats.weight_file import open_regular_file, read_small_file
 from tritium.kernels.coded import CODE_BITS, CODE_GROUP, tiles_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -48,6 +49,7 @@ FORMAT = "tritium"
 FORMAT_VERSION = 1
 CODED_VERSION = 2  # with coded matrices, which a reader of version 1 does not know
 CODED_SCALES_VERSION = 3  # with coded scales, which a reader of version 2 does not know
+TERNARY_TABLES_VERSION = 4  # with ternary embeddings or heads, which a reader of version 3 does not know
 TRITS_PER_BYTE = 5
 LARGEST_SIZE = 1 << 31
 # Keys the container writes itself; a caller's manifest may not carry them.
@@ -197,10 +199,10 @@ def _unsealed(data: bytes) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise refusal("this is not the manifest of a Tritium model", file=MANIFEST)
     version = manifest.get("format_version")
-    if type(version) is not int or not FORMAT_VERSION <= version <= CODED_SCALES_VERSION:
+    if type(version) is not int or not FORMAT_VERSION <= version <= TERNARY_TABLES_VERSION:
         raise refusal(
             f"format version {quoted(version)} is not known here, only {FORMAT_VERSION} to "
-            f"{CODED_SCALES_VERSION}; a newer Tritium may",
+            f"{TERNARY_TABLES_VERSION}; a newer Tritium may",
             file=MANIFEST,
         )
     if version != _version(manifest):
@@ -217,11 +219,19 @@ def _unsealed(data: bytes) -> dict[str, Any]:
 
 def _version(manifest: Mapping[str, Any]) -> int:
     """Return the first version whose readers know everything that the manifest holds."""
-    linears = manifest.get("linears")
-    entries = linears.values() if isinstance(linears, dict) else []
-    if any(isinstance(entry, dict) and "scale_unit" in entry for entry in entries):
+    if any(_is_ternary(entry) for entry in _values(manifest.get("coded"))):
+        return TERNARY_TABLES_VERSION
+    if any(isinstance(entry, dict) and "scale_unit" in entry for entry in _values(manifest.get("linears"))):
         return CODED_SCALES_VERSION
     return CODED_VERSION if manifest.get("coded") else FORMAT_VERSION
+
+
+def _values(entries: object) -> Iterable[Any]:
+    return entries.values() if isinstance(entries, dict) else ()
+
+
+def _is_ternary(entry: object) -> bool:
+    return isinstance(entry, dict) and "planes" in entry
 
 
 def _check_files(directory: Path, named: dict[str, Any], *, verify: bool) -> None:
@@ -280,10 +290,13 @@ def _linear_sizes(name: str, linear: Any) -> tuple[int, int, int, int]:
 
 
 def _check_coded(coded: object, shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Check that every coded matrix of the manifest has codes of the shape it declares."""
+    """Check that every table of the manifest has the codes, or the trits and scales, that it declares."""
     if not isinstance(coded, dict):
         raise refusal("coded must be an object", file=MANIFEST)
+    _check_linears({name: entry for name, entry in coded.items() if _is_ternary(entry)}, shapes)
     for name, entry in coded.items():
+        if _is_ternary(entry):
+            continue
         bits, rows, columns = _coded_sizes(name, entry)
         try:
             expected = tiles_shape(rows, columns, bits=bits)

@@ -56,6 +56,7 @@ __all__ = [
     "silu_multiply",
     "softmax",
     "ternary_accumulate",
+    "ternary_lookup",
     "ternary_matmul",
     "write_kv",
 ]
@@ -136,6 +137,12 @@ def ternary_matmul(
 def ternary_accumulate(weight: PreparedWeight, q: NDArray[np.int8]) -> NDArray[np.int32]:
     """Computes the exact integer sums behind `ternary_matmul`: int32 [M, N, G]."""
     return _native.ternary_accumulate(weight, q)
+
+
+@refuses_bad_arrays
+def ternary_lookup(weight: PreparedWeight, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Reads rows `ids` int32 [T] of a ternary weight as floats, levels with their scales: float32 [T, K]."""
+    return _native.ternary_lookup(weight, ids)
 
 
 @refuses_bad_arrays

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 MOST_WEIGHTS = 1 << 22  # of a product that is measured: a larger one has fewer outputs instead
-ENCODED_ROWS = 8
+ROWS = 8
 LEAST_CALLS = 3
 ENOUGH_SECONDS = 0.005
 # What is no faster than this many times is within the noise of a short measurement.
@@ -33,14 +33,13 @@ class Product:
     rows: int
 
     @classmethod
-    def of_model(cls, shapes: Iterable[tuple[int, int]], *, is_encoder: bool) -> Self:
+    def of_model(cls, shapes: Iterable[tuple[int, int]]) -> Self:
         """Return the product to measure for a model with linear layers of these shapes [out, in].
 
-        It is the largest one: by the row of one token, as a text is written, or by a few rows of an encoder.
+        It is the largest one, by a few rows: between what writing one text takes and what reading takes.
         """
         out_features, in_features = max(shapes, key=lambda shape: shape[0] * shape[1])
-        rows = ENCODED_ROWS if is_encoder else 1
-        return cls(out_features=out_features, in_features=in_features, rows=rows)
+        return cls(out_features=out_features, in_features=in_features, rows=ROWS)
 
 
 @dataclass(frozen=True, kw_only=True)

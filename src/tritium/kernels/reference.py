@@ -45,6 +45,7 @@ __all__ = [
     "silu_multiply",
     "softmax",
     "ternary_accumulate",
+    "ternary_lookup",
     "ternary_matmul",
     "to_compute_layout",
     "unpack_trits",
@@ -162,6 +163,17 @@ def ternary_matmul(weight: TernaryWeight, q: I8, scale: F32, *, threads: int = 1
     for group in range(weight.groups):
         total += sums[:, :, group] * weight.scales[:, group]
     return total / scale[:, None]
+
+
+def ternary_lookup(weight: TernaryWeight, ids: NDArray[np.int32]) -> F32:
+    """Reads rows `ids` [T] of a ternary weight as floats: float32 [T, K]."""
+    levels = np.zeros((len(ids), weight.in_features), dtype=np.float32)
+    for plane in weight.planes:
+        levels = 3 * levels + from_compute_layout(plane[ids], count=weight.in_features)
+    scales = np.broadcast_to(weight.scales, (weight.out_features, weight.groups))[ids]
+    per_weight = np.repeat(scales, weight.group_size, axis=1)[:, : weight.in_features]
+    rows: F32 = levels / per_weight if weight.divides else levels * per_weight
+    return rows
 
 
 def sum_lanes(values: F32) -> F32:

@@ -52,10 +52,10 @@ def architecture_for(config: ModelConfig) -> Architecture:
     return _BUILDERS[config.model_type](config)
 
 
-def largest_product(architecture: Architecture, config: ModelConfig) -> Product:
+def largest_product(architecture: Architecture) -> Product:
     """Return the ternary product that the device of such a model is chosen by."""
-    shapes = [(shape.out_features, shape.in_features) for shape in architecture.linears.values()]
-    return Product.of_model(shapes, is_encoder=config.is_encoder)
+    linears = architecture.linears.values()
+    return Product.of_model((shape.out_features, shape.in_features) for shape in linears)
 
 
 def _llama(config: ModelConfig) -> Architecture:

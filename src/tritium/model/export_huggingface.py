@@ -139,12 +139,12 @@ class _Export:
         return bias
 
     def _other(self, name: str) -> None:
-        coded = self.weights.coded_weight(name)
-        if coded is None:
+        form = self.weights.table_form(name)
+        if form is None:
             self.tensors[name] = self.checkpoint.read(name)
             return
         self.tensors[name] = float32_to_bfloat16(self.weights.dense(name).astype(np.float32))
-        self._note(f"{name} has codes of {coded.bits} bits; it was decoded and rounded to bfloat16.")
+        self._note(f"{name} has {form}; it was decoded and rounded to bfloat16.")
 
     def _note(self, text: str) -> None:
         if text not in self.report.notes:

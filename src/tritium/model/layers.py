@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tritium.errors import ProcessingError
 from tritium.kernels import cpu
-from tritium.kernels.cpu import CodedMatrix
-
-if TYPE_CHECKING:
-    from tritium.kernels.cpu import PreparedWeight
+from tritium.kernels.cpu import CodedMatrix, PreparedWeight
 
 Float32 = npt.NDArray[np.float32]
 DenseWeight = npt.NDArray[np.float32] | npt.NDArray[np.uint16]  # uint16: the bits of bfloat16
@@ -48,7 +45,7 @@ class RowSource(Linear, Protocol):
         ...
 
 
-Table = DenseWeight | CodedMatrix | RowSource  # rows to look up; it may be the head as well
+Table = DenseWeight | CodedMatrix | PreparedWeight | RowSource  # rows to look up; it may be the head as well
 
 
 class WeightSource(Protocol):
@@ -63,7 +60,7 @@ class WeightSource(Protocol):
         ...
 
     def table(self, name: str, *, threads: int) -> Table:
-        """Return an embedding or a head as it is stored, dense or coded."""
+        """Return an embedding or a head as it is stored: dense, coded or ternary."""
         ...
 
     def linear(self, name: str, *, threads: int) -> Linear:
@@ -181,6 +178,8 @@ class Embedding:
         """Return the rows of these ids as float32 [T, K]."""
         if isinstance(self.weight, CodedMatrix):
             rows = cpu.coded_lookup(self.weight, ids)
+        elif isinstance(self.weight, PreparedWeight):
+            rows = cpu.ternary_lookup(self.weight, ids)
         elif isinstance(self.weight, np.ndarray):
             rows = cpu.embedding_lookup(self.weight, ids)
         else:
@@ -188,10 +187,12 @@ class Embedding:
         return rows if self.scale == 1 else np.multiply(rows, np.float32(self.scale), out=rows)
 
 
-def head_of(table: Table, *, threads: int) -> DenseLinear | CodedLinear | RowSource:
+def head_of(table: Table, *, threads: int) -> DenseLinear | CodedLinear | TernaryLinear | RowSource:
     """Return the linear layer that multiplies by a table; it shares the table's memory."""
     if isinstance(table, CodedMatrix):
         return CodedLinear(table, threads)
+    if isinstance(table, PreparedWeight):
+        return TernaryLinear(table, threads=threads)
     return DenseLinear(table, threads=threads) if isinstance(table, np.ndarray) else table
 
 

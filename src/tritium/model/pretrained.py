@@ -259,7 +259,7 @@ def _build(
     config = config if reading is None else reading(config)
     weights = CheckpointWeights(checkpoint, config, manifest=manifest)
     device = select_optimal_device(
-        checkpoint.total_bytes, threads=threads, product=largest_product(weights.architecture, config)
+        checkpoint.total_bytes, threads=threads, product=largest_product(weights.architecture)
     )
     device.use()
     model = build_model(config, weights, pooling=checkpoint.file(POOLING_FILE), threads=device.threads)

@@ -37,6 +37,8 @@ class Recorder:
         """Look the tokens of the batch up: [T, hidden]."""
         if isinstance(table.weight, cpu.CodedMatrix):
             rows = self._plan.coded_embed(table.weight)
+        elif isinstance(table.weight, cpu.PreparedWeight):
+            rows = self._plan.ternary_embed(table.weight)
         elif isinstance(table.weight, np.ndarray):
             rows = self._plan.embed(table.weight)
         else:
@@ -98,6 +100,8 @@ class Recorder:
         """Map rows [S, hidden] to logits [S, vocabulary]."""
         if isinstance(head, CodedLinear):
             return self._plan.coded(self._plan.quantize(x), head.weight, "head")
+        if isinstance(head, TernaryLinear):
+            return self._plan.ternary(self._plan.quantize(x), head.weight, head.bias)
         if isinstance(head, DenseLinear):
             return self._plan.dense(x, head.weight, head.bias, "head")
         raise ValidationError("A plan cannot hold a head that is not in memory.")

@@ -17,7 +17,7 @@ from tritium.kernels.coded import CodedWeight, tiles_shape
 from tritium.kernels.cpu import TernaryWeight, prepare, prepare_packed
 from tritium.kernels.quantization import absmean
 from tritium.model.architecture import Architecture, LinearShape, architecture_for
-from tritium.model.layers import DenseLinear, DenseWeight, Float32, Linear, Table, TernaryLinear
+from tritium.model.layers import DenseLinear, DenseWeight, Embedding, Float32, Linear, Table, TernaryLinear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,17 +65,18 @@ class CheckpointWeights:
     def dense(self, name: str) -> DenseWeight:
         """Return a matrix as the kernels take it: bfloat16 stays in its bits, the rest becomes float32."""
         full = self.prefix + name
-        coded = self.coded_weight(name)
-        if coded is not None:
-            rows = np.arange(coded.out_features, dtype=np.int32)
-            return cpu.coded_lookup(cpu.prepare_coded(coded), rows)
+        if self.prefix + _stem(name) in self._coded:
+            table = self.table(name, threads=1)
+            return Embedding(table)(np.arange(self.architecture.tensors[name][0], dtype=np.int32))
         if self._checkpoint.tensors[full].dtype == "BF16":
             bits: DenseWeight = np.ascontiguousarray(self._checkpoint.read(full))
             return bits
         return np.ascontiguousarray(self._checkpoint.read_float32(full))
 
     def table(self, name: str, *, threads: int) -> Table:
-        """Return an embedding or a head as it is stored: dense, or coded and ready to run."""
+        """Return an embedding or a head as it is stored: dense, or coded or ternary and ready to run."""
+        if "planes" in self._coded.get(self.prefix + _stem(name), {}):
+            return self._prepared(_stem(name), self._coded, threads=threads)
         coded = self.coded_weight(name)
         if coded is None:
             return self.dense(name)
@@ -86,10 +87,10 @@ class CheckpointWeights:
             raise ValidationError(f"The tensor {stored}: {error}", tensor=stored) from error
 
     def coded_weight(self, name: str) -> CodedWeight | None:
-        """Read a coded matrix by the name that the dense one has ("lm_head.weight"); None if it is dense."""
+        """Read a coded matrix by the name that the dense one has ("lm_head.weight"); None if it is none."""
         full = self.prefix + _stem(name)
         entry = self._coded.get(full)
-        if entry is None:
+        if entry is None or "planes" in entry:
             return None
         return CodedWeight(
             tiles=np.ascontiguousarray(self._checkpoint.read(f"{full}.codes")),
@@ -98,10 +99,22 @@ class CheckpointWeights:
             out_features=entry["out_features"],
         )
 
+    def table_form(self, name: str) -> str | None:
+        """Return in words what an embedding or a head became; None where it is dense."""
+        entry = self._coded.get(self.prefix + _stem(name))
+        if entry is None:
+            return None
+        planes = entry.get("planes")
+        if planes is None:
+            return f"codes of {entry['bits']} bits"
+        return "1 trit-plane" if planes == 1 else f"{planes} trit-planes"
+
     def linear(self, name: str, *, threads: int) -> Linear:
         """Build the linear layer of this name, dense or ternary as it is stored."""
         if self.prefix + name in self._native:
-            return TernaryLinear(self._prepared(name, threads=threads), self.bias(name), threads)
+            return TernaryLinear(
+                self._prepared(name, self._native, threads=threads), self.bias(name), threads
+            )
         weight = self.ternary_weight(name)
         if weight is None:
             return DenseLinear(self.dense(f"{name}.weight"), self.bias(name), threads)
@@ -145,7 +158,7 @@ class CheckpointWeights:
         full = self.prefix + name
         if full in self._native:
             is_coded = self._native[full].get("scale_unit") is not None
-            return self._scales(full) if is_coded else self._checkpoint.read(f"{full}.scales")
+            return self._scales(full, self._native) if is_coded else self._checkpoint.read(f"{full}.scales")
         return self.ternary(name).scale
 
     def ternary(self, name: str) -> TernaryTensors:
@@ -168,15 +181,15 @@ class CheckpointWeights:
             )
         return TernaryTensors(trits, scale, divides=convention is TernaryConvention.BITLINEAR)
 
-    def _prepared(self, name: str, *, threads: int) -> PreparedWeight:
-        """Lay a layer of ours out as it runs; of its bytes in the file nothing stays in memory."""
-        shape, full = self.architecture.linears[name], self.prefix + name
-        entry = self._native[full]
+    def _prepared(self, name: str, entries: Mapping[str, Any], *, threads: int) -> PreparedWeight:
+        """Lay a layer or a table of ours out as it runs; of its bytes in the file nothing stays in memory."""
+        full = self.prefix + name
+        entry = entries[full]
         weight = prepare_packed(
             self._checkpoint.read(f"{full}.trits"),
-            self._scales(full),
-            out_features=shape.out_features,
-            in_features=shape.in_features,
+            self._scales(full, entries),
+            out_features=int(entry["out_features"]),
+            in_features=int(entry["in_features"]),
             group_size=int(entry["group_size"]),
             divides=bool(entry["divides"]),
             threads=threads,
@@ -184,9 +197,9 @@ class CheckpointWeights:
         self._checkpoint.forget(f"{full}.trits")
         return weight
 
-    def _scales(self, full: str) -> Float32:
+    def _scales(self, full: str, entries: Mapping[str, Any]) -> Float32:
         """Read the scales of a layer of ours, numbers or codes of numbers: float32 [1 or out, groups]."""
-        unit = self._native[full].get("scale_unit")
+        unit = entries[full].get("scale_unit")
         if unit is None:
             return np.ascontiguousarray(self._checkpoint.read_float32(f"{full}.scales"))
         return decode_scales(self._checkpoint.read(f"{full}.scales"), unit)
@@ -210,7 +223,7 @@ class CheckpointWeights:
         planes = [_compute_plane(plane, shape) for plane in packed]
         return TernaryWeight(
             planes=np.ascontiguousarray(np.stack(planes)),
-            scales=self._scales(full),
+            scales=self._scales(full, self._native),
             group_size=int(entry["group_size"]),
             in_features=shape.in_features,
             out_features=shape.out_features,
@@ -241,6 +254,8 @@ class CheckpointWeights:
             entry = self._coded.get(self.prefix + _stem(name))
             if entry is None:
                 yield name, sizes
+            elif "planes" in entry:
+                yield from self._expected_trits(_stem(name), entry)
             else:
                 rows, columns = sizes
                 yield f"{_stem(name)}.codes", tiles_shape(rows, columns, bits=entry["bits"])
@@ -264,7 +279,10 @@ class CheckpointWeights:
                 f"the config asks for {shape.out_features} x {shape.in_features}.",
                 layer=name,
             )
-        trits = shape.out_features * shape.in_features
+        yield from self._expected_trits(name, entry)
+
+    def _expected_trits(self, name: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        trits = entry["out_features"] * entry["in_features"]
         yield f"{name}.trits", (entry["planes"], -(-trits // _TRITS_PER_BYTE))
         yield f"{name}.scales", self._checkpoint.tensors[f"{self.prefix}{name}.scales"].shape
 

@@ -11,7 +11,6 @@ from tritium.errors import ValidationError
 from tritium.formats.native import is_native, open_native, save_native
 from tritium.model.architecture import largest_product
 from tritium.model.pretrained import QuantizedModel
-from tritium.quantize.coded import code_tables
 from tritium.quantize.config import Profile
 from tritium.quantize.evaluate import sha256_of
 from tritium.quantize.figures import (
@@ -26,6 +25,7 @@ from tritium.quantize.layer_file import read_layer
 from tritium.quantize.record import MEASURED, RECORD, RunRecord
 from tritium.quantize.report import QuantizationMetrics, QuantizationProgress, Stage, ValidationReport
 from tritium.quantize.source import Source, open_source
+from tritium.quantize.tables import rounded_tables
 from tritium.quantize.text import read_text
 from tritium.quantize.timing import Timing, write_timing
 from tritium.quantize.validate import validate
@@ -77,11 +77,9 @@ def assemble(
         if source.sha256() != plan.source_sha256:
             raise ValidationError(f"{source.path} changed since the quantization was planned; plan it again.")
         layers = _learned(plan, Path(workdir), source, progress=progress)
-        product = largest_product(source.weights.architecture, source.config)
+        product = largest_product(source.weights.architecture)
         tensors, linears = _collect(plan, layers, source)
-        coded = code_tables(
-            source, tensors, bits=plan.config.embedding_bits, workdir=Path(workdir), threads=threads
-        )
+        coded = rounded_tables(plan.config, source, tensors, workdir=Path(workdir), threads=threads)
         record = _record(plan, source, linears=linears, coded=coded)
         sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
         metrics = quantization_figures(record, linears=linears, coded=coded, tensor_bytes=sizes)

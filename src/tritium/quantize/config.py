@@ -18,7 +18,8 @@ WINDOW_LIMIT = 131_072
 TOKEN_LIMIT = 1 << 30
 STEP_LIMIT = 1 << 20
 ACCEPTABLE_LOSS = 0.5
-EMBEDDING_BITS = (6, 8, 16)  # 16: as in the source
+CODE_BITS = (6, 8)
+EMBEDDING_BITS = (*CODE_BITS, 16)  # 16: as in the source
 
 
 class QuantizationStrategy(StrEnum):
@@ -100,6 +101,8 @@ class QuantizationConfig:
             made. None likewise.
         embedding_bits: bits of a weight of the embedding and the head: 6 or 8 (and a scale per 32 weights),
             or 16 to leave them as in the source.
+        embedding_planes: makes embedding and head ternary instead, with 1 to 3 trit-planes in groups of
+            `group_size`: 1.6 bits a plane. Only a model that was trained so keeps its quality with one.
         layers: overrides by layer name or shell pattern (`model.layers.0.*`); every pattern must match.
         calibration_text: text (str) or a file of text (Path) like what the model will be used for: its
             activations make and judge each layer.
@@ -120,6 +123,7 @@ class QuantizationConfig:
     average_bits: float | None = None
     target_loss: float | None = None
     embedding_bits: int = 16
+    embedding_planes: int | None = None
     layers: Mapping[str, LayerOverride] = field(default_factory=dict)
     calibration_text: str | Path | None = None
     validation_text: str | Path | None = None
@@ -150,6 +154,13 @@ class QuantizationConfig:
                 f"embedding_bits must be 6, 8 or 16 (as in the source), not {self.embedding_bits!r}.",
                 field="embedding_bits",
             )
+        if self.embedding_planes is not None:
+            _check_integer("embedding_planes", self.embedding_planes, low=1, high=PLANE_LIMIT)
+            if self.embedding_bits in CODE_BITS:
+                raise ValidationError(
+                    "embedding_bits and embedding_planes both say what becomes of the embedding; give one.",
+                    field="embedding_planes",
+                )
         _check_integer("window", self.window, low=2, high=WINDOW_LIMIT)
         _check_integer("calibration_tokens", self.calibration_tokens, low=1, high=TOKEN_LIMIT)
         _check_integer("training_tokens", self.training_tokens, low=2, high=TOKEN_LIMIT)

@@ -129,7 +129,7 @@ def quantization_figures(
     Args:
         record: of the quantization.
         linears: the manifest's entries of ternary layers.
-        coded: the manifest's entries of coded matrices.
+        coded: the manifest's entries of coded and ternary tables.
         tensor_bytes: bytes of every tensor of the model, by name.
     """
     parameters = record.source_parameters
@@ -220,9 +220,10 @@ def _weights(entry: Mapping[str, Any]) -> int:
 def _coded(
     name: str, entry: Mapping[str, Any], record: RunRecord, tensor_bytes: Mapping[str, int]
 ) -> dict[str, Any]:
-    stored = tensor_bytes[f"{name}.codes"]
+    form, parts = ("planes", ["trits", "scales"]) if "planes" in entry else ("bits", ["codes"])
+    stored = sum(tensor_bytes[f"{name}.{part}"] for part in parts)
     return {
-        "bits": entry["bits"],
+        form: entry[form],
         "parameters": _weights(entry),
         "stored_bytes": stored,
         "bits_per_weight": BITS * stored / _weights(entry),

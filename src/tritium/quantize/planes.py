@@ -30,10 +30,18 @@ def quantize_planes(
     The threads do not change the result.
     """
     weights = np.ascontiguousarray(weights)
+    scales = plane_scales(weights, planes=planes, group_size=group_size, threads=threads)
+    return with_scales(weights, scales, planes=planes, group_size=group_size, threads=threads)
+
+
+def plane_scales(
+    weights: NDArray[np.float32], *, planes: int, group_size: int, threads: int = 1
+) -> NDArray[np.float32]:
+    """Return the scales of `planes` tied trit-planes for float32 [N, K], before they are rounded: [N, G]."""
     scales = least_squares_scales(weights, group_size=group_size, threads=threads)
     for count in range(2, planes + 1):
         scales = _refined_scales(weights, scales, planes=count, group_size=group_size, threads=threads)
-    return with_scales(weights, scales, planes=planes, group_size=group_size, threads=threads)
+    return scales
 
 
 def _refined_scales(

@@ -102,7 +102,7 @@ class RunRecord:
         source_bytes: tensor bytes of the source.
         four_bit_bytes: by layout ("Q4_0" ...), what the source's tensors take in the 4-bit alternative.
         layers: by layer, what was measured on it (MEASURED).
-        coded_errors: by coded matrix, its weight error.
+        coded_errors: by coded or ternary table, its weight error.
         text: what the models did with the validation text; None without one.
     """
 

@@ -140,8 +140,9 @@ class QuantizationMetrics:
             and head in Q6_K.
         reduction_to_four_bit: 1 - quantized_bytes / four_bit_bytes.
         mean_weight_error: mean of the layers' weight errors, weighted by their parameters.
-        coded: by name of an embedding or head that became a coded matrix: bits, parameters, stored_bytes,
-            bits_per_weight with scales, and weight_error, the relative root-mean-square error.
+        coded: by name of an embedding or head that became a coded matrix or a ternary one: bits or planes,
+            parameters, stored_bytes, bits_per_weight with scales, and weight_error, the relative
+            root-mean-square error.
         predicted_loss: what the model was predicted to lose when planes were given out: the sum over its
             layers, in the unit of ValidationReport.loss; None where no budget was given, or no text.
         seconds: wall time of the layers' quantization, None where it was resumed or not measured.

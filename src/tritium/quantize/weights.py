@@ -167,7 +167,7 @@ def with_scales(
     """Quantize float32 [N, K] with scales [N, G], rounded as stored unless that would lose a lossless fit."""
     stored, unit = storable(scales)
     exact = stored.astype(np.float32) if unit is None else decode_scales(stored, unit)
-    if not np.array_equal(exact, scales) and _fits_exactly(
+    if not np.array_equal(exact, scales) and fits_exactly(
         weights, scales, planes=planes, group_size=group_size
     ):
         (stored, unit), exact = narrowest(scales), scales
@@ -188,9 +188,10 @@ def is_lossless(weights: NDArray[np.float32], quantized: QuantizedWeights) -> bo
     return all(np.array_equal(quantized.dequantized(rows), weights[rows]) for rows in chunks)
 
 
-def _fits_exactly(
+def fits_exactly(
     weights: NDArray[np.float32], scales: NDArray[np.float32], *, planes: int, group_size: int
 ) -> bool:
+    """Return whether float32 [N, K] are levels times these scales, as they are, [N, G]."""
     for rows in row_chunks(*weights.shape):
         chunk = np.ascontiguousarray(weights[rows])
         levels = round_levels(chunk, scales[rows], group_size=group_size, limit=level_limit(planes))

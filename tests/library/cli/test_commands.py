@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -90,6 +91,23 @@ def test_quantize_codes_the_embedding_and_tells_its_size_and_error(run_tritium, 
     refused = run_tritium("quantize", scripture_llama, "--out", tmp_path / "n", "--embedding-bits", "7")
     assert refused.returncode != 0
     assert "embedding_bits must be 6, 8 or 16" in refused.stderr
+
+
+def test_quantize_makes_the_embedding_ternary_on_request(run_tritium, scripture_llama, tmp_path):
+    done = run_tritium("quantize", scripture_llama, "--out", tmp_path / "m", "--embedding-planes", "2")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "model.embed_tokens" in line]
+    assert re.search(
+        r"2 trit-planes of 1\.6 bits, 3\.26\d with scales, 41\d\.\d\d KiB, weight error 0\.1", line
+    )
+    assert "tritium 4" in run_tritium("show", tmp_path / "m").stdout
+    ran = run_tritium("run", tmp_path / "m", "In the beginning", "--max-tokens", "8", "--temperature", "0")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip()
+    both = ["--embedding-bits", "6", "--embedding-planes", "1"]
+    refused = run_tritium("quantize", scripture_llama, "--out", tmp_path / "n", *both)
+    assert refused.returncode != 0
+    assert "give one" in refused.stderr
 
 
 def test_quantize_in_quiet_prints_the_path_and_nothing_else(run_tritium, scripture_bitnet_offline, tmp_path):

@@ -51,6 +51,55 @@ def test_codes_come_back_as_they_were_and_the_version_says_so(saved: Path):
         assert model.manifest["coded"] == {"table": ENTRY}
 
 
+TERNARY = {
+    "planes": 2,
+    "group_size": 32,
+    "out_features": 20,
+    "in_features": 70,
+    "divides": False,
+    "scale_unit": -20,
+}
+
+
+def ternary_content(**entry: Any) -> dict[str, Any]:
+    draw = np.random.default_rng(0)
+    return content(
+        tensors={
+            "table.trits": draw.integers(0, 243, (2, 280), dtype=np.uint8),
+            "table.scales": draw.integers(0, 256, (20, 3), dtype=np.uint8),
+        },
+        manifest={"config": {}, "linears": {}, "coded": {"table": TERNARY | entry}},
+    )
+
+
+def test_a_ternary_table_comes_back_as_it_was_in_version_4(tmp_path: Path):
+    save_native(tmp_path / "model", **ternary_content())
+    with open_native(tmp_path / "model") as model:
+        for name, tensor in ternary_content()["tensors"].items():
+            np.testing.assert_array_equal(model.checkpoint.read(name), tensor)
+        assert model.manifest["format_version"] == 4
+    reseal(tmp_path / "model", format_version=3)
+    with pytest.raises(ValidationError, match="contradict each other"):
+        open_native(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"planes": 3},
+        {"planes": 0},
+        {"out_features": 21},
+        {"group_size": 64},
+        {"divides": 1},
+        {"scale_unit": 900},
+    ],
+)
+def test_a_ternary_table_of_other_sizes_than_declared_is_refused(tmp_path: Path, entry: dict[str, Any]):
+    with pytest.raises(ValidationError):
+        save_native(tmp_path / "model", **ternary_content(**entry))
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_model_without_codes_stays_version_1(tmp_path: Path):
     plain = content(tensors={"norm.weight": np.ones(70, np.float32)}, manifest={"config": {}, "linears": {}})
     save_native(tmp_path / "model", **plain)

@@ -49,6 +49,31 @@ def test_a_weight_that_divides_equals_the_reference_bit_for_bit(isa, make_weight
     np.testing.assert_array_equal(cpu.ternary_matmul(cpu.prepare(weight), q, scale), expected, strict=True)
 
 
+@settings(deadline=None)
+@given(case=CASES, seed=st.integers(0, 2**32))
+def test_rows_of_a_weight_are_looked_up_as_the_reference_does_bit_for_bit(isa, make_weight, case, seed):
+    random = np.random.default_rng(seed)
+    weight = make_weight(random, **case)
+    ids = random.integers(0, case["rows"], 7).astype(np.int32)
+    expected = reference.ternary_lookup(weight, ids)
+    np.testing.assert_array_equal(cpu.ternary_lookup(cpu.prepare(weight), ids), expected, strict=True)
+
+
+def test_rows_of_a_weight_that_divides_are_looked_up(isa, make_weight):
+    random = np.random.default_rng(3)
+    weight = make_weight(random, rows=20, columns=70, divides=True, scale_per_row=False)
+    ids = np.array([19, 0, 19], dtype=np.int32)
+    expected = reference.ternary_lookup(weight, ids)
+    np.testing.assert_array_equal(cpu.ternary_lookup(cpu.prepare(weight), ids), expected, strict=True)
+
+
+@pytest.mark.parametrize("wrong", [-1, 9])
+def test_a_row_that_is_not_there_is_refused(isa, make_weight, wrong):
+    weight = cpu.prepare(make_weight(np.random.default_rng(0), rows=9, columns=40))
+    with pytest.raises(ValidationError, match="9 rows"):
+        cpu.ternary_lookup(weight, np.array([0, wrong], dtype=np.int32))
+
+
 def test_the_product_is_close_to_the_unquantized_one(isa, make_weight):
     random = np.random.default_rng(5)
     weight = make_weight(random, rows=33, columns=300, planes=2, group_size=64)

@@ -18,6 +18,7 @@ from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.floats import bfloat16_to_float32, float32_to_bfloat16
 from tritium.formats.native import open_native
 from tritium.formats.safetensors import write_safetensors
+from tritium.model.batch import ForwardBatch
 from tritium.model.export_huggingface import export_huggingface
 from tritium.model.pretrained import load_model
 from tritium.quantize import QuantizationConfig, quantize_model
@@ -218,6 +219,19 @@ def test_coded_embeddings_are_decoded_and_the_report_says_so(scripture_llama, tm
         written = checkpoint.read_float32("model.embed_tokens.weight")
         original = source.read_float32("model.embed_tokens.weight")
     assert np.linalg.norm(written - original) < 0.02 * np.linalg.norm(original)
+
+
+def test_ternary_embeddings_are_decoded_and_the_report_says_so(scripture_llama, tmp_path):
+    config = QuantizationConfig(strategy="absmean", max_planes=1, embedding_planes=2)
+    quantize_model(scripture_llama, config, out=tmp_path / "m")
+    report = export_huggingface(tmp_path / "m", tmp_path / "hf")
+    name = "model.embed_tokens.weight"
+    assert report.notes == [f"{name} has 2 trit-planes; it was decoded and rounded to bfloat16."]
+    ids = np.arange(4096, dtype=np.int32)
+    with open_checkpoint(tmp_path / "hf") as checkpoint:
+        written = checkpoint.read_float32(name)
+    ours = load_model(tmp_path / "m").generator.embed(ForwardBatch.of_sequences([ids[:100]]))
+    np.testing.assert_allclose(written[:100], ours, rtol=2**-8)
 
 
 def test_a_layer_that_is_dense_stays_dense_by_name(tmp_path):

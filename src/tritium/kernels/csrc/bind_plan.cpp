@@ -124,6 +124,12 @@ class BoundPlan {
     vocabulary_ = table.view().rows;
     return record_coded_embed(plan_, table);
   }
+  ValueId ternary_embed(const nb::object& weight) {
+    const auto& table = nb::cast<const PreparedWeight&>(weight);
+    weights_.push_back(weight);
+    vocabulary_ = table.view().rows;
+    return record_ternary_embed(plan_, table);
+  }
   ValueId coded(ValueId q, const nb::object& weight, const std::string& kind) {
     const auto& matrix = nb::cast<const CodedMatrix&>(weight);
     weights_.push_back(weight);
@@ -322,6 +328,7 @@ void bind_plan(nb::module_& m) {
            nb::arg("bias").none(), nb::arg("kind"))
       .def("ternary", &BoundPlan::ternary, nb::arg("q"), nb::arg("weight"), nb::arg("bias").none())
       .def("coded_embed", &BoundPlan::coded_embed, nb::arg("weight"))
+      .def("ternary_embed", &BoundPlan::ternary_embed, nb::arg("weight"))
       .def("coded", &BoundPlan::coded, nb::arg("q"), nb::arg("weight"), nb::arg("kind"))
       .def("angles", &BoundPlan::angles, nb::arg("inv_freq").noconvert(), nb::arg("scaling"))
       .def("rope", &BoundPlan::rope, nb::arg("x"), nb::arg("angles"), nb::arg("heads"), nb::arg("kv_heads"))

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <nanobind/stl/unique_ptr.h>
@@ -126,6 +127,22 @@ Result<int32_t> accumulate(const PreparedWeight& weight, const Array& q) {
   return out.release();
 }
 
+Result<float> look_up(const PreparedWeight& weight, const Array& ids) {
+  const auto* wanted = elements<const int32_t>(ids, "ids", {kAny});
+  const int64_t count = size_of(ids, 0), rows = weight.view().rows;
+  Fresh<float> out({count, weight.inputs()});
+  {
+    nb::gil_scoped_release released;
+    for (int64_t i = 0; i < count; ++i) {
+      require(wanted[i] >= 0 && wanted[i] < rows, "id " + std::to_string(wanted[i]) +
+                                                      " is not one of the table's " + std::to_string(rows) +
+                                                      " rows.");
+      weight.read_floats(wanted[i], out.data + i * weight.inputs());
+    }
+  }
+  return out.release();
+}
+
 nb::tuple quantize(const Array& x, int threads) {
   const auto* from = elements<const float>(x, "x", {kAny, kAny});
   const int64_t rows = size_of(x, 0), count = size_of(x, 1);
@@ -163,6 +180,7 @@ void bind_ternary(nb::module_& m) {
   m.def("ternary_matmul", &matmul, nb::arg("weight"), nb::arg("q").noconvert(), nb::arg("scale").noconvert(),
         nb::arg("threads"));
   m.def("ternary_accumulate", &accumulate, nb::arg("weight"), nb::arg("q").noconvert());
+  m.def("ternary_lookup", &look_up, nb::arg("weight"), nb::arg("ids").noconvert());
   m.def("quantize_activations", &quantize, nb::arg("x").noconvert(), nb::arg("threads"));
 }
 

@@ -28,6 +28,7 @@ struct Quantized {
 ValueId record_embed(Plan& plan, const DenseView& table);
 // Multiplies x in place.
 void record_scale(Plan& plan, ValueId x, float factor);
+ValueId record_ternary_embed(Plan& plan, const PreparedWeight& table);
 ValueId record_rms_norm(Plan& plan, ValueId x, const float* weight, int64_t width, float eps);
 // A row that is not finite makes the run fail, as does one in record_logit_rows.
 Quantized record_quantize(Plan& plan, ValueId x);

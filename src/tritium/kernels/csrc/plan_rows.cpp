@@ -12,6 +12,7 @@ constexpr double kNormNanoseconds = 0.06;  // of an element
 constexpr double kQuantizeNanoseconds = 0.09;
 constexpr double kCopyNanoseconds = 0.03;
 constexpr double kGateNanoseconds = 0.3;
+constexpr double kTritNanoseconds = 2;
 
 class RowOperation : public Operation {
  public:
@@ -70,6 +71,22 @@ class Scale final : public RowOperation {
 
  private:
   float factor_;
+};
+
+class TernaryEmbed final : public RowOperation {
+ public:
+  explicit TernaryEmbed(const PreparedWeight& table)
+      : RowOperation("embed", Rows::kTokens, table.inputs(), kTritNanoseconds), table_(table) {}
+
+  void run(Step& step, int thread, int64_t begin, int64_t end) const override {
+    float* out = step.at<float>(writes[0], thread);
+    for (int64_t row = begin; row < end; ++row) {
+      table_.read_floats(step.batch.token_ids[row], out + row * width);
+    }
+  }
+
+ private:
+  const PreparedWeight& table_;
 };
 
 class RmsNorm final : public RowOperation {
@@ -249,6 +266,10 @@ void record_scale(Plan& plan, ValueId x, float factor) {
 void record_bound(Plan& plan, ValueId x, float cap) {
   const Value& value = plan.value(x);
   record_in_place(plan, std::make_unique<Bound>(value.rows, value.width, cap), x);
+}
+
+ValueId record_ternary_embed(Plan& plan, const PreparedWeight& table) {
+  return record(plan, std::make_unique<TernaryEmbed>(table), {}, table.inputs());
 }
 
 ValueId record_rms_norm(Plan& plan, ValueId x, const float* weight, int64_t width, float eps) {

@@ -59,6 +59,14 @@ void write_row(const uint8_t* codes, int64_t digits, int64_t units, uint8_t* til
   }
 }
 
+// One of the trits of a byte.
+int trit_of(uint8_t byte, int64_t digits, int64_t digit) {
+  if (digits == 4) return (byte >> (2 * digit) & 3) - 1;
+  const int last = byte / kLastDigitWeight;
+  if (digit == 4) return last - 1;
+  return (byte - last * kLastDigitWeight) / static_cast<int>(kWeightsOf5[digit]) % 3 - 1;
+}
+
 }  // namespace
 
 AlignedBytes::AlignedBytes(size_t size) {
@@ -118,6 +126,30 @@ bool PreparedWeight::fill_tile(int64_t plane, int64_t tile, const uint8_t* porta
     write_row(codes, kernels_.trits_per_byte, view_.units, to);
   }
   return valid;
+}
+
+void PreparedWeight::read_floats(int64_t row, float* out) const {
+  const int64_t digits = kernels_.trits_per_byte, tile = row / kTileRows, lane = row % kTileRows;
+  std::fill_n(out, inputs_, 0.0F);
+  for (int64_t plane = 0; plane < view_.plane_count; ++plane) {
+    const uint8_t* from =
+        view_.planes + (plane * view_.tiles + tile) * view_.units * kUnitBytes + lane * kQuad;
+    for (int64_t input = 0; input < inputs_; ++input) {
+      const int64_t quad = input / kQuad;
+      const uint8_t byte = from[quad / digits * kUnitBytes + input % kQuad];
+      out[input] = 3 * out[input] + static_cast<float>(trit_of(byte, digits, quad % digits));
+    }
+  }
+  for (int64_t input = 0; input < inputs_; ++input) {
+    const float scale = scale_at(tile, input / kQuad / view_.group_quads, lane);
+    out[input] = view_.divides ? out[input] / scale : out[input] * scale;
+  }
+}
+
+float PreparedWeight::scale_at(int64_t tile, int64_t group, int64_t lane) const {
+  const int64_t index = (tile * view_.groups + group) * kTileRows + lane;
+  if (view_.has_half_scales) return to_float(static_cast<const Half*>(view_.scales)[index]);
+  return static_cast<const float*>(view_.scales)[index];
 }
 
 void PreparedWeight::fill_scales(const float* scales, int64_t scale_rows) {

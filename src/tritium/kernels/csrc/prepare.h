@@ -46,6 +46,9 @@ class PreparedWeight {
   // False where a byte is no five trits.
   bool fill_packed(const uint8_t* packed, const float* scales, int64_t scale_rows, int threads);
 
+  // Row `row` as floats, [inputs]: levels times their scales, or by them.
+  void read_floats(int64_t row, float* out) const;
+
   const TernaryView& view() const { return view_; }
   const KernelTable& kernels() const { return kernels_; }
   int64_t inputs() const { return inputs_; }
@@ -54,6 +57,7 @@ class PreparedWeight {
  private:
   bool fill_tile(int64_t plane, int64_t tile, const uint8_t* portable, uint8_t* codes);
   bool fill_packed_tile(int64_t item, const uint8_t* plane, uint8_t* codes);
+  float scale_at(int64_t tile, int64_t group, int64_t lane) const;
   void fill_scales(const float* scales, int64_t scale_rows);
   uint8_t* planes() { return memory_.data(); }
   size_t plane_bytes() const;
