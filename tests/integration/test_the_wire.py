@@ -79,6 +79,22 @@ def test_an_echo_is_the_prompt_with_its_log_probabilities_and_costs_nothing_more
     assert [place for place, each in enumerate(choice.logprobs.token_logprobs) if each is None] == [0]
 
 
+def test_counting_tokens_needs_a_key_and_is_no_use(running, shop, ask):
+    key, model = shop
+    _, stranger = running.tenant(name="Stranger")
+    before = usage_totals(running, key)
+    with running.http(key) as http:
+        counted = (
+            http.post("/v1/tokenize", json={"model": model, "messages": PROMPT}).raise_for_status().json()
+        )
+    assert counted["count"] == len(counted["tokens"])
+    assert usage_totals(running, key) == before
+    assert ask(max_tokens=1).usage.prompt_tokens == counted["count"]
+    for wrong, status in ((stranger, 404), ("btn_live_nobody", 401)):
+        with running.http(wrong) as http:
+            assert http.post("/v1/tokenize", json={"model": model, "prompt": "a"}).status_code == status
+
+
 @pytest.mark.parametrize(
     ("changes", "param"),
     [

@@ -29,6 +29,20 @@ _LONGEST_TOKEN = 256  # characters; vocabularies have no longer ones
 Prompt = str | tuple[int, ...] | tuple[ChatMessage, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedPrompt:
+    """The tokens a model reads for a prompt.
+
+    Attributes:
+        tokens: each as the vocabulary writes it.
+        context_limit: how many the model takes at most, the answer included.
+    """
+
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    context_limit: int
+
+
 def split_prompts(value: object, *, param: str = "prompt") -> tuple[str | tuple[int, ...], ...]:
     """Return the prompts of a text, a list of token ids (one prompt), or a list of these.
 
@@ -98,6 +112,15 @@ def encode_prompt(
     if not token_ids:
         raise ValidationError("The prompt is empty: give at least one token.", param=param)
     return token_ids
+
+
+def tokenized(tokenizer: Tokenizer, token_ids: Sequence[int], *, context_limit: int) -> TokenizedPrompt:
+    """Return token ids with what the vocabulary calls them."""
+    return TokenizedPrompt(
+        token_ids=tuple(token_ids),
+        tokens=tuple(tokenizer.spelling.token(token_id) for token_id in token_ids),
+        context_limit=context_limit,
+    )
 
 
 def _is_list(value: object) -> TypeGuard[Sequence[Any]]:

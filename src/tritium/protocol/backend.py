@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from tritium.engine.prompt import encode_prompt
+from tritium.engine.prompt import encode_prompt, tokenized
 from tritium.engine.request import GenerationRequest, no_encoder, no_generator
 from tritium.engine.runner import EngineThread
 from tritium.protocol.calls import ModelCard, model_not_found
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from tritium.engine.loading import LoadedEngine
-    from tritium.engine.prompt import Prompt
+    from tritium.engine.prompt import Prompt, TokenizedPrompt
     from tritium.engine.request import EmbeddingOutput, TokenOutput
-    from tritium.protocol.calls import EmbeddingCall, GenerationCall
+    from tritium.protocol.calls import EmbeddingCall, GenerationCall, TokenizeCall
 
 
 class LocalBackend:
@@ -49,6 +49,12 @@ class LocalBackend:
             raise no_encoder()
         inputs = await asyncio.to_thread(self._encode_all, call.inputs)
         return await self.thread.embed(inputs)
+
+    async def tokenize(self, call: TokenizeCall) -> TokenizedPrompt:
+        """Tokenise away from the event loop."""
+        self._require_model(call.model)
+        token_ids = await asyncio.to_thread(self._encode, call.prompt)
+        return tokenized(self._loaded.tokenizer, token_ids, context_limit=self._loaded.max_tokens)
 
     def response_headers(self, principal: object) -> Mapping[str, str]:  # noqa: ARG002 - no limits to announce
         """Return nothing."""

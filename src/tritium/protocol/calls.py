@@ -10,7 +10,7 @@ from tritium.errors import ValidationError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from tritium.engine.prompt import Prompt
+    from tritium.engine.prompt import Prompt, TokenizedPrompt
     from tritium.engine.request import EmbeddingOutput, SamplingParams, TokenOutput
 
 
@@ -63,6 +63,15 @@ class EmbeddingCall:
     principal: object = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeCall:
+    """A prompt of which only the tokens are asked for."""
+
+    model: str
+    prompt: Prompt
+    principal: object = None
+
+
 class InferenceBackend(Protocol):
     """Runs models for the OpenAI routes; every method may raise any `BitNetServiceError`."""
 
@@ -78,6 +87,9 @@ class InferenceBackend(Protocol):
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
         """Return the vectors; cancelled when the client leaves."""
+
+    async def tokenize(self, call: TokenizeCall) -> TokenizedPrompt:
+        """Return the tokens of a prompt; nothing is run, and nothing counts as use."""
 
     def response_headers(self, principal: object) -> Mapping[str, str]:
         """Return headers to add to every answer of this caller (rate limits ...); may be empty."""

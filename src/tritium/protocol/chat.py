@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tritium.engine.request import TokenOutput
-    from tritium.protocol.schemas import ChatCompletionRequest, GenerationBody
+    from tritium.protocol.schemas import ChatCompletionRequest, GenerationBody, Message
     from tritium.protocol.usage import FinishedChoice
 
 
@@ -46,13 +46,18 @@ def call_id(request_id: str, index: int) -> str:
     return request_id if index == 0 else f"{request_id}-{index}"
 
 
+def chat_prompt(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
+    """Return the messages as the model's template takes them."""
+    return tuple(ChatMessage("system" if m.role == "developer" else m.role, m.text) for m in messages)
+
+
 def chat_calls(body: ChatCompletionRequest, *, request_id: str, principal: object) -> list[GenerationCall]:
     """Return one call per choice."""
     if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
         raise ValidationError(
             "max_tokens and max_completion_tokens differ: give one of them.", param="max_tokens"
         )
-    prompt = tuple(ChatMessage("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
+    prompt = chat_prompt(body.messages)
     return [
         GenerationCall(
             request_id=call_id(request_id, choice),

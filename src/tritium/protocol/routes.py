@@ -24,10 +24,12 @@ from tritium.protocol.schemas import (
     EmbeddingRequest,
     GenerationBody,
     RequestTooLargeError,
+    TokenizeRequest,
     WireRequest,
     parse_body,
 )
 from tritium.protocol.stream import EventStream, Fanout, run_until_client_leaves
+from tritium.protocol.tokenize import tokenize_answer, tokenize_call
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -91,6 +93,7 @@ class OpenAIRoutes:
             ("/chat/completions", self.chat_completions, ChatCompletionRequest),
             ("/completions", self.completions, CompletionRequest),
             ("/embeddings", self.embeddings, EmbeddingRequest),
+            ("/tokenize", self.tokenize, TokenizeRequest),
         ):
             add(path, endpoint, methods=["POST"], response_model=None, openapi_extra=_body_schema(schema))
 
@@ -136,6 +139,12 @@ class OpenAIRoutes:
         if output is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return self._json(request, embedding_answer(body, output), principal)
+
+    async def tokenize(self, request: Request) -> Response:
+        """Count the tokens of a prompt or a chat, and list them; nothing is charged."""
+        principal, body = await self._read(request, TokenizeRequest)
+        prompt = await self._backend.tokenize(tokenize_call(body, principal=principal))
+        return self._json(request, tokenize_answer(body, prompt), principal)
 
     async def _answer(
         self, request: Request, body: GenerationBody, calls: Sequence[GenerationCall], form: AnswerForm

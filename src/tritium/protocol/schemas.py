@@ -179,11 +179,14 @@ class Message(BaseModel):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
+Messages = Annotated[list[Message], Field(min_length=1, max_length=4096)]
+
+
 class ChatCompletionRequest(GenerationBody):
     """POST /v1/chat/completions."""
 
     wire_name: ClassVar[str] = "chat completion"
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -231,6 +234,15 @@ class EmbeddingRequest(WireRequest):
     )
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
+
+
+class TokenizeRequest(WireRequest):
+    """POST /v1/tokenize: what a completion of `prompt` or a chat of `messages` would read."""
+
+    wire_name: ClassVar[str] = "tokenize"
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    messages: Messages | None = None
+    return_token_strs: bool | None = False
 
 
 def parse_body(schema: type[_Request], body: bytes) -> _Request:

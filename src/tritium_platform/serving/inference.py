@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tritium.engine.prompt import encode_prompt
+from tritium.engine.prompt import encode_prompt, tokenized
 from tritium.engine.request import GenerationRequest
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError, ValidationError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from uuid import UUID
 
-    from tritium.engine.prompt import Prompt
+    from tritium.engine.prompt import Prompt, TokenizedPrompt
     from tritium.engine.request import EmbeddingOutput, SamplingParams, TokenOutput
     from tritium.model.tokenizer import Tokenizer
     from tritium_platform.serving.deployments import DeploymentService, ModelRegistry
@@ -119,6 +119,13 @@ class InferenceService:
             raise policy.context_exceeded("An input", tokens=longest, context_limit=facts.maximum_positions)
         return ScheduledEmbedding(deployment=deployment, request_id=request_id, token_ids=token_ids)
 
+    async def tokenize(self, context: TenantContext, *, model: str, prompt: Prompt) -> TokenizedPrompt:
+        """Return the tokens that a deployment reads for a prompt; raises as `schedule_generation` does."""
+        context.require(Scope.INFERENCE)
+        _, facts, tokenizer = await self._resolve(context, model)
+        token_ids = await _encode(tokenizer, prompt, context_limit=facts.maximum_positions)
+        return tokenized(tokenizer, token_ids, context_limit=facts.maximum_positions)
+
     async def execute_generation(self, scheduled: ScheduledGeneration) -> AsyncGenerator[TokenOutput, None]:
         """Yield the tokens; closing the iterator cancels the work in the engine."""
         replica = self._deployments.choose(scheduled.deployment)
@@ -132,13 +139,13 @@ class InferenceService:
         return await replica.embed(scheduled.request_id, token_ids=scheduled.token_ids)
 
     async def _resolve(
-        self, context: TenantContext, model: str, *, kind: ModelKind
+        self, context: TenantContext, model: str, *, kind: ModelKind | None = None
     ) -> tuple[Deployment, ModelFacts, Tokenizer]:
         deployment = await self._deployments.get(context.tenant_id, model)
         facts = self._deployments.choose(deployment).status.facts
-        if facts is None or facts.kind is not kind:
+        if facts is None or kind not in {None, facts.kind}:
             raise ValidationError(
-                f"The model {deployment.name} cannot {kind}: it is of another kind.",
+                f"The model {deployment.name} cannot {kind or 'answer'}: it is of another kind.",
                 param="model",
             )
         return deployment, facts, await self._tokenizer_of(context, deployment)
