@@ -95,6 +95,29 @@ def test_counting_tokens_needs_a_key_and_is_no_use(running, shop, ask):
             assert http.post("/v1/tokenize", json={"model": model, "prompt": "a"}).status_code == status
 
 
+def test_a_tool_that_must_be_called_is_called_and_counted(running, scripture_llama_with_tools):
+    _, key = running.tenant()
+    model = running.deploy(key, path=scripture_llama_with_tools)
+    function = {"name": "king", "description": "Tell of a king", "parameters": SCHEMA}
+    asked = {
+        "model": model,
+        "messages": PROMPT,
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": "required",
+        "max_tokens": 80,
+        "temperature": 0,
+    }
+    answer = running.openai(key).chat.completions.create(**asked)
+    (choice,) = answer.choices
+    (call,) = choice.message.tool_calls
+    assert (call.function.name, choice.finish_reason) == ("king", "tool_calls")
+    assert json.loads(call.function.arguments).keys() == SCHEMA["properties"].keys()
+    assert usage_totals(running, key)["output_tokens"] == answer.usage.completion_tokens
+    chunks = list(running.openai(key).chat.completions.create(**asked, stream=True))
+    calls = [each for chunk in chunks for each in chunk.choices[0].delta.tool_calls or []]
+    assert [each.function.arguments for each in calls] == [call.function.arguments]
+
+
 @pytest.mark.parametrize(
     ("changes", "param"),
     [

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from tritium.engine.prompt import Prompt, TokenizedPrompt
     from tritium.engine.request import EmbeddingOutput, SamplingParams, TokenOutput
+    from tritium.engine.tools import ToolUse
 
 
 class ModelNotFoundError(ValidationError):
@@ -43,6 +44,8 @@ class GenerationCall:
         prompt: text, token ids, or chat messages (whoever holds the tokenizer turns them into tokens).
         principal: what `principal_of(request)` returned; opaque here.
         is_stream: whether the caller reads the answer piece by piece.
+        tool_use: the tools of a chat; whoever holds the tokenizer shows them to the model, and sees to it
+            that one is called if one must be.
     """
 
     request_id: str
@@ -51,6 +54,7 @@ class GenerationCall:
     sampling: SamplingParams
     principal: object = None
     is_stream: bool = False
+    tool_use: ToolUse | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

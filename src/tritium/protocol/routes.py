@@ -118,7 +118,9 @@ class OpenAIRoutes:
         principal, body = await self._read(request, ChatCompletionRequest)
         request_id = request_id_of(request)
         calls = chat_calls(body, request_id=request_id, principal=principal)
-        form = ChatAnswer(request_id=request_id, model=body.model, created=int(time.time()))
+        form = ChatAnswer(
+            request_id=request_id, model=body.model, created=int(time.time()), tool_use=body.tool_use
+        )
         return await self._answer(request, body, calls, form)
 
     async def completions(self, request: Request) -> Response:

@@ -77,6 +77,7 @@ class GatewayBackend:
             model=call.model,
             prompt=call.prompt,
             sampling=call.sampling,
+            tool_use=call.tool_use,
         )
         return await self._process(work, caller=_caller(call.principal))
 

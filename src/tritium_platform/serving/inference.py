@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tritium.engine.prompt import encode_prompt, tokenized
 from tritium.engine.request import GenerationRequest
+from tritium.engine.tools import require_call
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError, ValidationError
 from tritium_platform.metering.model import LONGEST_NAME, OperationType, ResourceUsage, UsageQuantities
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from tritium.engine.prompt import Prompt, TokenizedPrompt
     from tritium.engine.request import EmbeddingOutput, SamplingParams, TokenOutput
+    from tritium.engine.tools import ToolUse
     from tritium.model.tokenizer import Tokenizer
     from tritium_platform.serving.deployments import DeploymentService, ModelRegistry
     from tritium_platform.serving.model import Deployment, ModelFacts
@@ -78,6 +80,7 @@ class InferenceService:
         model: str,
         prompt: Prompt,
         sampling: SamplingParams,
+        tool_use: ToolUse | None = None,
     ) -> ScheduledGeneration:
         """Find the deployment and count the prompt exactly, before anything is reserved.
 
@@ -88,7 +91,8 @@ class InferenceService:
         """
         deployment, facts, tokenizer = await self._resolve(context, model, kind=ModelKind.GENERATE)
         sampling.require_vocabulary(facts.vocabulary_size)
-        token_ids = await _encode(tokenizer, prompt, context_limit=facts.maximum_positions)
+        sampling = require_call(sampling, tool_use, tokenizer=tokenizer)
+        token_ids = await _encode(tokenizer, prompt, context_limit=facts.maximum_positions, tool_use=tool_use)
         largest = policy.require_context(
             prompt_tokens=len(token_ids),
             max_tokens=sampling.max_tokens,
@@ -165,11 +169,15 @@ class InferenceService:
             raise
 
 
-async def _encode(tokenizer: Tokenizer, prompt: Prompt, *, context_limit: int) -> tuple[int, ...]:
+async def _encode(
+    tokenizer: Tokenizer, prompt: Prompt, *, context_limit: int, tool_use: ToolUse | None = None
+) -> tuple[int, ...]:
     length = len(prompt) if isinstance(prompt, str) else sum(len(str(part)) for part in prompt)
     if length > _LONG_PROMPT_CHARACTERS:
-        return await asyncio.to_thread(encode_prompt, tokenizer, prompt, context_limit=context_limit)
-    return encode_prompt(tokenizer, prompt, context_limit=context_limit)
+        return await asyncio.to_thread(
+            encode_prompt, tokenizer, prompt, context_limit=context_limit, tool_use=tool_use
+        )
+    return encode_prompt(tokenizer, prompt, context_limit=context_limit, tool_use=tool_use)
 
 
 class GenerateText:
@@ -186,6 +194,7 @@ class GenerateText:
         model: str,
         prompt: Prompt,
         sampling: SamplingParams,
+        tool_use: ToolUse | None = None,
     ) -> None:
         self.operation = operation
         self.model = model
@@ -194,6 +203,7 @@ class GenerateText:
         self._request_id = request_id
         self._prompt = prompt
         self._sampling = sampling
+        self._tool_use = tool_use
         self._scheduled: ScheduledGeneration | None = None
         self._last: TokenOutput | None = None
 
@@ -205,6 +215,7 @@ class GenerateText:
             model=self.model,
             prompt=self._prompt,
             sampling=self._sampling,
+            tool_use=self._tool_use,
         )
         self.subject = ResourceIdentifier("deployment", str(self._scheduled.deployment.id))
         return self._scheduled.largest_tokens
