@@ -29,6 +29,22 @@ EXAMPLES = Path(os.environ.get("TRITIUM_EXAMPLES", Path(__file__).resolve().pare
 SHARED_MODELS = Path(__file__).resolve().parent.parent.parent / "shared" / "models"
 
 
+TOOL_TEMPLATE = """\
+{%- if tools %}
+{%- for tool in tools %}{{ tool | tojson }}
+{% endfor %}Answer with <tool_call>
+{% endif %}
+{%- for message in messages %}
+{%- if message.role == "tool" %}<tool_response>{{ message.content }}</tool_response>
+{%- else %}{{ message.content }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}
+{%- endif %}
+{% endfor %}"""
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Fail a test that needs a service or a toolchain and was skipped in CI: there they are promised."""
@@ -74,6 +90,15 @@ def scripture_llama_without_end(scripture_llama: Path, tmp_path_factory: pytest.
     shutil.copytree(scripture_llama, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2**16}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scripture_llama_with_tools(scripture_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dense checkpoint with a chat template that knows tools, in the words of Hermes and Qwen."""
+    folder = tmp_path_factory.mktemp("models") / "scripture-llama-with-tools"
+    shutil.copytree(scripture_llama, folder)
+    (folder / "chat_template.jinja").write_text(TOOL_TEMPLATE, encoding="utf-8")
     return folder
 
 

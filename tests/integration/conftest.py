@@ -32,9 +32,9 @@ def harness():
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory, harness, scripture_llama_without_end):
+def running(tmp_path_factory, harness, scripture_llama_without_end, scripture_llama_with_tools):
     """A platform on SQLite that the tests of one file share."""
-    roots = (harness.EXAMPLE_MODELS, scripture_llama_without_end)
+    roots = (harness.EXAMPLE_MODELS, scripture_llama_without_end, scripture_llama_with_tools)
     config = harness.platform_config(tmp_path_factory.mktemp("platform"), model_roots=roots)
     platform, stop = harness.serve(config)
     yield platform

@@ -79,6 +79,45 @@ def test_an_echo_is_the_prompt_with_its_log_probabilities_and_costs_nothing_more
     assert [place for place, each in enumerate(choice.logprobs.token_logprobs) if each is None] == [0]
 
 
+def test_counting_tokens_needs_a_key_and_is_no_use(running, shop, ask):
+    key, model = shop
+    _, stranger = running.tenant(name="Stranger")
+    before = usage_totals(running, key)
+    with running.http(key) as http:
+        counted = (
+            http.post("/v1/tokenize", json={"model": model, "messages": PROMPT}).raise_for_status().json()
+        )
+    assert counted["count"] == len(counted["tokens"])
+    assert usage_totals(running, key) == before
+    assert ask(max_tokens=1).usage.prompt_tokens == counted["count"]
+    for wrong, status in ((stranger, 404), ("btn_live_nobody", 401)):
+        with running.http(wrong) as http:
+            assert http.post("/v1/tokenize", json={"model": model, "prompt": "a"}).status_code == status
+
+
+def test_a_tool_that_must_be_called_is_called_and_counted(running, scripture_llama_with_tools):
+    _, key = running.tenant()
+    model = running.deploy(key, path=scripture_llama_with_tools)
+    function = {"name": "king", "description": "Tell of a king", "parameters": SCHEMA}
+    asked = {
+        "model": model,
+        "messages": PROMPT,
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": "required",
+        "max_tokens": 80,
+        "temperature": 0,
+    }
+    answer = running.openai(key).chat.completions.create(**asked)
+    (choice,) = answer.choices
+    (call,) = choice.message.tool_calls
+    assert (call.function.name, choice.finish_reason) == ("king", "tool_calls")
+    assert json.loads(call.function.arguments).keys() == SCHEMA["properties"].keys()
+    assert usage_totals(running, key)["output_tokens"] == answer.usage.completion_tokens
+    chunks = list(running.openai(key).chat.completions.create(**asked, stream=True))
+    calls = [each for chunk in chunks for each in chunk.choices[0].delta.tool_calls or []]
+    assert [each.function.arguments for each in calls] == [call.function.arguments]
+
+
 @pytest.mark.parametrize(
     ("changes", "param"),
     [

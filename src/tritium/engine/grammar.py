@@ -28,7 +28,7 @@ MAX_GRAMMAR_LENGTH = 65_536  # characters
 MAX_CHOICES = 1024
 # Between the parts of a JSON text: nothing, a space, or a new line and its indent. Without a bound small
 # models write white space until they are cut off.
-_WHITESPACE = r"( |\n{1,2}[ \t]{0,20})"
+WHITESPACE = r"( |\n{1,2}[ \t]{0,20})"
 _LONGEST_REASON = 300
 
 
@@ -158,7 +158,7 @@ def _source_of(grammar: Grammar) -> str:
 
     if grammar.kind == "json_schema":
         return LLMatcher.grammar_from_json_schema(
-            grammar.source, overrides={"whitespace_pattern": _WHITESPACE, "lenient": False}
+            grammar.source, overrides={"whitespace_pattern": WHITESPACE, "lenient": False}
         )
     if grammar.kind == "regex":
         return LLMatcher.grammar_from_regex(grammar.source)

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
 
 from tritium.engine.request import ContextLengthExceededError
+from tritium.engine.tools import shown_tools
 from tritium.errors import ValidationError
 
 if TYPE_CHECKING:
+    from tritium.engine.tools import ToolUse
     from tritium.model.tokenizer import Tokenizer
 
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class CalledTool:
+    """A call that the model made in an earlier turn; `arguments` is JSON."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn of a conversation."""
+    """One turn of a conversation; `tool_call_id` says which call the result of a tool answers."""
 
     role: Role
     content: str
+    tool_calls: tuple[CalledTool, ...] = ()
+    tool_call_id: str | None = None
 
 
-_ROLES = frozenset(get_args(Role))
+_ROLES = frozenset(get_args(Role)) - {"tool"}  # what the library's own chat takes
 _LONGEST_TOKEN = 256  # characters; vocabularies have no longer ones
 Prompt = str | tuple[int, ...] | tuple[ChatMessage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedPrompt:
+    """The tokens a model reads for a prompt.
+
+    Attributes:
+        tokens: each as the vocabulary writes it.
+        context_limit: how many the model takes at most, the answer included.
+    """
+
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    context_limit: int
 
 
 def split_prompts(value: object, *, param: str = "prompt") -> tuple[str | tuple[int, ...], ...]:
@@ -70,7 +98,12 @@ def chat_messages(value: object) -> tuple[ChatMessage, ...]:
 
 
 def encode_prompt(
-    tokenizer: Tokenizer, prompt: Prompt, *, context_limit: int | None = None, param: str = "prompt"
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    *,
+    context_limit: int | None = None,
+    param: str = "prompt",
+    tool_use: ToolUse | None = None,
 ) -> tuple[int, ...]:
     """Turn text, token ids or chat messages into token ids.
 
@@ -80,6 +113,7 @@ def encode_prompt(
         context_limit: the tokens a model reads at most; a text that is far too long is refused before it is
             encoded (that would take a while), every other one by its exact number of tokens by the engine.
         param: the name of the field in an error's details.
+        tool_use: the tools that a chat's template shows to the model.
 
     Raises:
         ContextLengthExceededError: far too long.
@@ -89,7 +123,7 @@ def encode_prompt(
         _require_short(prompt, context_limit, param)
         token_ids = tuple(tokenizer.encode(prompt, add_special=True))
     elif prompt and isinstance(prompt[0], ChatMessage):
-        text = _render(tokenizer, prompt)
+        text = _render(tokenizer, prompt, tool_use)
         _require_short(text, context_limit, "messages")
         # The template writes the special tokens itself.
         token_ids = tuple(tokenizer.encode(text, add_special=False))
@@ -98,6 +132,15 @@ def encode_prompt(
     if not token_ids:
         raise ValidationError("The prompt is empty: give at least one token.", param=param)
     return token_ids
+
+
+def tokenized(tokenizer: Tokenizer, token_ids: Sequence[int], *, context_limit: int) -> TokenizedPrompt:
+    """Return token ids with what the vocabulary calls them."""
+    return TokenizedPrompt(
+        token_ids=tuple(token_ids),
+        tokens=tuple(tokenizer.spelling.token(token_id) for token_id in token_ids),
+        context_limit=context_limit,
+    )
 
 
 def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
@@ -121,9 +164,34 @@ def _chat_message(value: object) -> ChatMessage:
     return ChatMessage(role, content)  # type: ignore[arg-type]  # the role was checked above
 
 
-def _render(tokenizer: Tokenizer, messages: tuple[object, ...]) -> str:
-    turns = [{"role": m.role, "content": m.content} for m in messages if isinstance(m, ChatMessage)]
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+def _render(tokenizer: Tokenizer, messages: tuple[object, ...], tool_use: ToolUse | None) -> str:
+    turns = [_turn(message) for message in messages if isinstance(message, ChatMessage)]
+    tools = None if tool_use is None else shown_tools(tool_use, tokenizer=tokenizer)
+    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tools=tools)
+
+
+def _turn(message: ChatMessage) -> dict[str, Any]:
+    """Return a message as templates take it: the arguments of calls are values, not JSON."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": _parsed(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _parsed(arguments: str) -> Any:
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def _require_short(text: str, context_limit: int | None, param: str) -> None:

@@ -147,14 +147,20 @@ class ChatTemplate:
             _budget.reset(token)
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool, **variables: object
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: object,
     ) -> str:
-        """Render messages of role and content.
+        """Render messages of role and content, and the tools a model may call.
 
         Raises:
             ValidationError: the template refuses the messages, fails, or goes beyond its budget.
         """
         length = sum(len(str(value)) for message in messages for value in message.values())
+        length += sum(len(str(tool)) for tool in tools or ())
         budget = _Budget(SMALLEST_BUDGET + BUDGET_PER_CHARACTER * length)
         budget.steps += len(messages)
         token = _budget.set(budget)
@@ -163,6 +169,7 @@ class ChatTemplate:
                 {
                     **variables,
                     "messages": [dict(message) for message in messages],
+                    "tools": None if tools is None else [dict(tool) for tool in tools],
                     "add_generation_prompt": add_generation_prompt,
                     _STEP: budget.step,
                 }

@@ -106,9 +106,13 @@ class Tokenizer:
         return self._template_source is not None
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """Turn messages of role and content into the text the model was trained on.
+        """Turn messages of role and content, and tools, into the text the model was trained on.
 
         Raises:
             ValidationError: there is no template, or it refuses these messages.
@@ -117,7 +121,9 @@ class Tokenizer:
             if self._template_source is None:
                 raise ValidationError("The model has no chat template: use plain text completion instead.")
             self._template = ChatTemplate(self._template_source)
-        return self._template.render(messages, add_generation_prompt=add_generation_prompt, **self._special)
+        return self._template.render(
+            messages, add_generation_prompt=add_generation_prompt, tools=tools, **self._special
+        )
 
     def validate_against(self, config: ModelConfig) -> None:
         """Check that this tokenizer can belong to a model.

@@ -6,18 +6,20 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from tritium.engine.prompt import encode_prompt
+from tritium.engine.prompt import encode_prompt, tokenized
 from tritium.engine.request import GenerationRequest, no_encoder, no_generator
 from tritium.engine.runner import EngineThread
+from tritium.engine.tools import require_call
 from tritium.protocol.calls import ModelCard, model_not_found
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from tritium.engine.loading import LoadedEngine
-    from tritium.engine.prompt import Prompt
+    from tritium.engine.prompt import Prompt, TokenizedPrompt
     from tritium.engine.request import EmbeddingOutput, TokenOutput
-    from tritium.protocol.calls import EmbeddingCall, GenerationCall
+    from tritium.engine.tools import ToolUse
+    from tritium.protocol.calls import EmbeddingCall, GenerationCall, TokenizeCall
 
 
 class LocalBackend:
@@ -36,10 +38,9 @@ class LocalBackend:
         """Tokenise away from the event loop, and queue the request."""
         self._require_model(call.model)
         self._require_generator()
-        token_ids = await asyncio.to_thread(self._encode, call.prompt)
-        request = GenerationRequest(
-            request_id=call.request_id, prompt_token_ids=token_ids, sampling=call.sampling
-        )
+        sampling = require_call(call.sampling, call.tool_use, tokenizer=self._loaded.tokenizer)
+        token_ids = await asyncio.to_thread(self._encode, call.prompt, tool_use=call.tool_use)
+        request = GenerationRequest(request_id=call.request_id, prompt_token_ids=token_ids, sampling=sampling)
         return await self.thread.generate(request)
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
@@ -50,13 +51,23 @@ class LocalBackend:
         inputs = await asyncio.to_thread(self._encode_all, call.inputs)
         return await self.thread.embed(inputs)
 
+    async def tokenize(self, call: TokenizeCall) -> TokenizedPrompt:
+        """Tokenise away from the event loop."""
+        self._require_model(call.model)
+        token_ids = await asyncio.to_thread(self._encode, call.prompt)
+        return tokenized(self._loaded.tokenizer, token_ids, context_limit=self._loaded.max_tokens)
+
     def response_headers(self, principal: object) -> Mapping[str, str]:  # noqa: ARG002 - no limits to announce
         """Return nothing."""
         return {}
 
-    def _encode(self, prompt: Prompt, *, param: str = "prompt") -> tuple[int, ...]:
+    def _encode(
+        self, prompt: Prompt, *, param: str = "prompt", tool_use: ToolUse | None = None
+    ) -> tuple[int, ...]:
         limit = self._loaded.max_tokens
-        return encode_prompt(self._loaded.tokenizer, prompt, context_limit=limit, param=param)
+        return encode_prompt(
+            self._loaded.tokenizer, prompt, context_limit=limit, param=param, tool_use=tool_use
+        )
 
     def _encode_all(self, inputs: tuple[str | tuple[int, ...], ...]) -> list[tuple[int, ...]]:
         return [self._encode(item, param="input") for item in inputs]

@@ -10,8 +10,9 @@ from tritium.errors import ValidationError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from tritium.engine.prompt import Prompt
+    from tritium.engine.prompt import Prompt, TokenizedPrompt
     from tritium.engine.request import EmbeddingOutput, SamplingParams, TokenOutput
+    from tritium.engine.tools import ToolUse
 
 
 class ModelNotFoundError(ValidationError):
@@ -43,6 +44,8 @@ class GenerationCall:
         prompt: text, token ids, or chat messages (whoever holds the tokenizer turns them into tokens).
         principal: what `principal_of(request)` returned; opaque here.
         is_stream: whether the caller reads the answer piece by piece.
+        tool_use: the tools of a chat; whoever holds the tokenizer shows them to the model, and sees to it
+            that one is called if one must be.
     """
 
     request_id: str
@@ -51,6 +54,7 @@ class GenerationCall:
     sampling: SamplingParams
     principal: object = None
     is_stream: bool = False
+    tool_use: ToolUse | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,15 @@ class EmbeddingCall:
     request_id: str
     model: str
     inputs: tuple[str | tuple[int, ...], ...]
+    principal: object = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeCall:
+    """A prompt of which only the tokens are asked for."""
+
+    model: str
+    prompt: Prompt
     principal: object = None
 
 
@@ -78,6 +91,9 @@ class InferenceBackend(Protocol):
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
         """Return the vectors; cancelled when the client leaves."""
+
+    async def tokenize(self, call: TokenizeCall) -> TokenizedPrompt:
+        """Return the tokens of a prompt; nothing is run, and nothing counts as use."""
 
     def response_headers(self, principal: object) -> Mapping[str, str]:
         """Return headers to add to every answer of this caller (rate limits ...); may be empty."""

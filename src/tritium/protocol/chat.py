@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import uuid
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from tritium.engine.prompt import ChatMessage
+from tritium.engine.prompt import CalledTool, ChatMessage
 from tritium.engine.request import SamplingParams
 from tritium.errors import ValidationError
 from tritium.protocol.calls import GenerationCall
 from tritium.protocol.logprobs import chat_logprobs
+from tritium.protocol.toolcalls import ToolCallReader, WrittenCall
 from tritium.protocol.usage import usage_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tritium.engine.request import TokenOutput
+    from tritium.engine.tools import ToolUse
+    from tritium.protocol.messages import Message
     from tritium.protocol.schemas import ChatCompletionRequest, GenerationBody
     from tritium.protocol.usage import FinishedChoice
 
@@ -46,13 +51,29 @@ def call_id(request_id: str, index: int) -> str:
     return request_id if index == 0 else f"{request_id}-{index}"
 
 
+def chat_prompt(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
+    """Return the messages as the model's template takes them."""
+    return tuple(
+        ChatMessage(
+            role="system" if message.role == "developer" else message.role,
+            content=message.text,
+            tool_calls=tuple(
+                CalledTool(id=call.id, name=call.function.name, arguments=call.function.arguments)
+                for call in message.tool_calls or ()
+            ),
+            tool_call_id=message.tool_call_id,
+        )
+        for message in messages
+    )
+
+
 def chat_calls(body: ChatCompletionRequest, *, request_id: str, principal: object) -> list[GenerationCall]:
     """Return one call per choice."""
     if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
         raise ValidationError(
             "max_tokens and max_completion_tokens differ: give one of them.", param="max_tokens"
         )
-    prompt = tuple(ChatMessage("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
+    prompt = chat_prompt(body.messages)
     return [
         GenerationCall(
             request_id=call_id(request_id, choice),
@@ -63,6 +84,7 @@ def chat_calls(body: ChatCompletionRequest, *, request_id: str, principal: objec
             ),
             principal=principal,
             is_stream=bool(body.stream),
+            tool_use=body.tool_use,
         )
         for choice in range(body.n or 1)
     ]
@@ -71,17 +93,32 @@ def chat_calls(body: ChatCompletionRequest, *, request_id: str, principal: objec
 class ChatAnswer:
     """Writes the wire objects of one chat completion."""
 
-    def __init__(self, *, request_id: str, model: str, created: int) -> None:
+    def __init__(self, *, request_id: str, model: str, created: int, tool_use: ToolUse | None = None) -> None:
         self._head = {"id": f"chatcmpl-{request_id}", "created": created, "model": model}
+        self._tools = frozenset(tool.name for tool in tool_use.tools) if tool_use else frozenset[str]()
+        self._readers: dict[int, ToolCallReader] = {}  # of a stream's choices
+        self._num_calls: Counter[int] = Counter()
 
     def opening(self, index: int) -> dict[str, object] | None:
         """Return the chunk that opens a choice."""
         return self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
 
-    def piece(self, index: int, output: TokenOutput) -> dict[str, object]:
-        """Return a chunk of new text."""
-        delta: dict[str, object] = {"content": output.text} if output.text else {}
-        return self._chunk(index, delta, output.finish_reason, chat_logprobs(output.logprobs or None))
+    def piece(self, index: int, output: TokenOutput) -> dict[str, object] | None:
+        """Return a chunk of new text and calls; None while what is new may be part of a call."""
+        text, calls = output.text, list[WrittenCall]()
+        if self._tools:
+            reader = self._readers.setdefault(index, ToolCallReader(self._tools))
+            text, calls = reader.feed(text, is_last=output.finish_reason is not None)
+        delta: dict[str, object] = {"content": text} if text else {}
+        if calls:
+            first = self._num_calls[index]
+            self._num_calls[index] += len(calls)
+            delta["tool_calls"] = [
+                {"index": first + place, **_call_object(call)} for place, call in enumerate(calls)
+            ]
+        reason = _finish_reason(output.finish_reason, has_calls=self._num_calls[index] > 0)
+        logprobs = chat_logprobs(output.logprobs or None)
+        return self._chunk(index, delta, reason, logprobs) if delta or reason or logprobs else None
 
     def usage_chunk(
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
@@ -94,17 +131,23 @@ class ChatAnswer:
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
     ) -> dict[str, object]:
         """Return the answer in one piece."""
-        items = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": chat_logprobs(choice.logprobs),
-                "finish_reason": choice.finish_reason,
-            }
-            for index, choice in enumerate(choices)
-        ]
+        items = [self._item(index, choice) for index, choice in enumerate(choices)]
         usage = usage_object(choices, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
         return {**self._head, "object": "chat.completion", "choices": items, "usage": usage}
+
+    def _item(self, index: int, choice: FinishedChoice) -> dict[str, object]:
+        text, calls = choice.text, list[WrittenCall]()
+        if self._tools:
+            text, calls = ToolCallReader(self._tools).feed(text, is_last=True)
+        message: dict[str, object] = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message |= {"content": text or None, "tool_calls": [_call_object(call) for call in calls]}
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": chat_logprobs(choice.logprobs),
+            "finish_reason": _finish_reason(choice.finish_reason, has_calls=bool(calls)),
+        }
 
     def _chunk(
         self,
@@ -115,3 +158,12 @@ class ChatAnswer:
     ) -> dict[str, object]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def _call_object(call: WrittenCall) -> dict[str, object]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+
+
+def _finish_reason(reason: str | None, *, has_calls: bool) -> str | None:
+    return "tool_calls" if has_calls and reason == "stop" else reason

@@ -24,10 +24,12 @@ from tritium.protocol.schemas import (
     EmbeddingRequest,
     GenerationBody,
     RequestTooLargeError,
+    TokenizeRequest,
     WireRequest,
     parse_body,
 )
 from tritium.protocol.stream import EventStream, Fanout, run_until_client_leaves
+from tritium.protocol.tokenize import tokenize_answer, tokenize_call
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -91,6 +93,7 @@ class OpenAIRoutes:
             ("/chat/completions", self.chat_completions, ChatCompletionRequest),
             ("/completions", self.completions, CompletionRequest),
             ("/embeddings", self.embeddings, EmbeddingRequest),
+            ("/tokenize", self.tokenize, TokenizeRequest),
         ):
             add(path, endpoint, methods=["POST"], response_model=None, openapi_extra=_body_schema(schema))
 
@@ -115,7 +118,9 @@ class OpenAIRoutes:
         principal, body = await self._read(request, ChatCompletionRequest)
         request_id = request_id_of(request)
         calls = chat_calls(body, request_id=request_id, principal=principal)
-        form = ChatAnswer(request_id=request_id, model=body.model, created=int(time.time()))
+        form = ChatAnswer(
+            request_id=request_id, model=body.model, created=int(time.time()), tool_use=body.tool_use
+        )
         return await self._answer(request, body, calls, form)
 
     async def completions(self, request: Request) -> Response:
@@ -136,6 +141,12 @@ class OpenAIRoutes:
         if output is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return self._json(request, embedding_answer(body, output), principal)
+
+    async def tokenize(self, request: Request) -> Response:
+        """Count the tokens of a prompt or a chat, and list them; nothing is charged."""
+        principal, body = await self._read(request, TokenizeRequest)
+        prompt = await self._backend.tokenize(tokenize_call(body, principal=principal))
+        return self._json(request, tokenize_answer(body, prompt), principal)
 
     async def _answer(
         self, request: Request, body: GenerationBody, calls: Sequence[GenerationCall], form: AnswerForm

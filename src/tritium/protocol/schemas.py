@@ -9,15 +9,18 @@ from pydantic import ValidationError as SchemaError
 
 from tritium.engine.request import MAX_TOP_LOGPROBS
 from tritium.errors import ValidationError
+from tritium.protocol.messages import Message, ToolChoice, ToolDefinition, tool_use_of
 from tritium.protocol.structured import ResponseFormat, StructuredOutputs, chosen_form
 
 if TYPE_CHECKING:
     from tritium.engine.grammar import Grammar
+    from tritium.engine.tools import ToolUse
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 64
 MAX_CALLS = 128  # texts to generate for one request: prompts times choices
 MAX_EMBEDDING_INPUTS = 2048
+MAX_TOOLS = 128
 
 # They steer billing, storage or caches of the original service and never the text.
 _HARMLESS = frozenset(
@@ -38,7 +41,7 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "prediction": (None,),
     "reasoning_effort": (None, "none"),
     "suffix": (None, ""),
-    "tool_choice": (None, "none"),
+    "tool_choice": (None, "none"),  # in plain completions, as `tools`
     "tools": (None, []),
     "top_logprobs": (None, 0),
     "verbosity": (None,),
@@ -152,41 +155,24 @@ class GenerationBody(WireRequest):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-class ContentPart(BaseModel):
-    """A piece of a message; only text is understood."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    """One message of a chat; tool calls and results are refused by name."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[ContentPart]
-    name: str | None = None
-    refusal: None = None
-    tool_calls: None = None
-    function_call: None = None
-    audio: None = None
-    annotations: list[object] | None = None
-
-    @property
-    def text(self) -> str:
-        """The content in one piece."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+Messages = Annotated[list[Message], Field(min_length=1, max_length=4096)]
 
 
 class ChatCompletionRequest(GenerationBody):
     """POST /v1/chat/completions."""
 
     wire_name: ClassVar[str] = "chat completion"
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+
+    @property
+    def tool_use(self) -> ToolUse | None:
+        """The tools the model is shown; None for none."""
+        return tool_use_of(self.tools or [], self.tool_choice)
 
     @property
     def num_alternatives(self) -> int | None:
@@ -231,6 +217,15 @@ class EmbeddingRequest(WireRequest):
     )
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
+
+
+class TokenizeRequest(WireRequest):
+    """POST /v1/tokenize: what a completion of `prompt` or a chat of `messages` would read."""
+
+    wire_name: ClassVar[str] = "tokenize"
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    messages: Messages | None = None
+    return_token_strs: bool | None = False
 
 
 def parse_body(schema: type[_Request], body: bytes) -> _Request:

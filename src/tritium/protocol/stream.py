@@ -34,8 +34,8 @@ class AnswerForm(Protocol):
     def opening(self, index: int) -> dict[str, object] | None:
         """Return the chunk that opens a choice, if this form has one."""
 
-    def piece(self, index: int, output: TokenOutput) -> dict[str, object]:
-        """Return a chunk of new text."""
+    def piece(self, index: int, output: TokenOutput) -> dict[str, object] | None:
+        """Return a chunk of new text; None if there is nothing to show yet."""
 
     def usage_chunk(
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
@@ -213,7 +213,9 @@ class EventStream(StreamingResponse):
                 if opening is not None:
                     yield _event(opening)
             if output.text or output.finish_reason:
-                yield _event(self._form.piece(index, output))
+                piece = self._form.piece(index, output)
+                if piece is not None:
+                    yield _event(piece)
         if self._includes_usage:
             choices = self._fanout.finished()
             yield _event(

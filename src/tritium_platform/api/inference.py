@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from fastapi import Request
 
+    from tritium.engine.prompt import TokenizedPrompt
     from tritium.engine.request import EmbeddingOutput, TokenOutput
-    from tritium.protocol.calls import EmbeddingCall, GenerationCall
+    from tritium.protocol.calls import EmbeddingCall, GenerationCall, TokenizeCall
     from tritium_platform.compose import Platform
     from tritium_platform.gateway import CustomerRequest, Passage
     from tritium_platform.tenancy.model import TenantContext
@@ -76,6 +77,7 @@ class GatewayBackend:
             model=call.model,
             prompt=call.prompt,
             sampling=call.sampling,
+            tool_use=call.tool_use,
         )
         return await self._process(work, caller=_caller(call.principal))
 
@@ -87,6 +89,14 @@ class GatewayBackend:
         passage = await self._process(work, caller=_caller(call.principal))
         return await anext(passage)
 
+    async def tokenize(self, call: TokenizeCall) -> TokenizedPrompt:
+        """Return the tokens of a prompt; whoever may use the model may count, and nothing is charged."""
+        context = _caller(call.principal).context
+        try:
+            return await self._platform.inference.tokenize(context, model=call.model, prompt=call.prompt)
+        except NotFoundError:
+            raise _no_such_model(call.model) from None
+
     def response_headers(self, principal: object) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's signature
         """Return nothing: the limits are known only when a call is admitted, see `principal_of`."""
         return {}
@@ -97,16 +107,18 @@ class GatewayBackend:
                 work, token=caller.token, request_id=caller.request_id
             )
         except NotFoundError:
-            raise ModelNotFoundError(
-                "There is no such model; GET /v1/models lists those you may use.",
-                param="model",
-                model=work.model,
-            ) from None
+            raise _no_such_model(work.model) from None
         except BitNetServiceError as error:
             caller.headers.update(headers_of_refusal(error))
             raise
         caller.headers.update(headers_of_admission(passage.admission))
         return passage
+
+
+def _no_such_model(model: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        "There is no such model; GET /v1/models lists those you may use.", param="model", model=model
+    )
 
 
 def _caller(principal: object) -> HttpCaller:

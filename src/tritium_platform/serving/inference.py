@@ -7,8 +7,9 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tritium.engine.prompt import encode_prompt
+from tritium.engine.prompt import encode_prompt, tokenized
 from tritium.engine.request import GenerationRequest
+from tritium.engine.tools import require_call
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError, ValidationError
 from tritium_platform.metering.model import LONGEST_NAME, OperationType, ResourceUsage, UsageQuantities
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from uuid import UUID
 
-    from tritium.engine.prompt import Prompt
+    from tritium.engine.prompt import Prompt, TokenizedPrompt
     from tritium.engine.request import EmbeddingOutput, SamplingParams, TokenOutput
+    from tritium.engine.tools import ToolUse
     from tritium.model.tokenizer import Tokenizer
     from tritium_platform.serving.deployments import DeploymentService, ModelRegistry
     from tritium_platform.serving.model import Deployment, ModelFacts
@@ -78,6 +80,7 @@ class InferenceService:
         model: str,
         prompt: Prompt,
         sampling: SamplingParams,
+        tool_use: ToolUse | None = None,
     ) -> ScheduledGeneration:
         """Find the deployment and count the prompt exactly, before anything is reserved.
 
@@ -88,7 +91,8 @@ class InferenceService:
         """
         deployment, facts, tokenizer = await self._resolve(context, model, kind=ModelKind.GENERATE)
         sampling.require_vocabulary(facts.vocabulary_size)
-        token_ids = await _encode(tokenizer, prompt, context_limit=facts.maximum_positions)
+        sampling = require_call(sampling, tool_use, tokenizer=tokenizer)
+        token_ids = await _encode(tokenizer, prompt, context_limit=facts.maximum_positions, tool_use=tool_use)
         largest = policy.require_context(
             prompt_tokens=len(token_ids),
             max_tokens=sampling.max_tokens,
@@ -119,6 +123,13 @@ class InferenceService:
             raise policy.context_exceeded("An input", tokens=longest, context_limit=facts.maximum_positions)
         return ScheduledEmbedding(deployment=deployment, request_id=request_id, token_ids=token_ids)
 
+    async def tokenize(self, context: TenantContext, *, model: str, prompt: Prompt) -> TokenizedPrompt:
+        """Return the tokens that a deployment reads for a prompt; raises as `schedule_generation` does."""
+        context.require(Scope.INFERENCE)
+        _, facts, tokenizer = await self._resolve(context, model)
+        token_ids = await _encode(tokenizer, prompt, context_limit=facts.maximum_positions)
+        return tokenized(tokenizer, token_ids, context_limit=facts.maximum_positions)
+
     async def execute_generation(self, scheduled: ScheduledGeneration) -> AsyncGenerator[TokenOutput, None]:
         """Yield the tokens; closing the iterator cancels the work in the engine."""
         replica = self._deployments.choose(scheduled.deployment)
@@ -132,13 +143,13 @@ class InferenceService:
         return await replica.embed(scheduled.request_id, token_ids=scheduled.token_ids)
 
     async def _resolve(
-        self, context: TenantContext, model: str, *, kind: ModelKind
+        self, context: TenantContext, model: str, *, kind: ModelKind | None = None
     ) -> tuple[Deployment, ModelFacts, Tokenizer]:
         deployment = await self._deployments.get(context.tenant_id, model)
         facts = self._deployments.choose(deployment).status.facts
-        if facts is None or facts.kind is not kind:
+        if facts is None or kind not in {None, facts.kind}:
             raise ValidationError(
-                f"The model {deployment.name} cannot {kind}: it is of another kind.",
+                f"The model {deployment.name} cannot {kind or 'answer'}: it is of another kind.",
                 param="model",
             )
         return deployment, facts, await self._tokenizer_of(context, deployment)
@@ -158,11 +169,15 @@ class InferenceService:
             raise
 
 
-async def _encode(tokenizer: Tokenizer, prompt: Prompt, *, context_limit: int) -> tuple[int, ...]:
+async def _encode(
+    tokenizer: Tokenizer, prompt: Prompt, *, context_limit: int, tool_use: ToolUse | None = None
+) -> tuple[int, ...]:
     length = len(prompt) if isinstance(prompt, str) else sum(len(str(part)) for part in prompt)
     if length > _LONG_PROMPT_CHARACTERS:
-        return await asyncio.to_thread(encode_prompt, tokenizer, prompt, context_limit=context_limit)
-    return encode_prompt(tokenizer, prompt, context_limit=context_limit)
+        return await asyncio.to_thread(
+            encode_prompt, tokenizer, prompt, context_limit=context_limit, tool_use=tool_use
+        )
+    return encode_prompt(tokenizer, prompt, context_limit=context_limit, tool_use=tool_use)
 
 
 class GenerateText:
@@ -179,6 +194,7 @@ class GenerateText:
         model: str,
         prompt: Prompt,
         sampling: SamplingParams,
+        tool_use: ToolUse | None = None,
     ) -> None:
         self.operation = operation
         self.model = model
@@ -187,6 +203,7 @@ class GenerateText:
         self._request_id = request_id
         self._prompt = prompt
         self._sampling = sampling
+        self._tool_use = tool_use
         self._scheduled: ScheduledGeneration | None = None
         self._last: TokenOutput | None = None
 
@@ -198,6 +215,7 @@ class GenerateText:
             model=self.model,
             prompt=self._prompt,
             sampling=self._sampling,
+            tool_use=self._tool_use,
         )
         self.subject = ResourceIdentifier("deployment", str(self._scheduled.deployment.id))
         return self._scheduled.largest_tokens

@@ -70,7 +70,6 @@ def chat(**changes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tools", [{}]),
         ("echo", 0),  # zero is not "no" where a boolean belongs
         ("functions", [1]),
         ("audio", {"voice": "x"}),
