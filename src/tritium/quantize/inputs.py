@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 BITS = 20
 CHUNK_ROWS = 1 << (53 - 2 * BITS - 1)
 # This share of H's mean diagonal is added to it: what was seen on few inputs must not decide too much.
-DAMPING = 0.2
+DAMPING = 0.3
 JUDGED_SHARE = 8
 JUDGED_ROWS = 512
 
