@@ -24,7 +24,7 @@ TRITIUM_INLINE Lanes hyperbolic_tangent(const Lanes& x) {
   });
 }
 
-// out[i] = cap x tanh(x[i] / cap), and NaN where x[i] is not finite: what is broken must show. `out` may be x.
+// out[i] = cap x tanh(x[i] / cap); NaN where x[i] is not finite, so that what is broken shows.
 void bound(const float* x, int64_t count, float cap, float* out) {
   const Lanes height = broadcast(cap), inverse = broadcast(1.0f / cap);
   map(count, out, [&](int64_t i, int64_t left) {

@@ -129,9 +129,12 @@ class Attention final : public HeadOperation {
     return step.attention.begin_of(piece, pieces);
   }
   void run(Step& step, int thread, int64_t begin, int64_t end) const override {
-    const AttentionLayer layer{step.at<float>(reads[0], thread), step.at<float>(writes[0], thread),
-                               step.batch.cache->pools[static_cast<size_t>(shape.layer)], shape.scale,
-                               shape.window, shape.cap};
+    const AttentionLayer layer{step.at<float>(reads[0], thread),
+                               step.at<float>(writes[0], thread),
+                               step.batch.cache->pools[static_cast<size_t>(shape.layer)],
+                               shape.scale,
+                               shape.window,
+                               shape.cap};
     step.attention.run(layer, begin, end, *step.attention_memory[static_cast<size_t>(thread)]);
   }
 };

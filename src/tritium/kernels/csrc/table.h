@@ -147,7 +147,7 @@ struct KernelTable {
   void (*relu2_multiply)(const float* gate, const float* up, int64_t count, float* out);
   void (*gelu_tanh_multiply)(const float* gate, const float* up, int64_t count, float* out);
   void (*gelu)(const float* x, int64_t count, float* out);
-  void (*bound)(const float* x, int64_t count, float cap, float* out);  // out may be x
+  void (*bound)(const float* x, int64_t count, float cap, float* out);     // out may be x
   void (*add)(const float* a, const float* b, int64_t count, float* out);  // out may be a
   bool (*is_finite)(const float* x, int64_t count);
   void (*rotate)(float* head, const float* cosine, const float* sine, int64_t half);
