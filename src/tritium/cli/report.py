@@ -82,6 +82,7 @@ def write_everything(title: str, found: ModelReport) -> None:
     """Write a report with its pictures to stdout."""
     config = found.quantization.get("config", {})
     write_report(title, metrics=found.metrics, validation=found.validation, config=config)
+    write_facts("", [("warning", warning) for warning in found.quantization.get("warnings", [])])
     if found.metrics:
         write_size_picture(found.metrics)
     write_layer_picture(found.layers)

@@ -108,6 +108,17 @@ def test_the_page_of_a_broken_model_says_so_and_why(generator_report):
     assert "The config is wrong." in page.text
 
 
+def test_what_the_quantization_warned_of_is_in_the_report(generator_report, capsys):
+    assert "Warning." not in Page(render_page(generator_report)).text
+    warning = f"The calibration text is short. {EVIL}"
+    report = replace(generator_report, quantization={**generator_report.quantization, "warnings": [warning]})
+    page = Page(render_page(report))
+    assert page.open == []
+    assert "Warning. The calibration text is short." in page.text
+    write_everything("model", report)
+    assert "The calibration text is short." in capsys.readouterr().out
+
+
 def test_the_page_of_an_encoder_shows_cosines_and_neighbours(encoder_report):
     page = Page(render_page(encoder_report))
     assert interval(encoder_report.validation["cosine_similarity"], digits=4) in page.text
