@@ -40,10 +40,12 @@ class ToolUse:
     Attributes:
         tools: those which the model is shown, and may call.
         must_call: whether the answer has to be a call, of any of them.
+        is_single: whether it may hold one call only.
     """
 
     tools: tuple[Tool, ...]
     must_call: bool = False
+    is_single: bool = False
 
 
 def shown_tools(tool_use: ToolUse, *, tokenizer: Tokenizer) -> list[dict[str, Any]]:

@@ -96,6 +96,7 @@ class ChatAnswer:
     def __init__(self, *, request_id: str, model: str, created: int, tool_use: ToolUse | None = None) -> None:
         self._head = {"id": f"chatcmpl-{request_id}", "created": created, "model": model}
         self._tools = frozenset(tool.name for tool in tool_use.tools) if tool_use else frozenset[str]()
+        self._is_single = tool_use is not None and tool_use.is_single
         self._readers: dict[int, ToolCallReader] = {}  # of a stream's choices
         self._num_calls: Counter[int] = Counter()
 
@@ -107,7 +108,7 @@ class ChatAnswer:
         """Return a chunk of new text and calls; None while what is new may be part of a call."""
         text, calls = output.text, list[WrittenCall]()
         if self._tools:
-            reader = self._readers.setdefault(index, ToolCallReader(self._tools))
+            reader = self._readers.setdefault(index, self._reader())
             text, calls = reader.feed(text, is_last=output.finish_reason is not None)
         delta: dict[str, object] = {"content": text} if text else {}
         if calls:
@@ -135,10 +136,13 @@ class ChatAnswer:
         usage = usage_object(choices, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
         return {**self._head, "object": "chat.completion", "choices": items, "usage": usage}
 
+    def _reader(self) -> ToolCallReader:
+        return ToolCallReader(self._tools, is_single=self._is_single)
+
     def _item(self, index: int, choice: FinishedChoice) -> dict[str, object]:
         text, calls = choice.text, list[WrittenCall]()
         if self._tools:
-            text, calls = ToolCallReader(self._tools).feed(text, is_last=True)
+            text, calls = self._reader().feed(text, is_last=True)
         message: dict[str, object] = {"role": "assistant", "content": text, "refusal": None}
         if calls:
             message |= {"content": text or None, "tool_calls": [_call_object(call) for call in calls]}

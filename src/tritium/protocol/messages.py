@@ -110,8 +110,10 @@ class NamedChoice(BaseModel):
 ToolChoice = Literal["none", "auto", "required"] | NamedChoice
 
 
-def tool_use_of(tools: list[ToolDefinition], choice: ToolChoice | None) -> ToolUse | None:
-    """Return what the model is shown and whether it must call; None if it shall not.
+def tool_use_of(
+    tools: list[ToolDefinition], choice: ToolChoice | None, *, is_single: bool = False
+) -> ToolUse | None:
+    """Return what the model is shown and whether it must call, or may only once; None if it shall not.
 
     Raises:
         ValidationError: a call is required of a tool that is not there.
@@ -131,4 +133,4 @@ def tool_use_of(tools: list[ToolDefinition], choice: ToolChoice | None) -> ToolU
         )
         for each in chosen
     ]
-    return ToolUse(tools=tuple(shown), must_call=not is_free)
+    return ToolUse(tools=tuple(shown), must_call=not is_free, is_single=is_single)

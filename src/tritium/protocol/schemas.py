@@ -26,7 +26,7 @@ MAX_TOOLS = 128
 _HARMLESS = frozenset(
     {
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-        "prompt_cache_retention", "prompt_cache_options", "parallel_tool_calls",
+        "prompt_cache_retention", "prompt_cache_options",
     }
 )  # fmt: skip
 # They change the answer and are not done (yet); these values mean the same as leaving them out.
@@ -168,11 +168,13 @@ class ChatCompletionRequest(GenerationBody):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
     @property
     def tool_use(self) -> ToolUse | None:
         """The tools the model is shown; None for none."""
-        return tool_use_of(self.tools or [], self.tool_choice)
+        is_single = self.parallel_tool_calls is False
+        return tool_use_of(self.tools or [], self.tool_choice, is_single=is_single)
 
     @property
     def num_alternatives(self) -> int | None:

@@ -31,11 +31,14 @@ class ToolCallReader:
 
     Args:
         names: of the tools; what calls another one is text.
+        is_single: whether there may be one call only; what follows it is dropped.
     """
 
-    def __init__(self, names: AbstractSet[str]) -> None:
+    def __init__(self, names: AbstractSet[str], *, is_single: bool = False) -> None:
         self._names = names
+        self._is_single = is_single
         self._held = ""
+        self._before = ""  # the tag that is held: shown if it turns out to be none of a call
         self._is_start = True  # of the answer, or right behind a call: JSON is a call only here
         self._has_calls = False
 
@@ -43,13 +46,13 @@ class ToolCallReader:
         """Take new text; return the text and the calls that are certain now."""
         self._held += text
         shown, calls = "", list[WrittenCall]()
-        while self._held:
+        while self._held and not (self._is_single and self._has_calls):
             step = self._at_start(is_last=is_last) if self._is_start else self._in_text(is_last=is_last)
             if step is None:
                 break
             shown += step[0]
             calls += step[1]
-        return shown, calls
+        return shown, calls[:1] if self._is_single else calls
 
     def _at_start(self, *, is_last: bool) -> tuple[str, list[WrittenCall]] | None:
         """Find out what comes first; None while that is open."""
@@ -74,7 +77,7 @@ class ToolCallReader:
                     self._held, self._has_calls = head[end:], True
                     return "", calls
         if head.startswith(OPENING):
-            self._held = head
+            self._before, self._held = self._held[: len(self._held) - len(head)], head
         self._is_start = False
         return "", []
 
@@ -95,9 +98,10 @@ class ToolCallReader:
         body, rest = (self._held, "") if end < 0 else (self._held[:end], self._held[end + len(CLOSING) :])
         calls = self._calls_in(body.removeprefix(OPENING))
         if not calls:
-            shown = self._held[: len(self._held) - len(rest)]
-            self._held = rest
+            shown = self._before + self._held[: len(self._held) - len(rest)]
+            self._before, self._held = "", rest
             return shown, []
+        self._before = ""
         self._held, self._is_start, self._has_calls = rest, True, True
         return "", calls
 

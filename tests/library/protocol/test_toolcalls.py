@@ -20,6 +20,8 @@ ANSWERS = [
     ("Hello.", "Hello.", []),
     ("", "", []),
     ("  spaced ", "  spaced ", []),
+    (" <tool_call> is no call", " <tool_call> is no call", []),
+    (f"\n<tool_call>{{}}</tool_call>\n{TAGGED}", "\n<tool_call>{}</tool_call>\n", [ROME]),
     (TAGGED, "", [ROME]),
     (f"\n{TAGGED}\n{TAGGED_NOW}\n", "", [ROME, NOW]),
     (f"Let me see. {TAGGED} Done.", "Let me see.  Done.", [ROME]),
@@ -41,8 +43,8 @@ ANSWERS = [
 ]
 
 
-def read(pieces) -> tuple[str, list[WrittenCall]]:
-    reader, shown, calls = ToolCallReader(NAMES), "", []
+def read(pieces, *, is_single: bool = False) -> tuple[str, list[WrittenCall]]:
+    reader, shown, calls = ToolCallReader(NAMES, is_single=is_single), "", []
     for place, piece in enumerate(pieces):
         text, found = reader.feed(piece, is_last=place == len(pieces) - 1)
         shown += text
@@ -53,6 +55,15 @@ def read(pieces) -> tuple[str, list[WrittenCall]]:
 @pytest.mark.parametrize(("answer", "text", "calls"), ANSWERS)
 def test_text_and_calls_are_told_apart(answer, text, calls):
     assert read([answer]) == (text, calls)
+
+
+@given(st.data(), st.sampled_from([answer for answer, _, calls in ANSWERS if calls and answer[-1] != "\n"]))
+def test_where_one_call_is_allowed_the_first_is_the_last(data, answer):
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(answer)), max_size=8)) | {0, len(answer)})
+    pieces = [answer[start:end] for start, end in itertools.pairwise(cuts)]
+    text, calls = read([f"{answer}{TAGGED_NOW}"], is_single=True)
+    assert calls == read([answer])[1][:1]
+    assert read([*pieces, TAGGED_NOW], is_single=True) == (text, calls)
 
 
 @given(st.data(), st.sampled_from([answer for answer, *_ in ANSWERS]))
