@@ -329,5 +329,5 @@ def log_probabilities(logits: F32, *, token: int, top: int) -> tuple[float, list
         raise ProcessingError("The logits hold NaN or infinity: the model's output has no probabilities.")
     raw = logits.astype(np.float64) - float(logits.max())
     logprobs = raw - math.log(np.exp(raw).sum())
-    order = np.lexsort((np.arange(len(raw)), -raw))[:top]
+    order = np.lexsort((np.arange(len(logits)), -logits))[:top]  # differences may round to the same
     return float(logprobs[token]), [(int(index), float(logprobs[index])) for index in order]

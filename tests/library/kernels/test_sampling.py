@@ -125,6 +125,13 @@ def test_a_mask_that_is_too_short_is_refused():
         cpu.sample_rows([np.zeros(9, np.float32)], **asked, allowed=[np.ones(9, np.float32)])
 
 
+def test_logits_that_differ_by_less_than_log_probabilities_can_are_in_order():
+    logits = np.array([1, 0, 1e-30], np.float32)
+    for twin in (cpu, reference):
+        _, best = twin.log_probabilities(logits, token=0, top=3)
+        assert [index for index, _ in best] == [0, 2, 1]
+
+
 @given(LOGITS, st.integers(0, 70), st.data())
 def test_log_probabilities_are_those_of_the_reference(logits, top, data):
     token = data.draw(st.integers(0, len(logits) - 1))

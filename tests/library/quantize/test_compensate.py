@@ -100,9 +100,11 @@ def test_it_descends_as_its_slow_twin_does_weight_by_weight(rows, columns, plane
     found = quantize_compensated(weights, inputs=inputs, planes=planes, group_size=32)
     levels, scales = descended_one_by_one(weights, inputs, planes=planes, group_size=32)
     # Of two levels that are as good, float32 may take the other one, and the row goes on from there.
-    assert (found.levels == levels).all(axis=1).mean() > 0.9 - 1 / rows
+    is_same = (found.levels == levels).all(axis=1)
+    assert is_same.mean() > 0.9 - 1 / rows
+    assert np.array_equal(found.scales_float32[is_same], scales[is_same])
     twin = replace(found, levels=levels.astype(np.int8), scales=scales.astype(np.float32), scale_unit=None)
-    assert error_of(found, weights, inputs) == pytest.approx(error_of(twin, weights, inputs), rel=1e-2)
+    assert error_of(found, weights, inputs) <= 1.01 * error_of(twin, weights, inputs)
 
 
 @pytest.mark.parametrize("planes", [1, 2])
