@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 
 def sampling_of(
-    body: GenerationBody, *, max_tokens: int | None, choice: int, echo: bool = False
+    body: GenerationBody,
+    *,
+    max_tokens: int | None,
+    choice: int,
+    logprobs: int | None,
+    echo: bool = False,
 ) -> SamplingParams:
     """Return the sampling parameters of one choice; a seed is shifted per choice so that choices differ."""
     return SamplingParams(
@@ -40,7 +45,7 @@ def sampling_of(
         seed=None if body.seed is None else body.seed + choice,
         stop=body.stop_texts,
         ignore_eos=bool(body.ignore_eos),
-        logprobs=body.num_alternatives,
+        logprobs=logprobs,
         grammar=body.answer_form,
         echo=echo,
     )
@@ -80,7 +85,10 @@ def chat_calls(body: ChatCompletionRequest, *, request_id: str, principal: objec
             model=body.model,
             prompt=prompt,
             sampling=sampling_of(
-                body, max_tokens=body.max_completion_tokens or body.max_tokens, choice=choice
+                body,
+                max_tokens=body.max_completion_tokens or body.max_tokens,
+                choice=choice,
+                logprobs=body.num_alternatives,
             ),
             principal=principal,
             is_stream=bool(body.stream),

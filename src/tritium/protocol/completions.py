@@ -43,6 +43,7 @@ def completion_calls(body: CompletionRequest, *, request_id: str, principal: obj
                 body,
                 max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
                 choice=choice,
+                logprobs=body.logprobs,
                 echo=bool(body.echo),
             ),
             principal=principal,

@@ -128,11 +128,6 @@ class GenerationBody(WireRequest):
     grammar: str | None = None
 
     @property
-    def num_alternatives(self) -> int | None:
-        """How many log-probabilities to tell beside each token's own; None to tell none at all."""
-        raise NotImplementedError
-
-    @property
     def answer_form(self) -> Grammar | None:
         """The form that the answer must have, by whichever parameter it was given."""
         return chosen_form(
@@ -200,11 +195,6 @@ class CompletionRequest(GenerationBody):
     )
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = False
-
-    @property
-    def num_alternatives(self) -> int | None:
-        """How many log-probabilities to tell beside each token's own; None to tell none at all."""
-        return self.logprobs
 
 
 class EmbeddingRequest(WireRequest):
