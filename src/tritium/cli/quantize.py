@@ -22,6 +22,8 @@ from tritium.cli.output import (
 from tritium.cli.report import warn_if_broken, write_report
 
 if TYPE_CHECKING:
+    from tritium.model.pretrained import QuantizedModel
+    from tritium.quantize.config import QuantizationConfig
     from tritium.quantize.report import QuantizationProgress
 
 
@@ -108,7 +110,6 @@ def quantize(
     """Quantize a model to ternary weights and report what came of it."""
     from tritium.formats.native import is_native
     from tritium.quantize.config import QuantizationConfig
-    from tritium.quantize.pipeline import quantize_model
 
     asked = {
         "profile": profile,
@@ -128,6 +129,17 @@ def quantize(
     given = {name: value for name, value in asked.items() if value is not None}
     config = QuantizationConfig.from_dict(_read_settings(settings) | given)
     was_there = is_native(out)
+    model = _quantize(source, config, out=out, threads=threads, output_format=output_format)
+    if was_there and output_format is OutputFormat.HUMAN:
+        write_note(f"{out} holds this model already; nothing was computed again.")
+    _tell(model, out, output_format=output_format)
+
+
+def _quantize(
+    source: str, config: QuantizationConfig, *, out: Path, threads: int | None, output_format: OutputFormat
+) -> QuantizedModel:
+    from tritium.quantize.pipeline import quantize_model
+
     try:
         with progress_bar(output_format) as move:
 
@@ -135,10 +147,14 @@ def quantize(
                 detail = f" {step.layer}" if step.layer else ""
                 move(f"{step.stage}{detail}", step.completed, step.total)
 
-            model = quantize_model(source, config, out=out, threads=threads, progress=tell)
+            return quantize_model(source, config, out=out, threads=threads, progress=tell)
     except KeyboardInterrupt:
         write_note("Interrupted. The same command goes on where it stopped.")
         raise
+
+
+def _tell(model: QuantizedModel, out: Path, *, output_format: OutputFormat) -> None:
+    """Write what came of it, with all that is to be warned of."""
     rounded = model.manifest.get("quantization", {}).get("source_rounded_tensors", {})
     if rounded:
         counted = ", ".join(f"{count} of {kind}" for kind, count in rounded.items())
@@ -146,8 +162,6 @@ def quantize(
             f"Warning: the source is already quantized (dequantized tensors: {counted}). What it lost then "
             "is lost, and the report compares with it as it is; take the original model if you can get it."
         )
-    if was_there and output_format is OutputFormat.HUMAN:
-        write_note(f"{out} holds this model already; nothing was computed again.")
     for warning in model.warnings:
         write_note(f"Warning: {warning}")
     content = {
