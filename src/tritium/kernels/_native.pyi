@@ -43,6 +43,7 @@ def prepare(
     group_size: int,
     divides: bool,
     threads: int,
+    isa: str | None = None,
 ) -> PreparedWeight: ...
 def prepare_packed(
     packed: NDArray[np.uint8],

@@ -59,26 +59,19 @@ class Candidate:
 
 @cache
 def measure_product(product: Product, isa: str, threads: int) -> float:
-    """Return the speed of a ternary product in GOPS, the best of a few calls; measured once in a process.
-
-    The instruction set in use stays as it is.
-    """
+    """Return the speed of a ternary product in GOPS, the best of a few calls; measured once in a process."""
     outputs = max(1, min(product.out_features, MOST_WEIGHTS // product.in_features))
     pattern = np.array([1, 0, -1, -1, 0, 1, 1], dtype=np.int8)
     row = to_compute_layout(np.resize(pattern, product.in_features)[None])
-    before = _native.isa()
-    _native.set_isa(isa)
-    try:
-        weight = _native.prepare(
-            np.tile(row, (1, outputs, 1)),
-            np.ones((1, 1), dtype=np.float32),
-            product.in_features,
-            product.in_features,
-            False,
-            threads,
-        )
-    finally:
-        _native.set_isa(before)
+    weight = _native.prepare(
+        np.tile(row, (1, outputs, 1)),
+        np.ones((1, 1), dtype=np.float32),
+        product.in_features,
+        product.in_features,
+        False,
+        threads,
+        isa,
+    )
     inputs = np.resize(np.linspace(-1, 1, 97, dtype=np.float32), (product.rows, product.in_features))
     q, scale = _native.quantize_activations(inputs, threads)
     seconds: list[float] = []

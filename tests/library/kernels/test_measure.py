@@ -95,6 +95,11 @@ def test_a_product_runs_on_the_set_that_is_measured_and_leaves_the_one_in_use(is
     assert _native.isa() == before
 
 
+def test_a_weight_is_laid_out_for_a_set_of_this_processor_alone():
+    with pytest.raises(ValueError, match="no such instruction set"):
+        measure_product.__wrapped__(PRODUCT, "sse9", 1)
+
+
 def test_a_product_that_is_too_large_is_measured_with_fewer_outputs(monkeypatch):
     monkeypatch.setattr("tritium.kernels.measure.MOST_WEIGHTS", 1000)
     shapes = []

@@ -1,9 +1,12 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include "pool.h"
@@ -42,14 +45,17 @@ TernaryShape checked(const TernaryShape& shape, const Array& scales) {
 }
 
 std::unique_ptr<PreparedWeight> prepare(const Array& planes, const Array& scales, int64_t inputs,
-                                        int64_t group_size, bool divides, int threads) {
+                                        int64_t group_size, bool divides, int threads,
+                                        const std::optional<std::string>& isa) {
+  const KernelTable* kernels = isa ? find_table(isa->c_str()) : &table();
+  require(kernels != nullptr, "This processor has no such instruction set.");
   const auto* packed = elements<const uint8_t>(planes, "planes", {kAny, kAny, padded(inputs) / 4});
   const auto* factors = elements<const float>(scales, "scales", {kAny, kAny});
   const TernaryShape shape = checked(
       {size_of(planes, 0), size_of(planes, 1), inputs, size_of(scales, 1), group_size, divides}, scales);
   require_threads(threads);
   nb::gil_scoped_release released;
-  auto weight = std::make_unique<PreparedWeight>(shape);
+  auto weight = std::make_unique<PreparedWeight>(shape, *kernels);
   require(weight->fill(packed, factors, size_of(scales, 0), threads),
           "The compute layout holds code 3, which is no trit.");
   return weight;
@@ -64,7 +70,7 @@ std::unique_ptr<PreparedWeight> prepare_packed(const Array& packed, const Array&
   const auto* trits = elements<const uint8_t>(packed, "packed", {kAny, (rows * inputs + 4) / 5});
   require_threads(threads);
   nb::gil_scoped_release released;
-  auto weight = std::make_unique<PreparedWeight>(shape);
+  auto weight = std::make_unique<PreparedWeight>(shape, table());
   require(weight->fill_packed(trits, factors, size_of(scales, 0), threads),
           "A byte of packed trits is at most 242; the array holds a larger one.");
   return weight;
@@ -176,7 +182,8 @@ void bind_ternary(nb::module_& m) {
   m.def("prepare_packed", &prepare_packed, nb::arg("packed").noconvert(), nb::arg("scales").noconvert(),
         nb::arg("rows"), nb::arg("inputs"), nb::arg("group_size"), nb::arg("divides"), nb::arg("threads"));
   m.def("prepare", &prepare, nb::arg("planes").noconvert(), nb::arg("scales").noconvert(),
-        nb::arg("in_features"), nb::arg("group_size"), nb::arg("divides"), nb::arg("threads"));
+        nb::arg("in_features"), nb::arg("group_size"), nb::arg("divides"), nb::arg("threads"),
+        nb::arg("isa") = nb::none());
   m.def("ternary_matmul", &matmul, nb::arg("weight"), nb::arg("q").noconvert(), nb::arg("scale").noconvert(),
         nb::arg("threads"));
   m.def("ternary_accumulate", &accumulate, nb::arg("weight"), nb::arg("q").noconvert());

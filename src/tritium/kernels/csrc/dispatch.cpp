@@ -75,14 +75,17 @@ const KernelTable* const* available_tables() {
   return available().tables;
 }
 
-bool select_table(const char* name) {
+const KernelTable* find_table(const char* name) {
   for (const KernelTable* const* candidate = available_tables(); *candidate != nullptr; ++candidate) {
-    if (std::strcmp((*candidate)->name, name) == 0) {
-      current().store(*candidate, std::memory_order_release);
-      return true;
-    }
+    if (std::strcmp((*candidate)->name, name) == 0) return *candidate;
   }
-  return false;
+  return nullptr;
+}
+
+bool select_table(const char* name) {
+  const KernelTable* found = find_table(name);
+  if (found != nullptr) current().store(found, std::memory_order_release);
+  return found != nullptr;
 }
 
 }  // namespace tritium

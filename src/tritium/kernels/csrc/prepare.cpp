@@ -79,8 +79,8 @@ AlignedBytes::AlignedBytes(size_t size) {
 #endif
 }
 
-PreparedWeight::PreparedWeight(const TernaryShape& shape)
-    : kernels_(table()),
+PreparedWeight::PreparedWeight(const TernaryShape& shape, const KernelTable& kernels)
+    : kernels_(kernels),
       inputs_(shape.inputs),
       view_(sizes_of(shape, kernels_.trits_per_byte)),
       memory_(plane_bytes() + scale_bytes()) {

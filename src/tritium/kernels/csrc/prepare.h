@@ -36,7 +36,7 @@ struct TernaryShape {
 // A weight laid out for one instruction set, and the kernels that read it.
 class PreparedWeight {
  public:
-  explicit PreparedWeight(const TernaryShape& shape);
+  PreparedWeight(const TernaryShape& shape, const KernelTable& kernels);
 
   // Lays the portable form out: planes uint8 [plane_count, rows, blocks * 32] of packing.h, scales
   // [scale_rows, groups]. False where a code is no trit.

@@ -194,6 +194,8 @@ extern const KernelTable kNeonI8mmTable;
 const KernelTable& table();
 // Tables that this processor can run, widest first, ended by nullptr.
 const KernelTable* const* available_tables();
+// The table of that name; nullptr when this processor cannot run it.
+const KernelTable* find_table(const char* name);
 // Uses the table of that name; false when this processor cannot run it.
 bool select_table(const char* name);
 
