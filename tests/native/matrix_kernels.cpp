@@ -99,22 +99,22 @@ Bytes multiply(void (*kernel)(const TernaryView&, const ActivationView&, int64_t
 }
 
 template <typename Run>
-Bytes with_random_weight(Random& random, Run run) {
+Bytes with_random_weight(const KernelTable& table, Random& random, Run run) {
   const Weight weight = random_weight(random);
-  PreparedWeight prepared(weight.shape);
+  PreparedWeight prepared(weight.shape, table);
   if (!prepared.fill(weight.planes.data(), weight.scales.data(), weight.scale_rows, 1)) std::abort();
   const Activations activations = random_activations(random, weight.shape.inputs);
   return run(prepared, activations, random.between(0, prepared.view().tiles));
 }
 
 Bytes ternary_tiles(const KernelTable& table, Random& random) {
-  return with_random_weight(random, [&](const auto& prepared, const auto& activations, int64_t cut) {
+  return with_random_weight(table, random, [&](const auto& prepared, const auto& activations, int64_t cut) {
     return multiply(table.ternary_tiles, prepared, activations, cut, 1);
   });
 }
 
 Bytes ternary_sums(const KernelTable& table, Random& random) {
-  return with_random_weight(random, [&](const auto& prepared, const auto& activations, int64_t cut) {
+  return with_random_weight(table, random, [&](const auto& prepared, const auto& activations, int64_t cut) {
     return multiply(table.ternary_sums, prepared, activations, cut, prepared.view().groups);
   });
 }
