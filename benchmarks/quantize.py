@@ -1,6 +1,7 @@
 """Measures quantization: parameters per second, memory, and what each method costs in quality.
 
     python benchmarks/quantize.py                       speed per strategy, and one real model end to end
+    python benchmarks/quantize.py --descent             what compensation takes on one layer
     python benchmarks/quantize.py --quality [NAME]      perplexity per method on the whole held-out text
     python benchmarks/quantize.py --encoder [NAME]      the same for all-MiniLM-L6-v2, by cosine
     python benchmarks/quantize.py --budget MODEL        planes given out over the whole model: llama or minilm
@@ -13,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,8 @@ import numpy as np
 from tritium.quantize import QuantizationConfig, quantize_model
 from tritium.quantize.absmean import quantize_absmean
 from tritium.quantize.adaptive import quantize_adaptive
+from tritium.quantize.compensate import quantize_compensated
+from tritium.quantize.inputs import LayerInputs
 from tritium.quantize.planes import quantize_planes
 from tritium.quantize.quality import weight_error
 from tritium.quantize.standard import quantize_standard
@@ -95,6 +100,26 @@ def show_speed() -> None:
         seconds = min(_timed(method) for _ in range(3))
         error = weight_error(weights, method())
         print(f"| {name} | {weights.size / seconds / 1e6:.1f} | {error:.4f} |")
+
+
+def show_descent() -> None:
+    """Print what compensation takes on one layer of 1024 x 2048, Gaussian weights, once H is known."""
+    draw = np.random.default_rng(0)
+    rows, columns = 1024, 2048
+    common = draw.normal(size=(4096, 64)) @ draw.normal(size=(64, columns))
+    source = (0.5 * common + draw.normal(size=(4096, columns))).astype(np.float32)
+    actual = (source + 0.05 * draw.normal(size=source.shape)).astype(np.float32)
+    inputs = LayerInputs(source=source, actual=actual)
+    weights = (0.02 * draw.normal(size=(rows, columns))).astype(np.float32)
+    started = time.perf_counter()
+    inputs.hessian, inputs.drift  # noqa: B018 - worked out once, when first read
+    print(f"H and drift, {columns} inputs, 4,096 tokens: {time.perf_counter() - started:.2f} s\n")
+    print("| planes | threads | s |\n|---|---|---|")
+    for planes, threads in itertools.product((1, 2, 3), (1, 2)):
+        compensate = partial(
+            quantize_compensated, weights, inputs=inputs, planes=planes, group_size=128, threads=threads
+        )
+        print(f"| {planes} | {threads} | {min(_timed(compensate) for _ in range(3)):.2f} |", flush=True)
 
 
 def show_model() -> None:
@@ -190,12 +215,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--descent", action="store_true", help="seconds of compensation")
     parser.add_argument("--quality", nargs="?", const="", metavar="NAME", help="perplexity; minutes")
     parser.add_argument("--encoder", nargs="?", const="", metavar="NAME", help="cosine; minutes")
     parser.add_argument("--budget", choices=("llama", "minilm"), help="perplexity or cosine; minutes")
     parser.add_argument("--only", default="", metavar="NAME", help="budgets whose name holds this")
     choice = parser.parse_args()
-    if choice.quality is not None:
+    if choice.descent:
+        show_descent()
+    elif choice.quality is not None:
         show_quality(choice.quality)
     elif choice.encoder is not None:
         show_encoder(choice.encoder)

@@ -74,5 +74,7 @@ std::span<const Case> matrix_cases();
 std::span<const Case> coded_cases();
 // Floats: dense matrices, norms, activation functions, attention.
 std::span<const Case> row_cases();
+// What quantization is made of: descent.
+std::span<const Case> quantization_cases();
 
 }  // namespace tritium::agreement

@@ -66,7 +66,8 @@ int main(int count, char** arguments) {
   }
   std::printf("\n");
   bool good = true;
-  for (const auto cases : {agreement::matrix_cases(), agreement::coded_cases(), agreement::row_cases()}) {
+  for (const auto cases : {agreement::matrix_cases(), agreement::coded_cases(), agreement::row_cases(),
+                           agreement::quantization_cases()}) {
     for (const agreement::Case& one : cases) good &= agreement::check(one, rounds);
   }
   return good ? 0 : 1;

@@ -71,7 +71,7 @@ def arm_program():
 def test_the_instruction_sets_of_this_processor_agree(here):
     isas, digests = here
     assert isas == _native.available_isas()
-    assert {"ternary_tiles", "attend"} <= digests.keys()
+    assert {"ternary_tiles", "attend", "descend"} <= digests.keys()
 
 
 @pytest.mark.toolchain

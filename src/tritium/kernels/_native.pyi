@@ -18,6 +18,27 @@ def least_squares_scales(weights: NDArray[Any], group_size: int, threads: int) -
 def round_levels(
     weights: NDArray[np.float32], scales: NDArray[np.float32], group_size: int, limit: int, threads: int
 ) -> NDArray[np.int8]: ...
+def weigh_group(
+    levels: NDArray[np.float32],
+    slope: NDArray[np.float32],
+    hessian: NDArray[np.float32],
+    stiffness: NDArray[np.float32],
+    first: int,
+    count: int,
+    threads: int,
+) -> NDArray[np.float32]: ...
+def round_group(
+    levels: NDArray[np.float32],
+    slope: NDArray[np.float32],
+    hessian: NDArray[np.float32],
+    stiffness: NDArray[np.float32],
+    first: int,
+    count: int,
+    before: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    limit: int,
+    threads: int,
+) -> bool: ...
 def quantize_activations(
     x: NDArray[np.float32], threads: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...

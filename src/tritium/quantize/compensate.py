@@ -13,15 +13,14 @@ than plain rounding (docs/decisions/0008).
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tritium.formats.scale_codes import decode_scales, encode_scales
 from tritium.kernels.cpu import dense_matmul
+from tritium.kernels.descent import round_group, weigh_group
 from tritium.quantize.planes import quantize_planes
 from tritium.quantize.weights import QuantizedWeights, level_limit, storable
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from tritium.quantize.inputs import LayerInputs
 
 SWEEPS = 12  # most of what can be gained comes in the first four
-TILE = 32  # columns between which changes are told one by one
 CHUNK_WEIGHTS = 1 << 22
 ROOM_TO_GROW = np.float32(1.5)  # scales may grow so much beyond the largest one they begin with
 
@@ -59,20 +57,14 @@ def quantize_compensated(
     start = plain.scales_float32
     levels, scales = np.empty_like(plain.levels), np.empty_like(start)
     largest = start.max(initial=0) * ROOM_TO_GROW
-
-    def begin(rows: slice) -> _Descent:
-        return _Descent(problem, weights[rows], plain.levels[rows], start[rows], plain.group_size)
-
-    with ThreadPoolExecutor(threads) as pool:
-        for chunk in _row_chunks(weights):
-            parts = _parts(chunk, count=threads)
-            descents = list(pool.map(begin, parts))
-            for _ in range(SWEEPS):
-                # Rows do not know of each other, but those of a chunk rest as one, whoever works on them.
-                if not any(list(pool.map(partial(_Descent.sweep, largest=largest), descents))):
-                    break
-            for rows, descent in zip(parts, descents, strict=True):
-                levels[rows], scales[rows] = descent.found()
+    for rows in _row_chunks(weights):
+        descent = _Descent(
+            problem, weights[rows], plain.levels[rows], start[rows], plain.group_size, threads=threads
+        )
+        for _ in range(SWEEPS):
+            if not descent.sweep(largest=largest):
+                break
+        levels[rows], scales[rows] = descent.levels, descent.scales
     stored, unit = storable(scales)
     return QuantizedWeights(
         levels=levels, scales=stored, planes=planes, group_size=plain.group_size, scale_unit=unit
@@ -89,7 +81,7 @@ class _Problem:
 
 
 class _Descent:
-    """Rows on their way down; everything is held column by column: levels [K, N], scales [G, N]."""
+    """Rows on their way down: levels float32 [N, K], scales [N, G]."""
 
     def __init__(
         self,
@@ -98,46 +90,51 @@ class _Descent:
         levels: NDArray[np.int8],
         scales: NDArray[np.float32],
         group_size: int,
+        *,
+        threads: int,
     ) -> None:
-        self._problem, self._group_size = problem, group_size
-        columns = np.ascontiguousarray(weights.T)
-        self._levels = np.ascontiguousarray(levels.T, dtype=np.float32)
-        self._scales = np.ascontiguousarray(scales.T)
-        per_weight = np.repeat(self._scales, group_size, axis=0)[: len(columns)]
-        self._slope = _product(problem.hessian, columns - self._levels * per_weight)
+        self._problem, self._group_size, self._threads = problem, group_size, threads
+        self.levels, self.scales = levels.astype(np.float32), scales.copy()
+        per_weight = np.repeat(scales, group_size, axis=1)[:, : weights.shape[1]]
+        self._slope = dense_matmul(weights - self.levels * per_weight, problem.hessian, threads=threads)
         if problem.drift is not None:
-            self._slope += _product(problem.drift, columns)
+            self._slope += dense_matmul(weights, problem.drift, threads=threads)
+        # Of every group in every row, levels x H x levels; NaN: not known.
+        self._stiffness = np.full(scales.T.shape, np.nan, np.float32)
 
     def sweep(self, *, largest: np.float32) -> bool:
         """Step through all groups; returns whether a level moved."""
-        before = self._levels.copy()
-        for group in range(len(self._scales)):
-            self._step(group, largest)
-        return not np.array_equal(before, self._levels)
+        has_moved = False
+        for group in range(self.scales.shape[1]):
+            has_moved |= self._step(group, largest)
+        return has_moved
 
-    def found(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-        """Return levels [N, K] and scales [N, G] as they will be stored."""
-        return self._levels.T.astype(np.int8), self._scales.T
-
-    def _step(self, group: int, largest: np.float32) -> None:
-        """Move the scale and then the levels of one group, and tell all columns."""
-        columns = slice(group * self._group_size, (group + 1) * self._group_size)
-        hessian = np.ascontiguousarray(self._problem.hessian[columns, columns])
-        levels, slope = self._levels[columns], self._slope[columns].copy()
-        before = levels * self._scales[group]
-        turned = _product(hessian, levels)
-        scale = self._better_scale(
-            self._scales[group],
-            pull=(levels * slope).sum(axis=0),
-            stiffness=(levels * turned).sum(axis=0),
-            largest=largest,
+    def _step(self, group: int, largest: np.float32) -> bool:
+        """Move the scale and then the levels of one group, and tell all columns; whether a level moved."""
+        first, stiffness = group * self._group_size, self._stiffness[group]
+        columns = slice(first, min(first + self._group_size, self.levels.shape[1]))
+        before = self.scales[:, group].copy()
+        pull = weigh_group(
+            self.levels,
+            self._slope,
+            self._problem.hessian,
+            stiffness,
+            columns=columns,
+            threads=self._threads,
         )
-        slope -= turned * (scale - self._scales[group])
-        self._scales[group] = scale
-        _round(levels, slope, scale, hessian=hessian, problem=self._problem)
-        change = levels * scale - before
-        if change.any():
-            self._slope -= _product(self._problem.hessian[:, columns], change)
+        scales = self._better_scale(before, pull=pull, stiffness=stiffness, largest=largest)
+        self.scales[:, group] = scales
+        return round_group(
+            self.levels,
+            self._slope,
+            self._problem.hessian,
+            stiffness,
+            columns=columns,
+            before=before,
+            scales=scales,
+            limit=self._problem.limit,
+            threads=self._threads,
+        )
 
     def _better_scale(
         self,
@@ -156,45 +153,10 @@ class _Descent:
 
     def _stored(self, scales: NDArray[np.float32], *, largest: np.float32) -> NDArray[np.float32]:
         """Return scales [N] of one group as they will be stored, in the unit that the largest decides."""
-        if len(self._scales) == 1:
+        if self.scales.shape[1] == 1:
             return storable(scales[:, None])[0][:, 0].astype(np.float32)
         codes, unit = encode_scales(np.append(scales, largest))
         return decode_scales(codes[:-1], unit)
-
-
-def _round(
-    levels: NDArray[np.float32],
-    slope: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    *,
-    hessian: NDArray[np.float32],
-    problem: _Problem,
-) -> None:
-    """Give each column of a group its best level, one after another; levels and slope change in place."""
-    safe = np.where(scale > 0, scale, np.float32(np.inf))
-    for start in range(0, len(levels), TILE):
-        tile = slice(start, start + TILE)
-        before, block = levels[tile].copy(), hessian[tile, tile]
-        for column, (level, pull) in enumerate(zip(levels[tile], slope[tile], strict=True)):
-            best = np.rint(level + pull / (block[column, column] * safe))
-            np.clip(best, -problem.limit, problem.limit, out=best)
-            change = (best - level) * scale
-            level[:] = best
-            slope[start + column + 1 : start + len(block)] -= block[column + 1 :, column, None] * change
-        after = slice(start + len(before), None)
-        if after.start < len(levels):
-            slope[after] -= _product(hessian[after, tile], (levels[tile] - before) * scale)
-
-
-def _product(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return left [A, K] x right [K, N]; a column's bits do not depend on the columns beside it."""
-    return dense_matmul(np.ascontiguousarray(left), np.ascontiguousarray(right.T))
-
-
-def _parts(rows: slice, *, count: int) -> list[slice]:
-    """Cut a slice of rows into `count` of about the same length, or fewer."""
-    step = -(-(rows.stop - rows.start) // count)
-    return [slice(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step)]
 
 
 def _row_chunks(weights: NDArray[np.float32]) -> Iterator[slice]:

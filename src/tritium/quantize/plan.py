@@ -14,7 +14,7 @@ from tritium.quantize.report import ModelKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@
 #include "coded_kernel.h"
 #include "coded_round.h"
 #include "dense.h"
+#include "descend.h"
 #include "elementwise.h"
 #include "kv_write.h"
 #include "least_squares.h"
@@ -54,6 +55,8 @@ constexpr KernelTable make_table(const char* name) {
       .absmean_pack = {absmean_pack<float>, absmean_pack<Half>, absmean_pack<BFloat16>},
       .least_squares = {least_squares<float>, least_squares<Half>, least_squares<BFloat16>},
       .round_levels = round_levels,
+      .weigh_group = weigh_group,
+      .round_group = round_group_levels,
       .pack_trits = pack_row_of_trits,
       .lay_out_trits = lay_out_row_of_trits,
   };

@@ -110,6 +110,22 @@ struct LevelsTask {
   int8_t* levels;  // [rows, columns]
 };
 
+// One group of columns of rows that descend; see descend.h. All matrices are [rows, inputs] but the Hessian.
+struct DescentTask {
+  const float* hessian;  // [inputs, inputs], symmetric, its diagonal positive
+  int64_t inputs;
+  int64_t first;  // of the group's columns
+  int64_t count;
+  float limit;
+  float* levels;
+  float* slope;
+  float* stiffness;     // [rows] of levels x Hessian x levels; NaN: not known
+  float* pull;          // [rows] of levels x slope; written by weigh_group
+  const float* before;  // [rows]: the scales that the slope knows; read by round_group
+  const float* scales;  // [rows]: the scales that the levels are rounded for
+  bool* has_moved;      // [rows]: whether a level moved
+};
+
 struct KernelTable {
   const char* name;
   int64_t trits_per_byte;  // of the tiles that its kernels read
@@ -174,6 +190,9 @@ struct KernelTable {
   // By WeightType, for units [begin, end); see least_squares.h.
   void (*least_squares[kWeightTypes])(const LeastSquaresTask& task, int64_t begin, int64_t end);
   void (*round_levels)(const LevelsTask& task, int64_t begin, int64_t end);
+  // For rows [begin, end).
+  void (*weigh_group)(const DescentTask& task, int64_t begin, int64_t end);
+  void (*round_group)(const DescentTask& task, int64_t begin, int64_t end);
   // One row of trits, five to a byte and in the portable layout; false where a value is no trit.
   bool (*pack_trits)(const int8_t* trits, int64_t count, uint8_t* packed);
   bool (*lay_out_trits)(const int8_t* trits, int64_t count, uint8_t* planes);

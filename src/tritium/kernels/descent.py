@@ -1,0 +1,91 @@
+"""Descent over the levels of a group, in place; the twins are in `tritium.kernels.reference_descent`.
+
+The error of a layer's output is a quadratic in its weights with the Hessian H. A row's slope is half its
+negative gradient: moving one weight by d moves the slope by -d times that weight's row of H. Products are
+added in the order of the columns, so that a result depends neither on the threads nor on the instruction set.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tritium.kernels import _native
+from tritium.kernels.checks import refuses_bad_arrays
+from tritium.kernels.device import detect_isa
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the module's own choice
+
+
+@refuses_bad_arrays
+def weigh_group(
+    levels: NDArray[np.float32],
+    slope: NDArray[np.float32],
+    hessian: NDArray[np.float32],
+    stiffness: NDArray[np.float32],
+    *,
+    columns: slice,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Tells what pulls at the scale of one group in every row, t'P for its levels t and slope P: float32 [N].
+
+    Args:
+        levels: whole numbers, float32 [N, K].
+        slope: float32 [N, K].
+        hessian: symmetric, float32 [K, K].
+        stiffness: t'Ht of the group, float32 [N]; filled in where it is NaN.
+        columns: of the group; both ends are given.
+        threads: threads to use.
+
+    Raises:
+        ValidationError: a dtype or a shape that does not fit, or columns that are not there.
+    """
+    return _native.weigh_group(
+        levels, slope, hessian, stiffness, columns.start, columns.stop - columns.start, threads
+    )
+
+
+@refuses_bad_arrays
+def round_group(
+    levels: NDArray[np.float32],
+    slope: NDArray[np.float32],
+    hessian: NDArray[np.float32],
+    stiffness: NDArray[np.float32],
+    *,
+    columns: slice,
+    before: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    limit: int,
+    threads: int = 1,
+) -> bool:
+    """Gives each weight of a group its best level, one after another, and moves the slope; whether one moved.
+
+    Args:
+        levels: whole numbers, float32 [N, K]; those of the group change.
+        slope: float32 [N, K]; changes wherever a weight of the row did.
+        hessian: symmetric with a positive diagonal, float32 [K, K].
+        stiffness: float32 [N]; becomes NaN where a level moved.
+        columns: of the group; both ends are given.
+        before: the scales that the slope knows of, float32 [N].
+        scales: the scales from now on, float32 [N]; with 0 levels stay.
+        limit: the largest level, up to 127.
+        threads: threads to use.
+
+    Raises:
+        ValidationError: a dtype or a shape that does not fit, or columns that are not there.
+    """
+    return _native.round_group(
+        levels,
+        slope,
+        hessian,
+        stiffness,
+        columns.start,
+        columns.stop - columns.start,
+        before,
+        scales,
+        limit,
+        threads,
+    )

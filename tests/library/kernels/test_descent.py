@@ -1,0 +1,128 @@
+"""The native descent against its numpy twin, on every instruction set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tritium.errors import ValidationError
+from tritium.kernels import descent
+from tritium.kernels import reference_descent as reference
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows that descend, and what they share."""
+
+    levels: np.ndarray
+    slope: np.ndarray
+    hessian: np.ndarray
+    stiffness: np.ndarray
+
+    def copy(self) -> Rows:
+        return replace(self, **{name: value.copy() for name, value in vars(self).items()})
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return tuple(vars(self).values())
+
+
+def drawn(rows: int, inputs: int, *, seed: int, limit: int = 1) -> Rows:
+    draw = np.random.default_rng(seed)
+    read = draw.normal(size=(inputs + 5, inputs)) * draw.lognormal(size=inputs)
+    hessian = (read.T @ read).astype(np.float32)
+    hessian = np.maximum(hessian, hessian.T) + np.eye(inputs, dtype=np.float32)
+    levels = draw.integers(-limit, limit + 1, (rows, inputs)).astype(np.float32)
+    missed = draw.normal(size=(rows, inputs)) * draw.choice([0.01, 1.0], size=(rows, 1))
+    return Rows(
+        levels=levels,
+        slope=(missed @ hessian).astype(np.float32),
+        hessian=hessian,
+        stiffness=np.full(rows, np.nan, np.float32),
+    )
+
+
+@given(
+    rows=st.integers(1, 9),
+    inputs=st.integers(1, 150),
+    limit=st.sampled_from([1, 4, 13]),
+    seed=st.integers(0, 2**32 - 1),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_groups_step_as_the_reference_does(rows, inputs, limit, seed, data):
+    found = drawn(rows, inputs, seed=seed, limit=limit)
+    expected = found.copy()
+    draw = np.random.default_rng(seed)
+    size = data.draw(st.integers(1, inputs))
+    before = draw.choice([0.0, 0.5, 1.0], size=rows).astype(np.float32)
+    for first in range(0, inputs, size):
+        columns = slice(first, min(first + size, inputs))
+        pull = descent.weigh_group(*found.arrays, columns=columns)
+        np.testing.assert_array_equal(pull, reference.weigh_group(*expected.arrays, columns=columns))
+        scales = np.where(draw.random(rows) < 0.5, before, before * np.float32(1.125))
+        values = {"columns": columns, "before": before, "scales": scales, "limit": limit}
+        moved = descent.round_group(*found.arrays, **values)
+        assert moved == reference.round_group(*expected.arrays, **values)
+        for native, twin in zip(found.arrays, expected.arrays, strict=True):
+            np.testing.assert_array_equal(native, twin)
+
+
+def test_the_number_of_threads_changes_nothing():
+    one, three = (drawn(300, 200, seed=3) for _ in range(2))
+    columns, scales = slice(64, 192), np.full(300, 0.5, np.float32)
+    for threads, each in ((1, one), (3, three)):
+        descent.weigh_group(*each.arrays, columns=columns, threads=threads)
+        assert descent.round_group(
+            *each.arrays, columns=columns, before=scales, scales=2 * scales, limit=1, threads=threads
+        )
+    for alone, together in zip(one.arrays, three.arrays, strict=True):
+        np.testing.assert_array_equal(alone, together)
+
+
+def test_the_slope_stays_that_of_the_quadratic():
+    """What a step does to the slope is what the changed weights make of the Hessian."""
+    found = drawn(20, 96, seed=1)
+    begun = found.copy()
+    before, scales = np.full(20, 0.5, np.float32), np.full(20, 0.625, np.float32)
+    columns = slice(32, 64)
+    descent.weigh_group(*found.arrays, columns=columns)
+    descent.round_group(*found.arrays, columns=columns, before=before, scales=scales, limit=1)
+    change = np.zeros((20, 96))
+    change[:, columns] = found.levels[:, columns] * 0.625 - begun.levels[:, columns] * 0.5
+    expected = begun.slope - change @ begun.hessian.astype(np.float64)
+    np.testing.assert_allclose(found.slope, expected, rtol=1e-4, atol=1e-4 * np.abs(begun.slope).max())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"slope": np.zeros((4, 9), np.float32)}, "slope"),
+        ({"levels": np.zeros((4, 8), np.int8)}, "levels"),
+        ({"hessian": np.zeros((8, 9), np.float32)}, "hessian"),
+        ({"stiffness": np.zeros(3, np.float32)}, "stiffness"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(change, message):
+    rows = replace(drawn(4, 8, seed=0), **change)
+    with pytest.raises(ValidationError, match=message):
+        descent.weigh_group(*rows.arrays, columns=slice(0, 8))
+
+
+def test_columns_and_scales_that_are_not_there_are_refused():
+    rows = drawn(4, 8, seed=0)
+    ones = np.ones(4, np.float32)
+    for columns in (slice(0, 9), slice(-1, 4), slice(4, 4)):
+        with pytest.raises(ValidationError, match="columns"):
+            descent.weigh_group(*rows.arrays, columns=columns)
+    good = {"columns": slice(0, 8), "before": ones, "scales": ones, "limit": 1}
+    with pytest.raises(ValidationError, match="scales"):
+        descent.round_group(*rows.arrays, **{**good, "scales": ones[:3]})
+    with pytest.raises(ValidationError, match="limit"):
+        descent.round_group(*rows.arrays, **{**good, "limit": 128})

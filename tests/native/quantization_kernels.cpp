@@ -1,0 +1,66 @@
+// Random rows descend over one group of columns, twice.
+#include <algorithm>
+#include <limits>
+#include <memory>
+
+#include "agreement.h"
+
+namespace tritium::agreement {
+namespace {
+
+// Symmetric, with a diagonal that is positive.
+std::vector<float> random_hessian(Random& random, int64_t inputs) {
+  std::vector<float> hessian(static_cast<size_t>(inputs * inputs));
+  for (int64_t i = 0; i < inputs; ++i) {
+    for (int64_t j = 0; j < i; ++j) hessian[i * inputs + j] = hessian[j * inputs + i] = random.real();
+    hessian[i * inputs + i] = 2.0f + random.real();
+  }
+  return hessian;
+}
+
+Bytes descend(const KernelTable& table, Random& random) {
+  const int64_t rows = random.between(1, 4), inputs = random.between(1, 150);
+  const int limit = random.chance(2) ? 1 : 13;
+  const std::vector<float> hessian = random_hessian(random, inputs);
+  std::vector<float> levels(static_cast<size_t>(rows * inputs));
+  for (float& level : levels) level = static_cast<float>(random.between(-limit, limit));
+  std::vector<float> slope = random.reals(rows * inputs, 4.0f), pull(static_cast<size_t>(rows));
+  std::vector<float> before = random.reals(rows, 1.0f), scales = before;
+  std::vector<float> stiffness(pull.size(), std::numeric_limits<float>::quiet_NaN());
+  for (float& scale : scales)
+    scale = random.chance(4) ? 0.0f : scale * static_cast<float>(random.between(1, 2));
+  const auto has_moved = std::make_unique<bool[]>(pull.size());
+  DescentTask task{};
+  task.hessian = hessian.data();
+  task.inputs = inputs;
+  task.first = random.between(0, inputs - 1);
+  task.count = random.between(1, inputs - task.first);
+  task.limit = static_cast<float>(limit);
+  task.levels = levels.data();
+  task.slope = slope.data();
+  task.stiffness = stiffness.data();
+  task.pull = pull.data();
+  task.before = before.data();
+  task.scales = scales.data();
+  task.has_moved = has_moved.get();
+  Bytes bytes;
+  for (int step = 0; step < 2; ++step) {
+    table.weigh_group(task, 0, rows);
+    append(bytes, stiffness);
+    table.round_group(task, 0, rows);
+    task.before = scales.data();
+    for (const auto& values : {levels, slope, pull, stiffness}) append(bytes, values);
+    bytes.insert(bytes.end(), has_moved.get(), has_moved.get() + rows);
+  }
+  return bytes;
+}
+
+constexpr Case kCases[] = {{"descend", descend}};
+
+}  // namespace
+
+std::span<const Case> quantization_cases() {
+  return kCases;
+}
+
+}  // namespace tritium::agreement
