@@ -116,7 +116,7 @@ class Encoder:
         parts = (apply(f"{name}.attention.self.{part}", hidden) for part in ("query", "key", "value"))
         shape = (*hidden.shape[:2], self._config.num_heads, self._config.head_dim)
         q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=is_token[:, None, None, :])
+        mixed = _attended(q, k, v, is_seen=is_token[:, None, None, :])
         attended = apply(f"{name}.attention.output.dense", mixed.transpose(1, 2).flatten(2))
         hidden = self._normalised(attended + hidden, f"{name}.attention.output.LayerNorm")
         inner = functional.gelu(apply(f"{name}.intermediate.dense", hidden))
@@ -130,6 +130,12 @@ class Encoder:
     def _normalised(self, x: torch.Tensor, norm: str) -> torch.Tensor:
         weight, bias = self._norms[norm]
         return functional.layer_norm(x, (x.shape[-1],), weight, bias, self._config.norm_eps)
+
+
+def _attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, is_seen: torch.Tensor) -> torch.Tensor:
+    """Mix values [B, heads, T, dim]; going backwards, torch's fused kernel took 40 % of a step."""
+    scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    return torch.softmax(scores.masked_fill(~is_seen, -torch.inf), dim=-1) @ v
 
 
 def _tensor(weights: CheckpointWeights, name: str) -> torch.Tensor:
