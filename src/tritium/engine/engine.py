@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Protocol
 from tritium.engine.batch import apportion, lay_out
 from tritium.engine.cache import BlockAllocator
 from tritium.engine.config import EngineConfig
+from tritium.engine.fair_share import FairShare
 from tritium.engine.grammar import GrammarCompiler
 from tritium.engine.logprobs import first_token, score_token
 from tritium.engine.monitor import InferenceMetrics, InferenceMonitor
 from tritium.engine.pacing import PromptPacer
 from tritium.engine.request import ContextLengthExceededError, queue_full
 from tritium.engine.sampler import choose_tokens
-from tritium.engine.scheduler import Chunk, FirstComeFirstServed, Scheduler, SchedulingPolicy
+from tritium.engine.scheduler import Chunk, Scheduler, SchedulingPolicy
 from tritium.engine.sequence import Sequence
 from tritium.errors import BitNetServiceError, InsufficientMemoryError, ProcessingError, ValidationError
 from tritium.kernels.pages import BLOCK_SIZE, block_bytes
@@ -59,7 +60,7 @@ class Engine:
 
     Args:
         end_token_ids: tokens which end a text.
-        policy: who comes first when there is not enough for all.
+        policy: who comes first when there is not enough for all; None for fair shares of tenants.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Engine:
         self._allocator = BlockAllocator(num_blocks=self._cache.num_blocks, block_size=BLOCK_SIZE)
         self._scheduler = Scheduler(
             self._allocator,
-            policy=policy or FirstComeFirstServed(),
+            policy=FairShare() if policy is None else policy,
             max_batched_tokens=self.config.max_batched_tokens,
             max_running=self.config.max_running,
             shares_prefixes=self.config.shares_prefixes,
@@ -106,7 +107,7 @@ class Engine:
     @property
     def num_waiting(self) -> int:
         """Requests that hold no place in the batch yet."""
-        return len(self._scheduler.waiting)
+        return self._scheduler.num_waiting
 
     def validate(self, request: GenerationRequest) -> None:
         """Check that the request can run here at all; may be called from any thread.
@@ -304,6 +305,7 @@ class Engine:
         return texts
 
     def _extend(self, sequence: Sequence, token: int, logits: NDArray[np.float32]) -> str:
+        self._scheduler.record_token(sequence)
         now = time.monotonic()
         last = sequence.last_token_at
         self._monitor.record_token(

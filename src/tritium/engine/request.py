@@ -18,6 +18,8 @@ MAX_STOP_LENGTH = 1024
 MAX_SEED = 2**63 - 1
 MAX_LOGIT_BIASES = 1024
 MAX_TOP_LOGPROBS = 20
+MAX_WEIGHT = 32
+MAX_PRIORITY = 1000
 _LONGEST_SHOWN = 40  # characters of a wrong value that a message repeats
 
 
@@ -220,6 +222,12 @@ class GenerationRequest:
         arrival: `time.monotonic()` in seconds when it reached the engine's process.
         cache_salt: only requests with the same salt share computed prefixes, so that nobody can find out by
             timing what others have asked.
+        tenant: for whom it is; tenants share the engine by weight, however many requests each of them sends.
+        weight: the tenant's, 1 to 32: with twice the weight of another it gets twice the tokens.
+        priority: among the requests of its tenant the lower number comes first, from -1000 to 1000.
+
+    Raises:
+        ValidationError: weight or priority is out of range; details hold param and limit.
     """
 
     request_id: str
@@ -227,6 +235,13 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     arrival: float = field(default_factory=time.monotonic)
     cache_salt: str = ""
+    tenant: str = ""
+    weight: int = 1
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        whole_number_between("weight", self.weight, low=1, high=MAX_WEIGHT)
+        whole_number_between("priority", self.priority, low=-MAX_PRIORITY, high=MAX_PRIORITY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
