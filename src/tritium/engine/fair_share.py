@@ -20,6 +20,7 @@ PROMPT_PRICE = 1  # of a token of the prompt that has to be computed
 ANSWER_PRICE = 2  # of a token of the answer: it has a step of its own
 # Divisible by every weight: counters are whole numbers, and nothing is lost by rounding however long it runs.
 _UNIT = math.lcm(*range(1, MAX_WEIGHT + 1))
+_KEPT = 8  # one place in so many is kept for who comes while a single tenant has all the others
 _FEWEST_TENANTS = 1024  # below so many it does not pay to look for those that can be forgotten
 
 
@@ -60,9 +61,15 @@ class FairShare:
 
     The heap is lazy: counters only grow, so an entry that is out of date stands too far in front and is put
     right when it comes to the top. A charge is O(1), the next one amortised O(log tenants).
+
+    Args:
+        places: how many sequences may run at a time. While nobody else waits, a tenant is not given the last
+            eighth of them, if there ever was another: who comes next need not wait until an answer ends.
+            0 for none kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, places: int = 0) -> None:
+        self._most_alone = places - places // _KEPT
         self._tenants: dict[str, _Tenant] = {}
         self._heap: list[tuple[int, int, _Tenant]] = []  # (counter, turn) at most as large as they are now
         self._last: _Tenant | None = None  # who left the queue last
@@ -84,9 +91,9 @@ class FairShare:
         self._enqueue(tenant, sequence)
 
     def next(self) -> Sequence | None:
-        """Return the first sequence of the tenant with the lowest counter."""
+        """Return the first sequence of the tenant with the lowest counter; None if no place is for it."""
         tenant = self._lowest()
-        return None if tenant is None else tenant.line.first
+        return None if tenant is None or self._leaves_the_rest(tenant) else tenant.line.first
 
     def start(self, sequence: Sequence) -> None:
         """Charge what is left of the prompt, unless it is computed again because blocks were taken."""
@@ -112,6 +119,11 @@ class FairShare:
     def rank(self, sequence: Sequence) -> tuple[float, ...]:
         """Return the tenant's counter, then the order within it."""
         return (self._tenants[sequence.request.tenant].counter, *_order_within(sequence))
+
+    def _leaves_the_rest(self, tenant: _Tenant) -> bool:
+        is_alone = len(tenant.line) == self._num_waiting
+        has_most = 0 < self._most_alone <= tenant.known - len(tenant.line)
+        return is_alone and has_most and len(self._tenants) > 1
 
     @staticmethod
     def _serve(tenant: _Tenant, price: int) -> None:

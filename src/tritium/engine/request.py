@@ -9,7 +9,13 @@ from numbers import Integral, Real
 from typing import Literal
 
 from tritium.engine.grammar import Grammar
-from tritium.errors import ErrorCategory, ResourceError, ValidationError
+from tritium.errors import (
+    BitNetServiceError,
+    ErrorCategory,
+    ProcessingError,
+    ResourceError,
+    ValidationError,
+)
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -28,7 +34,7 @@ class ContextLengthExceededError(ValidationError):
 
 
 class QueueFullError(ResourceError):
-    """Too many requests are waiting already; details: limit, current, retry_after (seconds)."""
+    """Too much waits already; details: limit_name, limit, current, retry_after (seconds)."""
 
     category = ErrorCategory.RATE_LIMITED
 
@@ -41,13 +47,6 @@ def no_generator() -> ValidationError:
 def no_encoder() -> ValidationError:
     """Return what is raised when a model that writes is asked to embed."""
     return ValidationError("This model writes text; it does not turn texts into vectors.", param="model")
-
-
-def queue_full(*, limit: int, current: int) -> QueueFullError:
-    """Return what is raised when as many requests wait as may wait."""
-    return QueueFullError(
-        "Too many requests are waiting: try again soon.", limit=limit, current=current, retry_after=1
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +280,8 @@ class TokenOutput:
         peak_kv_bytes: the most key-value memory it held, shared blocks included.
         cached_tokens: tokens of the prompt that earlier requests had computed.
         error: for finish reason "error": what happened.
+        retry_after: for a request that had to wait too long and was not begun: seconds until it may be tried
+            again.
         logprobs: if asked for, the tokens which `text` shows, at least in part: joined over an answer they
             spell its text. The token that ends it is not among them.
     """
@@ -296,7 +297,15 @@ class TokenOutput:
     peak_kv_bytes: int
     cached_tokens: int = 0
     error: str | None = None
+    retry_after: float | None = None
     logprobs: tuple[ScoredToken, ...] = ()
+
+    def to_error(self) -> BitNetServiceError:
+        """Return what is raised for finish reason "error"."""
+        message = self.error or "The generation failed."
+        if self.retry_after is None:
+            return ProcessingError(message)
+        return QueueFullError(message, retry_after=self.retry_after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -274,7 +274,12 @@ def test_a_full_queue_refuses_one_more(new_engine, new_request):
     engine.add_request(new_request("b", "In"))
     with pytest.raises(QueueFullError) as caught:
         engine.add_request(new_request("c", "In"))
-    assert caught.value.details == {"limit": 2, "current": 2, "retry_after": 1}
+    assert caught.value.details == {
+        "limit_name": "requests",
+        "limit": 2,
+        "current": 2,
+        "retry_after": 1,
+    }
 
 
 def test_a_budget_below_one_block_is_refused(new_engine):
