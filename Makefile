@@ -16,10 +16,10 @@ export UV_LINK_MODE := copy
 # Where this is set, each of the many processes that tests and demo start compiles every module it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 soak wheel-test lock docs clean
+.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 soak soak-fairness wheel-test lock docs clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}'
 
 demo: $(STAMPS)/platform ## Quantize, deploy, serve two tenants, bill and audit: the main job end to end
 	$(BIN)/python examples/demo.py
@@ -57,6 +57,9 @@ bench-peers-avx2: $(STAMPS)/dev $(STAMPS)/peers-avx2 ## The same with AVX2 on bo
 
 soak: $(STAMPS)/dev ## Kill and restart the platform under load, many times
 	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" --timeout 7200
+
+soak-fairness: $(STAMPS)/dev ## Check the bound of fair turns on TRITIUM_FAIRNESS_TRACES (100,000) generated traces
+	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" tests/library/engine/test_fairness_bound.py
 
 wheel-test: $(STAMPS)/dev ## Install the bare wheel into a clean environment and run tests/library there
 	PYTHON=$(PYTHON) bash tests/wheel.sh

@@ -152,3 +152,31 @@ async def test_an_engine_that_could_not_be_started_is_tried_again(tmp_path, scri
         assert process.status.last_error is None
     finally:
         await process.stop()
+
+
+async def test_tenants_share_an_engine_and_a_tenants_urgent_request_comes_first(engine):
+    begun = []
+
+    async def run(name, tenant, priority=0):
+        asked = GenerationRequest(
+            request_id=name,
+            prompt_token_ids=(5, 6, 7),
+            sampling=SamplingParams(max_tokens=150, ignore_eos=True),
+            tenant=tenant,
+            weight=4 if tenant == "quiet" else 1,
+            priority=priority,
+        )
+        outputs = engine.generate(asked)
+        await anext(outputs)
+        begun.append(name)
+        assert [output async for output in outputs][-1].finish_reason == "length"
+
+    flood = [run(f"flood {place}", "flood") for place in range(48)]  # 32 share a step
+    tasks = [asyncio.create_task(each) for each in flood]
+    await wait_for(lambda: len(begun) == 32)
+    tasks.append(asyncio.create_task(run("urgent", "flood", priority=-1)))
+    tasks.append(asyncio.create_task(run("quiet", "quiet")))
+    await asyncio.gather(*tasks)
+    waited = begun[32:]
+    assert len(waited) == 18
+    assert max(waited.index("quiet"), waited.index("urgent")) < 8

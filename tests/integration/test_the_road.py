@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
+from tritium.engine.request import SamplingParams
+
 PROMPT = [{"role": "user", "content": "In the beginning"}]
 
 
@@ -251,3 +253,27 @@ def test_readiness_and_metrics_show_models_and_tiers_but_no_tenant(running, shop
     assert 'tritium_requests_total{model="scripture-bitnet-6m-bitlinear"' in text
     assert 'tier="developer"' in text
     assert not any(tenant["id"] in text or tenant["organization_name"] in text for tenant in tenants)
+
+
+def test_a_tenant_its_tier_and_the_priority_travel_with_the_request(running, shop):
+    key, model = shop
+    _, business_key = running.tenant(name="Big", tier="business")
+    business_model = running.deploy(business_key)
+    inference, gateway = running.platform.inference, running.platform.gateway
+
+    def scheduled(key, model):
+        context = running.run(gateway.authenticate(key))
+        work = inference.schedule_generation(
+            context, request_id="r", model=model, prompt="In", sampling=SamplingParams(), priority=7
+        )
+        return context, running.run(work).request
+
+    context, request = scheduled(key, model)
+    assert (request.tenant, request.weight, request.priority) == (str(context.tenant_id), 1, 7)
+    assert scheduled(business_key, business_model)[1].weight == 16
+    answer = running.openai(key).completions.create(
+        model=model, prompt="In", max_tokens=3, extra_body={"priority": -3}
+    )
+    assert answer.usage.completion_tokens <= 3
+    with pytest.raises(openai.BadRequestError, match="priority"):
+        running.openai(key).completions.create(model=model, prompt="In", extra_body={"priority": 5000})

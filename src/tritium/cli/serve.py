@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(envvar="TRITIUM_API_KEY", help="What callers must send; by default everybody is let in."),
+ApiKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="TRITIUM_API_KEY",
+        help="What callers must send; by default everybody is let in. Give several (in the variable: with "
+        "spaces between them), and each is a tenant with its fair share.",
+    ),
 ]
 KvDtypeOption = Annotated[
     str, typer.Option(help="What the key-value cache holds: int8, fp16 or fp32 (four times the memory).")
@@ -40,7 +44,7 @@ def serve(
     *,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    api_key: ApiKey = None,
+    api_key: ApiKeys = None,
     name: Name = None,
     threads: ThreadsOption = None,
     kv_dtype: KvDtypeOption = "int8",
@@ -54,16 +58,19 @@ def serve(
         import uvicorn
 
         from tritium.engine.config import EngineConfig
-        from tritium.protocol.app import DRAIN_SECONDS, create_app
+        from tritium.protocol.app import DRAIN_SECONDS, MOST_WAITING_SECONDS, create_app
     except ImportError as error:
         raise MissingExtraError(extra="serve", feature="The server") from error
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         _bind(listener, host, port)  # before a large model is loaded for nothing
-        limits = EngineConfig(kv_dtype=cast("KvDtype", kv_dtype))  # which refuses any other
+        limits = EngineConfig(
+            kv_dtype=cast("KvDtype", kv_dtype),  # which refuses any other
+            max_waiting_seconds=MOST_WAITING_SECONDS,
+        )
         app = create_app(model, api_key=api_key, served_name=name, threads=threads, config=limits)
         url = _url(host, listener.getsockname()[1])
-        if api_key is None and not _is_local(host):
+        if not api_key and not _is_local(host):
             write_note(
                 "Warning: everybody who reaches this address is let in; give --api-key to change that."
             )

@@ -9,6 +9,10 @@ from tritium.errors import ValidationError
 from tritium.kernels.pages import KV_DTYPES, KvDtype
 
 _LARGEST = 2**63 - 1
+_COUNTS = (
+    "kv_cache_bytes", "max_batched_tokens", "max_running", "max_waiting", "max_waiting_tokens",
+    "max_waiting_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +20,7 @@ class EngineConfig:
     """Budgets of one engine; all are hard.
 
     Raises:
-        ValidationError: a limit below 1, or no whole number.
+        ValidationError: a limit below 1 (or not above 0, for seconds), or no whole number.
 
     Attributes:
         kv_cache_bytes: memory of the key-value cache (never more than `max_running` full contexts need).
@@ -24,7 +28,11 @@ class EngineConfig:
         shares_prefixes: whether requests with the same beginning and salt compute it once.
         max_batched_tokens: tokens computed in one step, over all requests; long prompts are cut into chunks.
         max_running: requests that share a step.
-        max_waiting: requests that wait; one more is refused.
+        max_waiting: requests that wait; one more is refused. Of this and the next two a tenant that has a
+            name may hold at most as much as it leaves free.
+        max_waiting_tokens: tokens of their prompts together.
+        max_waiting_bytes: their size together: prompts, grammars, stop texts, biases.
+        max_waiting_seconds: who had no turn for so long is refused; None = it may wait for ever.
         max_context: prompt and answer together, in tokens; None = what the model was trained for.
     """
 
@@ -34,11 +42,19 @@ class EngineConfig:
     max_batched_tokens: int = 512
     max_running: int = 32
     max_waiting: int = 256
+    max_waiting_tokens: int = 2**20
+    max_waiting_bytes: int = 64 * 2**20
+    max_waiting_seconds: float | None = None
     max_context: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("kv_cache_bytes", "max_batched_tokens", "max_running", "max_waiting"):
+        for name in _COUNTS:
             whole_number_between(name, getattr(self, name), low=1, high=_LARGEST)
+        seconds = self.max_waiting_seconds
+        if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds < _LARGEST):
+            raise ValidationError(
+                "max_waiting_seconds must be a number above 0, or None.", param="max_waiting_seconds"
+            )
         if not isinstance(self.shares_prefixes, bool):
             raise ValidationError("shares_prefixes must be True or False.", param="shares_prefixes")
         if self.kv_dtype not in KV_DTYPES:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Protocol
 from tritium.engine.batch import apportion, lay_out
 from tritium.engine.cache import BlockAllocator
 from tritium.engine.config import EngineConfig
+from tritium.engine.fair_share import FairShare
 from tritium.engine.grammar import GrammarCompiler
 from tritium.engine.logprobs import first_token, score_token
 from tritium.engine.monitor import InferenceMetrics, InferenceMonitor
 from tritium.engine.pacing import PromptPacer
-from tritium.engine.request import ContextLengthExceededError, queue_full
+from tritium.engine.request import ContextLengthExceededError
 from tritium.engine.sampler import choose_tokens
-from tritium.engine.scheduler import Chunk, FirstComeFirstServed, Scheduler, SchedulingPolicy
+from tritium.engine.scheduler import Chunk, Scheduler, SchedulingPolicy
 from tritium.engine.sequence import Sequence
+from tritium.engine.waiting_room import WaitingRoom
 from tritium.errors import BitNetServiceError, InsufficientMemoryError, ProcessingError, ValidationError
 from tritium.kernels.pages import BLOCK_SIZE, block_bytes
 from tritium.model.batch import KVCache
@@ -59,7 +61,7 @@ class Engine:
 
     Args:
         end_token_ids: tokens which end a text.
-        policy: who comes first when there is not enough for all.
+        policy: who comes first when there is not enough for all; None for fair shares of tenants.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Engine:
         policy: SchedulingPolicy | None = None,
     ) -> None:
         self.config = config or EngineConfig()
+        self.room = WaitingRoom(self.config)
         self.tokenizer = tokenizer
         self._model = model
         self._end_tokens = frozenset(end_token_ids)
@@ -79,7 +82,7 @@ class Engine:
         self._allocator = BlockAllocator(num_blocks=self._cache.num_blocks, block_size=BLOCK_SIZE)
         self._scheduler = Scheduler(
             self._allocator,
-            policy=policy or FirstComeFirstServed(),
+            policy=FairShare(places=self.config.max_running) if policy is None else policy,
             max_batched_tokens=self.config.max_batched_tokens,
             max_running=self.config.max_running,
             shares_prefixes=self.config.shares_prefixes,
@@ -106,7 +109,7 @@ class Engine:
     @property
     def num_waiting(self) -> int:
         """Requests that hold no place in the batch yet."""
-        return len(self._scheduler.waiting)
+        return self._scheduler.num_waiting
 
     def validate(self, request: GenerationRequest) -> None:
         """Check that the request can run here at all; may be called from any thread.
@@ -140,15 +143,18 @@ class Engine:
 
         Raises:
             ValidationError: it can never run here, or its id is in use.
-            QueueFullError: too many requests wait already.
+            QueueFullError: too much waits already; who has a place in the `room` is not refused.
         """
         self.validate(request)
         if request.request_id in self._sequences:
             raise ValidationError("A request with this id is running already.", param="request_id")
-        if self.num_waiting >= self.config.max_waiting:
-            raise queue_full(limit=self.config.max_waiting, current=self.num_waiting)
+        self.room.enter(request)
         if grammar is None and request.sampling.grammar is not None:
-            grammar = self.compile_grammar(request.sampling.grammar)
+            try:
+                grammar = self.compile_grammar(request.sampling.grammar)
+            except BitNetServiceError:
+                self.room.leave(request.request_id)
+                raise
         self._serial += 1
         sequence = self._new_sequence(request, grammar=grammar)
         self._sequences[request.request_id] = sequence
@@ -160,14 +166,15 @@ class Engine:
         if sequence is None:
             return None
         sequence.finish_reason = "abort"
-        return self._finish(sequence, text="", token_ids=(), error=None)
+        return self._finish(sequence, text="", token_ids=())
 
     def fail_all(self, message: str) -> list[TokenOutput]:
         """End every request with an error and return their last outputs."""
         return [self._fail(sequence, message) for sequence in list(self._sequences.values())]
 
     def failed_output(self, request: GenerationRequest, message: str) -> TokenOutput:
-        """Return the only output of a request that could not be added."""
+        """Return the only output of a request that could not be added; its place is free again."""
+        self.room.leave(request.request_id)
         sequence = self._new_sequence(request)
         sequence.finish_reason = "error"
         return sequence.output(text="", token_ids=(), block_bytes=0, now=time.monotonic(), error=message)
@@ -175,15 +182,20 @@ class Engine:
     def step(self) -> list[TokenOutput]:
         """Compute one batch and return what it added to each request that got a token or ended.
 
-        The step's time is divided among its requests by the tokens they had in it.
+        The step's time is divided among its requests by the tokens they had in it. Who has waited too long
+        is sent away before.
         """
         started = time.monotonic_ns()
+        overdue = [
+            self._send_away(each) for each in self.room.overdue(started / 1e9) if each in self._sequences
+        ]
         chunks = self._scheduler.schedule(prompt_tokens=self._pacer.budget)
         if not chunks:
-            return []
+            return overdue
         for chunk in chunks:
             if chunk.sequence.first_step_at is None:
                 chunk.sequence.first_step_at = started / 1e9
+                self.room.leave(chunk.sequence.request.request_id)
         writing = sum(chunk.num_tokens == 1 and chunk.needs_logits for chunk in chunks)
         logits, errors = self._compute(chunks)
         for chunk in chunks:
@@ -199,9 +211,8 @@ class Engine:
         shares = apportion(elapsed, shares=[chunk.num_tokens for chunk in chunks])
         for chunk, share in zip(chunks, shares, strict=True):
             chunk.sequence.compute_nanoseconds += share
-        return [
-            output for chunk in chunks if (output := self._output(chunk.sequence, texts, errors)) is not None
-        ]
+        outputs = [self._output(chunk.sequence, texts, errors) for chunk in chunks]
+        return overdue + [output for output in outputs if output is not None]
 
     def metrics(self) -> InferenceMetrics:
         """Return the figures of this moment; may be called from any thread."""
@@ -218,6 +229,7 @@ class Engine:
             generated_tokens=monitor.generated_tokens,
             cached_tokens=monitor.cached_tokens,
             preemptions=self._scheduler.num_preemptions,
+            refused=dict(self.room.refused),
             finished=dict(monitor.finished),
             time_to_first_token=monitor.time_to_first_token.histogram(),
             inter_token_latency=monitor.inter_token_latency.histogram(),
@@ -304,6 +316,7 @@ class Engine:
         return texts
 
     def _extend(self, sequence: Sequence, token: int, logits: NDArray[np.float32]) -> str:
+        self._scheduler.record_token(sequence)
         now = time.monotonic()
         last = sequence.last_token_at
         self._monitor.record_token(
@@ -329,22 +342,38 @@ class Engine:
             return None  # its prompt is not computed to the end yet
         text, token_ids = texts[request_id], (sequence.tokens[-1],)
         if sequence.finish_reason is not None:
-            return self._finish(sequence, text=text, token_ids=token_ids, error=None)
+            return self._finish(sequence, text=text, token_ids=token_ids)
         return sequence.output(
             text=text, token_ids=token_ids, block_bytes=self.block_bytes, now=time.monotonic()
         )
 
-    def _fail(self, sequence: Sequence, message: str) -> TokenOutput:
+    def _fail(self, sequence: Sequence, message: str, *, retry_after: float | None = None) -> TokenOutput:
         sequence.finish_reason = "error"
-        return self._finish(sequence, text="", token_ids=(), error=message)
+        return self._finish(sequence, text="", token_ids=(), error=message, retry_after=retry_after)
+
+    def _send_away(self, request_id: str) -> TokenOutput:
+        message, retry_after = self.room.waited_too_long()
+        return self._fail(self._sequences[request_id], message, retry_after=retry_after)
 
     def _finish(
-        self, sequence: Sequence, *, text: str, token_ids: tuple[int, ...], error: str | None
+        self,
+        sequence: Sequence,
+        *,
+        text: str,
+        token_ids: tuple[int, ...],
+        error: str | None = None,
+        retry_after: float | None = None,
     ) -> TokenOutput:
         del self._sequences[sequence.request.request_id]
         self._scheduler.remove(sequence)
+        self.room.leave(sequence.request.request_id)
         output = sequence.output(
-            text=text, token_ids=token_ids, block_bytes=self.block_bytes, now=time.monotonic(), error=error
+            text=text,
+            token_ids=token_ids,
+            block_bytes=self.block_bytes,
+            now=time.monotonic(),
+            error=error,
+            retry_after=retry_after,
         )
         self._monitor.record_end(output)
         return output

@@ -40,6 +40,8 @@ class InferenceMetrics:
         step_seconds: time in steps altogether.
         cached_tokens: of the prompts' tokens, those that earlier requests had computed.
         finished: requests by finish reason.
+        refused: requests that found no place to wait, by the limit in the way; "seconds" for those that
+            had one and waited too long.
         time_to_first_token: from arrival to the first token, per request.
         inter_token_latency: from one token to the next, per token.
     """
@@ -56,6 +58,7 @@ class InferenceMetrics:
     cached_tokens: int
     preemptions: int
     finished: Mapping[str, int]
+    refused: Mapping[str, int]
     time_to_first_token: Histogram
     inter_token_latency: Histogram
 

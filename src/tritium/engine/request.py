@@ -9,7 +9,13 @@ from numbers import Integral, Real
 from typing import Literal
 
 from tritium.engine.grammar import Grammar
-from tritium.errors import ErrorCategory, ResourceError, ValidationError
+from tritium.errors import (
+    BitNetServiceError,
+    ErrorCategory,
+    ProcessingError,
+    ResourceError,
+    ValidationError,
+)
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -18,6 +24,8 @@ MAX_STOP_LENGTH = 1024
 MAX_SEED = 2**63 - 1
 MAX_LOGIT_BIASES = 1024
 MAX_TOP_LOGPROBS = 20
+MAX_WEIGHT = 32
+MAX_PRIORITY = 1000
 _LONGEST_SHOWN = 40  # characters of a wrong value that a message repeats
 
 
@@ -26,7 +34,7 @@ class ContextLengthExceededError(ValidationError):
 
 
 class QueueFullError(ResourceError):
-    """Too many requests are waiting already; details: limit, current, retry_after (seconds)."""
+    """Too much waits already; details: limit_name, limit, current, retry_after (seconds)."""
 
     category = ErrorCategory.RATE_LIMITED
 
@@ -39,13 +47,6 @@ def no_generator() -> ValidationError:
 def no_encoder() -> ValidationError:
     """Return what is raised when a model that writes is asked to embed."""
     return ValidationError("This model writes text; it does not turn texts into vectors.", param="model")
-
-
-def queue_full(*, limit: int, current: int) -> QueueFullError:
-    """Return what is raised when as many requests wait as may wait."""
-    return QueueFullError(
-        "Too many requests are waiting: try again soon.", limit=limit, current=current, retry_after=1
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +221,12 @@ class GenerationRequest:
         arrival: `time.monotonic()` in seconds when it reached the engine's process.
         cache_salt: only requests with the same salt share computed prefixes, so that nobody can find out by
             timing what others have asked.
+        tenant: for whom it is; tenants share the engine by weight, however many requests each of them sends.
+        weight: the tenant's, 1 to 32: with twice the weight of another it gets twice the tokens.
+        priority: among the requests of its tenant the lower number comes first, from -1000 to 1000.
+
+    Raises:
+        ValidationError: weight or priority is out of range; details hold param and limit.
     """
 
     request_id: str
@@ -227,6 +234,13 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     arrival: float = field(default_factory=time.monotonic)
     cache_salt: str = ""
+    tenant: str = ""
+    weight: int = 1
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        whole_number_between("weight", self.weight, low=1, high=MAX_WEIGHT)
+        whole_number_between("priority", self.priority, low=-MAX_PRIORITY, high=MAX_PRIORITY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +280,8 @@ class TokenOutput:
         peak_kv_bytes: the most key-value memory it held, shared blocks included.
         cached_tokens: tokens of the prompt that earlier requests had computed.
         error: for finish reason "error": what happened.
+        retry_after: for a request that had to wait too long and was not begun: seconds until it may be tried
+            again.
         logprobs: if asked for, the tokens which `text` shows, at least in part: joined over an answer they
             spell its text. The token that ends it is not among them.
     """
@@ -281,7 +297,15 @@ class TokenOutput:
     peak_kv_bytes: int
     cached_tokens: int = 0
     error: str | None = None
+    retry_after: float | None = None
     logprobs: tuple[ScoredToken, ...] = ()
+
+    def to_error(self) -> BitNetServiceError:
+        """Return what is raised for finish reason "error"."""
+        message = self.error or "The generation failed."
+        if self.retry_after is None:
+            return ProcessingError(message)
+        return QueueFullError(message, retry_after=self.retry_after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
-from tritium.engine.request import TokenOutput, no_encoder, no_generator, queue_full
-from tritium.errors import BitNetServiceError, PlatformError, ProcessingError, ValidationError
+from tritium.engine.request import TokenOutput, no_encoder, no_generator
+from tritium.errors import BitNetServiceError, PlatformError, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,7 @@ class TokenStream:
 
     Raises:
         ProcessingError: (from iteration) the generation failed; the engine goes on with the others.
+        QueueFullError: (from iteration) it had to wait too long.
     """
 
     def __init__(self, owner: EngineThread, request_id: str) -> None:
@@ -48,7 +49,7 @@ class TokenStream:
         output = await self._outputs.get()
         self._is_finished = output.finish_reason is not None
         if output.finish_reason == "error":
-            raise ProcessingError(output.error or "The generation failed.")
+            raise output.to_error()
         return output
 
     async def aclose(self) -> None:
@@ -101,7 +102,8 @@ class EngineThread:
         if self._engine is None or grammar is None:
             return self.submit(request)
         with self._wake:
-            self._require_place(self._engine)
+            self._require_open()
+        self._engine.room.require_place(request)
         self._engine.validate(request)
         loop = asyncio.get_running_loop()
         matcher = await loop.run_in_executor(self._compiling, self._engine.compile_grammar, grammar)
@@ -112,7 +114,7 @@ class EngineThread:
 
         Raises:
             ValidationError: it can never run here (too long, not a text generator, its id is in use).
-            QueueFullError: too many requests wait already.
+            QueueFullError: too much waits already, of this tenant or altogether.
             PlatformError: the engine is draining or closed.
         """
         if self._engine is None:
@@ -120,9 +122,10 @@ class EngineThread:
         self._engine.validate(request)
         stream = TokenStream(self, request.request_id)
         with self._wake:
-            self._require_place(self._engine)
+            self._require_open()
             if request.request_id in self._streams:
                 raise ValidationError("A request with this id is running already.", param="request_id")
+            self._engine.room.enter(request)
             self._streams[request.request_id] = stream
             self._arrived.append((request, grammar))
             self._wake.notify_all()
@@ -179,13 +182,6 @@ class EngineThread:
     def metrics(self) -> InferenceMetrics | None:
         """The engine's figures; None for a model that only embeds."""
         return self._engine.metrics() if self._engine else None
-
-    def _require_place(self, engine: Engine) -> None:
-        self._require_open()
-        limit = engine.config.max_waiting
-        waiting = len(self._arrived) + engine.num_waiting
-        if waiting >= limit:
-            raise queue_full(limit=limit, current=waiting)
 
     def _require_open(self) -> None:
         if self._is_draining or self._is_closed or not self._thread.is_alive():

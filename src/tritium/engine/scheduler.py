@@ -14,18 +14,34 @@ MOST_SCORED = 64  # tokens of prompts that one step scores: each takes a row as 
 
 
 class SchedulingPolicy(Protocol):
-    """Puts requests in order: the lowest rank runs first, the highest gives its blocks back first."""
+    """Holds the sequences that wait, says whose turn it is, and is told who gets what."""
+
+    def __len__(self) -> int:
+        """Return how many sequences wait."""
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a new sequence wait."""
+
+    def next(self) -> Sequence | None:
+        """Return the one that waits and shall run next: None if nobody waits."""
+
+    def start(self, sequence: Sequence) -> None:
+        """Take note that the next one runs; what of its prompt is computed already, it shares."""
+
+    def stop(self, sequence: Sequence) -> None:
+        """Take note that a running sequence lost its blocks, and waits again."""
+
+    def charge(self, sequence: Sequence) -> None:
+        """Take note that a sequence was given a token of its answer."""
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, whether it waits or runs."""
 
     def rank(self, sequence: Sequence) -> tuple[float, ...]:
-        """Return the place of a sequence in the queue; unique per sequence."""
+        """Return the place of a running sequence, unique per sequence.
 
-
-class FirstComeFirstServed:
-    """Ranks by arrival."""
-
-    def rank(self, sequence: Sequence) -> tuple[float, ...]:
-        """Return the arrival, and the order of acceptance where two arrived in the same instant."""
-        return (sequence.request.arrival, sequence.serial)
+        The lowest gets its tokens first, the highest gives its blocks back first.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +78,6 @@ class Scheduler:
         max_running: int,
         shares_prefixes: bool = False,
     ) -> None:
-        self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self._allocator = allocator
@@ -72,15 +87,25 @@ class Scheduler:
         self._shares_prefixes = shares_prefixes
         self._scored_left = MOST_SCORED
 
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that hold no place in the batch."""
+        return len(self._policy)
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
-        self.waiting.append(sequence)
+        self._policy.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence in whatever state, and free its blocks."""
-        queue = self.running if sequence in self.running else self.waiting
-        queue.remove(sequence)
+        if sequence in self.running:
+            self.running.remove(sequence)
+        self._policy.remove(sequence)
         self._allocator.release(sequence.blocks)
+
+    def record_token(self, sequence: Sequence) -> None:
+        """Take note that a sequence was given a token."""
+        self._policy.charge(sequence)
 
     def remember(self, sequence: Sequence) -> None:
         """Let later requests find what a running sequence has computed."""
@@ -124,30 +149,32 @@ class Scheduler:
                 continue
             while not self._reserve(sequence, num_tokens):
                 # Only who is not yet scheduled in this step may lose: what was promised stays promised.
-                victim = ordered.pop() if ordered else sequence
+                victim = max([sequence, *ordered], key=self._policy.rank)
                 self._preempt(victim)
                 if victim is sequence:
-                    return budget
-            budget -= self._take(sequence, num_tokens, chunks)
+                    break
+                ordered.remove(victim)
+            else:
+                budget -= self._take(sequence, num_tokens, chunks)
         return budget
 
     def _admit_waiting(self, chunks: list[Chunk], budget: int) -> None:
         while budget and len(self.running) < self._max_running:
-            ready = [sequence for sequence in self.waiting if self._computable(sequence)]
-            if not ready:
+            sequence = self._policy.next()
+            if sequence is None:
                 return
-            sequence = min(ready, key=self._policy.rank)
             if self._shares_prefixes and not sequence.scores_prompt:  # what others computed cannot be scored
                 self._share_prefix(sequence)
             num_tokens = min(self._computable(sequence), budget)
             if not self._reserve(sequence, num_tokens):
                 self._give_back(sequence)
-                return
+                return  # nobody overtakes: who needs much would wait for ever
             if not sequence.num_preemptions:  # later it finds what it has computed itself
                 sequence.num_cached = sequence.num_computed
-            self.waiting.remove(sequence)
+            self._policy.start(sequence)
             self.running.append(sequence)
-            budget -= self._take(sequence, num_tokens, chunks)
+            if num_tokens:  # none are left in this step for one more prompt to be scored
+                budget -= self._take(sequence, num_tokens, chunks)
 
     def _computable(self, sequence: Sequence) -> int:
         """Return how many tokens of a sequence a step could compute, were there no budget of tokens."""
@@ -179,5 +206,5 @@ class Scheduler:
         self.running.remove(sequence)
         self._allocator.release(sequence.blocks)
         sequence.forget_computed()
-        self.waiting.append(sequence)
+        self._policy.stop(sequence)
         self.num_preemptions += 1

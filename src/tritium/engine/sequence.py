@@ -125,7 +125,14 @@ class Sequence:
         self.num_preemptions += 1
 
     def output(
-        self, *, text: str, token_ids: tuple[int, ...], block_bytes: int, now: float, error: str | None = None
+        self,
+        *,
+        text: str,
+        token_ids: tuple[int, ...],
+        block_bytes: int,
+        now: float,
+        error: str | None = None,
+        retry_after: float | None = None,
     ) -> TokenOutput:
         """Return what a step added, with everything used so far."""
         started = now if self.first_step_at is None else self.first_step_at
@@ -142,5 +149,6 @@ class Sequence:
             peak_kv_bytes=self.peak_blocks * block_bytes,
             cached_tokens=self.num_cached,
             error=error,
+            retry_after=retry_after,
             logprobs=self.scored.take(text, is_all=is_all_shown) if self.scored else (),
         )

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from tritium.errors import ProcessingError, ValidationError
+from tritium.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ class SharedEngine:
                     if output.finish_reason is not None:
                         running.discard(output.request_id)
                     if output.finish_reason == "error":
-                        raise ProcessingError(output.error or "The generation failed.")
+                        raise output.to_error()
                     yield output
         finally:
             self._abandon(running)
@@ -71,7 +71,7 @@ class SharedEngine:
         with self._lock:
             engine = self.engine
             self._abort_abandoned()
-            while waiting and engine.num_waiting < engine.config.max_waiting:
+            while waiting and engine.room.has_place(waiting[0]):
                 request = waiting.popleft()
                 engine.add_request(request)
                 running.add(request.request_id)

@@ -1,4 +1,4 @@
-"""The single-tenant server: one model behind the OpenAI routes."""
+"""The library's own server: one model behind the OpenAI routes, and no books."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tritium.protocol.backend import LocalBackend
 from tritium.protocol.routes import build_router, no_principal, request_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from starlette.responses import Response
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30.0
+MOST_WAITING_SECONDS = 60.0  # people have left by then, and programs try again
 
 
 def create_app(
     model_path: str | Path,
     *,
-    api_key: str | None = None,
+    api_key: str | Sequence[str] | None = None,
     served_name: str | None = None,
     threads: int | None = None,
     config: EngineConfig | None = None,
@@ -42,7 +43,8 @@ def create_app(
 
     Args:
         model_path: what `LLM` takes.
-        api_key: what callers must send as bearer token; None lets everybody in.
+        api_key: what callers must send as bearer token; of several each is a tenant that has its share of
+            the engine and its own prefixes. None lets everybody in.
         served_name: the model's name in requests; None = the last part of the path.
         threads: processor threads; None = as many as the machine has.
         config: budgets of the engine.
@@ -51,7 +53,8 @@ def create_app(
     Raises:
         ValidationError: the model cannot be loaded, or the key is empty.
     """
-    if api_key is not None and not api_key.strip():
+    keys = [api_key] if isinstance(api_key, str) else list(api_key or ())
+    if not all(key.strip() for key in keys):
         raise ValidationError(
             "The API key is empty: give one, or leave it out to let everybody in.", param="api_key"
         )
@@ -68,7 +71,7 @@ def create_app(
 
     app = FastAPI(title="Tritium", lifespan=lifespan)
     app.state.backend = backend
-    app.include_router(build_router(backend, principal_of=_bearer_check(api_key)))
+    app.include_router(build_router(backend, principal_of=_bearer_check(keys)))
     app.add_exception_handler(HTTPException, _unknown_route)
 
     async def health() -> JSONResponse:
@@ -81,16 +84,19 @@ def create_app(
     return app
 
 
-def _bearer_check(api_key: str | None) -> Callable[[Request], Awaitable[object]]:
-    if api_key is None:
+def _bearer_check(keys: Sequence[str]) -> Callable[[Request], Awaitable[object]]:
+    if not keys:
         return no_principal
-    expected = f"bearer {api_key}".encode()
+    tenants = {f"bearer {key}".encode(): f"key {place}" for place, key in enumerate(keys, start=1)}
 
-    async def check(request: Request) -> None:
+    async def check(request: Request) -> str:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        # Compared in constant time: the time of an answer says nothing about the key.
-        if not hmac.compare_digest(f"{scheme.lower()} {token.strip()}".encode(), expected):
+        sent = f"{scheme.lower()} {token.strip()}".encode()
+        # Compared in constant time, with all of them: the time of an answer says nothing about the keys.
+        found = [tenant for expected, tenant in tenants.items() if hmac.compare_digest(sent, expected)]
+        if not found:
             raise AuthenticationError("The API key is missing or wrong: send Authorization: Bearer <key>.")
+        return found[0]
 
     return check
 

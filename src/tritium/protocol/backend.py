@@ -1,4 +1,4 @@
-"""The backend of a single-tenant server: one model, in this process."""
+"""The backend of the library's own server: one model, in this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LocalBackend:
-    """Serves one loaded model under one name to everybody."""
+    """Serves one loaded model under one name; a principal that is a text is a tenant, all others are one."""
 
     def __init__(self, loaded: LoadedEngine, *, served_name: str | None = None) -> None:
         self.card = ModelCard(id=served_name or loaded.name, created=int(time.time()), owned_by="tritium")
@@ -40,7 +40,15 @@ class LocalBackend:
         self._require_generator()
         sampling = require_call(call.sampling, call.tool_use, tokenizer=self._loaded.tokenizer)
         token_ids = await asyncio.to_thread(self._encode, call.prompt, tool_use=call.tool_use)
-        request = GenerationRequest(request_id=call.request_id, prompt_token_ids=token_ids, sampling=sampling)
+        tenant = call.principal if isinstance(call.principal, str) else ""
+        request = GenerationRequest(
+            request_id=call.request_id,
+            prompt_token_ids=token_ids,
+            sampling=sampling,
+            cache_salt=tenant,
+            tenant=tenant,
+            priority=call.priority,
+        )
         return await self.thread.generate(request)
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:

@@ -46,6 +46,7 @@ class GenerationCall:
         is_stream: whether the caller reads the answer piece by piece.
         tool_use: the tools of a chat; whoever holds the tokenizer shows them to the model, and sees to it
             that one is called if one must be.
+        priority: among the caller's own requests the lower number comes first.
     """
 
     request_id: str
@@ -55,6 +56,7 @@ class GenerationCall:
     principal: object = None
     is_stream: bool = False
     tool_use: ToolUse | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,6 +92,7 @@ def chat_calls(body: ChatCompletionRequest, *, request_id: str, principal: objec
             ),
             principal=principal,
             is_stream=bool(body.stream),
+            priority=body.priority or 0,
             tool_use=body.tool_use,
         )
         for choice in range(body.n or 1)

@@ -48,6 +48,7 @@ def completion_calls(body: CompletionRequest, *, request_id: str, principal: obj
             ),
             principal=principal,
             is_stream=bool(body.stream),
+            priority=body.priority or 0,
         )
         for index, (prompt, choice) in enumerate(choices)
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic import ValidationError as SchemaError
 
-from tritium.engine.request import MAX_TOP_LOGPROBS
+from tritium.engine.request import MAX_PRIORITY, MAX_TOP_LOGPROBS
 from tritium.errors import ValidationError
 from tritium.protocol.messages import Message, ToolChoice, ToolDefinition, tool_use_of
 from tritium.protocol.structured import ResponseFormat, StructuredOutputs, chosen_form
@@ -122,6 +122,7 @@ class GenerationBody(WireRequest):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = 1
     stream: bool | None = False
     stream_options: StreamOptions | None = None
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     json_schema: dict[str, object] | None = None

@@ -78,6 +78,7 @@ class GatewayBackend:
             prompt=call.prompt,
             sampling=call.sampling,
             tool_use=call.tool_use,
+            priority=call.priority,
         )
         return await self._process(work, caller=_caller(call.principal))
 

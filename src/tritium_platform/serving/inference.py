@@ -15,7 +15,7 @@ from tritium_platform.errors import BitNetServiceError, ValidationError
 from tritium_platform.metering.model import LONGEST_NAME, OperationType, ResourceUsage, UsageQuantities
 from tritium_platform.serving import policy
 from tritium_platform.serving.model import Consumption, ModelKind, Outcome
-from tritium_platform.tenancy.model import Scope
+from tritium_platform.tenancy.model import TIER_WEIGHTS, Scope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -81,8 +81,11 @@ class InferenceService:
         prompt: Prompt,
         sampling: SamplingParams,
         tool_use: ToolUse | None = None,
+        priority: int = 0,
     ) -> ScheduledGeneration:
         """Find the deployment and count the prompt exactly, before anything is reserved.
+
+        Among the tenant's own requests the lower priority comes first; its tier is its weight among tenants.
 
         Raises:
             NotFoundError: the tenant has no such deployment.
@@ -103,6 +106,9 @@ class InferenceService:
             prompt_token_ids=token_ids,
             sampling=sampling,
             cache_salt=str(context.tenant_id),  # a tenant shares prefixes with itself alone
+            tenant=str(context.tenant_id),
+            weight=TIER_WEIGHTS[context.tier],
+            priority=priority,
         )
         return ScheduledGeneration(deployment=deployment, request=request, largest_tokens=largest)
 
@@ -195,6 +201,7 @@ class GenerateText:
         prompt: Prompt,
         sampling: SamplingParams,
         tool_use: ToolUse | None = None,
+        priority: int = 0,
     ) -> None:
         self.operation = operation
         self.model = model
@@ -204,6 +211,7 @@ class GenerateText:
         self._prompt = prompt
         self._sampling = sampling
         self._tool_use = tool_use
+        self._priority = priority
         self._scheduled: ScheduledGeneration | None = None
         self._last: TokenOutput | None = None
 
@@ -216,6 +224,7 @@ class GenerateText:
             prompt=self._prompt,
             sampling=self._sampling,
             tool_use=self._tool_use,
+            priority=self._priority,
         )
         self.subject = ResourceIdentifier("deployment", str(self._scheduled.deployment.id))
         return self._scheduled.largest_tokens

@@ -108,6 +108,12 @@ TIER_LIMITS: Mapping[TenantTier, TierLimits] = MappingProxyType(
 )
 
 
+# How tenants that want one engine at the same time share its tokens.
+TIER_WEIGHTS: Mapping[TenantTier, int] = MappingProxyType(
+    {TenantTier.DEVELOPER: 1, TenantTier.TEAM: 4, TenantTier.BUSINESS: 16}
+)
+
+
 def override_limits(limits: TierLimits, overrides: Mapping[str, int]) -> TierLimits:
     """Return the limits with some replaced by name; ValidationError for an unknown name or a bad number."""
     known = {each.name for each in fields(TierLimits)}

@@ -15,6 +15,7 @@ import structlog
 import zmq
 import zmq.asyncio
 
+from tritium.engine.config import EngineConfig
 from tritium.engine.loading import load_engine
 from tritium.engine.runner import EngineThread
 from tritium.errors import BitNetServiceError, ProcessingError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _HEARTBEAT_SECONDS = 1.0
+# A tenant may fill half of the places: as many as the highest tier has requests at a time.
+LIMITS = EngineConfig(max_waiting=512, max_waiting_seconds=60.0)
 
 
 class EngineServer:
@@ -133,7 +136,7 @@ async def _run(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> tuple[EngineThread, ModelFacts]:
-    loaded = load_engine(options.model, threads=options.threads or None)
+    loaded = load_engine(options.model, threads=options.threads or None, config=LIMITS)
     facts = ModelFacts(
         kind=ModelKind.EMBED if loaded.engine is None else ModelKind.GENERATE,
         vocabulary_size=loaded.tokenizer.vocab_size,

@@ -7,6 +7,7 @@ import pytest
 
 from tritium.engine.config import EngineConfig
 from tritium.engine.engine import Engine
+from tritium.engine.first_come import FirstComeFirstServed
 from tritium.engine.request import ContextLengthExceededError, QueueFullError
 from tritium.errors import InsufficientMemoryError, ProcessingError, ValidationError
 
@@ -192,7 +193,7 @@ def test_a_long_prompt_does_not_hold_up_those_who_are_writing(new_engine, new_re
 
 
 def test_the_policy_decides_who_comes_first(scripture, new_request, run_to_end):
-    class LastComeFirstServed:
+    class LastComeFirstServed(FirstComeFirstServed):
         def rank(self, sequence):
             return (-sequence.serial,)
 
@@ -206,6 +207,23 @@ def test_the_policy_decides_who_comes_first(scripture, new_request, run_to_end):
     for name in "abc":
         engine.add_request(new_request(name, "In", max_tokens=2))
     assert list(run_to_end(engine)) == ["c", "b", "a"]
+
+
+def test_a_flood_does_not_hold_up_another_tenant_and_changes_none_of_its_tokens(
+    new_engine, new_request, run_to_end
+):
+    engine = new_engine(max_running=2)
+    for number in range(12):
+        engine.add_request(dataclasses.replace(new_request(f"flood {number}", PROMPTS[1]), tenant="flood"))
+    for _ in range(30):
+        engine.step()
+    quiet = dataclasses.replace(new_request("quiet", PROMPTS[0], temperature=0.8, seed=3), tenant="quiet")
+    engine.add_request(quiet)
+    outputs = run_to_end(engine)
+    order = [request_id for request_id, own in outputs.items() if own[0].completion_tokens == 1]
+    assert order[0] == "quiet"
+    assert len(order) > 4
+    assert tokens_of(outputs["quiet"]) == alone(new_engine, run_to_end, quiet)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 6])
@@ -256,7 +274,12 @@ def test_a_full_queue_refuses_one_more(new_engine, new_request):
     engine.add_request(new_request("b", "In"))
     with pytest.raises(QueueFullError) as caught:
         engine.add_request(new_request("c", "In"))
-    assert caught.value.details == {"limit": 2, "current": 2, "retry_after": 1}
+    assert caught.value.details == {
+        "limit_name": "requests",
+        "limit": 2,
+        "current": 2,
+        "retry_after": 1,
+    }
 
 
 def test_a_budget_below_one_block_is_refused(new_engine):

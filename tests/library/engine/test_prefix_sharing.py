@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tritium.engine.cache import BlockAllocator
+from tritium.engine.first_come import FirstComeFirstServed
 from tritium.engine.request import GenerationRequest, SamplingParams
-from tritium.engine.scheduler import FirstComeFirstServed, Scheduler
+from tritium.engine.scheduler import Scheduler
 from tritium.engine.sequence import Sequence
 
 BLOCK = 4
