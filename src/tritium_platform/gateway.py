@@ -22,7 +22,7 @@ from tritium_platform.serving.model import Outcome
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
     from uuid import UUID
 
     from tritium_platform.audit.model import Detail
@@ -186,15 +186,28 @@ class Gateway:
         Raises:
             BitNetServiceError: whatever stands in the way; nothing stays reserved.
         """
+        (passage,) = await self.process_customer_requests([request], token=token, request_id=request_id)
+        return passage
+
+    async def process_customer_requests(
+        self, requests: Sequence[CustomerRequest[Piece]], *, token: str, request_id: str
+    ) -> list[Passage[Piece]]:
+        """Admit what one call asks for, all of it or nothing; as `process_customer_request` otherwise."""
         context = await self._tenancy.authenticate_request(token)
+        request = requests[0]
         try:
-            context.require(request.scope)
-            tokens = await request.admit(context)
-            admission = await self._books.quotas.reserve(context, requests=1, tokens=tokens)
+            tokens = []
+            for request in requests:
+                context.require(request.scope)
+                tokens.append(await request.admit(context))
+            admissions = await self._books.quotas.reserve_all(context, tokens=tokens)
         except BitNetServiceError as error:
             await self._refuse(request, context=context, error=error, request_id=request_id)
             raise
-        return Passage(self, request, context=context, admission=admission, request_id=request_id)
+        return [
+            Passage(self, request, context=context, admission=admission, request_id=request_id)
+            for request, admission in zip(requests, admissions, strict=True)
+        ]
 
     async def authenticate(self, token: str) -> TenantContext:
         """Return who is calling."""

@@ -61,24 +61,30 @@ class Fanout:
         self._texts: list[list[str]] = [[] for _ in calls]
         self._scored: list[list[ScoredToken]] = [[] for _ in calls]
         self._last: list[TokenOutput | None] = [None for _ in calls]
-        self._tasks = [
-            asyncio.create_task(self._pump(backend, index, call)) for index, call in enumerate(calls)
-        ]
+        self._task = asyncio.create_task(self._run(backend))
 
-    async def _pump(self, backend: InferenceBackend, index: int, call: GenerationCall) -> None:
+    async def _run(self, backend: InferenceBackend) -> None:
         try:
-            stream = await backend.generate(call)
-            is_finished = False
-            try:
-                async for output in stream:
-                    is_finished = output.finish_reason is not None
-                    self._outputs.put_nowait((index, output))
-                if not is_finished:
-                    raise ProcessingError("The generation ended without saying why.")
-            finally:
+            streams = await backend.generate(self._calls)
+        except Exception as error:  # noqa: BLE001 - it travels to the reader of the queue, which raises it
+            self._outputs.put_nowait((0, error))
+            return
+        try:
+            await asyncio.gather(*(self._pump(index, stream) for index, stream in enumerate(streams)))
+        finally:  # here, for a pump that is cancelled before it begins closes nothing
+            for stream in streams:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
+
+    async def _pump(self, index: int, stream: AsyncIterator[TokenOutput]) -> None:
+        try:
+            is_finished = False
+            async for output in stream:
+                is_finished = output.finish_reason is not None
+                self._outputs.put_nowait((index, output))
+            if not is_finished:
+                raise ProcessingError("The generation ended without saying why.")
         except Exception as error:  # noqa: BLE001 - it travels to the reader of the queue, which raises it
             self._outputs.put_nowait((index, error))
 
@@ -137,9 +143,8 @@ class Fanout:
 
     async def aclose(self) -> None:
         """Cancel what still runs and wait until the backend has let go of it."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
 
 async def client_left(receive: Receive) -> None:

@@ -12,7 +12,6 @@ from tritium.engine.request import ContextLengthExceededError, QueueFullError
 from tritium.protocol import calls, schemas
 from tritium_platform import errors as platform
 from tritium_platform.api.problems import RULES, MethodNotAllowedError, openai_envelope, problem_details
-from tritium_platform.api.ratelimits import headers_of_refusal
 from tritium_platform.serving.errors import EngineUnavailableError
 
 SOON = datetime(2026, 11, 23, tzinfo=UTC)
@@ -175,11 +174,6 @@ def test_every_class_of_the_tree_that_exists_anywhere_has_a_rule():
 def test_the_time_to_retry_is_the_one_the_limit_names():
     _, _, headers = openai_envelope(platform.RateLimitExceededError(**LIMITED))
     assert headers["Retry-After"] == "7"
-    assert headers_of_refusal(platform.RateLimitExceededError(**LIMITED)) == {
-        "x-ratelimit-limit-requests": "3",
-        "x-ratelimit-remaining-requests": "0",
-        "x-ratelimit-reset-requests": "7s",
-    }
 
 
 def test_what_is_not_of_the_tree_tells_the_caller_nothing():
