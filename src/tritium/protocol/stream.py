@@ -188,15 +188,15 @@ class EventStream(StreamingResponse):
         headers = {**headers, "cache-control": "no-cache"}
         super().__init__(self._events(), headers=headers, media_type="text/event-stream")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Send the stream."""
-        work = asyncio.create_task(self._send_all(send))
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream; `state["refusal"]` tells layers above of an error behind the status 200."""
+        work = asyncio.create_task(self._send_all(send, state=scope.setdefault("state", {})))
         try:
             await run_until_client_leaves(work, receive)
         finally:
             await asyncio.shield(self._fanout.aclose())
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, send: Send, *, state: dict[str, object]) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for event in self._events():
@@ -205,6 +205,7 @@ class EventStream(StreamingResponse):
             # The status is out already: the error becomes the last event, and the client library raises it.
             if not isinstance(error, BitNetServiceError):
                 logger.exception("a stream failed")
+            state["refusal"] = error
             _, body, _ = self._envelope(error)
             await send({"type": "http.response.body", "body": _event(body), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -12,11 +12,13 @@ from tritium_platform.api.deps import bearer_token
 from tritium_platform.api.ratelimits import REFUSALS_BY_LIMIT, limit_headers, month_after
 from tritium_platform.errors import NotFoundError
 from tritium_platform.metering.model import OperationType
+from tritium_platform.serving.idempotency import event_id_of
 from tritium_platform.serving.inference import EmbedTexts, GenerateText
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from uuid import UUID
 
     from fastapi import Request
 
@@ -30,12 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class HttpCaller:
-    """The principal of a wire request: who calls, with which key, and where to tell about the limits."""
+    """The principal of a wire request: who calls, with which key, and where to tell about the limits.
+
+    `kept_request_id` is that of a request with an idempotency key: however often it runs, it counts once.
+    """
 
     context: TenantContext
     token: str
     request_id: str
     headers: dict[str, str]
+    kept_request_id: UUID | None = None
 
 
 class GatewayBackend:
@@ -51,7 +57,13 @@ class GatewayBackend:
         request.state.caller = context
         # The outermost layer adds these to whatever the answer is, a refusal included.
         request.state.rate_limit_headers = headers = dict[str, str]()
-        return HttpCaller(context=context, token=token, request_id=request.state.request_id, headers=headers)
+        return HttpCaller(
+            context=context,
+            token=token,
+            request_id=request.state.request_id,
+            headers=headers,
+            kept_request_id=getattr(request.state, "kept_request_id", None),
+        )
 
     async def models(self, principal: object) -> Sequence[ModelCard]:
         """Return the caller's deployments: their names are what `model` may say."""
@@ -106,9 +118,11 @@ class GatewayBackend:
     async def _process(
         self, works: Sequence[CustomerRequest[Any]], *, caller: HttpCaller
     ) -> Sequence[Passage[Any]]:
+        kept = caller.kept_request_id
+        event_ids = kept and [event_id_of(kept, index=index) for index, _ in enumerate(works)]
         try:
             passages = await self._platform.gateway.process_customer_requests(
-                works, token=caller.token, request_id=caller.request_id
+                works, token=caller.token, request_id=caller.request_id, event_ids=event_ids
             )
         except NotFoundError:
             raise _no_such_model(works[0].model) from None

@@ -13,6 +13,11 @@ from tritium.protocol import calls, schemas
 from tritium_platform import errors as platform
 from tritium_platform.api.problems import RULES, MethodNotAllowedError, openai_envelope, problem_details
 from tritium_platform.serving.errors import EngineUnavailableError
+from tritium_platform.serving.idempotency import (
+    AnswerNotKeptError,
+    IdempotencyKeyReusedError,
+    StillRunningError,
+)
 
 SOON = datetime(2026, 11, 23, tzinfo=UTC)
 LIMITED = {
@@ -64,6 +69,16 @@ TABLE = [
     (MethodNotAllowedError("x"), 405, 405, "fix_request", "method_not_allowed", set()),
     (platform.NotFoundError("x"), 404, 404, "fix_request", "not_found", set()),
     (platform.ConflictError("x"), 409, 409, "fix_request", "conflict", set()),
+    (
+        StillRunningError("x", retry_after=1),
+        409,
+        409,
+        "retry_after",
+        "idempotent_request_running",
+        {"Retry-After"},
+    ),
+    (IdempotencyKeyReusedError("x"), 422, 422, "fix_request", "idempotency_key_reused", set()),
+    (AnswerNotKeptError("x"), 422, 422, "fix_request", "idempotent_answer_not_kept", set()),
     (
         platform.RequestTooLargeError(limit_name="t", limit=1, current=2),
         413,
