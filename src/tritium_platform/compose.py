@@ -20,6 +20,7 @@ from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
+from tritium_platform.adapters.sql.idempotency_store import SqlIdempotencyStore
 from tritium_platform.adapters.sql.job_store import SqlJobStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import migrate
@@ -41,6 +42,7 @@ from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.service import QuotaService
 from tritium_platform.security.service import LocalContainment, SecurityService
 from tritium_platform.serving.deployments import DeploymentService, ServingLimits
+from tritium_platform.serving.idempotency import IdempotencyService
 from tritium_platform.serving.inference import InferenceService
 from tritium_platform.serving.quantization import QuantizationService
 from tritium_platform.serving.quantization_work import QuantizationWork, WorkBooks
@@ -86,6 +88,7 @@ class Platform:
     job_queue: DbosJobQueue
     deployments: DeploymentService
     inference: InferenceService
+    idempotency: IdempotencyService
     gateway: Gateway
     metrics: Metrics
     is_ready: bool = False
@@ -123,6 +126,7 @@ class Platform:
         expired = await self.books.quotas.sweep()
         if expired:
             _log.warning("reservations_expired", count=len(expired))
+        await self.idempotency.sweep()
 
     async def _recover_audit(self) -> None:
         if self.books.audit is not None:
@@ -274,6 +278,13 @@ def _assemble(
         job_queue=job_queue,
         deployments=deployments,
         inference=InferenceService(deployments=deployments, registry=registry, load_tokenizer=Tokenizer),
+        idempotency=IdempotencyService(
+            store=SqlIdempotencyStore(database),
+            clock=clock,
+            secret=config.pepper(),
+            retention_seconds=config.idempotency_seconds,
+            most_keys=config.max_idempotency_keys,
+        ),
         gateway=Gateway(tenancy=tenancy, books=books),
         metrics=metrics,
     )

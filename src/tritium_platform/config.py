@@ -87,6 +87,10 @@ class PlatformConfig(BaseSettings):
     """How often changes of keys by other processes are looked for."""
     reservation_seconds: Annotated[float, Field(gt=0)] = 900.0
     """When a request that never ended gives back its quota."""
+    idempotency_seconds: Annotated[float, Field(ge=60, le=7 * 86_400)] = 86_400.0
+    """How long an answer under an Idempotency-Key is kept, encrypted, to be given again."""
+    max_idempotency_keys: Annotated[int, Field(gt=0)] = 10_000
+    """How many such answers one tenant may have at a time; more are refused."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long running requests may take to finish at the end."""
     tiers: dict[str, dict[str, int]] = {}

@@ -22,7 +22,7 @@ from tritium_platform.serving.model import Outcome
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
     from uuid import UUID
 
     from tritium_platform.audit.model import Detail
@@ -186,15 +186,43 @@ class Gateway:
         Raises:
             BitNetServiceError: whatever stands in the way; nothing stays reserved.
         """
+        (passage,) = await self.process_customer_requests([request], token=token, request_id=request_id)
+        return passage
+
+    async def process_customer_requests(
+        self,
+        requests: Sequence[CustomerRequest[Piece]],
+        *,
+        token: str,
+        request_id: str,
+        event_ids: Sequence[UUID] | None = None,
+    ) -> list[Passage[Piece]]:
+        """Admit what one call asks for, all of it or nothing; as `process_customer_request` otherwise.
+
+        `event_ids` are those of a call that may run twice: under each id, only the first use is counted.
+        """
         context = await self._tenancy.authenticate_request(token)
+        request = requests[0]
         try:
-            context.require(request.scope)
-            tokens = await request.admit(context)
-            admission = await self._books.quotas.reserve(context, requests=1, tokens=tokens)
+            tokens = []
+            for request in requests:
+                context.require(request.scope)
+                tokens.append(await request.admit(context))
+            admissions = await self._books.quotas.reserve_all(context, tokens=tokens)
         except BitNetServiceError as error:
             await self._refuse(request, context=context, error=error, request_id=request_id)
             raise
-        return Passage(self, request, context=context, admission=admission, request_id=request_id)
+        return [
+            Passage(
+                self,
+                request,
+                context=context,
+                admission=admission,
+                request_id=request_id,
+                event_id=event_ids[place] if event_ids else None,
+            )
+            for place, (request, admission) in enumerate(zip(requests, admissions, strict=True))
+        ]
 
     async def authenticate(self, token: str) -> TenantContext:
         """Return who is calling."""
@@ -275,15 +303,16 @@ class Gateway:
         code = error.code if isinstance(error, BitNetServiceError) else None
         books, context = self._books, passage.context
         cost = await books.billing.price(record, period=CalendarMonth.of(record.occurred_at))
-        intent = _intent(passage, record=record, cost=str(cost.total), code=code)
         kind = policy.outcome_kind(Outcome(record.outcome), error=error)
         async with books.unit_of_work():
-            if consumption.is_counted:
+            record_use = books.metering.record_first if passage.may_run_twice else books.metering.record
+            is_first = await record_use(record)
+            if consumption.is_counted and (is_first or not passage.may_run_twice):
                 await books.quotas.settle(context, admission=passage.admission, tokens=consumption.tokens)
             else:
                 await books.quotas.void(context, admission=passage.admission)
-            await books.metering.record(record)
-            await books.outbox.add(intent)
+            price = str(cost.total) if is_first else "0"
+            await books.outbox.add(_intent(passage, record=record, cost=price, code=code))
             await books.health.update_health(context.tenant_id, kind=kind, latency_ms=round(seconds * 1000))
 
     def _record(self, passage: Passage[Piece], *, outcome: Outcome, consumption: Consumption) -> UsageRecord:
@@ -292,7 +321,8 @@ class Gateway:
             id=uuid7(self._books.clock),
             tenant_id=context.tenant_id,
             source=SOURCE,
-            event_id=passage.event_id.hex,
+            # What used nothing takes nobody's place: the same request may run again, and count.
+            event_id=(passage.event_id if consumption.is_counted else uuid7(self._books.clock)).hex,
             operation=request.operation,
             tier=context.tier,
             outcome=outcome.value,
@@ -359,12 +389,14 @@ class Passage(Generic[Piece]):
         context: TenantContext,
         admission: Admission,
         request_id: str,
+        event_id: UUID | None = None,
     ) -> None:
         self.request = request
         self.context = context
         self.admission = admission
         self.request_id = request_id
-        self.event_id = uuid7()
+        self.may_run_twice = event_id is not None
+        self.event_id = event_id or uuid7()
         self._gateway = gateway
         self._pieces = request.execute()
         self._started = time.monotonic()

@@ -124,13 +124,35 @@ def test_the_rate_of_requests_is_limited_and_the_headers_tell(running):
     answer = client.completions.with_raw_response.create(model=model, prompt="a", max_tokens=1)
     assert answer.headers["x-ratelimit-limit-requests"] == "3"
     assert answer.headers["x-ratelimit-remaining-requests"] == "1"
+    assert answer.headers["x-ratelimit-reset-requests"].endswith("s")
+    assert '"requests-per-minute";q=3;w=60' in answer.headers["ratelimit-policy"]
+    assert '"requests-per-minute";r=1;t=' in answer.headers["ratelimit"]
     assert answer.headers["x-request-id"]
-    client.completions.create(model=model, prompt="a", max_tokens=1)
+    stream = client.completions.with_raw_response.create(model=model, prompt="a", max_tokens=1, stream=True)
+    assert stream.headers["x-ratelimit-remaining-requests"] == "0"
+    list(stream.parse())
     with pytest.raises(openai.RateLimitError) as refusal:
         client.completions.create(model=model, prompt="a", max_tokens=1)
     assert refusal.value.code == "rate_limit_exceeded"
-    assert refusal.value.response.headers["x-ratelimit-remaining-requests"] == "0"
-    assert 1 <= int(refusal.value.response.headers["retry-after"]) <= 60
+    headers = refusal.value.response.headers
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert '"requests-per-minute";r=0;t=' in headers["ratelimit"]
+    assert 1 <= int(headers["retry-after"]) <= 60
+
+
+def test_the_official_client_that_waits_as_told_is_admitted_at_its_first_retry(running):
+    _, key = running.tenant(requests_per_minute=120)
+    model = running.deploy(key)
+    client = running.openai(key)
+    body = {"model": model, "prompt": "a", "max_tokens": 1, "n": 8}
+    for _ in range(200):
+        try:
+            client.completions.create(**body)
+        except openai.RateLimitError:
+            break
+    # All eight choices need their place at once: one by one, the first would take what the last waits for.
+    answer = client.with_options(max_retries=1).completions.create(**body)
+    assert len(answer.choices) == 8
 
 
 def test_a_revoked_key_is_refused_within_a_second(running):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tritium.engine.loading import LoadedEngine
     from tritium.engine.prompt import Prompt, TokenizedPrompt
     from tritium.engine.request import EmbeddingOutput, TokenOutput
+    from tritium.engine.runner import TokenStream
     from tritium.engine.tools import ToolUse
     from tritium.protocol.calls import EmbeddingCall, GenerationCall, TokenizeCall
 
@@ -34,14 +35,26 @@ class LocalBackend:
         """Return the one model."""
         return [self.card]
 
-    async def generate(self, call: GenerationCall) -> AsyncIterator[TokenOutput]:
-        """Tokenise away from the event loop, and queue the request."""
+    async def generate(self, calls: Sequence[GenerationCall]) -> Sequence[AsyncIterator[TokenOutput]]:
+        """Tokenise away from the event loop, and queue the requests; if one is refused, none runs."""
+        requests = [await self._request(call) for call in calls]
+        streams: list[TokenStream] = []
+        try:
+            for request in requests:
+                streams.append(await self.thread.generate(request))  # noqa: PERF401 - those begun are closed
+        except BaseException:
+            for stream in streams:
+                await stream.aclose()
+            raise
+        return streams
+
+    async def _request(self, call: GenerationCall) -> GenerationRequest:
         self._require_model(call.model)
         self._require_generator()
         sampling = require_call(call.sampling, call.tool_use, tokenizer=self._loaded.tokenizer)
         token_ids = await asyncio.to_thread(self._encode, call.prompt, tool_use=call.tool_use)
         tenant = call.principal if isinstance(call.principal, str) else ""
-        request = GenerationRequest(
+        return GenerationRequest(
             request_id=call.request_id,
             prompt_token_ids=token_ids,
             sampling=sampling,
@@ -49,7 +62,6 @@ class LocalBackend:
             tenant=tenant,
             priority=call.priority,
         )
-        return await self.thread.generate(request)
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
         """Tokenise away from the event loop, and wait for the batch."""

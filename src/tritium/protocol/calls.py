@@ -84,11 +84,11 @@ class InferenceBackend(Protocol):
     async def models(self, principal: object) -> Sequence[ModelCard]:
         """Return the models this caller may use."""
 
-    async def generate(self, call: GenerationCall) -> AsyncIterator[TokenOutput]:
-        """Admit the call and return its outputs; errors before the first output become HTTP statuses.
+    async def generate(self, calls: Sequence[GenerationCall]) -> Sequence[AsyncIterator[TokenOutput]]:
+        """Admit the calls of one wire request, all or none, and return the outputs of each.
 
-        The route iterates at once, and closes the iterator (`aclose`) when the client leaves: that must
-        cancel the work.
+        Errors before the first output become HTTP statuses. The route iterates at once, and closes the
+        iterators (`aclose`) when the client leaves: that must cancel the work.
         """
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:

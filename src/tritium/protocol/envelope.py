@@ -80,8 +80,8 @@ def _body(message: str, kind: str, param: str | None, code: str) -> dict[str, ob
 def _headers(error: errors.BitNetServiceError, status: int) -> dict[str, str]:
     if status == 401:  # noqa: PLR2004 - the status of a missing or wrong credential
         return {"WWW-Authenticate": "Bearer"}
-    if status not in {TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE}:
-        return {}
     seconds = error.details.get("retry_after")
+    if status not in {TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE} and seconds is None:
+        return {}
     # Rounded up: who waits that long is not refused again for the same limit.
     return {"Retry-After": str(max(1, math.ceil(seconds)) if isinstance(seconds, int | float) else 1)}

@@ -61,24 +61,30 @@ class Fanout:
         self._texts: list[list[str]] = [[] for _ in calls]
         self._scored: list[list[ScoredToken]] = [[] for _ in calls]
         self._last: list[TokenOutput | None] = [None for _ in calls]
-        self._tasks = [
-            asyncio.create_task(self._pump(backend, index, call)) for index, call in enumerate(calls)
-        ]
+        self._task = asyncio.create_task(self._run(backend))
 
-    async def _pump(self, backend: InferenceBackend, index: int, call: GenerationCall) -> None:
+    async def _run(self, backend: InferenceBackend) -> None:
         try:
-            stream = await backend.generate(call)
-            is_finished = False
-            try:
-                async for output in stream:
-                    is_finished = output.finish_reason is not None
-                    self._outputs.put_nowait((index, output))
-                if not is_finished:
-                    raise ProcessingError("The generation ended without saying why.")
-            finally:
+            streams = await backend.generate(self._calls)
+        except Exception as error:  # noqa: BLE001 - it travels to the reader of the queue, which raises it
+            self._outputs.put_nowait((0, error))
+            return
+        try:
+            await asyncio.gather(*(self._pump(index, stream) for index, stream in enumerate(streams)))
+        finally:  # here, for a pump that is cancelled before it begins closes nothing
+            for stream in streams:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
+
+    async def _pump(self, index: int, stream: AsyncIterator[TokenOutput]) -> None:
+        try:
+            is_finished = False
+            async for output in stream:
+                is_finished = output.finish_reason is not None
+                self._outputs.put_nowait((index, output))
+            if not is_finished:
+                raise ProcessingError("The generation ended without saying why.")
         except Exception as error:  # noqa: BLE001 - it travels to the reader of the queue, which raises it
             self._outputs.put_nowait((index, error))
 
@@ -137,9 +143,8 @@ class Fanout:
 
     async def aclose(self) -> None:
         """Cancel what still runs and wait until the backend has let go of it."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
 
 async def client_left(receive: Receive) -> None:
@@ -183,15 +188,15 @@ class EventStream(StreamingResponse):
         headers = {**headers, "cache-control": "no-cache"}
         super().__init__(self._events(), headers=headers, media_type="text/event-stream")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Send the stream."""
-        work = asyncio.create_task(self._send_all(send))
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream; `state["refusal"]` tells layers above of an error behind the status 200."""
+        work = asyncio.create_task(self._send_all(send, state=scope.setdefault("state", {})))
         try:
             await run_until_client_leaves(work, receive)
         finally:
             await asyncio.shield(self._fanout.aclose())
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, send: Send, *, state: dict[str, object]) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for event in self._events():
@@ -200,6 +205,7 @@ class EventStream(StreamingResponse):
             # The status is out already: the error becomes the last event, and the client library raises it.
             if not isinstance(error, BitNetServiceError):
                 logger.exception("a stream failed")
+            state["refusal"] = error
             _, body, _ = self._envelope(error)
             await send({"type": "http.response.body", "body": _event(body), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

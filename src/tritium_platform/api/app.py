@@ -24,6 +24,7 @@ from tritium_platform.api import (
     uploads,
 )
 from tritium_platform.api.guard import Guard
+from tritium_platform.api.idempotency import IdempotentAnswers
 from tritium_platform.api.inference import GatewayBackend
 from tritium_platform.api.middleware import RequestEnvelope
 from tritium_platform.api.problems import MethodNotAllowedError, openai_envelope, problem_response
@@ -64,6 +65,7 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         app.include_router(resource.router, responses={"4XX": {"model": Problem, **_PROBLEM}})
     for router in (operations.router, *routers):
         app.include_router(router)
+    app.add_middleware(IdempotentAnswers, platform=platform)
     app.add_middleware(Guard, platform=platform)
     app.add_middleware(
         RequestEnvelope,

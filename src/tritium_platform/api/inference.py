@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tritium.engine.prompt import ChatMessage
 from tritium.errors import PlatformError
 from tritium.protocol.calls import ModelCard, ModelNotFoundError
 from tritium_platform.api.deps import bearer_token
-from tritium_platform.api.ratelimits import headers_of_admission, headers_of_refusal
-from tritium_platform.errors import BitNetServiceError, NotFoundError
+from tritium_platform.api.ratelimits import REFUSALS_BY_LIMIT, limit_headers, month_after
+from tritium_platform.errors import NotFoundError
 from tritium_platform.metering.model import OperationType
+from tritium_platform.serving.idempotency import event_id_of
 from tritium_platform.serving.inference import EmbedTexts, GenerateText
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from uuid import UUID
 
     from fastapi import Request
 
@@ -30,12 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class HttpCaller:
-    """The principal of a wire request: who calls, with which key, and where to tell about the limits."""
+    """The principal of a wire request: who calls, with which key, and where to tell about the limits.
+
+    `kept_request_id` is that of a request with an idempotency key: however often it runs, it counts once.
+    """
 
     context: TenantContext
     token: str
     request_id: str
     headers: dict[str, str]
+    kept_request_id: UUID | None = None
 
 
 class GatewayBackend:
@@ -51,7 +57,13 @@ class GatewayBackend:
         request.state.caller = context
         # The outermost layer adds these to whatever the answer is, a refusal included.
         request.state.rate_limit_headers = headers = dict[str, str]()
-        return HttpCaller(context=context, token=token, request_id=request.state.request_id, headers=headers)
+        return HttpCaller(
+            context=context,
+            token=token,
+            request_id=request.state.request_id,
+            headers=headers,
+            kept_request_id=getattr(request.state, "kept_request_id", None),
+        )
 
     async def models(self, principal: object) -> Sequence[ModelCard]:
         """Return the caller's deployments: their names are what `model` may say."""
@@ -66,10 +78,13 @@ class GatewayBackend:
             for deployment in deployments
         ]
 
-    async def generate(self, call: GenerationCall) -> Passage[TokenOutput]:
-        """Admit one generation; iterating the passage runs it."""
+    async def generate(self, calls: Sequence[GenerationCall]) -> Sequence[Passage[TokenOutput]]:
+        """Admit the generations together; iterating a passage runs it."""
+        return await self._process([self._work(call) for call in calls], caller=_caller(calls[0].principal))
+
+    def _work(self, call: GenerationCall) -> GenerateText:
         is_chat = isinstance(call.prompt, tuple) and isinstance(call.prompt[0], ChatMessage)
-        work = GenerateText(
+        return GenerateText(
             self._platform.inference,
             operation=OperationType.CHAT if is_chat else OperationType.COMPLETION,
             # The wire's id may be the client's choice; two clients may choose the same.
@@ -80,14 +95,13 @@ class GatewayBackend:
             tool_use=call.tool_use,
             priority=call.priority,
         )
-        return await self._process(work, caller=_caller(call.principal))
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
         """Embed the inputs of one call."""
         work = EmbedTexts(
             self._platform.inference, request_id=uuid7().hex, model=call.model, inputs=call.inputs
         )
-        passage = await self._process(work, caller=_caller(call.principal))
+        (passage,) = await self._process([work], caller=_caller(call.principal))
         return await anext(passage)
 
     async def tokenize(self, call: TokenizeCall) -> TokenizedPrompt:
@@ -102,18 +116,23 @@ class GatewayBackend:
         """Return nothing: the limits are known only when a call is admitted, see `principal_of`."""
         return {}
 
-    async def _process(self, work: CustomerRequest[Any], *, caller: HttpCaller) -> Passage[Any]:
+    async def _process(
+        self, works: Sequence[CustomerRequest[Any]], *, caller: HttpCaller
+    ) -> Sequence[Passage[Any]]:
+        kept = caller.kept_request_id
+        event_ids = kept and [event_id_of(kept, index=index) for index, _ in enumerate(works)]
         try:
-            passage = await self._platform.gateway.process_customer_request(
-                work, token=caller.token, request_id=caller.request_id
+            passages = await self._platform.gateway.process_customer_requests(
+                works, token=caller.token, request_id=caller.request_id, event_ids=event_ids
             )
         except NotFoundError:
-            raise _no_such_model(work.model) from None
-        except BitNetServiceError as error:
-            caller.headers.update(headers_of_refusal(error))
+            raise _no_such_model(works[0].model) from None
+        except REFUSALS_BY_LIMIT as error:
+            allowance = self._platform.books.quotas.allowance(caller.context)
+            caller.headers.update(limit_headers(replace(allowance, month=month_after(error))))
             raise
-        caller.headers.update(headers_of_admission(passage.admission))
-        return passage
+        caller.headers.update(limit_headers(passages[0].admission.allowance))
+        return passages
 
 
 def _no_such_model(model: str) -> ModelNotFoundError:

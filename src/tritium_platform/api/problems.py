@@ -11,6 +11,11 @@ from fastapi.responses import JSONResponse
 from tritium.protocol.envelope import LIBRARY_RULES, ErrorRule, error_envelope
 from tritium.protocol.schemas import InvalidJsonError
 from tritium_platform import errors
+from tritium_platform.serving.idempotency import (
+    AnswerNotKeptError,
+    IdempotencyKeyReusedError,
+    StillRunningError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +41,9 @@ RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     MethodNotAllowedError: ErrorRule(405, _INVALID, "method_not_allowed"),
     errors.NotFoundError: ErrorRule(404, _INVALID, "not_found"),
     errors.ConflictError: ErrorRule(409, _INVALID, "conflict"),
+    StillRunningError: ErrorRule(409, _INVALID, "idempotent_request_running"),
+    IdempotencyKeyReusedError: ErrorRule(422, _INVALID, "idempotency_key_reused"),
+    AnswerNotKeptError: ErrorRule(422, _INVALID, "idempotent_answer_not_kept"),
     errors.RequestTooLargeError: ErrorRule(413, _INVALID, "request_too_large"),
     errors.RateLimitExceededError: ErrorRule(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.QuotaExceededError: ErrorRule(429, "insufficient_quota", "insufficient_quota"),

@@ -1,40 +1,83 @@
-"""What a caller is told about its limits, in the headers OpenAI's clients read."""
+"""What a caller is told about its limits, in OpenAI's headers and in the fields of the IETF's draft.
+
+`x-ratelimit-*` are OpenAI's: numbers, and durations such as `6m0s` or `250ms` until all of a limit is back.
+`RateLimit-Policy` and `RateLimit` follow draft-ietf-httpapi-ratelimit-headers-11, in the syntax of RFC 9651.
+The unit "tokens" is ours: the draft's registry knows requests, content-bytes and concurrent-requests.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from tritium_platform.errors import RateLimitExceededError
+from tritium_platform.errors import QuotaExceededError, RateLimitExceededError, RequestTooLargeError
+from tritium_platform.quotas.model import RateStatus
 
 if TYPE_CHECKING:
-    from tritium_platform.quotas.model import Admission, RateStatus
+    from tritium_platform.quotas.model import Allowance
 
-_LIMIT_NAMES = {"requests per minute": "requests", "tokens per minute": "tokens"}
-
-
-def headers_of_admission(admission: Admission) -> dict[str, str]:
-    """Return limit, remaining and reset of both rates."""
-    return _headers("requests", admission.requests) | _headers("tokens", admission.token_rate)
+# The errors that a limit raised: their answers tell what is left.
+REFUSALS_BY_LIMIT = (RateLimitExceededError, QuotaExceededError, RequestTooLargeError)
+_MINUTE_SECONDS = 60
+_LARGEST_INTEGER = 10**15 - 1  # of a structured field
 
 
-def headers_of_refusal(error: BaseException) -> dict[str, str]:
-    """Return the headers of the limit that refused; none for another error."""
-    if not isinstance(error, RateLimitExceededError):
-        return {}
-    kind = _LIMIT_NAMES.get(str(error.details["limit_name"]))
-    if kind is None:
-        return {}
-    return {
-        f"x-ratelimit-limit-{kind}": str(error.details["limit"]),
-        f"x-ratelimit-remaining-{kind}": "0",
-        f"x-ratelimit-reset-{kind}": f"{error.details['retry_after']}s",
-    }
+def limit_headers(allowance: Allowance) -> dict[str, str]:
+    """Return both families of headers; the month is told of where it was looked up."""
+    headers: dict[str, str] = {}
+    for kind, status in (("requests", allowance.requests), ("tokens", allowance.tokens)):
+        headers |= {
+            f"x-ratelimit-limit-{kind}": str(status.limit),
+            f"x-ratelimit-remaining-{kind}": str(status.remaining),
+            f"x-ratelimit-reset-{kind}": duration(status.reset_seconds),
+        }
+    policies = [
+        ("requests-per-minute", allowance.requests, f";w={_MINUTE_SECONDS}"),
+        ("tokens-per-minute", allowance.tokens, f';w={_MINUTE_SECONDS};qu="tokens"'),
+        ("concurrent-requests", allowance.concurrent, ';qu="concurrent-requests"'),
+        ("requests-per-month", allowance.month, ""),
+    ]
+    known = [(name, status, rest) for name, status, rest in policies if status is not None]
+    headers["ratelimit-policy"] = ", ".join(
+        f'"{name}";q={_integer(status.limit)}{rest}' for name, status, rest in known
+    )
+    headers["ratelimit"] = ", ".join(
+        f'"{name}";r={_integer(status.remaining)}{_window(status)}' for name, status, _ in known
+    )
+    return headers
 
 
-def _headers(kind: str, status: RateStatus) -> dict[str, str]:
-    return {
-        f"x-ratelimit-limit-{kind}": str(status.limit),
-        f"x-ratelimit-remaining-{kind}": str(status.remaining),
-        f"x-ratelimit-reset-{kind}": f"{math.ceil(status.reset_seconds)}s",
-    }
+def month_after(error: BaseException) -> RateStatus | None:
+    """Return what is left of the month if it was the month that refused."""
+    if not isinstance(error, QuotaExceededError):
+        return None
+    limit, used, seconds = (int(str(error.details[name])) for name in ("limit", "current", "retry_after"))
+    return RateStatus(limit, remaining=max(0, limit - used), reset_seconds=seconds)
+
+
+def duration(seconds: float) -> str:
+    """Write a time as OpenAI does, such as 1h2m3s, 8.64s or 250ms; rounded up to the millisecond.
+
+    The form is that of Go's `time.Duration`.
+    """
+    milliseconds = math.ceil(round(seconds * 1000, 3))
+    if milliseconds == 0:
+        return "0s"
+    if milliseconds < 1000:  # noqa: PLR2004 - in a second
+        return f"{milliseconds}ms"
+    minutes, rest = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    whole, fraction = divmod(rest, 1000)
+    text = f"{whole}.{fraction:03}".rstrip("0").rstrip(".") + "s"
+    if hours or minutes:
+        text = f"{minutes}m{text}"
+    return f"{hours}h{text}" if hours else text
+
+
+def _window(status: RateStatus) -> str:
+    """Write within how many seconds no more than what remains may be used: then all of the limit is back."""
+    return f";t={math.ceil(status.reset_seconds)}" if status.reset_seconds else ""
+
+
+def _integer(value: int) -> int:
+    return min(value, _LARGEST_INTEGER)

@@ -52,6 +52,10 @@ class MeteringService:
             )
         return False
 
+    async def record_first(self, record: UsageRecord) -> bool:
+        """Record a use of what may run twice; False if any use was recorded under its event id before."""
+        return await self._store.insert(record) is None
+
     async def list(
         self, tenant_id: UUID, *, start: datetime, end: datetime, limit: int = 100, after: UUID | None = None
     ) -> Sequence[UsageRecord]:

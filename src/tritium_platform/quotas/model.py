@@ -59,11 +59,21 @@ class QuotaCounter:
 
 @dataclass(frozen=True, slots=True)
 class RateStatus:
-    """A rate limit after a decision: what remains now, and seconds until all of it is back."""
+    """A limit after a decision: what remains now, and seconds until all of it is back."""
 
     limit: int
     remaining: int
     reset_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What a tenant's limits leave at one moment; `month` is None where the store was not asked."""
+
+    requests: RateStatus
+    tokens: RateStatus
+    concurrent: RateStatus
+    month: RateStatus | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,4 @@ class Admission:
 
     reservation: Reservation
     tokens: int
-    requests: RateStatus
-    token_rate: RateStatus
-    quota: QuotaCounter
+    allowance: Allowance

@@ -14,7 +14,15 @@ from tritium_platform.errors import (
     StorageQuotaExceededError,
     ValidationError,
 )
-from tritium_platform.quotas.model import ALWAYS, Admission, QuotaCounter, QuotaMeter, Reservation
+from tritium_platform.quotas.model import (
+    ALWAYS,
+    Admission,
+    Allowance,
+    QuotaCounter,
+    QuotaMeter,
+    RateStatus,
+    Reservation,
+)
 from tritium_platform.quotas.ratelimit import SECOND, RateLimiter
 from tritium_platform.values import CalendarMonth, uuid7
 
@@ -32,6 +40,7 @@ CONCURRENCY_RETRY_SECONDS = 1
 SWEEP_AT_ONCE = 500
 REQUEST_RATE = "requests per minute"
 TOKEN_RATE = "tokens per minute"  # noqa: S105 - a name, not a secret
+CONCURRENCY = "concurrent requests"
 
 
 class QuotaService:
@@ -51,31 +60,61 @@ class QuotaService:
         self._running: Counter[UUID] = Counter()
         self._admitted: dict[UUID, Admission] = {}
 
-    async def reserve(self, context: TenantContext, *, requests: int = 1, tokens: int = 0) -> Admission:
-        """Admit a request that may use up to `tokens` tokens (prompt and answer).
+    async def reserve(self, context: TenantContext, *, tokens: int = 0) -> Admission:
+        """Admit a request that may use up to `tokens` tokens (prompt and answer); raises as `reserve_all`."""
+        (admission,) = await self.reserve_all(context, tokens=[tokens])
+        return admission
+
+    async def reserve_all(self, context: TenantContext, *, tokens: Sequence[int]) -> list[Admission]:
+        """Admit all requests of one caller together or none, each with the tokens it may use at most.
+
+        One by one, the first could take what the others wait for, and the caller would wait for ever.
 
         Raises:
-            RequestTooLargeError: more tokens than the tier's minute has; no waiting helps.
+            RequestTooLargeError: more than a limit has at its fullest; no waiting helps.
             RateLimitExceededError: too fast, or too many at one time; waiting `retry_after` helps.
             QuotaExceededError: the month is spent.
         """
-        _require_amounts(requests=requests, tokens=tokens)
-        now = self._take_rates(context, requests=requests, tokens=tokens)
-        self._running[context.tenant_id] += 1
+        for amount in tokens:
+            _require_amounts(tokens=amount)
+        self._take_rates(context, requests=len(tokens), tokens=sum(tokens))
+        self._running[context.tenant_id] += len(tokens)
+        held: list[Reservation] = []
         try:
-            reservation = self._reservation(
-                context, meter=QuotaMeter.REQUESTS, amount=requests, lifetime=self._lifetime
-            )
-            admitted, counter = await self._store.hold(reservation, limit=context.limits.monthly_quota)
-            if not admitted:
-                raise self._quota_exceeded(counter)
+            for _ in tokens:
+                reservation = self._reservation(
+                    context, meter=QuotaMeter.REQUESTS, amount=1, lifetime=self._lifetime
+                )
+                admitted, counter = await self._store.hold(reservation, limit=context.limits.monthly_quota)
+                if not admitted:
+                    raise self._quota_exceeded(counter, own=len(held))
+                held.append(reservation)
         except BaseException:
-            self._leave(context.tenant_id)
-            self._give_back_tokens(context, tokens=tokens)
+            self._leave(context.tenant_id, places=len(tokens))
+            self._give_back_tokens(context, tokens=sum(tokens))
+            for reservation in held:  # what a second failure leaves is swept when it expires
+                await self._store.void(reservation.id, tenant_id=context.tenant_id, at=self._clock.now())
             raise
-        admission = self._admission(context, reservation=reservation, tokens=tokens, quota=counter, now=now)
-        self._admitted[reservation.id] = admission
-        return admission
+        allowance = self.allowance(context, month=counter)
+        admissions = [
+            Admission(reservation=reservation, tokens=amount, allowance=allowance)
+            for reservation, amount in zip(held, tokens, strict=True)
+        ]
+        self._admitted |= {each.reservation.id: each for each in admissions}
+        return admissions
+
+    def allowance(self, context: TenantContext, *, month: QuotaCounter | None = None) -> Allowance:
+        """Return what the limits of this process leave now, beside what was just read of the month."""
+        limits, tenant_id = context.limits, context.tenant_id
+        now, most = self._clock.monotonic_nanoseconds(), limits.max_concurrent_requests
+        return Allowance(
+            requests=self._rates.status((tenant_id, REQUEST_RATE), limit=limits.requests_per_minute, now=now),
+            tokens=self._rates.status((tenant_id, TOKEN_RATE), limit=limits.tokens_per_minute, now=now),
+            concurrent=RateStatus(most, max(0, most - self._running[tenant_id]), reset_seconds=0.0),
+            month=None
+            if month is None
+            else RateStatus(month.limit, max(0, month.remaining), self._seconds_of_month()),
+        )
 
     async def settle(
         self, context: TenantContext, *, admission: Admission, tokens: int, requests: int | None = None
@@ -159,17 +198,11 @@ class QuotaService:
                 self._leave(admission.reservation.tenant_id)
         return await self._store.expire(at=now, limit=SWEEP_AT_ONCE)
 
-    def _take_rates(self, context: TenantContext, *, requests: int, tokens: int) -> int:
-        """Take from both rates or from none; return the time of the decision."""
+    def _take_rates(self, context: TenantContext, *, requests: int, tokens: int) -> None:
+        """Take from both rates or from none."""
         limits, tenant_id = context.limits, context.tenant_id
         now = self._clock.monotonic_nanoseconds()
-        if self._running[tenant_id] >= limits.max_concurrent_requests:
-            raise self._rate_exceeded(
-                "concurrent requests",
-                limit=limits.max_concurrent_requests,
-                current=self._running[tenant_id],
-                seconds=CONCURRENCY_RETRY_SECONDS,
-            )
+        self._require_places(context, requests)
         wanted = {
             REQUEST_RATE: (limits.requests_per_minute, requests),
             TOKEN_RATE: (limits.tokens_per_minute, tokens),
@@ -187,7 +220,15 @@ class QuotaService:
             raise self._rate_exceeded(longest, limit=limit, current=limit, seconds=seconds)
         for name, (limit, amount) in wanted.items():
             self._rates.take((tenant_id, name), limit=limit, amount=amount, now=now)
-        return now
+
+    def _require_places(self, context: TenantContext, places: int) -> None:
+        limit, running = context.limits.max_concurrent_requests, self._running[context.tenant_id]
+        if places > limit:
+            raise RequestTooLargeError(limit_name=CONCURRENCY, limit=limit, current=places)
+        if running + places > limit:
+            raise self._rate_exceeded(
+                CONCURRENCY, limit=limit, current=running, seconds=CONCURRENCY_RETRY_SECONDS
+            )
 
     def _rate_exceeded(self, name: str, *, limit: int, current: int, seconds: int) -> RateLimitExceededError:
         return RateLimitExceededError(
@@ -198,16 +239,21 @@ class QuotaService:
             retry_after=seconds,
         )
 
-    def _quota_exceeded(self, counter: QuotaCounter) -> QuotaExceededError:
+    def _quota_exceeded(self, counter: QuotaCounter, *, own: int) -> QuotaExceededError:
+        """Refuse; `own` of what is held belongs to the refused one and is given back."""
         now = self._clock.now()
         reset_time = CalendarMonth.of(now).end
         return QuotaExceededError(
             limit_name="requests per month",
             limit=counter.limit,
-            current=counter.used + counter.held,
+            current=counter.used + counter.held - own,
             reset_time=reset_time,
             retry_after=-((now - reset_time) // timedelta(seconds=1)),
         )
+
+    def _seconds_of_month(self) -> float:
+        now = self._clock.now()
+        return (CalendarMonth.of(now).end - now).total_seconds()
 
     def _reservation(
         self, context: TenantContext, *, meter: QuotaMeter, amount: int, lifetime: timedelta
@@ -223,26 +269,14 @@ class QuotaService:
             expires_at=now + lifetime,
         )
 
-    def _admission(
-        self, context: TenantContext, *, reservation: Reservation, tokens: int, quota: QuotaCounter, now: int
-    ) -> Admission:
-        limits, tenant_id = context.limits, context.tenant_id
-        return Admission(
-            reservation=reservation,
-            tokens=tokens,
-            requests=self._rates.status((tenant_id, REQUEST_RATE), limit=limits.requests_per_minute, now=now),
-            token_rate=self._rates.status((tenant_id, TOKEN_RATE), limit=limits.tokens_per_minute, now=now),
-            quota=quota,
-        )
-
     def _finish(self, context: TenantContext, *, admission: Admission, unused: int) -> None:
         """Leave the running ones and give tokens back, the first time only."""
         if self._admitted.pop(admission.reservation.id, None) is not None:
             self._leave(context.tenant_id)
             self._give_back_tokens(context, tokens=unused)
 
-    def _leave(self, tenant_id: UUID) -> None:
-        self._running[tenant_id] -= 1
+    def _leave(self, tenant_id: UUID, *, places: int = 1) -> None:
+        self._running[tenant_id] -= places
         if not self._running[tenant_id]:
             del self._running[tenant_id]
 

@@ -28,14 +28,16 @@ class ScriptedBackend:
     """Behaves as the prompt of each call says; remembers who was closed."""
 
     def __init__(self) -> None:
+        self.begun: list[str] = []
         self.closed: list[str] = []
 
-    async def generate(self, call: GenerationCall):
-        if call.prompt == "refused":
+    async def generate(self, calls):
+        if any(call.prompt == "refused" for call in calls):
             raise AuthorizationError("not you")
-        return self._outputs(call)
+        return [self._outputs(call) for call in calls]
 
     async def _outputs(self, call: GenerationCall):
+        self.begun.append(call.request_id)
         try:
             yield output(call, text="a")
             if call.prompt == "endless":
@@ -62,11 +64,29 @@ async def test_all_choices_are_collected_and_closed():
     assert sorted(backend.closed) == ["0", "1"]
 
 
-@pytest.mark.parametrize(("prompt", "error"), [("refused", AuthorizationError), ("cut", ProcessingError)])
-async def test_one_failing_choice_fails_the_answer_and_closing_ends_the_others(prompt, error):
+async def test_one_failing_choice_fails_the_answer_and_closing_ends_the_others():
     backend = ScriptedBackend()
-    fanout = Fanout(backend, calls("endless", prompt), choices_per_prompt=1)
-    with pytest.raises(error):
+    fanout = Fanout(backend, calls("endless", "cut"), choices_per_prompt=1)
+    with pytest.raises(ProcessingError):
         await fanout.drain()
     await fanout.aclose()
     assert "0" in backend.closed
+
+
+async def test_one_refused_choice_refuses_all_before_any_begins():
+    backend = ScriptedBackend()
+    fanout = Fanout(backend, calls("endless", "refused"), choices_per_prompt=1)
+    with pytest.raises(AuthorizationError):
+        await fanout.begin()
+    await fanout.aclose()
+    assert backend.closed == []
+
+
+async def test_a_client_that_leaves_at_any_moment_leaves_nothing_open():
+    for pauses in range(8):
+        backend = ScriptedBackend()
+        fanout = Fanout(backend, calls("endless", "endless"), choices_per_prompt=2)
+        for _ in range(pauses):
+            await asyncio.sleep(0)
+        await fanout.aclose()
+        assert backend.closed == backend.begun

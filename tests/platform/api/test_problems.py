@@ -12,8 +12,12 @@ from tritium.engine.request import ContextLengthExceededError, QueueFullError
 from tritium.protocol import calls, schemas
 from tritium_platform import errors as platform
 from tritium_platform.api.problems import RULES, MethodNotAllowedError, openai_envelope, problem_details
-from tritium_platform.api.ratelimits import headers_of_refusal
 from tritium_platform.serving.errors import EngineUnavailableError
+from tritium_platform.serving.idempotency import (
+    AnswerNotKeptError,
+    IdempotencyKeyReusedError,
+    StillRunningError,
+)
 
 SOON = datetime(2026, 11, 23, tzinfo=UTC)
 LIMITED = {
@@ -65,6 +69,16 @@ TABLE = [
     (MethodNotAllowedError("x"), 405, 405, "fix_request", "method_not_allowed", set()),
     (platform.NotFoundError("x"), 404, 404, "fix_request", "not_found", set()),
     (platform.ConflictError("x"), 409, 409, "fix_request", "conflict", set()),
+    (
+        StillRunningError("x", retry_after=1),
+        409,
+        409,
+        "retry_after",
+        "idempotent_request_running",
+        {"Retry-After"},
+    ),
+    (IdempotencyKeyReusedError("x"), 422, 422, "fix_request", "idempotency_key_reused", set()),
+    (AnswerNotKeptError("x"), 422, 422, "fix_request", "idempotent_answer_not_kept", set()),
     (
         platform.RequestTooLargeError(limit_name="t", limit=1, current=2),
         413,
@@ -175,11 +189,6 @@ def test_every_class_of_the_tree_that_exists_anywhere_has_a_rule():
 def test_the_time_to_retry_is_the_one_the_limit_names():
     _, _, headers = openai_envelope(platform.RateLimitExceededError(**LIMITED))
     assert headers["Retry-After"] == "7"
-    assert headers_of_refusal(platform.RateLimitExceededError(**LIMITED)) == {
-        "x-ratelimit-limit-requests": "3",
-        "x-ratelimit-remaining-requests": "0",
-        "x-ratelimit-reset-requests": "7s",
-    }
 
 
 def test_what_is_not_of_the_tree_tells_the_caller_nothing():

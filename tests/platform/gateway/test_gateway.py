@@ -45,7 +45,7 @@ from tritium_platform.quotas.service import QuotaService
 from tritium_platform.serving.model import Consumption, Outcome
 from tritium_platform.tenancy.model import Scope, TenantTier
 from tritium_platform.tenancy.service import TenancyService
-from tritium_platform.values import SystemClock
+from tritium_platform.values import SystemClock, uuid7
 
 ENDINGS = ["finish", "fail", "close", "abandon"]
 FROM, UNTIL = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
@@ -399,3 +399,35 @@ async def test_an_intent_is_logged_once_although_two_empty_the_outbox_at_the_sam
     report = verify_log(tmp_path, office.verifier_key)
     assert report.is_intact, report.problems
     await office.audit.close()
+
+
+async def test_what_may_run_twice_is_counted_once_however_it_ended_first():
+    office = await Office.open(None)
+    ids = [uuid7(), uuid7()]
+
+    async def walk(*works):
+        return await office.gateway.process_customer_requests(
+            works, token=office.key, request_id="r", event_ids=ids
+        )
+
+    for passage in await walk(CountToThree(fails_at=0), CountToThree()):
+        with contextlib.suppress(ProcessingError):
+            assert [piece async for piece in passage] == [0, 1, 2]
+    # The first used nothing: it is in the books as a failure under an id of its own, and may still count.
+    assert [record.quantities.output_tokens for record in await office.records()] == [0, 3]
+    for _ in range(2):
+        for passage in await walk(CountToThree(), CountToThree()):
+            assert [piece async for piece in passage] == [0, 1, 2]
+    counted = [record for record in await office.records() if record.quantities.output_tokens]
+    assert sorted(record.event_id for record in counted) == sorted(each.hex for each in ids)
+    quota = await office.quotas.usage_of_month(office.context)
+    assert (quota.used, quota.held) == (2, 0)
+
+
+async def test_requests_of_one_call_are_refused_together():
+    office = await Office.open(None)
+    works = [CountToThree(), CountToThree(refuses=NotFoundError("no such thing"))]
+    with pytest.raises(NotFoundError):
+        await office.gateway.process_customer_requests(works, token=office.key, request_id="r")
+    assert (await office.quotas.usage_of_month(office.context)).held == 0
+    assert await office.actions() == ["completion.refuse"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
+from tritium_platform.api.problems import openai_envelope
 from tritium_platform.errors import (
     ModelSizeExceededError,
     QuotaExceededError,
@@ -22,7 +24,7 @@ from tritium_platform.errors import (
     StorageQuotaExceededError,
     ValidationError,
 )
-from tritium_platform.quotas.model import Admission, QuotaCounter
+from tritium_platform.quotas.model import Admission, QuotaCounter, RateStatus
 from tritium_platform.quotas.service import QuotaService, require_model_size
 from tritium_platform.tenancy.model import ALL_SCOPES, TIER_LIMITS, TenantContext, TenantTier, override_limits
 from tritium_platform.values import uuid7
@@ -47,13 +49,13 @@ async def test_a_request_is_held_then_counted(quotas: QuotaService, clock: Manua
     caller = a_caller(clock)
     admission = await quotas.reserve(caller, tokens=100)
     assert await quotas.usage_of_month(caller) == QuotaCounter(100_000, 0, 1)
-    assert (admission.requests.limit, admission.requests.remaining) == (600, 599)
-    assert (admission.token_rate.limit, admission.token_rate.remaining) == (200_000, 199_900)
+    assert (admission.allowance.requests.limit, admission.allowance.requests.remaining) == (600, 599)
+    assert (admission.allowance.tokens.limit, admission.allowance.tokens.remaining) == (200_000, 199_900)
     assert await quotas.settle(caller, admission=admission, tokens=40)
     assert await quotas.usage_of_month(caller) == QuotaCounter(100_000, 1, 0)
-    assert (await quotas.reserve(caller)).token_rate.remaining == 199_960
+    assert (await quotas.reserve(caller)).allowance.tokens.remaining == 199_960
     assert not await quotas.settle(caller, admission=admission, tokens=0)
-    assert (await quotas.reserve(caller)).token_rate.remaining == 199_960
+    assert (await quotas.reserve(caller)).allowance.tokens.remaining == 199_960
 
 
 async def test_a_void_request_does_not_count(quotas: QuotaService, clock: ManualClock) -> None:
@@ -62,7 +64,7 @@ async def test_a_void_request_does_not_count(quotas: QuotaService, clock: Manual
     assert await quotas.void(caller, admission=admission)
     assert not await quotas.void(caller, admission=admission)
     assert await quotas.usage_of_month(caller) == QuotaCounter(100_000, 0, 0)
-    assert (await quotas.reserve(caller)).token_rate.remaining == 200_000
+    assert (await quotas.reserve(caller)).allowance.tokens.remaining == 200_000
 
 
 async def test_a_spent_quota_says_when_it_starts_anew(quotas: QuotaService, clock: ManualClock) -> None:
@@ -81,7 +83,7 @@ async def test_a_spent_quota_says_when_it_starts_anew(quotas: QuotaService, cloc
     clock.advance(seconds=60)
     december = await quotas.reserve(caller)
     await quotas.settle(caller, admission=admissions[0], tokens=0)
-    assert (december.quota.used, december.quota.held) == (0, 1)
+    assert december.allowance.month == RateStatus(2, remaining=1, reset_seconds=31 * 86_400)
     assert await quotas.usage_of_month(caller) == QuotaCounter(2, 0, 1)
 
 
@@ -123,7 +125,7 @@ async def test_a_token_refusal_takes_no_request(quotas: QuotaService, clock: Man
     await quotas.reserve(caller, tokens=10)
     with pytest.raises(RateLimitExceededError, match="tokens"):
         await quotas.reserve(caller, tokens=5)
-    assert (await quotas.reserve(caller)).requests.remaining == 0
+    assert (await quotas.reserve(caller)).allowance.requests.remaining == 0
 
 
 async def test_a_request_that_can_never_fit_is_told_so(quotas: QuotaService, clock: ManualClock) -> None:
@@ -133,29 +135,85 @@ async def test_a_request_that_can_never_fit_is_told_so(quotas: QuotaService, clo
     assert caught.value.details == {"limit_name": "tokens per minute", "limit": 10, "current": 11}
 
 
-@given(
-    st.integers(1, 50),
-    st.integers(1, 1000),
-    st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 1000)), max_size=15),
-)
-@settings(max_examples=60, deadline=None)
-def test_a_client_that_obeys_retry_after_alone_is_admitted(
-    requests: int, tokens: int, calls: list[tuple[int, int]]
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[dict[str, int], list[tuple[int, list[int], float]]]:
+    """Limits, and calls of (nanoseconds since the one before, tokens of each request, share used)."""
+    limits = {
+        "requests_per_minute": draw(st.integers(1, 700)),
+        "tokens_per_minute": draw(st.integers(1, 10**6)),
+        "max_concurrent_requests": 8,
+    }
+    wanted = st.lists(st.integers(0, limits["tokens_per_minute"]), min_size=1, max_size=8)
+    calls = st.tuples(st.integers(0, 90 * 10**9), wanted, st.floats(0, 1))
+    return limits, draw(st.lists(calls, max_size=15))
+
+
+@given(histories())
+@settings(max_examples=300, deadline=None)
+def test_a_client_that_obeys_retry_after_alone_is_never_refused_for_the_same_limit(
+    history: tuple[dict[str, int], list[tuple[int, list[int], float]]],
 ) -> None:
     async def run() -> None:
         clock = ManualClock()
         quotas = QuotaService(store=MemoryReservationStore(MemoryDatabase()), clock=clock)
-        caller = a_caller(clock, requests_per_minute=requests, tokens_per_minute=tokens)
-        for wait, wanted in calls:
+        limits, calls = history
+        caller = a_caller(clock, **limits)
+        for wait, wanted, share in calls:
             clock.advance(nanoseconds=wait)
             try:
-                admission = await quotas.reserve(caller, tokens=min(wanted, tokens))
+                admissions = await quotas.reserve_all(caller, tokens=wanted)
+            except RequestTooLargeError:  # no waiting helps, and the answer says so
+                most = limits["requests_per_minute"], limits["tokens_per_minute"]
+                assert len(wanted) > most[0] or sum(wanted) > most[1]
+                continue
             except RateLimitExceededError as error:
-                clock.advance(seconds=int(error.details["retry_after"]))
-                admission = await quotas.reserve(caller, tokens=min(wanted, tokens))
-            await quotas.settle(caller, admission=admission, tokens=wanted // 2)
+                _, _, headers = openai_envelope(error)
+                clock.advance(seconds=int(headers["Retry-After"]))  # and not one nanosecond more
+                admissions = await quotas.reserve_all(caller, tokens=wanted)
+            for admission in admissions:
+                await quotas.settle(caller, admission=admission, tokens=int(admission.tokens * share))
 
     asyncio.run(run())
+
+
+@given(st.integers(1, 700), st.integers(0, 700), st.integers(0, 10**9))
+@settings(deadline=None)
+def test_what_the_headers_say_remains_is_admitted_until_all_is_back(
+    limit: int, taken: int, later: int
+) -> None:
+    async def run() -> None:
+        clock = ManualClock()
+        quotas = QuotaService(store=MemoryReservationStore(MemoryDatabase()), clock=clock)
+        caller = a_caller(clock, requests_per_minute=limit, max_concurrent_requests=10**6)
+        for _ in range(min(taken, limit)):
+            await quotas.reserve(caller)
+        clock.advance(nanoseconds=later)
+        status = quotas.allowance(caller).requests
+        window = math.ceil(status.reset_seconds)
+        clock.advance(nanoseconds=later % (window * 10**9 + 1))
+        for _ in range(status.remaining):
+            await quotas.reserve(caller)
+
+    asyncio.run(run())
+
+
+async def test_requests_that_belong_together_are_admitted_together_or_not_at_all(
+    quotas: QuotaService, clock: ManualClock
+) -> None:
+    caller = a_caller(clock, requests_per_minute=4, monthly_quota=5, max_concurrent_requests=4)
+    for admission in await quotas.reserve_all(caller, tokens=[1, 1, 1]):
+        await quotas.settle(caller, admission=admission, tokens=1)
+    with pytest.raises(RateLimitExceededError, match="requests per minute"):
+        await quotas.reserve_all(caller, tokens=[1, 1])
+    assert quotas.allowance(caller).requests.remaining == 1
+    clock.advance(seconds=45)
+    with pytest.raises(QuotaExceededError) as caught:
+        await quotas.reserve_all(caller, tokens=[1, 1, 1])
+    assert (caught.value.details["limit"], caught.value.details["current"]) == (5, 3)
+    assert await quotas.usage_of_month(caller) == QuotaCounter(5, 3, 0)
+    assert quotas.allowance(caller).concurrent.remaining == 4
+    with pytest.raises(RequestTooLargeError, match="5 of concurrent requests"):
+        await quotas.reserve_all(caller, tokens=[0] * 5)
 
 
 async def test_a_reservation_whose_process_died_comes_back(quotas: QuotaService, clock: ManualClock) -> None:
