@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tritium.model.tokenizer import Tokenizer
 from tritium_platform.adapters.engine_process import EngineOptions, EngineProcess
 from tritium_platform.adapters.jobs import DbosJobQueue, QuantizationWorker
+from tritium_platform.adapters.sql.alias_store import SqlAliasStore
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
@@ -41,6 +42,7 @@ from tritium_platform.insight.health import HealthService
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.service import QuotaService
 from tritium_platform.security.service import LocalContainment, SecurityService
+from tritium_platform.serving.aliases import AliasService
 from tritium_platform.serving.deployments import DeploymentService, ServingLimits
 from tritium_platform.serving.idempotency import IdempotencyService
 from tritium_platform.serving.inference import InferenceService
@@ -86,6 +88,7 @@ class Platform:
     uploads: UploadService
     quantizations: QuantizationService
     job_queue: DbosJobQueue
+    aliases: AliasService
     deployments: DeploymentService
     inference: InferenceService
     idempotency: IdempotencyService
@@ -99,6 +102,7 @@ class Platform:
         await self._recover_audit()
         if self.books.audit is not None:  # who owns the audit log is the only server here
             await asyncio.to_thread(self.uploads.clean)
+        await self.aliases.load()
         await self.deployments.start_all()
         self._loops = [
             asyncio.create_task(_every(SWEEP_SECONDS, self._sweep), name="sweep"),
@@ -247,9 +251,12 @@ def _assemble(
         models_dir=config.models_dir,
         clock=clock,
     )
+    deployment_store = SqlDeploymentStore(database)
+    aliases = AliasService(store=SqlAliasStore(database), deployments=deployment_store, clock=clock)
     deployments = DeploymentService(
-        store=SqlDeploymentStore(database),
+        store=deployment_store,
         registry=registry,
+        aliases=aliases,
         launch=launch or _process_launcher(config),
         clock=clock,
         limits=ServingLimits(
@@ -276,8 +283,11 @@ def _assemble(
         uploads=uploads,
         quantizations=quantizations,
         job_queue=job_queue,
+        aliases=aliases,
         deployments=deployments,
-        inference=InferenceService(deployments=deployments, registry=registry, load_tokenizer=Tokenizer),
+        inference=InferenceService(
+            deployments=deployments, registry=registry, aliases=aliases, load_tokenizer=Tokenizer
+        ),
         idempotency=IdempotencyService(
             store=SqlIdempotencyStore(database),
             clock=clock,

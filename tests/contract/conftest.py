@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from tritium_platform.adapters.memory.alias_store import MemoryAliasStore
 from tritium_platform.adapters.memory.audit_outbox import MemoryAuditOutbox
 from tritium_platform.adapters.memory.billing_store import MemoryPriceStore
 from tritium_platform.adapters.memory.clock import ManualClock
@@ -23,6 +24,7 @@ from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
 from tritium_platform.adapters.memory.model_store import MemoryDeploymentStore, MemoryModelStore
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
 from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
+from tritium_platform.adapters.sql.alias_store import SqlAliasStore
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from tritium_platform.insight.health import OutcomeStore
     from tritium_platform.metering.service import UsageStore
     from tritium_platform.quotas.reservations import ReservationStore
+    from tritium_platform.serving.aliases import AliasStore
     from tritium_platform.serving.deployments import DeploymentStore
     from tritium_platform.serving.quantization import JobStore
     from tritium_platform.serving.registry import ModelStore
@@ -67,6 +70,7 @@ class Books:
     outbox: AuditOutbox
     models: ModelStore
     deployments: DeploymentStore
+    aliases: AliasStore
     jobs: JobStore
 
 
@@ -83,6 +87,7 @@ def books_in_memory() -> Books:
         outbox=MemoryAuditOutbox(database),
         models=MemoryModelStore(database),
         deployments=MemoryDeploymentStore(database),
+        aliases=MemoryAliasStore(database),
         jobs=MemoryJobStore(database),
     )
 
@@ -99,6 +104,7 @@ def books_in_sql(database: Database) -> Books:
         outbox=SqlAuditOutbox(database),
         models=SqlModelStore(database),
         deployments=SqlDeploymentStore(database),
+        aliases=SqlAliasStore(database),
         jobs=SqlJobStore(database),
     )
 

@@ -15,7 +15,7 @@ from tritium_platform.billing.pricing import default_price_version
 from tritium_platform.errors import ConflictError
 from tritium_platform.insight.health import OutcomeCount, OutcomeKind
 from tritium_platform.metering.model import Meter
-from tritium_platform.serving.model import Deployment, ModelKind, RegisteredModel
+from tritium_platform.serving.model import Alias, Deployment, ModelKind, RegisteredModel
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import uuid7
 
@@ -142,3 +142,37 @@ async def test_a_deployment_name_belongs_to_its_tenant_once(books: Books, clock:
     assert list(await books.deployments.list(first)) == [deployment]
     await books.deployments.remove(tenant_id=first, deployment_id=deployment.id)
     assert not await books.deployments.list(first)
+
+
+async def test_an_alias_is_replaced_under_its_name_and_belongs_to_its_tenant(
+    books: Books, clock: ManualClock
+) -> None:
+    first, second = sorted((uuid7(clock), uuid7(clock)))
+    alias = Alias(tenant_id=first, name="chat", target="llama-1", changed_at=clock.now())
+    await books.aliases.put(alias)
+    await books.aliases.put(replace(alias, tenant_id=second))
+    await books.aliases.put(replace(alias, name="Best"))
+    later = replace(alias, target="llama-2", changed_at=clock.now() + timedelta(hours=1))
+    await books.aliases.put(later)
+    assert list(await books.aliases.list(first)) == [replace(alias, name="Best"), later]
+    assert list(await books.aliases.list()) == [
+        replace(alias, name="Best"),
+        later,
+        replace(alias, tenant_id=second),
+    ]
+    assert await books.aliases.remove(tenant_id=first, name="chat")
+    assert not await books.aliases.remove(tenant_id=first, name="chat")
+    assert list(await books.aliases.list(second)) == [replace(alias, tenant_id=second)]
+
+
+async def test_an_alias_of_a_transaction_that_fails_is_not_kept(books: Books, clock: ManualClock) -> None:
+    alias = Alias(tenant_id=uuid7(clock), name="chat", target="llama-1", changed_at=clock.now())
+
+    async def put_and_fail() -> None:
+        async with books.unit_of_work():
+            await books.aliases.put(alias)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await put_and_fail()
+    assert not await books.aliases.list()

@@ -54,7 +54,13 @@ def test_an_operator_sets_up_a_tenant_that_deploys_chats_and_is_billed(up, harne
     assert [each["name"] for each in answer_of("deploy", "list", **server)["deployments"]] == ["m"]
 
     with httpx2.Client(base_url=facts["url"], headers={"authorization": f"Bearer {key['key']}"}) as http:
-        body = {"model": "m", "prompt": "In the", "max_tokens": 4}
+        assert answer_of("alias", "set", "chat", "m", **server)["deployment"] == "m"
+        operator = (data_dir / "secrets" / "admin_key").read_bytes().hex()
+        of_tenant = ("--tenant", tenant["id"], "--key", f"btn_admin_{operator}", "--url", facts["url"])
+        assert answer_of("alias", "set", "best", "chat", *of_tenant)["deployment"] == "m"
+        assert [each["name"] for each in answer_of("alias", "list", **server)["aliases"]] == ["best", "chat"]
+        assert answer_of("alias", "delete", "best", *of_tenant)["deleted"]
+        body = {"model": "chat", "prompt": "In the", "max_tokens": 4}
         used = http.post("/v1/completions", json=body).raise_for_status().json()["usage"]
     usage = answer_of("usage", tenant["id"], *where)
     totals = {total["meter"]: total["quantity"] for total in usage["totals"]}
@@ -72,8 +78,8 @@ def test_an_operator_sets_up_a_tenant_that_deploys_chats_and_is_billed(up, harne
     time.sleep(1.5)  # what commands left in the outbox, the server logs
     report = answer_of("audit", "verify", *where)
     assert report["is_intact"]
-    # tenant, key, model, deployment, completion, suspend, 403, resume, revoke, 401
-    assert report["entries"] == 10
+    # tenant, key, model, deployment, three of aliases, completion, suspend, 403, resume, revoke, 401
+    assert report["entries"] == 13
 
 
 def test_the_console_stands_on_the_same_port_behind_the_admin_key(up):

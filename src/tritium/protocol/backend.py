@@ -77,6 +77,10 @@ class LocalBackend:
         token_ids = await asyncio.to_thread(self._encode, call.prompt)
         return tokenized(self._loaded.tokenizer, token_ids, context_limit=self._loaded.max_tokens)
 
+    def served_name(self, principal: object, model: str) -> str:  # noqa: ARG002 - there are no aliases
+        """Return the name as it was asked for."""
+        return model
+
     def response_headers(self, principal: object) -> Mapping[str, str]:  # noqa: ARG002 - no limits to announce
         """Return nothing."""
         return {}

@@ -28,11 +28,12 @@ def model_not_found() -> ModelNotFoundError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """One model a caller may use; `created` is Unix time in whole seconds."""
+    """One model a caller may use; `created` is Unix time in seconds, `root` what an alias stands for."""
 
     id: str
     created: int
     owned_by: str
+    root: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,9 @@ class InferenceBackend(Protocol):
 
     async def tokenize(self, call: TokenizeCall) -> TokenizedPrompt:
         """Return the tokens of a prompt; nothing is run, and nothing counts as use."""
+
+    def served_name(self, principal: object, model: str) -> str:
+        """Return what the answer calls its model: an alias has become the model it stood for."""
 
     def response_headers(self, principal: object) -> Mapping[str, str]:
         """Return headers to add to every answer of this caller (rate limits ...); may be empty."""

@@ -21,7 +21,7 @@ def embedding_call(body: EmbeddingRequest, *, request_id: str, principal: object
     return EmbeddingCall(request_id=request_id, model=body.model, inputs=inputs, principal=principal)
 
 
-def embedding_answer(body: EmbeddingRequest, output: EmbeddingOutput) -> dict[str, object]:
+def embedding_answer(body: EmbeddingRequest, output: EmbeddingOutput, *, model: str) -> dict[str, object]:
     """Return the wire object: vectors as lists, or as base64 of little-endian 32-bit floats.
 
     Raises:
@@ -40,7 +40,7 @@ def embedding_answer(body: EmbeddingRequest, output: EmbeddingOutput) -> dict[st
         for index, vector in enumerate(output.vectors)
     ]
     usage = {"prompt_tokens": output.prompt_tokens, "total_tokens": output.prompt_tokens}
-    return {"object": "list", "data": data, "model": body.model, "usage": usage}
+    return {"object": "list", "data": data, "model": model, "usage": usage}
 
 
 def _base64(vector: tuple[float, ...]) -> str:

@@ -118,8 +118,9 @@ class OpenAIRoutes:
         principal, body = await self._read(request, ChatCompletionRequest)
         request_id = request_id_of(request)
         calls = chat_calls(body, request_id=request_id, principal=principal)
+        model = self._backend.served_name(principal, body.model)
         form = ChatAnswer(
-            request_id=request_id, model=body.model, created=int(time.time()), tool_use=body.tool_use
+            request_id=request_id, model=model, created=int(time.time()), tool_use=body.tool_use
         )
         return await self._answer(request, body, calls, form)
 
@@ -128,7 +129,8 @@ class OpenAIRoutes:
         principal, body = await self._read(request, CompletionRequest)
         request_id = request_id_of(request)
         calls = completion_calls(body, request_id=request_id, principal=principal)
-        form = CompletionAnswer(request_id=request_id, model=body.model, created=int(time.time()))
+        model = self._backend.served_name(principal, body.model)
+        form = CompletionAnswer(request_id=request_id, model=model, created=int(time.time()))
         return await self._answer(request, body, calls, form)
 
     async def embeddings(self, request: Request) -> Response:
@@ -140,7 +142,8 @@ class OpenAIRoutes:
         )
         if output is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return self._json(request, embedding_answer(body, output), principal)
+        model = self._backend.served_name(principal, body.model)
+        return self._json(request, embedding_answer(body, output, model=model), principal)
 
     async def tokenize(self, request: Request) -> Response:
         """Count the tokens of a prompt or a chat, and list them; nothing is charged."""
@@ -204,7 +207,8 @@ async def _bounded_body(request: Request) -> bytes:
 
 
 def _card_object(card: ModelCard) -> dict[str, object]:
-    return {"id": card.id, "object": "model", "created": card.created, "owned_by": card.owned_by}
+    shown = {"id": card.id, "object": "model", "created": card.created, "owned_by": card.owned_by}
+    return shown if card.root is None else {**shown, "root": card.root}
 
 
 def _body_schema(schema: type[WireRequest]) -> dict[str, object]:

@@ -15,6 +15,7 @@ from tritium.protocol.routes import build_router, error_response
 from tritium.protocol.schemas import InvalidJsonError
 from tritium_platform.api import (
     account,
+    aliases,
     deployments,
     models,
     operations,
@@ -61,8 +62,9 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
     app.include_router(
         build_router(backend, principal_of=backend.principal_of, envelope=openai_envelope), tags=["OpenAI"]
     )
-    for resource in (tenants, account, models, uploads, quantizations, deployments, security):
-        app.include_router(resource.router, responses={"4XX": {"model": Problem, **_PROBLEM}})
+    resources = (tenants, account, models, uploads, quantizations, deployments, aliases, security)
+    for router in (*(resource.router for resource in resources), aliases.operator_router):
+        app.include_router(router, responses={"4XX": {"model": Problem, **_PROBLEM}})
     for router in (operations.router, *routers):
         app.include_router(router)
     app.add_middleware(IdempotentAnswers, platform=platform)

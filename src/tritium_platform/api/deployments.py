@@ -49,15 +49,16 @@ async def delete_deployment(
     platform: ThePlatform, caller: DeploymentsCaller, deployment: str
 ) -> DeploymentOut:
     """Take a deployment out of use; what it runs is finished first."""
-    found = await platform.gateway.change(
-        lambda: platform.deployments.delete(caller.tenant_id, deployment),
-        describe=lambda gone: Change(
-            action="deployment.delete",
-            resource=ResourceIdentifier("deployment", str(gone.id)),
-            tenant_id=caller.tenant_id,
-            key_id=caller.key_id,
-        ),
-    )
+    async with platform.aliases.names:  # nobody points an alias at it meanwhile
+        found = await platform.gateway.change(
+            lambda: platform.deployments.delete(caller.tenant_id, deployment),
+            describe=lambda gone: Change(
+                action="deployment.delete",
+                resource=ResourceIdentifier("deployment", str(gone.id)),
+                tenant_id=caller.tenant_id,
+                key_id=caller.key_id,
+            ),
+        )
     platform.deployments.retire(found)
     return _deployment_out(platform, found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tritium.engine.prompt import ChatMessage
@@ -35,6 +35,8 @@ class HttpCaller:
     """The principal of a wire request: who calls, with which key, and where to tell about the limits.
 
     `kept_request_id` is that of a request with an idempotency key: however often it runs, it counts once.
+    `names` holds what the request's model stood for when it was first asked: a request with several prompts
+    or choices is one request, and an alias that is turned meanwhile does not part them.
     """
 
     context: TenantContext
@@ -42,6 +44,7 @@ class HttpCaller:
     request_id: str
     headers: dict[str, str]
     kept_request_id: UUID | None = None
+    names: dict[str, str] = field(default_factory=dict)
 
 
 class GatewayBackend:
@@ -66,17 +69,27 @@ class GatewayBackend:
         )
 
     async def models(self, principal: object) -> Sequence[ModelCard]:
-        """Return the caller's deployments: their names are what `model` may say."""
-        caller = _caller(principal)
-        deployments = await self._platform.deployments.list(caller.context.tenant_id)
-        return [
+        """Return the caller's deployments and aliases: their names are what `model` may say."""
+        context = _caller(principal).context
+        deployments = await self._platform.deployments.list(context.tenant_id)
+        cards = [
             ModelCard(
                 id=deployment.name,
                 created=int(deployment.created_at.timestamp()),
-                owned_by=caller.context.organization_name,
+                owned_by=context.organization_name,
             )
             for deployment in deployments
         ]
+        cards += [
+            ModelCard(
+                id=alias.name,
+                created=int(alias.changed_at.timestamp()),
+                owned_by=context.organization_name,
+                root=self._platform.inference.name_of(context, alias.name),
+            )
+            for alias in await self._platform.aliases.list(context.tenant_id)
+        ]
+        return cards
 
     async def generate(self, calls: Sequence[GenerationCall]) -> Sequence[Passage[TokenOutput]]:
         """Admit the generations together; iterating a passage runs it."""
@@ -89,7 +102,7 @@ class GatewayBackend:
             operation=OperationType.CHAT if is_chat else OperationType.COMPLETION,
             # The wire's id may be the client's choice; two clients may choose the same.
             request_id=uuid7().hex,
-            model=call.model,
+            model=self.served_name(call.principal, call.model),
             prompt=call.prompt,
             sampling=call.sampling,
             tool_use=call.tool_use,
@@ -99,7 +112,10 @@ class GatewayBackend:
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
         """Embed the inputs of one call."""
         work = EmbedTexts(
-            self._platform.inference, request_id=uuid7().hex, model=call.model, inputs=call.inputs
+            self._platform.inference,
+            request_id=uuid7().hex,
+            model=self.served_name(call.principal, call.model),
+            inputs=call.inputs,
         )
         (passage,) = await self._process([work], caller=_caller(call.principal))
         return await anext(passage)
@@ -111,6 +127,13 @@ class GatewayBackend:
             return await self._platform.inference.tokenize(context, model=call.model, prompt=call.prompt)
         except NotFoundError:
             raise _no_such_model(call.model) from None
+
+    def served_name(self, principal: object, model: str) -> str:
+        """Return the deployment this request gets: of an alias, what it stood for when first asked."""
+        caller = _caller(principal)
+        if model not in caller.names:
+            caller.names[model] = self._platform.inference.name_of(caller.context, model)
+        return caller.names[model]
 
     def response_headers(self, principal: object) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's signature
         """Return nothing: the limits are known only when a call is admitted, see `principal_of`."""

@@ -144,6 +144,22 @@ class DeploymentOut(BaseModel):
     created_at: datetime
 
 
+class AliasTarget(BaseModel):
+    """Where an alias leads: the name of a deployment or of another alias."""
+
+    model_config = _INPUT
+    target: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class AliasOut(BaseModel):
+    """An alias, and the deployment at the end of the chain."""
+
+    name: str
+    target: str
+    deployment: str
+    changed_at: datetime
+
+
 class LimitsOut(BaseModel):
     """The limits of a tenant."""
 

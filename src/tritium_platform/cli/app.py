@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from tritium_platform.cli import audit, billing, compliance, models, quantize, retention, run, tenants
+from tritium_platform.cli import (
+    aliases,
+    audit,
+    billing,
+    compliance,
+    models,
+    quantize,
+    retention,
+    run,
+    tenants,
+)
 
 app = typer.Typer(
     name="tritiumd",
@@ -27,6 +37,7 @@ for name, group in (
     ("key", tenants.key_group),
     ("model", models.model_group),
     ("deploy", models.deploy_group),
+    ("alias", aliases.alias_group),
     ("invoice", billing.invoice_group),
     ("audit", audit.audit_group),
     ("compliance", compliance.compliance_group),

@@ -38,6 +38,10 @@ class ServerClient:
         """Send a thing and return the answer."""
         return self._ask("POST", path, body)
 
+    def put(self, path: str, name: str, body: Mapping[str, Any]) -> Any:
+        """Set the thing with that name and return the answer."""
+        return self._ask("PUT", path + quote(name, safe=""), body)
+
     def delete(self, path: str, name: str) -> Any:
         """Delete the thing with that name."""
         return self._ask("DELETE", path + quote(name, safe=""), None)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
+    from tritium_platform.serving.aliases import AliasService
     from tritium_platform.serving.model import ReplicaStatus
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock
@@ -119,12 +120,14 @@ class DeploymentService:
         *,
         store: DeploymentStore,
         registry: ModelRegistry,
+        aliases: AliasService,
         launch: ReplicaLauncher,
         clock: Clock,
         limits: ServingLimits,
     ) -> None:
         self._store = store
         self._registry = registry
+        self._aliases = aliases
         self._launch = launch
         self._clock = clock
         self._limits = limits
@@ -132,7 +135,6 @@ class DeploymentService:
         # What runs here is found without asking the store: every request asks.
         self._found: dict[tuple[UUID, str], Deployment] = {}
         self._drains: set[asyncio.Task[None]] = set()
-        self._creating = asyncio.Lock()
 
     async def start_all(self) -> None:
         """Start every remembered deployment: what ran before a restart runs after it."""
@@ -171,12 +173,13 @@ class DeploymentService:
         """Remember a planned deployment and start its replicas; loading goes on in the background.
 
         Raises:
-            ConflictError: the tenant already uses the name.
+            ConflictError: the tenant already uses the name, for a deployment or for an alias.
             RequestTooLargeError: others were created since the plan, and it does not fit any more.
         """
         deployment, model = plan
-        async with self._creating:
+        async with self._aliases.names:
             await self._require_room(deployment.tenant_id, wanted=deployment.replicas)
+            await self._aliases.require_free(deployment.tenant_id, deployment.name)
             await self._store.add(deployment)
         await self._start(deployment, model=model)
         return deployment
@@ -196,8 +199,14 @@ class DeploymentService:
         raise NotFoundError("There is no such deployment.", kind="deployment")
 
     async def delete(self, tenant_id: UUID, name_or_id: str) -> Deployment:
-        """Forget a deployment: it takes no request from now on. Call `retire` when that is committed."""
+        """Forget a deployment: it takes no request from now on. Call `retire` when that is committed.
+
+        Raises:
+            NotFoundError: there is no such deployment.
+            ConflictError: an alias leads to it.
+        """
         deployment = await self.get(tenant_id, name_or_id)
+        await self._aliases.require_unused(tenant_id, deployment.name)
         await self._store.remove(tenant_id=tenant_id, deployment_id=deployment.id)
         for key in self._keys(deployment):
             self._found.pop(key, None)

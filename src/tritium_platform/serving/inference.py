@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tritium.engine.request import EmbeddingOutput, SamplingParams, TokenOutput
     from tritium.engine.tools import ToolUse
     from tritium.model.tokenizer import Tokenizer
+    from tritium_platform.serving.aliases import AliasService
     from tritium_platform.serving.deployments import DeploymentService, ModelRegistry
     from tritium_platform.serving.model import Deployment, ModelFacts
     from tritium_platform.tenancy.model import TenantContext
@@ -65,12 +66,18 @@ class InferenceService:
         *,
         deployments: DeploymentService,
         registry: ModelRegistry,
+        aliases: AliasService,
         load_tokenizer: Callable[[str], Tokenizer],
     ) -> None:
         self._deployments = deployments
         self._registry = registry
+        self._aliases = aliases
         self._load_tokenizer = load_tokenizer
         self._tokenizers: dict[UUID, asyncio.Future[Tokenizer]] = {}
+
+    def name_of(self, context: TenantContext, model: str) -> str:
+        """Return what an alias of the tenant stands for now; any other name stands for itself."""
+        return self._aliases.resolve(context.tenant_id, model)
 
     async def schedule_generation(
         self,
@@ -151,7 +158,7 @@ class InferenceService:
     async def _resolve(
         self, context: TenantContext, model: str, *, kind: ModelKind | None = None
     ) -> tuple[Deployment, ModelFacts, Tokenizer]:
-        deployment = await self._deployments.get(context.tenant_id, model)
+        deployment = await self._deployments.get(context.tenant_id, self.name_of(context, model))
         facts = self._deployments.choose(deployment).status.facts
         if facts is None or kind not in {None, facts.kind}:
             raise ValidationError(
@@ -226,6 +233,7 @@ class GenerateText:
             tool_use=self._tool_use,
             priority=self._priority,
         )
+        self.model = self._scheduled.deployment.name  # the books name what ran, not the alias or id asked for
         self.subject = ResourceIdentifier("deployment", str(self._scheduled.deployment.id))
         return self._scheduled.largest_tokens
 
@@ -286,6 +294,7 @@ class EmbedTexts:
         self._scheduled = await self._service.schedule_embedding(
             context, request_id=self._request_id, model=self.model, inputs=self._inputs
         )
+        self.model = self._scheduled.deployment.name  # the books name what ran, not the alias or id asked for
         self.subject = ResourceIdentifier("deployment", str(self._scheduled.deployment.id))
         return self._scheduled.largest_tokens
 

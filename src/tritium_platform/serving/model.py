@@ -95,6 +95,16 @@ class Deployment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Alias:
+    """A name of a tenant that stands for a deployment, or for another alias; `target` is that one's name."""
+
+    tenant_id: UUID
+    name: str
+    target: str
+    changed_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
     """What an engine process says of its model; the positions are those of prompt and answer together."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from tritium_platform.adapters.memory.alias_store import MemoryAliasStore
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.model_store import MemoryDeploymentStore, MemoryModelStore
 from tritium_platform.errors import RequestTooLargeError
+from tritium_platform.serving.aliases import AliasService
 from tritium_platform.serving.deployments import DeploymentService, DeploymentWish, ServingLimits
 from tritium_platform.serving.model import ModelKind
 from tritium_platform.serving.policy import MAX_TENANT_REPLICAS
@@ -38,9 +40,11 @@ async def test_nobody_gets_more_engines_by_asking_many_times_at_once():
         started.append(replica["name"])
         return Standing()
 
+    store = MemoryDeploymentStore(database)
     service = DeploymentService(
-        store=MemoryDeploymentStore(database),
+        store=store,
         registry=registry,
+        aliases=AliasService(store=MemoryAliasStore(database), deployments=store, clock=clock),
         launch=launch,
         clock=clock,
         limits=ServingLimits(),

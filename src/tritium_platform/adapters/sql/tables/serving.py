@@ -1,4 +1,4 @@
-"""Models of tenants and deployments of models."""
+"""Models of tenants, deployments of models, and aliases of deployments."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Integer,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -43,4 +44,14 @@ deployments = Table(
     Column("memory_limit_bytes", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("tenant_id", "name"),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("target", String(200), nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "name"),
 )
