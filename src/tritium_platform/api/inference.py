@@ -143,7 +143,7 @@ class GatewayBackend:
         self, works: Sequence[CustomerRequest[Any]], *, caller: HttpCaller
     ) -> Sequence[Passage[Any]]:
         kept = caller.kept_request_id
-        event_ids = kept and [event_id_of(kept, index=index) for index, _ in enumerate(works)]
+        event_ids = None if kept is None else [event_id_of(kept, index=index) for index in range(len(works))]
         try:
             passages = await self._platform.gateway.process_customer_requests(
                 works, token=caller.token, request_id=caller.request_id, event_ids=event_ids
