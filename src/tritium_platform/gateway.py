@@ -80,6 +80,9 @@ class CustomerRequest(Protocol[Piece]):
     def consumed(self, outcome: Outcome) -> Consumption:
         """Return what was consumed so far, given how it ended."""
 
+    def release(self) -> None:
+        """Let go of what `admit` took hold of: it was refused, or its work is over. May be called twice."""
+
 
 class Telemetry(Protocol):
     """Counts requests for the operator; times in seconds."""
@@ -188,13 +191,20 @@ class Gateway:
         """
         context = await self._tenancy.authenticate_request(token)
         try:
-            context.require(request.scope)
-            tokens = await request.admit(context)
-            admission = await self._books.quotas.reserve(context, requests=1, tokens=tokens)
+            admission = await self._admit(request, context=context)
         except BitNetServiceError as error:
             await self._refuse(request, context=context, error=error, request_id=request_id)
             raise
         return Passage(self, request, context=context, admission=admission, request_id=request_id)
+
+    async def _admit(self, request: CustomerRequest[Piece], *, context: TenantContext) -> Admission:
+        try:
+            context.require(request.scope)
+            tokens = await request.admit(context)
+            return await self._books.quotas.reserve(context, requests=1, tokens=tokens)
+        except BaseException:
+            request.release()
+            raise
 
     async def authenticate(self, token: str) -> TenantContext:
         """Return who is calling."""
@@ -418,6 +428,7 @@ class Passage(Generic[Piece]):
     async def _settle(self, outcome: Outcome, *, error: BaseException | None = None) -> None:
         """Settle once; a caller that is cancelled meanwhile does not stop it."""
         if self._settlement is None:
+            self.request.release()
             work = self._gateway.settle(self, outcome=outcome, error=error)
             self._settlement = asyncio.create_task(work, name=f"settle {self.event_id}")
             self._gateway.in_background(self._settlement)

@@ -13,6 +13,7 @@ from tritium_platform.api.ratelimits import headers_of_admission, headers_of_ref
 from tritium_platform.errors import BitNetServiceError, NotFoundError
 from tritium_platform.metering.model import OperationType
 from tritium_platform.serving.inference import EmbedTexts, GenerateText
+from tritium_platform.serving.pool import Version
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 class HttpCaller:
     """The principal of a wire request: who calls, with which key, and where to tell about the limits.
 
-    `names` holds what the request's model stood for when it was first asked: a request with several prompts
-    or choices is one request, and an alias that is turned meanwhile does not part them.
+    `names` and `version` hold what the request's model stood for when it was first asked: a request with
+    several prompts or choices is one, and neither an alias that is turned nor a swap parts them.
     """
 
     context: TenantContext
@@ -41,6 +42,7 @@ class HttpCaller:
     request_id: str
     headers: dict[str, str]
     names: dict[str, str] = field(default_factory=dict)
+    version: Version = field(default_factory=Version)
 
 
 class GatewayBackend:
@@ -93,6 +95,7 @@ class GatewayBackend:
             prompt=call.prompt,
             sampling=call.sampling,
             tool_use=call.tool_use,
+            version=_caller(call.principal).version,
         )
         return await self._process(work, caller=_caller(call.principal))
 
@@ -103,6 +106,7 @@ class GatewayBackend:
             request_id=uuid7().hex,
             model=self.served_name(call.principal, call.model),
             inputs=call.inputs,
+            version=_caller(call.principal).version,
         )
         passage = await self._process(work, caller=_caller(call.principal))
         return await anext(passage)
