@@ -49,6 +49,8 @@ from tritium_platform.serving.inference import InferenceService
 from tritium_platform.serving.quantization import QuantizationService
 from tritium_platform.serving.quantization_work import QuantizationWork, WorkBooks
 from tritium_platform.serving.registry import RegistryService
+from tritium_platform.serving.residency import Residency
+from tritium_platform.serving.swapping import SwapService
 from tritium_platform.serving.uploads import UploadService
 from tritium_platform.tenancy.model import TIER_LIMITS, TenantTier, override_limits
 from tritium_platform.tenancy.service import TenancyService
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.billing.model import PriceVersion
     from tritium_platform.config import PlatformConfig
-    from tritium_platform.serving.deployments import ReplicaLauncher
+    from tritium_platform.serving.pool import ReplicaLauncher
     from tritium_platform.tenancy.model import TierLimits
     from tritium_platform.values import Clock
 
@@ -90,6 +92,8 @@ class Platform:
     job_queue: DbosJobQueue
     aliases: AliasService
     deployments: DeploymentService
+    residency: Residency
+    swaps: SwapService
     inference: InferenceService
     idempotency: IdempotencyService
     gateway: Gateway
@@ -106,6 +110,7 @@ class Platform:
         await self.deployments.start_all()
         self._loops = [
             asyncio.create_task(_every(SWEEP_SECONDS, self._sweep), name="sweep"),
+            asyncio.create_task(_every(1.0, self.residency.trim), name="trim"),
             asyncio.create_task(_every(1.0, self._recover_audit), name="audit outbox"),
         ]
         self.is_ready = True
@@ -253,16 +258,23 @@ def _assemble(
     )
     deployment_store = SqlDeploymentStore(database)
     aliases = AliasService(store=SqlAliasStore(database), deployments=deployment_store, clock=clock)
+    residency = Residency(
+        budget_bytes=config.models_memory_bytes,
+        load_seconds=config.model_load_seconds,
+        idle_seconds=config.model_idle_seconds,
+        drain_seconds=config.drain_seconds,
+        clock=clock,
+    )
     deployments = DeploymentService(
         store=deployment_store,
         registry=registry,
         aliases=aliases,
+        residency=residency,
         launch=launch or _process_launcher(config),
         clock=clock,
         limits=ServingLimits(
             threads=config.threads_per_engine or os.cpu_count() or 1,
             memory_bytes=config.engine_memory_bytes,
-            drain_seconds=config.drain_seconds,
         ),
     )
     return Platform(
@@ -285,6 +297,14 @@ def _assemble(
         job_queue=job_queue,
         aliases=aliases,
         deployments=deployments,
+        residency=residency,
+        swaps=SwapService(
+            store=deployment_store,
+            registry=registry,
+            deployments=deployments,
+            residency=residency,
+            load_seconds=config.model_load_seconds,
+        ),
         inference=InferenceService(
             deployments=deployments, registry=registry, aliases=aliases, load_tokenizer=Tokenizer
         ),

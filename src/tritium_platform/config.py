@@ -73,6 +73,12 @@ class PlatformConfig(BaseSettings):
     """Threads of an engine process; 0 takes one per processor core."""
     engine_memory_bytes: Annotated[int, Field(ge=0)] = 0
     """Address space of an engine process; 0 derives it from the model."""
+    models_memory_bytes: Annotated[int, Field(ge=0)] = 0
+    """Memory of all engines together: models that nobody uses leave for those asked for; 0 sets no limit."""
+    model_load_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How long a request waits for a model that is not in memory."""
+    model_idle_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """When a model that nobody uses leaves memory, unless it is pinned; 0 keeps it."""
     worker_memory_bytes: Annotated[int, Field(ge=0)] = 0
     """Address space of the quantization worker; 0 sets no limit."""
     pepper_file: Path | None = None

@@ -80,6 +80,9 @@ class CustomerRequest(Protocol[Piece]):
     def consumed(self, outcome: Outcome) -> Consumption:
         """Return what was consumed so far, given how it ended."""
 
+    def release(self) -> None:
+        """Let go of what `admit` took hold of: it was refused, or its work is over. May be called twice."""
+
 
 class Telemetry(Protocol):
     """Counts requests for the operator; times in seconds."""
@@ -202,15 +205,10 @@ class Gateway:
         `event_ids` are those of a call that may run twice: under each id, only the first use is counted.
         """
         context = await self._tenancy.authenticate_request(token)
-        request = requests[0]
         try:
-            tokens = []
-            for request in requests:
-                context.require(request.scope)
-                tokens.append(await request.admit(context))
-            admissions = await self._books.quotas.reserve_all(context, tokens=tokens)
+            admissions = await self._admit(requests, context=context)
         except BitNetServiceError as error:
-            await self._refuse(request, context=context, error=error, request_id=request_id)
+            await self._refuse(requests[0], context=context, error=error, request_id=request_id)
             raise
         return [
             Passage(
@@ -223,6 +221,20 @@ class Gateway:
             )
             for place, (request, admission) in enumerate(zip(requests, admissions, strict=True))
         ]
+
+    async def _admit(
+        self, requests: Sequence[CustomerRequest[Piece]], *, context: TenantContext
+    ) -> list[Admission]:
+        try:
+            tokens = []
+            for request in requests:
+                context.require(request.scope)
+                tokens.append(await request.admit(context))
+            return await self._books.quotas.reserve_all(context, tokens=tokens)
+        except BaseException:
+            for request in requests:
+                request.release()
+            raise
 
     async def authenticate(self, token: str) -> TenantContext:
         """Return who is calling."""
@@ -450,6 +462,7 @@ class Passage(Generic[Piece]):
     async def _settle(self, outcome: Outcome, *, error: BaseException | None = None) -> None:
         """Settle once; a caller that is cancelled meanwhile does not stop it."""
         if self._settlement is None:
+            self.request.release()
             work = self._gateway.settle(self, outcome=outcome, error=error)
             self._settlement = asyncio.create_task(work, name=f"settle {self.event_id}")
             self._gateway.in_background(self._settlement)

@@ -138,6 +138,12 @@ async def test_a_deployment_name_belongs_to_its_tenant_once(books: Books, clock:
     with pytest.raises(ConflictError):
         await books.deployments.add(replace(deployment, id=uuid7(clock)))
     assert list(await books.deployments.list()) == [deployment, other]
+    swapped = replace(deployment, model_id=uuid7(clock), is_pinned=True)
+    assert await books.deployments.change(swapped)
+    assert not await books.deployments.change(replace(deployment, id=uuid7(clock)))
+    assert not await books.deployments.change(replace(deployment, tenant_id=second))
+    assert list(await books.deployments.list()) == [swapped, other]
+    assert await books.deployments.change(deployment)
     await books.deployments.remove(tenant_id=second, deployment_id=deployment.id)
     assert list(await books.deployments.list(first)) == [deployment]
     await books.deployments.remove(tenant_id=first, deployment_id=deployment.id)

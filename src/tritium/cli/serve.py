@@ -16,10 +16,10 @@ from tritium.cli.output import (
     write_json,
     write_note,
 )
-from tritium.errors import MissingExtraError, ValidationError
+from tritium.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Coroutine
 
     from tritium.kernels.pages import KvDtype
 
@@ -51,50 +51,59 @@ def serve(
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Serve a model through the OpenAI API until interrupted."""
-    import signal
-    import socket
-
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401 - it is asked for before a large model is loaded for nothing
 
         from tritium.engine.config import EngineConfig
-        from tritium.protocol.app import DRAIN_SECONDS, MOST_WAITING_SECONDS, create_app
+        from tritium.protocol.app import (
+            DRAIN_SECONDS,
+            MOST_WAITING_SECONDS,
+            create_app,
+            stop_being_ready,
+        )
+        from tritium.protocol.server import listening, serve_until_stopped, url_of
     except ImportError as error:
         raise MissingExtraError(extra="serve", feature="The server") from error
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        _bind(listener, host, port)  # before a large model is loaded for nothing
+    with listening(host, port) as listener:
         limits = EngineConfig(
             kv_dtype=cast("KvDtype", kv_dtype),  # which refuses any other
             max_waiting_seconds=MOST_WAITING_SECONDS,
         )
         app = create_app(model, api_key=api_key, served_name=name, threads=threads, config=limits)
-        url = _url(host, listener.getsockname()[1])
+        url = url_of(listener)
         if not api_key and not _is_local(host):
             write_note(
                 "Warning: everybody who reaches this address is let in; give --api-key to change that."
             )
-        if output_format is OutputFormat.JSON:
-            write_json({"url": url})
-        elif output_format is OutputFormat.HUMAN:
-            write_note(f"Serving {model} at {url}/v1 (Ctrl-C stops)")
-        level = "info" if output_format is OutputFormat.HUMAN else "warning"
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # The server stops in order on both; what it raises again afterwards says nothing new.
-            signal.signal(number, lambda *_: None)
-        config = uvicorn.Config(app, log_level=level, timeout_graceful_shutdown=round(DRAIN_SECONDS))
-        uvicorn.Server(config).run(sockets=[listener])
+
+        def announce() -> None:
+            if output_format is OutputFormat.JSON:
+                write_json({"url": url})
+            elif output_format is OutputFormat.HUMAN:
+                write_note(f"Serving {model} at {url}/v1 (Ctrl-C stops)")
+
+        _run(
+            serve_until_stopped(
+                app,
+                listener=listener,
+                drain_seconds=DRAIN_SECONDS,
+                on_listening=announce,
+                on_stopping=lambda: stop_being_ready(app),
+                log_level="info" if output_format is OutputFormat.HUMAN else "warning",
+            )
+        )
 
 
-def _bind(listener: socket.socket, host: str, port: int) -> None:
-    import socket
+def _run(work: Coroutine[None, None, None]) -> None:
+    """Run it on the faster loop where there is one."""
+    import asyncio
 
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
-    except OSError as error:  # in use, not allowed, not an address of this machine, not a name
-        reason = error.strerror or str(error)
-        raise ValidationError(f"Cannot listen on {host} port {port}: {reason}. Choose another.") from error
+        import uvloop
+    except ImportError:  # it does not exist for every system
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
 
 
 def _is_local(host: str) -> bool:
@@ -104,7 +113,3 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

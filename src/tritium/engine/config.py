@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tritium.engine.request import whole_number_between
-from tritium.errors import ValidationError
-from tritium.kernels.pages import KV_DTYPES, KvDtype
+from tritium.errors import InsufficientMemoryError, ValidationError
+from tritium.kernels.pages import BLOCK_SIZE, KV_DTYPES, KvDtype, block_bytes
+
+if TYPE_CHECKING:
+    from tritium.model.config import ModelConfig
 
 _LARGEST = 2**63 - 1
 _COUNTS = (
@@ -63,3 +67,29 @@ class EngineConfig:
             )
         if self.max_context is not None:  # at least one token in and one out
             whole_number_between("max_context", self.max_context, low=2, high=_LARGEST)
+
+    def cache_blocks(self, model: ModelConfig) -> int:
+        """Return how many blocks the key-value cache of a model has: what is affordable, and not in vain.
+
+        Raises:
+            InsufficientMemoryError: not even one block fits.
+        """
+        of_block = self._block_bytes(model)
+        affordable = self.kv_cache_bytes // of_block
+        context = min(self.max_context or model.max_positions, model.max_positions)
+        useful = self.max_running * -(-context // BLOCK_SIZE)
+        if affordable < 1:
+            raise InsufficientMemoryError(
+                "kv_cache_bytes is too small for a single block of the key-value cache.",
+                required=of_block,
+                available=self.kv_cache_bytes,
+            )
+        return min(affordable, useful)
+
+    def cache_bytes(self, model: ModelConfig) -> int:
+        """Return the bytes of the key-value cache of a model; they are taken as they are written."""
+        return self.cache_blocks(model) * self._block_bytes(model)
+
+    def _block_bytes(self, model: ModelConfig) -> int:
+        of_layer = block_bytes(self.kv_dtype, heads=model.num_kv_heads, head_dim=model.head_dim)
+        return model.num_layers * of_layer

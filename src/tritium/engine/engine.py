@@ -19,8 +19,8 @@ from tritium.engine.sampler import choose_tokens
 from tritium.engine.scheduler import Chunk, Scheduler, SchedulingPolicy
 from tritium.engine.sequence import Sequence
 from tritium.engine.waiting_room import WaitingRoom
-from tritium.errors import BitNetServiceError, InsufficientMemoryError, ProcessingError, ValidationError
-from tritium.kernels.pages import BLOCK_SIZE, block_bytes
+from tritium.errors import BitNetServiceError, ProcessingError, ValidationError
+from tritium.kernels.pages import BLOCK_SIZE
 from tritium.model.batch import KVCache
 
 if TYPE_CHECKING:
@@ -380,19 +380,9 @@ class Engine:
 
 
 def _new_cache(model: ModelConfig, config: EngineConfig) -> KVCache:
-    of_layer = block_bytes(config.kv_dtype, heads=model.num_kv_heads, head_dim=model.head_dim)
-    affordable = config.kv_cache_bytes // (model.num_layers * of_layer)
-    context = min(config.max_context or model.max_positions, model.max_positions)
-    useful = config.max_running * -(-context // BLOCK_SIZE)
-    if affordable < 1:
-        raise InsufficientMemoryError(
-            "kv_cache_bytes is too small for a single block of the key-value cache.",
-            required=model.num_layers * of_layer,
-            available=config.kv_cache_bytes,
-        )
     return KVCache(
         num_layers=model.num_layers,
-        num_blocks=min(affordable, useful),
+        num_blocks=config.cache_blocks(model),
         kv_heads=model.num_kv_heads,
         head_dim=model.head_dim,
         dtype=config.kv_dtype,

@@ -71,17 +71,23 @@ def create_app(
 
     app = FastAPI(title="Tritium", lifespan=lifespan)
     app.state.backend = backend
+    app.state.is_ready = True
     app.include_router(build_router(backend, principal_of=_bearer_check(keys)))
     app.add_exception_handler(HTTPException, _unknown_route)
 
     async def health() -> JSONResponse:
-        is_alive = backend.thread.is_alive
+        is_ready = app.state.is_ready and backend.thread.is_alive
         return JSONResponse(
-            {"status": "ok" if is_alive else "stopping"}, status_code=200 if is_alive else 503
+            {"status": "ok" if is_ready else "stopping"}, status_code=200 if is_ready else 503
         )
 
     app.add_api_route("/health", health, methods=["GET"])
     return app
+
+
+def stop_being_ready(app: FastAPI) -> None:
+    """Let `/health` say from now on that the server stops, so that no balancer sends it more."""
+    app.state.is_ready = False
 
 
 def _bearer_check(keys: Sequence[str]) -> Callable[[Request], Awaitable[object]]:

@@ -63,7 +63,11 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         build_router(backend, principal_of=backend.principal_of, envelope=openai_envelope), tags=["OpenAI"]
     )
     resources = (tenants, account, models, uploads, quantizations, deployments, aliases, security)
-    for router in (*(resource.router for resource in resources), aliases.operator_router):
+    for router in (
+        *(resource.router for resource in resources),
+        aliases.operator_router,
+        deployments.operator_router,
+    ):
         app.include_router(router, responses={"4XX": {"model": Problem, **_PROBLEM}})
     for router in (operations.router, *routers):
         app.include_router(router)

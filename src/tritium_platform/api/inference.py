@@ -14,6 +14,7 @@ from tritium_platform.errors import NotFoundError
 from tritium_platform.metering.model import OperationType
 from tritium_platform.serving.idempotency import event_id_of
 from tritium_platform.serving.inference import EmbedTexts, GenerateText
+from tritium_platform.serving.pool import Version
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class HttpCaller:
     """The principal of a wire request: who calls, with which key, and where to tell about the limits.
 
     `kept_request_id` is that of a request with an idempotency key: however often it runs, it counts once.
-    `names` holds what the request's model stood for when it was first asked: a request with several prompts
-    or choices is one request, and an alias that is turned meanwhile does not part them.
+    `names` and `version` hold what the request's model stood for when it was first asked: a request with
+    several prompts or choices is one, and neither an alias that is turned nor a swap parts them.
     """
 
     context: TenantContext
@@ -45,6 +46,7 @@ class HttpCaller:
     headers: dict[str, str]
     kept_request_id: UUID | None = None
     names: dict[str, str] = field(default_factory=dict)
+    version: Version = field(default_factory=Version)
 
 
 class GatewayBackend:
@@ -107,6 +109,7 @@ class GatewayBackend:
             sampling=call.sampling,
             tool_use=call.tool_use,
             priority=call.priority,
+            version=_caller(call.principal).version,
         )
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
@@ -116,6 +119,7 @@ class GatewayBackend:
             request_id=uuid7().hex,
             model=self.served_name(call.principal, call.model),
             inputs=call.inputs,
+            version=_caller(call.principal).version,
         )
         (passage,) = await self._process([work], caller=_caller(call.principal))
         return await anext(passage)

@@ -122,6 +122,20 @@ class NewDeployment(BaseModel):
     replicas: Annotated[StrictInt, Field(ge=1, le=8)] = 1
 
 
+class ModelSwap(BaseModel):
+    """The model that a deployment shall serve from now on, by name or id."""
+
+    model_config = _INPUT
+    model: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class DeploymentPin(BaseModel):
+    """Whether a deployment stays in memory."""
+
+    model_config = _INPUT
+    is_pinned: bool
+
+
 class ReplicaOut(BaseModel):
     """One engine process."""
 
@@ -140,6 +154,7 @@ class DeploymentOut(BaseModel):
     name: str
     model_id: UUID
     state: str
+    is_pinned: bool
     replicas: list[ReplicaOut]
     created_at: datetime
 

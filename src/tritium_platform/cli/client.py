@@ -42,6 +42,10 @@ class ServerClient:
         """Set the thing with that name and return the answer."""
         return self._ask("PUT", path + quote(name, safe=""), body)
 
+    def patch(self, path: str, name: str, body: Mapping[str, Any]) -> Any:
+        """Change the thing with that name and return the answer."""
+        return self._ask("PATCH", path + quote(name, safe=""), body)
+
     def delete(self, path: str, name: str) -> Any:
         """Delete the thing with that name."""
         return self._ask("DELETE", path + quote(name, safe=""), None)

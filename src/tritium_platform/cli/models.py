@@ -19,6 +19,7 @@ from tritium.cli.output import (
 )
 from tritium.errors import ProcessingError
 from tritium_platform.cli.client import ServerClient
+from tritium_platform.cli.common import parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,7 @@ model_group = typer.Typer(no_args_is_help=True, help="A tenant's models.")
 deploy_group = typer.Typer(no_args_is_help=True, help="A tenant's deployments.")
 Url = Annotated[str, typer.Option(envvar="TRITIUM_URL", help="Where the platform listens.")]
 Key = Annotated[str, typer.Option(envvar="TRITIUM_API_KEY", help="The tenant's API key.", show_default=False)]
+DeploymentName = Annotated[str, typer.Argument(help="The deployment's name or id.")]
 ModelName = Annotated[str, typer.Argument(help="The model's name or id.")]
 LOCAL = "http://127.0.0.1:8000"
 POLL_SECONDS = 0.2
@@ -96,9 +98,41 @@ def list_deployments(*, key: Key, url: Url = LOCAL, output_format: FormatOption 
     _write_many("deployments", found, output_format, columns=("name", "state", "replicas", "id"), rows=rows)
 
 
+@deploy_group.command("swap")
+def swap_model(
+    deployment: DeploymentName,
+    model: ModelName,
+    *,
+    key: Key,
+    url: Url = LOCAL,
+    output_format: FormatOption = OutputFormat.HUMAN,
+) -> None:
+    """Give a deployment another model without a gap; if it cannot be loaded, the old one stays."""
+    changed = ServerClient(url, key=key).patch("/api/v1/deployments/", deployment, {"model": model})
+    _write_one(changed, output_format, title="Swapped")
+
+
+@deploy_group.command("pin")
+def pin_deployment(
+    deployment: DeploymentName,
+    *,
+    tenant: Annotated[str, typer.Option("--tenant", help="The tenant's id.")],
+    key: Annotated[
+        str, typer.Option(envvar="TRITIUM_ADMIN_KEY", help="The operator's key.", show_default=False)
+    ],
+    release: Annotated[bool, typer.Option("--release", help="Let it leave memory again.")] = False,
+    url: Url = LOCAL,
+    output_format: FormatOption = OutputFormat.HUMAN,
+) -> None:
+    """Keep a tenant's deployment in memory whoever else wants the room; for the operator."""
+    address = f"/api/v1/tenants/{parse_id(tenant)}/deployments/"
+    changed = ServerClient(url, key=key).patch(address, deployment, {"is_pinned": not release})
+    _write_one(changed, output_format, title="Released" if release else "Pinned")
+
+
 @deploy_group.command("delete")
 def delete_deployment(
-    deployment: Annotated[str, typer.Argument(help="The deployment's name or id.")],
+    deployment: DeploymentName,
     *,
     key: Key,
     url: Url = LOCAL,

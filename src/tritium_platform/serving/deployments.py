@@ -1,30 +1,28 @@
-"""Keeps what tenants deployed running: which engine processes exist, and which of them takes a request."""
+"""Keeps what tenants deployed running: which versions there are, and which of them takes a request."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.errors import NotFoundError, ValidationError
-from tritium_platform.metering.model import LONGEST_NAME, OperationType
 from tritium_platform.serving import policy
-from tritium_platform.serving.errors import EngineUnavailableError
-from tritium_platform.serving.model import Consumption, Deployment, DeploymentState, Outcome, RegisteredModel
-from tritium_platform.serving.registry import require_name
-from tritium_platform.tenancy.model import Scope
+from tritium_platform.serving.model import Deployment, DeploymentState, RegisteredModel
+from tritium_platform.serving.pool import Pool
+from tritium_platform.serving.registry import memory_need, require_name
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import Sequence
     from uuid import UUID
 
-    from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
     from tritium_platform.serving.aliases import AliasService
     from tritium_platform.serving.model import ReplicaStatus
+    from tritium_platform.serving.pool import Lease, Replica, ReplicaLauncher, Version
+    from tritium_platform.serving.residency import Residency
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock
 
@@ -34,11 +32,10 @@ MAX_REPLICAS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServingLimits:
-    """What an engine gets: threads, address space in bytes (0: derived from the model), seconds to drain."""
+    """What an engine gets: threads, and address space in bytes (0: derived from the model)."""
 
     threads: int = 1
     memory_bytes: int = 0
-    drain_seconds: float = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +62,9 @@ class DeploymentStore(Protocol):
     async def list(self, tenant_id: UUID | None = None) -> Sequence[Deployment]:
         """Return the deployments of a tenant, or of everybody, oldest first."""
 
+    async def change(self, deployment: Deployment) -> bool:
+        """Keep a deployment in the place of the one with its id; False if there is none."""
+
     async def remove(self, *, tenant_id: UUID, deployment_id: UUID) -> None:
         """Forget a deployment; forgetting an unknown one is no error."""
 
@@ -79,41 +79,11 @@ class ModelRegistry(Protocol):
         """Return the tenant's models, oldest first."""
 
 
-class Replica(Protocol):
-    """One engine that serves one model."""
-
-    @property
-    def status(self) -> ReplicaStatus:
-        """This replica at this moment."""
-
-    async def start(self) -> None:
-        """Begin to load; returns at once."""
-
-    async def wait_ready(self) -> None:
-        """Wait for the model; raises EngineUnavailableError if it never comes."""
-
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
-        """Yield the tokens of one request; closing the iterator cancels it."""
-
-    async def embed(self, request_id: str, *, token_ids: Sequence[tuple[int, ...]]) -> EmbeddingOutput:
-        """Embed token id lists."""
-
-    async def drain(self, *, timeout: float) -> None:  # noqa: ASYNC109 - the limit is the caller's to own
-        """Finish what runs, then stop."""
-
-
-class ReplicaLauncher(Protocol):
-    """Makes replicas; nothing runs before `start`."""
-
-    def __call__(self, *, name: str, model_path: str, threads: int, memory_limit_bytes: int) -> Replica:
-        """Return a replica that is not started yet."""
-
-
 Plan = tuple[Deployment, RegisteredModel]
 
 
 class DeploymentService:
-    """Creates, finds and removes the deployments of tenants, and holds their running replicas."""
+    """Creates, finds, changes and removes the deployments of tenants, and holds their pools of engines."""
 
     def __init__(
         self,
@@ -121,6 +91,7 @@ class DeploymentService:
         store: DeploymentStore,
         registry: ModelRegistry,
         aliases: AliasService,
+        residency: Residency,
         launch: ReplicaLauncher,
         clock: Clock,
         limits: ServingLimits,
@@ -128,23 +99,27 @@ class DeploymentService:
         self._store = store
         self._registry = registry
         self._aliases = aliases
+        self._residency = residency
         self._launch = launch
         self._clock = clock
         self._limits = limits
-        self._running: dict[UUID, list[Replica]] = {}
+        self._pools: dict[UUID, Pool] = {}
         # What runs here is found without asking the store: every request asks.
-        self._found: dict[tuple[UUID, str], Deployment] = {}
-        self._drains: set[asyncio.Task[None]] = set()
+        self._found: dict[tuple[UUID, str], Pool] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._launched = 0
 
     async def start_all(self) -> None:
-        """Start every remembered deployment: what ran before a restart runs after it."""
+        """Take up every remembered deployment and load what fits: what ran before a restart runs after it."""
         for deployment in await self._store.list():
             try:
                 model = await self._registry.get(deployment.tenant_id, str(deployment.model_id))
+                self.show(await self.new_pool(deployment, model=model))
             except NotFoundError:
                 _log.warning("deployment_without_model", deployment_id=str(deployment.id))
-                continue
-            await self._start(deployment, model=model)
+            except ValidationError as error:
+                _log.warning("model_unreadable", deployment_id=str(deployment.id), reason=error.message)
+        self._residency.load_what_fits(self._pools.values())
 
     async def plan(self, context: TenantContext, *, wish: DeploymentWish) -> Plan:
         """Decide what `wish` would deploy; nothing starts yet.
@@ -156,7 +131,7 @@ class DeploymentService:
         """
         model = await self._registry.get(context.tenant_id, wish.model)
         policy.require_model_size(model.size_bytes, max_model_size=context.limits.max_model_size)
-        await self._require_room(context.tenant_id, wanted=wish.replicas)
+        await self._require_replicas(context.tenant_id, wanted=wish.replicas)
         deployment = Deployment(
             id=uuid7(self._clock),
             tenant_id=context.tenant_id,
@@ -164,24 +139,28 @@ class DeploymentService:
             name=wish.name or model.name,
             replicas=wish.replicas,
             threads=self._limits.threads,
-            memory_limit_bytes=self._limits.memory_bytes or policy.memory_limit_for(model),
+            memory_limit_bytes=self.memory_limit(model),
             created_at=self._clock.now(),
         )
         return deployment, model
 
     async def create(self, plan: Plan) -> Deployment:
-        """Remember a planned deployment and start its replicas; loading goes on in the background.
+        """Remember a planned deployment and begin to load it; that goes on in the background.
 
         Raises:
             ConflictError: the tenant already uses the name, for a deployment or for an alias.
             RequestTooLargeError: others were created since the plan, and it does not fit any more.
+            InsufficientMemoryError: it could never be in memory beside what is pinned.
         """
         deployment, model = plan
+        pool = await self.new_pool(deployment, model=model)
+        self._residency.require_room(pool.required_bytes)
         async with self._aliases.names:
-            await self._require_room(deployment.tenant_id, wanted=deployment.replicas)
+            await self._require_replicas(deployment.tenant_id, wanted=deployment.replicas)
             await self._aliases.require_free(deployment.tenant_id, deployment.name)
             await self._store.add(deployment)
-        await self._start(deployment, model=model)
+        self.show(pool)
+        self._residency.load(pool)
         return deployment
 
     async def list(self, tenant_id: UUID) -> Sequence[Deployment]:
@@ -192,14 +171,32 @@ class DeploymentService:
         """Return one deployment by id or name; raises NotFoundError, also for somebody else's."""
         running = self._found.get((tenant_id, name_or_id))
         if running is not None:
-            return running
+            return running.deployment
         for deployment in await self.list(tenant_id):
             if name_or_id in {str(deployment.id), deployment.name}:
                 return deployment
-        raise NotFoundError("There is no such deployment.", kind="deployment")
+        raise no_such_deployment()
+
+    def pool_of(self, tenant_id: UUID, name_or_id: str) -> Pool:
+        """Return the engines that take new requests for a deployment; NotFoundError if there are none."""
+        pool = self._found.get((tenant_id, name_or_id))
+        if pool is None:
+            raise no_such_deployment()
+        return pool
+
+    async def lease(self, tenant_id: UUID, name_or_id: str, *, version: Version) -> Lease:
+        """Hold the engines of a deployment for a request, which is the same ones for all of its parts.
+
+        Raises:
+            NotFoundError: the tenant has no such deployment.
+            InsufficientMemoryError: it does not fit into memory beside what is pinned.
+            EngineUnavailableError: it cannot be loaded, or not in time.
+        """
+        version.pool = version.pool or self.pool_of(tenant_id, name_or_id)
+        return await self._residency.lease(version.pool)
 
     async def delete(self, tenant_id: UUID, name_or_id: str) -> Deployment:
-        """Forget a deployment: it takes no request from now on. Call `retire` when that is committed.
+        """Forget a deployment. Call `retire` when that is committed.
 
         Raises:
             NotFoundError: there is no such deployment.
@@ -208,115 +205,103 @@ class DeploymentService:
         deployment = await self.get(tenant_id, name_or_id)
         await self._aliases.require_unused(tenant_id, deployment.name)
         await self._store.remove(tenant_id=tenant_id, deployment_id=deployment.id)
-        for key in self._keys(deployment):
-            self._found.pop(key, None)
         return deployment
 
     def retire(self, deployment: Deployment) -> None:
-        """Let the replicas of a deleted deployment finish what they run, in the background, then end."""
-        replicas = self._running.pop(deployment.id, [])
-        for replica in replicas:
-            drain = asyncio.create_task(replica.drain(timeout=self._limits.drain_seconds))
-            self._drains.add(drain)
-            drain.add_done_callback(self._drains.discard)
+        """Give a deleted deployment no request from now on; what it runs is finished in the background."""
+        pool = self._pools.pop(deployment.id, None)
+        if pool is not None:
+            for key in _keys(deployment):
+                self._found.pop(key, None)
+            self.discard(pool)
 
-    def statuses(self, deployment: Deployment) -> Sequence[ReplicaStatus]:
-        """Return the status of each replica; empty when none runs on this machine."""
-        return [replica.status for replica in self._running.get(deployment.id, ())]
+    async def new_pool(self, deployment: Deployment, *, model: RegisteredModel) -> Pool:
+        """Return engines for a deployment that are not loaded; ValidationError if the model is unreadable."""
+        need = await asyncio.to_thread(memory_need, model) if self._residency.is_bounded else 0
+        self._launched += 1
+        name = f"{deployment.id.hex[-12:]}-{self._launched}"
 
-    def all_statuses(self) -> Sequence[ReplicaStatus]:
-        """Return the status of every replica of everybody, for the operator."""
-        return [replica.status for replicas in self._running.values() for replica in replicas]
-
-    def state(self, deployment: Deployment) -> DeploymentState:
-        """Return what a tenant sees of this deployment."""
-        if deployment.id not in self._running:
-            return DeploymentState.DELETING
-        return policy.deployment_state(self.statuses(deployment))
-
-    def choose(self, deployment: Deployment) -> Replica:
-        """Return the ready replica with the least to do.
-
-        Raises:
-            EngineUnavailableError: none is ready; the message says why.
-        """
-        replicas = self._running.get(deployment.id, [])
-        statuses = [replica.status for replica in replicas]
-        index = policy.choose_replica(statuses)
-        if index is not None:
-            return replicas[index]
-        reasons = {status.last_error for status in statuses if status.last_error}
-        raise EngineUnavailableError(
-            f"The deployment {deployment.name} is {policy.deployment_state(statuses)}"
-            f"{': ' + '; '.join(sorted(reasons)) if reasons else ''}. Send the request again in a moment.",
-            retry_after=1,
-        )
-
-    async def wait_ready(self, deployment: Deployment) -> None:
-        """Wait until every replica answers; raises EngineUnavailableError if one never will."""
-        await asyncio.gather(*(replica.wait_ready() for replica in self._running.get(deployment.id, ())))
-
-    async def shut_down(self) -> None:
-        """Let every replica finish what it runs, then stop it; what is remembered stays remembered."""
-        replicas = [replica for running in self._running.values() for replica in running]
-        await asyncio.gather(
-            *(replica.drain(timeout=self._limits.drain_seconds) for replica in replicas), *self._drains
-        )
-        self._running.clear()
-
-    async def _require_room(self, tenant_id: UUID, *, wanted: int) -> None:
-        running = sum(one.replicas for one in await self.list(tenant_id))
-        policy.require_replicas(wanted=wanted, running=running)
-
-    async def _start(self, deployment: Deployment, *, model: RegisteredModel) -> None:
-        replicas = [
-            self._launch(
-                name=f"{deployment.id.hex[-12:]}-{index}",
+        def launch(index: int) -> Replica:
+            return self._launch(
+                name=f"{name}-{index}",
                 model_path=model.path,
                 threads=deployment.threads,
                 memory_limit_bytes=deployment.memory_limit_bytes,
             )
-            for index in range(deployment.replicas)
-        ]
-        self._running[deployment.id] = replicas
-        self._found |= dict.fromkeys(self._keys(deployment), deployment)
-        for replica in replicas:
-            await replica.start()
 
-    @staticmethod
-    def _keys(deployment: Deployment) -> Sequence[tuple[UUID, str]]:
-        return [(deployment.tenant_id, deployment.name), (deployment.tenant_id, str(deployment.id))]
+        return Pool(deployment, need_bytes=need, launch=launch)
+
+    def show(self, pool: Pool) -> None:
+        """Give new requests for its deployment to a pool, from one moment to the next."""
+        deployment = pool.deployment
+        self._residency.add(pool)
+        self._pools[deployment.id] = pool
+        self._found |= dict.fromkeys(_keys(deployment), pool)
+
+    def discard(self, pool: Pool) -> None:
+        """Let a pool finish what it has, in the background, and go."""
+        pool.is_retired = True
+        retiring = asyncio.create_task(self._residency.retire(pool))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+
+    def memory_limit(self, model: RegisteredModel) -> int:
+        """Return the address space of an engine for a model, in bytes."""
+        return self._limits.memory_bytes or policy.memory_limit_for(model)
+
+    async def pin(self, tenant_id: UUID, name_or_id: str, *, is_pinned: bool) -> Deployment:
+        """Remember whether a deployment stays in memory. Call `finish_pin` when that is committed.
+
+        Raises:
+            NotFoundError: there is no such deployment.
+            InsufficientMemoryError: it does not fit beside what is pinned already.
+        """
+        pool = self.pool_of(tenant_id, name_or_id)
+        if is_pinned:
+            self._residency.require_room(pool.required_bytes, of=pool)
+        changed = replace(pool.deployment, is_pinned=is_pinned)
+        await self._store.change(changed)
+        return changed
+
+    def finish_pin(self, deployment: Deployment) -> None:
+        """Keep a deployment in memory from now on, or let it leave when others need its place."""
+        pool = self._pools[deployment.id]
+        pool.deployment = deployment
+        if deployment.is_pinned and not pool.is_in_memory:
+            self._residency.load(pool)
+
+    def statuses(self, deployment: Deployment) -> Sequence[ReplicaStatus]:
+        """Return the status of each replica; empty when none is in memory here."""
+        pool = self._pools.get(deployment.id)
+        return pool.statuses if pool else []
+
+    def all_statuses(self) -> Sequence[ReplicaStatus]:
+        """Return the status of every replica of everybody, for the operator."""
+        return [status for pool in self._pools.values() for status in pool.statuses]
+
+    def state(self, deployment: Deployment) -> DeploymentState:
+        """Return what a tenant sees of this deployment."""
+        pool = self._pools.get(deployment.id)
+        return pool.state if pool else DeploymentState.DELETING
+
+    async def shut_down(self) -> None:
+        """Let every engine finish what it runs, then stop it; what is remembered stays remembered."""
+        await self._residency.shut_down()
+        for retiring in self._retiring:
+            retiring.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        self._pools.clear()
+        self._found.clear()
+
+    async def _require_replicas(self, tenant_id: UUID, *, wanted: int) -> None:
+        running = sum(one.replicas for one in await self.list(tenant_id))
+        policy.require_replicas(wanted=wanted, running=running)
 
 
-class DeployModel:
-    """The customer's request to keep a model running; it is done when the replicas have begun to load."""
+def no_such_deployment() -> NotFoundError:
+    """Return what is raised for a deployment that is not there, or is somebody else's."""
+    return NotFoundError("There is no such deployment.", kind="deployment")
 
-    operation = OperationType.DEPLOYMENT
-    scope = Scope.DEPLOYMENTS
 
-    def __init__(self, service: DeploymentService, *, wish: DeploymentWish) -> None:
-        self.model = wish.model
-        self.subject = ResourceIdentifier("model", wish.model[:LONGEST_NAME])
-        self._service = service
-        self._wish = wish
-        self._plan: Plan | None = None
-
-    async def admit(self, context: TenantContext) -> int:
-        """Check model, name and tier; a deployment needs no tokens."""
-        self._plan = await self._service.plan(context, wish=self._wish)
-        self.model = self._plan[1].name
-        self.subject = ResourceIdentifier("deployment", str(self._plan[0].id))
-        return 0
-
-    async def execute(self) -> AsyncGenerator[Deployment, None]:
-        """Create it."""
-        assert self._plan is not None  # noqa: S101 - the gateway admits first
-        yield await self._service.create(self._plan)
-
-    def is_last(self, piece: Deployment) -> bool:  # noqa: ARG002 - there is only one
-        """Whether nothing follows: always."""
-        return True
-
-    def consumed(self, outcome: Outcome) -> Consumption:
-        """Return nothing but the request itself."""
-        return Consumption(is_counted=outcome is Outcome.SUCCESS)
+def _keys(deployment: Deployment) -> Sequence[tuple[UUID, str]]:
+    return [(deployment.tenant_id, deployment.name), (deployment.tenant_id, str(deployment.id))]

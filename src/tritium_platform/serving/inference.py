@@ -15,6 +15,7 @@ from tritium_platform.errors import BitNetServiceError, ValidationError
 from tritium_platform.metering.model import LONGEST_NAME, OperationType, ResourceUsage, UsageQuantities
 from tritium_platform.serving import policy
 from tritium_platform.serving.model import Consumption, ModelKind, Outcome
+from tritium_platform.serving.pool import Version
 from tritium_platform.tenancy.model import TIER_WEIGHTS, Scope
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tritium_platform.serving.aliases import AliasService
     from tritium_platform.serving.deployments import DeploymentService, ModelRegistry
     from tritium_platform.serving.model import Deployment, ModelFacts
+    from tritium_platform.serving.pool import Lease
     from tritium_platform.tenancy.model import TenantContext
 
 # Longer texts are tokenised beside the event loop, so that one caller's book does not stall the others.
@@ -37,18 +39,18 @@ _MOST_TOKENIZERS = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduledGeneration:
-    """A generation that may run: its deployment, its exact prompt, and the tokens it can use at most."""
+    """A generation that may run: the engines it holds, its exact prompt, and the most tokens it can use."""
 
-    deployment: Deployment
+    lease: Lease
     request: GenerationRequest
     largest_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduledEmbedding:
-    """An embedding that may run: its deployment and its exact inputs."""
+    """An embedding that may run: the engines it holds and its exact inputs."""
 
-    deployment: Deployment
+    lease: Lease
     request_id: str
     token_ids: tuple[tuple[int, ...], ...]
 
@@ -79,27 +81,39 @@ class InferenceService:
         """Return what an alias of the tenant stands for now; any other name stands for itself."""
         return self._aliases.resolve(context.tenant_id, model)
 
+    async def hold(self, context: TenantContext, *, model: str, version: Version | None = None) -> Lease:
+        """Find the deployment of a request and hold its engines, loaded if they were not; release it later.
+
+        `version` is shared by the parts of one request: all of them get the engines of the first.
+
+        Raises:
+            NotFoundError: the tenant has no such deployment.
+            InsufficientMemoryError: it does not fit into memory beside what is pinned.
+            EngineUnavailableError: it cannot be loaded, or not in time.
+        """
+        name = self.name_of(context, model)
+        return await self._deployments.lease(context.tenant_id, name, version=version or Version())
+
     async def schedule_generation(
         self,
         context: TenantContext,
         *,
+        lease: Lease,
         request_id: str,
-        model: str,
         prompt: Prompt,
         sampling: SamplingParams,
         tool_use: ToolUse | None = None,
         priority: int = 0,
     ) -> ScheduledGeneration:
-        """Find the deployment and count the prompt exactly, before anything is reserved.
+        """Count the prompt exactly, before anything is reserved.
 
         Among the tenant's own requests the lower priority comes first; its tier is its weight among tenants.
 
         Raises:
-            NotFoundError: the tenant has no such deployment.
             ValidationError: the model does not generate, or the prompt is empty or too long.
             EngineUnavailableError: no replica is ready.
         """
-        deployment, facts, tokenizer = await self._resolve(context, model, kind=ModelKind.GENERATE)
+        facts, tokenizer = await self._know(context, lease, kind=ModelKind.GENERATE)
         sampling.require_vocabulary(facts.vocabulary_size)
         sampling = require_call(sampling, tool_use, tokenizer=tokenizer)
         token_ids = await _encode(tokenizer, prompt, context_limit=facts.maximum_positions, tool_use=tool_use)
@@ -117,55 +131,59 @@ class InferenceService:
             weight=TIER_WEIGHTS[context.tier],
             priority=priority,
         )
-        return ScheduledGeneration(deployment=deployment, request=request, largest_tokens=largest)
+        return ScheduledGeneration(lease=lease, request=request, largest_tokens=largest)
 
     async def schedule_embedding(
         self,
         context: TenantContext,
         *,
+        lease: Lease,
         request_id: str,
-        model: str,
         inputs: tuple[str | tuple[int, ...], ...],
     ) -> ScheduledEmbedding:
-        """Find the deployment and count the inputs exactly; raises as `schedule_generation` does."""
-        deployment, facts, tokenizer = await self._resolve(context, model, kind=ModelKind.EMBED)
+        """Count the inputs exactly; raises as `schedule_generation` does."""
+        facts, tokenizer = await self._know(context, lease, kind=ModelKind.EMBED)
         limit = facts.maximum_positions
         token_ids = tuple([await _encode(tokenizer, text, context_limit=limit) for text in inputs])
         longest = max(map(len, token_ids), default=0)
         if longest > facts.maximum_positions:
             raise policy.context_exceeded("An input", tokens=longest, context_limit=facts.maximum_positions)
-        return ScheduledEmbedding(deployment=deployment, request_id=request_id, token_ids=token_ids)
+        return ScheduledEmbedding(lease=lease, request_id=request_id, token_ids=token_ids)
 
     async def tokenize(self, context: TenantContext, *, model: str, prompt: Prompt) -> TokenizedPrompt:
-        """Return the tokens that a deployment reads for a prompt; raises as `schedule_generation` does."""
+        """Return the tokens that a deployment reads for a prompt; raises as `hold` and scheduling do."""
         context.require(Scope.INFERENCE)
-        _, facts, tokenizer = await self._resolve(context, model)
+        lease = await self.hold(context, model=model)
+        try:
+            facts, tokenizer = await self._know(context, lease)
+        finally:
+            lease.release()
         token_ids = await _encode(tokenizer, prompt, context_limit=facts.maximum_positions)
         return tokenized(tokenizer, token_ids, context_limit=facts.maximum_positions)
 
     async def execute_generation(self, scheduled: ScheduledGeneration) -> AsyncGenerator[TokenOutput, None]:
         """Yield the tokens; closing the iterator cancels the work in the engine."""
-        replica = self._deployments.choose(scheduled.deployment)
+        replica = scheduled.lease.pool.choose()
         async with contextlib.aclosing(replica.generate(scheduled.request)) as outputs:
             async for output in outputs:
                 yield output
 
     async def execute_embedding(self, scheduled: ScheduledEmbedding) -> EmbeddingOutput:
         """Return the vectors."""
-        replica = self._deployments.choose(scheduled.deployment)
+        replica = scheduled.lease.pool.choose()
         return await replica.embed(scheduled.request_id, token_ids=scheduled.token_ids)
 
-    async def _resolve(
-        self, context: TenantContext, model: str, *, kind: ModelKind | None = None
-    ) -> tuple[Deployment, ModelFacts, Tokenizer]:
-        deployment = await self._deployments.get(context.tenant_id, self.name_of(context, model))
-        facts = self._deployments.choose(deployment).status.facts
+    async def _know(
+        self, context: TenantContext, lease: Lease, *, kind: ModelKind | None = None
+    ) -> tuple[ModelFacts, Tokenizer]:
+        deployment = lease.pool.deployment
+        facts = lease.pool.choose().status.facts
         if facts is None or kind not in {None, facts.kind}:
             raise ValidationError(
                 f"The model {deployment.name} cannot {kind or 'answer'}: it is of another kind.",
                 param="model",
             )
-        return deployment, facts, await self._tokenizer_of(context, deployment)
+        return facts, await self._tokenizer_of(context, deployment)
 
     async def _tokenizer_of(self, context: TenantContext, deployment: Deployment) -> Tokenizer:
         loading = self._tokenizers.get(deployment.model_id)
@@ -193,7 +211,30 @@ async def _encode(
     return encode_prompt(tokenizer, prompt, context_limit=context_limit, tool_use=tool_use)
 
 
-class GenerateText:
+class OnEngines:
+    """What generating and embedding share: engines that are held from admission to the end of the work."""
+
+    def __init__(self, service: InferenceService, *, model: str, version: Version | None) -> None:
+        self.model = model
+        self.subject = ResourceIdentifier("deployment", model[:LONGEST_NAME])
+        self._service = service
+        self._version = version
+        self._lease: Lease | None = None
+
+    async def _hold(self, context: TenantContext) -> Lease:
+        self._lease = lease = await self._service.hold(context, model=self.model, version=self._version)
+        # The books name what runs, not the alias or id that was asked for.
+        deployment = lease.pool.deployment
+        self.model, self.subject = deployment.name, ResourceIdentifier("deployment", str(deployment.id))
+        return lease
+
+    def release(self) -> None:
+        """Let go of the engines."""
+        if self._lease is not None:
+            self._lease.release()
+
+
+class GenerateText(OnEngines):
     """The customer's request to continue a prompt; the gateway admits, runs and counts it."""
 
     scope = Scope.INFERENCE
@@ -209,11 +250,10 @@ class GenerateText:
         sampling: SamplingParams,
         tool_use: ToolUse | None = None,
         priority: int = 0,
+        version: Version | None = None,
     ) -> None:
+        super().__init__(service, model=model, version=version)
         self.operation = operation
-        self.model = model
-        self.subject = ResourceIdentifier("deployment", model[:LONGEST_NAME])
-        self._service = service
         self._request_id = request_id
         self._prompt = prompt
         self._sampling = sampling
@@ -226,15 +266,13 @@ class GenerateText:
         """Count the prompt; return prompt and longest answer in tokens."""
         self._scheduled = await self._service.schedule_generation(
             context,
+            lease=await self._hold(context),
             request_id=self._request_id,
-            model=self.model,
             prompt=self._prompt,
             sampling=self._sampling,
             tool_use=self._tool_use,
             priority=self._priority,
         )
-        self.model = self._scheduled.deployment.name  # the books name what ran, not the alias or id asked for
-        self.subject = ResourceIdentifier("deployment", str(self._scheduled.deployment.id))
         return self._scheduled.largest_tokens
 
     async def execute(self) -> AsyncGenerator[TokenOutput, None]:
@@ -267,7 +305,7 @@ class GenerateText:
         )
 
 
-class EmbedTexts:
+class EmbedTexts(OnEngines):
     """The customer's request to turn texts into vectors."""
 
     operation = OperationType.EMBEDDING
@@ -280,10 +318,9 @@ class EmbedTexts:
         request_id: str,
         model: str,
         inputs: tuple[str | tuple[int, ...], ...],
+        version: Version | None = None,
     ) -> None:
-        self.model = model
-        self.subject = ResourceIdentifier("deployment", model[:LONGEST_NAME])
-        self._service = service
+        super().__init__(service, model=model, version=version)
         self._request_id = request_id
         self._inputs = inputs
         self._scheduled: ScheduledEmbedding | None = None
@@ -292,10 +329,8 @@ class EmbedTexts:
     async def admit(self, context: TenantContext) -> int:
         """Count the inputs in tokens."""
         self._scheduled = await self._service.schedule_embedding(
-            context, request_id=self._request_id, model=self.model, inputs=self._inputs
+            context, lease=await self._hold(context), request_id=self._request_id, inputs=self._inputs
         )
-        self.model = self._scheduled.deployment.name  # the books name what ran, not the alias or id asked for
-        self.subject = ResourceIdentifier("deployment", str(self._scheduled.deployment.id))
         return self._scheduled.largest_tokens
 
     async def execute(self) -> AsyncGenerator[EmbeddingOutput, None]:

@@ -32,8 +32,12 @@ class ReplicaState(StrEnum):
 
 
 class DeploymentState(StrEnum):
-    """What a tenant sees of a deployment; derived from its replicas, except `deleting`."""
+    """What a tenant sees of a deployment; derived from its replicas, except `deleting`.
 
+    One that is `unloaded` is not in memory; the next request for it loads it.
+    """
+
+    UNLOADED = "unloaded"
     STARTING = "starting"
     READY = "ready"
     DEGRADED = "degraded"
@@ -82,7 +86,10 @@ class RegisteredModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deployment:
-    """One model of one tenant, kept running on `replicas` engine processes under `name`."""
+    """One model of one tenant, served by `replicas` engine processes under `name`.
+
+    One that is pinned stays in memory; any other leaves it when the room is needed and nobody uses it.
+    """
 
     id: UUID
     tenant_id: UUID
@@ -92,6 +99,7 @@ class Deployment:
     threads: int
     memory_limit_bytes: int
     created_at: datetime
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

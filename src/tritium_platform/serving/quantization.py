@@ -307,6 +307,9 @@ class QuantizeModel:
         """Whether nothing comes after this piece."""
         return True
 
+    def release(self) -> None:
+        """Nothing is held."""
+
     def consumed(self, outcome: Outcome) -> Consumption:
         """Count one request if the job was accepted; what the job itself uses, the worker counts."""
         return Consumption(is_counted=outcome is Outcome.SUCCESS)

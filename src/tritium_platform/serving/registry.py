@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tritium.engine.config import EngineConfig
 from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.native import is_native, open_native
 from tritium.model.config import parse_config
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock
 
+# An engine process before it has read a model: 64 MB (CPython 3.11 on Linux), and room for its batches.
+_PROCESS_BYTES = 96 * 2**20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -152,6 +155,25 @@ def read_report(model: RegisteredModel) -> dict[str, Any]:
         raise NotFoundError(f"{model.name} was not quantized here, so there is no report.", kind="report")
     with open_native(model.path, verify=False) as native:
         return {key: native.manifest.get(key) for key in ("quantization", "metrics", "validation_report")}
+
+
+def memory_need(model: RegisteredModel) -> int:
+    """Return the bytes that one engine may come to need: its process, the weights, the key-value cache.
+
+    The weights count twice what is stored: they are laid out for the kernels while they are read. The engine
+    reports what it has really taken once it runs.
+
+    Raises:
+        ValidationError: the checkpoint cannot be read any more.
+    """
+    if is_native(model.path):
+        with open_native(model.path, verify=False) as native:
+            config = parse_config(native.checkpoint.config or native.manifest.get("config", {}))
+    else:
+        with open_checkpoint(model.path, allow_hub=False) as checkpoint:
+            config = parse_config(checkpoint.config)
+    cache = 0 if config.is_encoder else EngineConfig().cache_bytes(config)
+    return _PROCESS_BYTES + 2 * model.size_bytes + cache
 
 
 def inspect_checkpoint(directory: Path) -> tuple[ModelKind, int]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.serve
+# Longer than the notice before the port closes, shorter than what runs may take to finish.
+STREAM_SECONDS = 5
 
 
 def asked(url: str, *, key: str | None = None, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -74,6 +76,47 @@ def test_the_server_stops_in_order(tritium_program, scripture_llama: Path, numbe
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in errors
+
+
+def health_of(url: str) -> int | None:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=30) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+    except OSError:  # the port is closed
+        return None
+
+
+def test_a_stream_that_runs_when_the_server_is_stopped_is_finished_and_health_says_no_first(
+    tritium_program, scripture_llama_without_end: Path
+):
+    process, url = started(tritium_program, str(scripture_llama_without_end), "--name", "m", "--threads", "1")
+    body = {"model": "m", "prompt": "In the beginning", "max_tokens": 200, "ignore_eos": True}
+    before = time.monotonic()
+    asked(f"{url}/v1/completions", body=body)
+    tokens = round(200 / (time.monotonic() - before) * STREAM_SECONDS)
+    body |= {"max_tokens": tokens, "stream": True, "stream_options": {"include_usage": True}}
+    request = urllib.request.Request(
+        f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as stream:
+        lines = [stream.readline() for _ in range(5)]
+        assert health_of(url) == 200
+        process.send_signal(signal.SIGTERM)
+        seen = [health_of(url)]
+        while seen[-1] is not None:  # until the port is closed
+            time.sleep(0.05)
+            seen.append(health_of(url))
+        assert 503 in seen
+        assert [each for each in seen if each is not None][-1] == 503
+        lines += stream.read().splitlines(keepends=True)
+    events = [line.removeprefix(b"data: ").strip() for line in lines if line.startswith(b"data: ")]
+    assert events[-1] == b"[DONE]"
+    assert json.loads(events[-2])["usage"]["completion_tokens"] == tokens
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, "cut off" in errors) == (0, False)
 
 
 def test_a_port_that_is_taken_is_named(run_tritium, scripture_llama: Path):

@@ -115,6 +115,7 @@ class CountToThree:
     model: str = "m"
     subject: ResourceIdentifier = field(default_factory=lambda: ResourceIdentifier("deployment", "d"))
     pieces: int = 0
+    releases: int = 0
     is_closed: bool = False
 
     async def admit(self, context):
@@ -135,6 +136,9 @@ class CountToThree:
 
     def is_last(self, piece):
         return piece == 2
+
+    def release(self):
+        self.releases += 1
 
     def consumed(self, outcome):
         if self.pieces == 0 and outcome is Outcome.FAILED:
@@ -431,3 +435,28 @@ async def test_requests_of_one_call_are_refused_together():
         await office.gateway.process_customer_requests(works, token=office.key, request_id="r")
     assert (await office.quotas.usage_of_month(office.context)).held == 0
     assert await office.actions() == ["completion.refuse"]
+
+
+async def test_what_was_held_for_a_request_is_let_go_however_it_ends():
+    office = await Office.open(None)
+    for work in (CountToThree(), CountToThree(fails_at=1), CountToThree(fails_at=0)):
+        passage = await office.walk(work)
+        assert work.releases == 0
+        with contextlib.suppress(ProcessingError):
+            async for _ in passage:
+                pass
+        assert work.releases == 1
+    left = CountToThree()
+    passage = await office.walk(left)
+    await anext(passage)
+    await passage.aclose()
+    never_begun = CountToThree()
+    await (await office.walk(never_begun)).aclose()
+    refused = CountToThree(refuses=ProcessingError("no"))
+    with pytest.raises(ProcessingError):
+        await office.walk(refused)
+    cancelled = CountToThree(refuses=asyncio.CancelledError())
+    with pytest.raises(asyncio.CancelledError):
+        await office.walk(cancelled)
+    assert [each.releases for each in (left, never_begun, refused, cancelled)] == [1, 1, 1, 1]
+    await office.gateway.close()

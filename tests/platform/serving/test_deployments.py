@@ -12,9 +12,10 @@ from tritium_platform.adapters.memory.model_store import MemoryDeploymentStore, 
 from tritium_platform.errors import RequestTooLargeError
 from tritium_platform.serving.aliases import AliasService
 from tritium_platform.serving.deployments import DeploymentService, DeploymentWish, ServingLimits
-from tritium_platform.serving.model import ModelKind
+from tritium_platform.serving.model import ModelKind, ReplicaState, ReplicaStatus
 from tritium_platform.serving.policy import MAX_TENANT_REPLICAS
 from tritium_platform.serving.registry import RegistryService
+from tritium_platform.serving.residency import Residency
 from tritium_platform.tenancy.model import ALL_SCOPES, TIER_LIMITS, TenantContext, TenantTier
 from tritium_platform.values import uuid7
 
@@ -22,7 +23,12 @@ from tritium_platform.values import uuid7
 class Standing:
     """A replica that only stands there."""
 
+    status = ReplicaStatus(name="r", state=ReplicaState.READY)
+
     async def start(self):
+        pass
+
+    async def wait_ready(self):
         pass
 
 
@@ -45,6 +51,7 @@ async def test_nobody_gets_more_engines_by_asking_many_times_at_once():
         store=store,
         registry=registry,
         aliases=AliasService(store=MemoryAliasStore(database), deployments=store, clock=clock),
+        residency=Residency(budget_bytes=0, load_seconds=1, idle_seconds=0, drain_seconds=1, clock=clock),
         launch=launch,
         clock=clock,
         limits=ServingLimits(),

@@ -67,6 +67,15 @@ class MemoryDeploymentStore:
         found = [each for each in self._deployments.values() if tenant_id in {None, each.tenant_id}]
         return sorted(found, key=lambda each: (each.created_at, each.id))
 
+    async def change(self, deployment: Deployment) -> bool:
+        """Keep a deployment in the place of the one with its id; False if there is none."""
+        async with self._database.write():
+            kept = self._deployments.get(deployment.id)
+            if kept is None or kept.tenant_id != deployment.tenant_id:
+                return False
+            self._deployments[deployment.id] = deployment
+        return True
+
     async def remove(self, *, tenant_id: UUID, deployment_id: UUID) -> None:
         """Forget a deployment; forgetting an unknown one is no error."""
         async with self._database.write():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from tritium_platform.adapters.sql.tables.serving import deployments, models
 from tritium_platform.errors import ConflictError
@@ -27,6 +27,7 @@ DEPLOYMENT_COLUMNS = (
     "threads",
     "memory_limit_bytes",
     "created_at",
+    "is_pinned",
 )
 
 
@@ -99,6 +100,16 @@ class SqlDeploymentStore:
         async with self._database.read() as connection:
             rows = await connection.execute(statement)
         return [Deployment(**{name: getattr(row, name) for name in DEPLOYMENT_COLUMNS}) for row in rows]
+
+    async def change(self, deployment: Deployment) -> bool:
+        """Keep a deployment in the place of the one with its id; False if there is none."""
+        statement = (
+            update(deployments)
+            .where(deployments.c.tenant_id == deployment.tenant_id, deployments.c.id == deployment.id)
+            .values(**{name: getattr(deployment, name) for name in DEPLOYMENT_COLUMNS})
+        )
+        async with self._database.write() as connection:
+            return (await connection.execute(statement)).rowcount == 1
 
     async def remove(self, *, tenant_id: UUID, deployment_id: UUID) -> None:
         """Forget a deployment; forgetting an unknown one is no error."""

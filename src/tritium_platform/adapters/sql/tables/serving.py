@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Integer,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    false,
 )
 
 from tritium_platform.adapters.sql.tables.base import UtcDateTime, metadata
@@ -43,6 +45,7 @@ deployments = Table(
     Column("threads", Integer, nullable=False),
     Column("memory_limit_bytes", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("is_pinned", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("tenant_id", "name"),
 )
 

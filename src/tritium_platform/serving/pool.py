@@ -1,0 +1,181 @@
+"""The engines of one version of a deployment: in memory or not, and held there by whoever uses them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Protocol
+
+from tritium_platform.serving import policy
+from tritium_platform.serving.errors import EngineUnavailableError
+from tritium_platform.serving.model import DeploymentState, ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
+    from tritium_platform.serving.model import Deployment, ReplicaStatus
+
+
+class Replica(Protocol):
+    """One engine that serves one model."""
+
+    @property
+    def status(self) -> ReplicaStatus:
+        """This replica at this moment."""
+
+    async def start(self) -> None:
+        """Begin to load; returns at once."""
+
+    async def wait_ready(self) -> None:
+        """Wait for the model; raises EngineUnavailableError if it never comes."""
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
+        """Yield the tokens of one request; closing the iterator cancels it."""
+
+    async def embed(self, request_id: str, *, token_ids: Sequence[tuple[int, ...]]) -> EmbeddingOutput:
+        """Embed token id lists."""
+
+    async def drain(self, *, timeout: float) -> None:  # noqa: ASYNC109 - the limit is the caller's to own
+        """Finish what runs, then stop; when it returns the memory is given back."""
+
+
+class ReplicaLauncher(Protocol):
+    """Makes replicas; nothing runs before `start`."""
+
+    def __call__(self, *, name: str, model_path: str, threads: int, memory_limit_bytes: int) -> Replica:
+        """Return a replica that is not started yet."""
+
+
+class Pool:
+    """The engines of one version of a deployment; `replicas` is empty while it is not in memory.
+
+    Attributes:
+        need_bytes: what one engine may come to need.
+        leases: requests that hold it in memory.
+        is_retired: another version has taken its place; what holds it is finished, then it goes.
+        is_leaving: its engines are being stopped.
+        last_used: `Clock.monotonic_nanoseconds` of the last lease that began or ended.
+        loading: the load under way.
+        idle: set while nobody holds it.
+    """
+
+    def __init__(self, deployment: Deployment, *, need_bytes: int, launch: Callable[[int], Replica]) -> None:
+        self.deployment = deployment
+        self.need_bytes = need_bytes
+        self.replicas: list[Replica] = []
+        self.leases = 0
+        self.is_retired = False
+        self.is_leaving = False
+        self.last_used = 0
+        self.loading: asyncio.Task[None] | None = None
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._launch = launch
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether its engines are there to stay for now, loaded or loading."""
+        return bool(self.replicas) and not self.is_leaving
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether its engines are on their way for the first time."""
+        return all(status.state is ReplicaState.STARTING for status in self.statuses)
+
+    @property
+    def is_evictable(self) -> bool:
+        """Whether nobody would miss it."""
+        is_wanted = self.leases or self.loading or self.deployment.is_pinned or self.is_retired
+        return self.is_in_memory and not is_wanted
+
+    @property
+    def required_bytes(self) -> int:
+        """What all its engines together may come to need."""
+        return self.need_bytes * self.deployment.replicas
+
+    @property
+    def charged_bytes(self) -> int:
+        """What counts against the budget: of each engine what it may need, or more if it has taken more."""
+        return sum(max(self.need_bytes, status.resident_bytes) for status in self.statuses)
+
+    @property
+    def statuses(self) -> list[ReplicaStatus]:
+        """Each engine at this moment."""
+        return [replica.status for replica in self.replicas]
+
+    @property
+    def state(self) -> DeploymentState:
+        """What a tenant sees of it."""
+        if not self.replicas:
+            return DeploymentState.STARTING if self.loading else DeploymentState.UNLOADED
+        return policy.deployment_state(self.statuses)
+
+    def launch(self) -> None:
+        """Make the engines; from now on they are charged. Nothing runs before `start`."""
+        self.replicas = [self._launch(index) for index in range(self.deployment.replicas)]
+
+    async def start(self) -> None:
+        """Start the engines and wait until one of them answers; EngineUnavailableError if none ever will."""
+        for replica in self.replicas:
+            await replica.start()
+        waits = [asyncio.ensure_future(replica.wait_ready()) for replica in self.replicas]
+        try:
+            for wait in asyncio.as_completed(waits):
+                with contextlib.suppress(EngineUnavailableError):
+                    await wait
+                    return
+        finally:
+            for one in waits:
+                one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        raise self._unavailable()
+
+    async def wait_ready(self) -> None:
+        """Wait until every engine answers; raises EngineUnavailableError if one never will."""
+        await asyncio.gather(*(replica.wait_ready() for replica in self.replicas))
+
+    async def drain(self, *, timeout: float) -> None:  # noqa: ASYNC109 - the limit is the caller's to own
+        """Let the engines finish what they run, and stop them; until they are gone they are charged."""
+        await asyncio.gather(*(replica.drain(timeout=timeout) for replica in self.replicas))
+        self.replicas, self.is_leaving = [], False
+
+    def choose(self) -> Replica:
+        """Return the ready engine with the least to do.
+
+        Raises:
+            EngineUnavailableError: none is ready; the message says why.
+        """
+        index = policy.choose_replica(self.statuses)
+        if index is None:
+            raise self._unavailable()
+        return self.replicas[index]
+
+    def _unavailable(self) -> EngineUnavailableError:
+        reasons = {status.last_error for status in self.statuses if status.last_error}
+        return EngineUnavailableError(
+            f"The deployment {self.deployment.name} is {self.state}"
+            f"{': ' + '; '.join(sorted(reasons)) if reasons else ''}. Send the request again in a moment.",
+            retry_after=1,
+        )
+
+
+class Lease:
+    """A hold on a pool: until it is released the pool stays in memory. Releasing twice is harmless."""
+
+    def __init__(self, pool: Pool, *, on_release: Callable[[Pool], None]) -> None:
+        self.pool = pool
+        self._on_release: Callable[[Pool], None] | None = on_release
+
+    def release(self) -> None:
+        """Let go."""
+        if self._on_release is not None:
+            self._on_release(self.pool)
+            self._on_release = None
+
+
+class Version:
+    """Which pool the parts of one request use: the one the first of them has found."""
+
+    def __init__(self) -> None:
+        self.pool: Pool | None = None
