@@ -10,6 +10,7 @@ import asyncio
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from uuid import UUID
 
 import structlog
 
@@ -23,7 +24,6 @@ from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-    from uuid import UUID
 
     from tritium_platform.audit.model import Detail
     from tritium_platform.audit.service import AuditService
@@ -157,6 +157,18 @@ class Books:
     clock: Clock
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OnceOnly:
+    """What lets a request be tried again after a crash and still happen once.
+
+    Its success is recorded under `event_id`, together with what `keep` writes, or not at all; `keep` may run
+    twice. Attempts that do not succeed are recorded as such and cost nothing.
+    """
+
+    event_id: UUID
+    keep: Callable[[], Awaitable[None]]
+
+
 class Gateway:
     """The one road in."""
 
@@ -195,6 +207,33 @@ class Gateway:
             await self._refuse(request, context=context, error=error, request_id=request_id)
             raise
         return Passage(self, request, context=context, admission=admission, request_id=request_id)
+
+    async def process_deferred_request(
+        self,
+        request: CustomerRequest[Piece],
+        *,
+        context: TenantContext,
+        request_id: str,
+        num_requests: int,
+        once: OnceOnly,
+    ) -> Passage[Piece]:
+        """Admit a request whose turn we choose: as `process_customer_request`, but the rates are left alone.
+
+        Args:
+            request: the work; it consumes nothing unless it succeeds.
+            context: who asked for it, authenticated then, and what they may do now.
+            request_id: names it in the log.
+            num_requests: what it counts of the month's quota.
+            once: makes it happen once.
+        """
+        try:
+            context.require(request.scope)
+            await request.admit(context)
+            admission = await self._books.quotas.reserve_deferred(context, requests=num_requests)
+        except BitNetServiceError as error:
+            await self._refuse(request, context=context, error=error, request_id=request_id)
+            raise
+        return Passage(self, request, context=context, admission=admission, request_id=request_id, once=once)
 
     async def authenticate(self, token: str) -> TenantContext:
         """Return who is calling."""
@@ -283,6 +322,8 @@ class Gateway:
             else:
                 await books.quotas.void(context, admission=passage.admission)
             await books.metering.record(record)
+            if passage.once is not None and record.outcome == Outcome.SUCCESS.value:
+                await passage.once.keep()
             await books.outbox.add(intent)
             await books.health.update_health(context.tenant_id, kind=kind, latency_ms=round(seconds * 1000))
 
@@ -292,7 +333,7 @@ class Gateway:
             id=uuid7(self._books.clock),
             tenant_id=context.tenant_id,
             source=SOURCE,
-            event_id=passage.event_id.hex,
+            event_id=passage.event_id(outcome).hex,
             operation=request.operation,
             tier=context.tier,
             outcome=outcome.value,
@@ -359,12 +400,14 @@ class Passage(Generic[Piece]):
         context: TenantContext,
         admission: Admission,
         request_id: str,
+        once: OnceOnly | None = None,
     ) -> None:
         self.request = request
         self.context = context
         self.admission = admission
         self.request_id = request_id
-        self.event_id = uuid7()
+        self.once = once
+        self._attempt_id = uuid7()
         self._gateway = gateway
         self._pieces = request.execute()
         self._started = time.monotonic()
@@ -376,6 +419,12 @@ class Passage(Generic[Piece]):
     def seconds(self) -> float:
         """The time since admission."""
         return time.monotonic() - self._started
+
+    def event_id(self, outcome: Outcome) -> UUID:
+        """Return the id under which this use is counted."""
+        if self.once is not None and outcome is Outcome.SUCCESS:
+            return self.once.event_id
+        return self._attempt_id
 
     def __aiter__(self) -> Self:
         """Return itself."""
@@ -419,7 +468,7 @@ class Passage(Generic[Piece]):
         """Settle once; a caller that is cancelled meanwhile does not stop it."""
         if self._settlement is None:
             work = self._gateway.settle(self, outcome=outcome, error=error)
-            self._settlement = asyncio.create_task(work, name=f"settle {self.event_id}")
+            self._settlement = asyncio.create_task(work, name=f"settle {self._attempt_id}")
             self._gateway.in_background(self._settlement)
         await asyncio.shield(self._settlement)
 
@@ -428,7 +477,7 @@ def _intent(passage: Passage[Piece], *, record: UsageRecord, cost: str, code: st
     is_failed = record.outcome == Outcome.FAILED.value
     return AuditIntent(
         id=record.id,
-        event_id=passage.event_id,
+        event_id=UUID(record.event_id),
         occurred_at=record.occurred_at,
         action=f"{record.operation.value}.{'fail' if is_failed else 'complete'}",
         resource_affected=passage.request.subject,
