@@ -10,6 +10,7 @@ import asyncio
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from uuid import UUID
 
 import structlog
 
@@ -23,7 +24,6 @@ from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-    from uuid import UUID
 
     from tritium_platform.audit.model import Detail
     from tritium_platform.audit.service import AuditService
@@ -160,6 +160,18 @@ class Books:
     clock: Clock
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OnceOnly:
+    """What lets a request be tried again after a crash and still happen once.
+
+    Its success is recorded under `event_id`, together with what `keep` writes, or not at all; `keep` may run
+    twice. Attempts that do not succeed are recorded as such and cost nothing.
+    """
+
+    event_id: UUID
+    keep: Callable[[], Awaitable[None]]
+
+
 class Gateway:
     """The one road in."""
 
@@ -234,6 +246,42 @@ class Gateway:
         except BaseException:
             for request in requests:
                 request.release()
+            raise
+
+    async def process_deferred_request(
+        self,
+        request: CustomerRequest[Piece],
+        *,
+        context: TenantContext,
+        request_id: str,
+        num_requests: int,
+        once: OnceOnly,
+    ) -> Passage[Piece]:
+        """Admit a request whose turn we choose: as `process_customer_request`, but the rates are left alone.
+
+        Args:
+            request: the work; it consumes nothing unless it succeeds.
+            context: who asked for it, authenticated then, and what they may do now.
+            request_id: names it in the log.
+            num_requests: what it counts of the month's quota.
+            once: makes it happen once.
+        """
+        try:
+            admission = await self._admit_deferred(request, context=context, num_requests=num_requests)
+        except BitNetServiceError as error:
+            await self._refuse(request, context=context, error=error, request_id=request_id)
+            raise
+        return Passage(self, request, context=context, admission=admission, request_id=request_id, once=once)
+
+    async def _admit_deferred(
+        self, request: CustomerRequest[Piece], *, context: TenantContext, num_requests: int
+    ) -> Admission:
+        try:
+            context.require(request.scope)
+            await request.admit(context)
+            return await self._books.quotas.reserve_deferred(context, requests=num_requests)
+        except BaseException:
+            request.release()
             raise
 
     async def authenticate(self, token: str) -> TenantContext:
@@ -323,6 +371,8 @@ class Gateway:
                 await books.quotas.settle(context, admission=passage.admission, tokens=consumption.tokens)
             else:
                 await books.quotas.void(context, admission=passage.admission)
+            if passage.once is not None and record.outcome == Outcome.SUCCESS.value:
+                await passage.once.keep()
             price = str(cost.total) if is_first else "0"
             await books.outbox.add(_intent(passage, record=record, cost=price, code=code))
             await books.health.update_health(context.tenant_id, kind=kind, latency_ms=round(seconds * 1000))
@@ -333,8 +383,7 @@ class Gateway:
             id=uuid7(self._books.clock),
             tenant_id=context.tenant_id,
             source=SOURCE,
-            # What used nothing takes nobody's place: the same request may run again, and count.
-            event_id=(passage.event_id if consumption.is_counted else uuid7(self._books.clock)).hex,
+            event_id=passage.recorded_id(outcome, is_counted=consumption.is_counted).hex,
             operation=request.operation,
             tier=context.tier,
             outcome=outcome.value,
@@ -402,13 +451,15 @@ class Passage(Generic[Piece]):
         admission: Admission,
         request_id: str,
         event_id: UUID | None = None,
+        once: OnceOnly | None = None,
     ) -> None:
         self.request = request
         self.context = context
         self.admission = admission
         self.request_id = request_id
+        self.once = once
         self.may_run_twice = event_id is not None
-        self.event_id = event_id or uuid7()
+        self._event_id = event_id or uuid7()
         self._gateway = gateway
         self._pieces = request.execute()
         self._started = time.monotonic()
@@ -420,6 +471,13 @@ class Passage(Generic[Piece]):
     def seconds(self) -> float:
         """The time since admission."""
         return time.monotonic() - self._started
+
+    def recorded_id(self, outcome: Outcome, *, is_counted: bool) -> UUID:
+        """Return the id of this use in the books: what happens once has one that does not change."""
+        if self.once is not None:
+            return self.once.event_id if outcome is Outcome.SUCCESS else self._event_id
+        # What used nothing takes nobody's place: the same request may run again, and count.
+        return self._event_id if is_counted else uuid7()
 
     def __aiter__(self) -> Self:
         """Return itself."""
@@ -464,7 +522,7 @@ class Passage(Generic[Piece]):
         if self._settlement is None:
             self.request.release()
             work = self._gateway.settle(self, outcome=outcome, error=error)
-            self._settlement = asyncio.create_task(work, name=f"settle {self.event_id}")
+            self._settlement = asyncio.create_task(work, name=f"settle {self._event_id}")
             self._gateway.in_background(self._settlement)
         await asyncio.shield(self._settlement)
 
@@ -473,7 +531,7 @@ def _intent(passage: Passage[Piece], *, record: UsageRecord, cost: str, code: st
     is_failed = record.outcome == Outcome.FAILED.value
     return AuditIntent(
         id=record.id,
-        event_id=passage.event_id,
+        event_id=UUID(record.event_id),
         occurred_at=record.occurred_at,
         action=f"{record.operation.value}.{'fail' if is_failed else 'complete'}",
         resource_affected=passage.request.subject,

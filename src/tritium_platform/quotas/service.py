@@ -38,6 +38,7 @@ RESERVATION_SECONDS = 900.0
 # A request ends when it ends; a second is the shortest wait that can be written in Retry-After.
 CONCURRENCY_RETRY_SECONDS = 1
 SWEEP_AT_ONCE = 500
+NO_LIMIT = 2**62
 REQUEST_RATE = "requests per minute"
 TOKEN_RATE = "tokens per minute"  # noqa: S105 - a name, not a secret
 CONCURRENCY = "concurrent requests"
@@ -83,7 +84,7 @@ class QuotaService:
         try:
             for _ in tokens:
                 reservation = self._reservation(
-                    context, meter=QuotaMeter.REQUESTS, amount=1, lifetime=self._lifetime
+                    context.tenant_id, meter=QuotaMeter.REQUESTS, amount=1, lifetime=self._lifetime
                 )
                 admitted, counter = await self._store.hold(reservation, limit=context.limits.monthly_quota)
                 if not admitted:
@@ -115,6 +116,23 @@ class QuotaService:
             if month is None
             else RateStatus(month.limit, max(0, month.remaining), self._seconds_of_month()),
         )
+
+    async def reserve_deferred(self, context: TenantContext, *, requests: int) -> Admission:
+        """Admit requests whose turn we choose: they count against the month, not against the rates.
+
+        Rates and concurrency stop floods, and nothing floods that is let in one by one.
+
+        Raises:
+            QuotaExceededError: the month is spent.
+        """
+        _require_amounts(requests=requests)
+        reservation = self._reservation(
+            context.tenant_id, meter=QuotaMeter.REQUESTS, amount=requests, lifetime=self._lifetime
+        )
+        admitted, counter = await self._store.hold(reservation, limit=context.limits.monthly_quota)
+        if not admitted:
+            raise self._quota_exceeded(counter, own=0)
+        return Admission(reservation=reservation, tokens=0, allowance=self.allowance(context, month=counter))
 
     async def settle(
         self, context: TenantContext, *, admission: Admission, tokens: int, requests: int | None = None
@@ -148,7 +166,7 @@ class QuotaService:
         """
         _require_amounts(size=size)
         reservation = self._reservation(
-            context, meter=QuotaMeter.STORAGE_BYTES, amount=size, lifetime=lifetime
+            context.tenant_id, meter=QuotaMeter.STORAGE_BYTES, amount=size, lifetime=lifetime
         )
         admitted, counter = await self._store.hold(reservation, limit=context.limits.max_storage)
         if not admitted:
@@ -166,6 +184,15 @@ class QuotaService:
     async def void_storage(self, reservation: Reservation) -> bool:
         """Give a storage reservation back."""
         return await self._store.void(reservation.id, tenant_id=reservation.tenant_id, at=self._clock.now())
+
+    async def count_storage(self, tenant_id: UUID, *, size: int) -> None:
+        """Count bytes that lie there already, even beyond the limit: what was paid for is not thrown away."""
+        _require_amounts(size=size)
+        reservation = self._reservation(
+            tenant_id, meter=QuotaMeter.STORAGE_BYTES, amount=size, lifetime=self._lifetime
+        )
+        await self._store.hold(reservation, limit=NO_LIMIT)
+        await self._store.settle(reservation.id, tenant_id=tenant_id, amount=size, at=self._clock.now())
 
     async def release_storage(self, tenant_id: UUID, *, size: int) -> int:
         """Give back bytes of something that was deleted; return how many were in use at most."""
@@ -256,12 +283,12 @@ class QuotaService:
         return (CalendarMonth.of(now).end - now).total_seconds()
 
     def _reservation(
-        self, context: TenantContext, *, meter: QuotaMeter, amount: int, lifetime: timedelta
+        self, tenant_id: UUID, *, meter: QuotaMeter, amount: int, lifetime: timedelta
     ) -> Reservation:
         now = self._clock.now()
         return Reservation(
             id=uuid7(self._clock),
-            tenant_id=context.tenant_id,
+            tenant_id=tenant_id,
             meter=meter,
             period=ALWAYS if meter is QuotaMeter.STORAGE_BYTES else str(CalendarMonth.of(now)),
             amount=amount,

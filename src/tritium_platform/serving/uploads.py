@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tritium.formats.storage import storage_error
-from tritium_platform.errors import (
-    ModelSizeExceededError,
-    NotFoundError,
-    RateLimitExceededError,
-    RequestTooLargeError,
-)
+from tritium_platform.errors import ModelSizeExceededError, NotFoundError
 from tritium_platform.serving.archive import unpack_checkpoint, unpacked_size
+from tritium_platform.serving.arrivals import Arrivals, write_arriving
 from tritium_platform.serving.directories import remove_directory
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tritium_platform.quotas.model import Reservation
@@ -33,9 +26,6 @@ if TYPE_CHECKING:
 
 # A checkpoint directory holds a tokenizer and configuration beside its weights.
 COMPANION_BYTES = 100_000_000
-# What arrives is counted against the storage when it is there; until then its number is bounded.
-MAX_AT_ONCE = 4
-RETRY_SECONDS = 10
 UNPACKING_TIME = timedelta(hours=1)
 # A directory under this name is no upload yet, or none any more.
 UNFINISHED = ".unfinished"
@@ -68,7 +58,7 @@ class UploadService:
         self._limit = limit
         self._quotas = quotas
         self._clock = clock
-        self._arriving: Counter[UUID] = Counter()
+        self._arrivals = Arrivals(kind="uploads", clock=clock)
 
     async def receive(self, context: TenantContext, *, chunks: AsyncIterator[bytes]) -> ReceivedUpload:
         """Take a ZIP archive of a checkpoint directory as a stream of bytes; `keep` makes it an upload.
@@ -81,7 +71,7 @@ class UploadService:
             RateLimitExceededError: too many uploads of the tenant arrive at the same time.
             ResourceError: the disk is full.
         """
-        with self._place_for(context.tenant_id):
+        with self._arrivals.place_for(context.tenant_id):
             return await self._receive(context, chunks=chunks)
 
     async def _receive(self, context: TenantContext, *, chunks: AsyncIterator[bytes]) -> ReceivedUpload:
@@ -89,7 +79,7 @@ class UploadService:
         target = self._path(context.tenant_id, upload_id)
         archive = target.with_suffix(".zip")
         limit = context.limits.max_model_size + COMPANION_BYTES
-        await _write_archive(chunks, archive=archive, limit=min(self._limit, limit))
+        await write_arriving(chunks, path=archive, limit=min(self._limit, limit), limit_name="upload bytes")
         try:
             size = await asyncio.to_thread(unpacked_size, archive)
             if size > limit:
@@ -144,51 +134,8 @@ class UploadService:
         await self._quotas.release_storage(tenant_id, size=size)
         return Upload(id=upload_id, size_bytes=size)
 
-    @contextlib.contextmanager
-    def _place_for(self, tenant_id: UUID) -> Iterator[None]:
-        if self._arriving[tenant_id] >= MAX_AT_ONCE:
-            raise RateLimitExceededError(
-                limit_name="concurrent uploads",
-                limit=MAX_AT_ONCE,
-                current=self._arriving[tenant_id],
-                reset_time=self._clock.now() + timedelta(seconds=RETRY_SECONDS),
-                retry_after=RETRY_SECONDS,
-            )
-        self._arriving[tenant_id] += 1
-        try:
-            yield
-        finally:
-            self._arriving[tenant_id] -= 1
-            if not self._arriving[tenant_id]:
-                del self._arriving[tenant_id]
-
     def _path(self, tenant_id: UUID, upload_id: UUID) -> Path:
         return self._directory / str(tenant_id) / str(upload_id)
-
-
-async def _write_archive(chunks: AsyncIterator[bytes], *, archive: Path, limit: int) -> None:
-    received = 0
-    try:
-        with _removed_on_failure(archive) as file:
-            async for chunk in chunks:
-                received += len(chunk)
-                if received > limit:
-                    raise RequestTooLargeError(limit_name="upload bytes", limit=limit, current=received)
-                file.write(chunk)
-    except OSError as error:
-        raise storage_error(error, path=archive) from error
-
-
-@contextlib.contextmanager
-def _removed_on_failure(path: Path) -> Iterator[IO[bytes]]:
-    """Give a new file to write; it stays only if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("xb") as file:
-            yield file
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _is_upload(path: Path) -> bool:

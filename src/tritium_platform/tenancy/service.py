@@ -226,18 +226,37 @@ class TenancyService:
             self._remember(digest, context, expires_at=expires_at)
         return context
 
+    async def context_of(self, key_id: str) -> TenantContext:
+        """Return what a key may do now that was authenticated when it asked for work of its tenant.
+
+        The work may outlive the key's expiry, not its revocation.
+
+        Raises:
+            InvalidTokenError: the key is revoked.
+            TenantSuspendedError: its tenant may not use the service.
+        """
+        found = await self._store.find_key(key_id)
+        if found is None:
+            raise InvalidTokenError(key_id=key_id)
+        key, _, tenant = found
+        return self._context(key, tenant=tenant)
+
     async def _look_up(self, key_id: str, *, secret: str) -> tuple[TenantContext, datetime | None]:
         found = await self._store.find_key(key_id)
         stored = found[1] if found is not None else None
         if not secret_matches(secret, pepper=self._pepper, stored=stored) or found is None:
             raise InvalidTokenError(key_id=key_id)
         key, _, tenant = found
+        if key.revoked_at is None:  # of a revoked key nothing else is told
+            _require_unexpired(key_id, expires_at=key.expires_at, now=self._clock.now())
+        return self._context(key, tenant=tenant), key.expires_at
+
+    def _context(self, key: ApiKey, *, tenant: Tenant) -> TenantContext:
         if key.revoked_at is not None:
-            raise InvalidTokenError(key_id=key_id)
-        _require_unexpired(key_id, expires_at=key.expires_at, now=self._clock.now())
+            raise InvalidTokenError(key_id=key.id)
         if tenant.status is not TenantStatus.ACTIVE:
             raise TenantSuspendedError
-        context = TenantContext(
+        return TenantContext(
             tenant_id=tenant.id,
             organization_name=tenant.organization_name,
             tier=tenant.tier,
@@ -245,7 +264,6 @@ class TenancyService:
             key_id=key.id,
             scopes=key.scopes,
         )
-        return context, key.expires_at
 
     async def _refresh_epoch(self) -> None:
         if self._clock.monotonic_nanoseconds() < self._epoch_fresh_until:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+import uuid
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 
@@ -29,6 +30,7 @@ from tritium_platform.audit.verify import verify_log
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.pricing import default_price_version
 from tritium_platform.errors import (
+    ConflictError,
     InsufficientPermissionsError,
     InvalidTokenError,
     NotFoundError,
@@ -37,7 +39,7 @@ from tritium_platform.errors import (
     QuotaExceededError,
     RateLimitExceededError,
 )
-from tritium_platform.gateway import Books, Gateway, tenant_changed
+from tritium_platform.gateway import Books, Gateway, OnceOnly, tenant_changed
 from tritium_platform.insight.health import HealthService
 from tritium_platform.metering.model import OperationType, UsageQuantities
 from tritium_platform.metering.service import MeteringService
@@ -460,3 +462,80 @@ async def test_what_was_held_for_a_request_is_let_go_however_it_ends():
         await office.walk(cancelled)
     assert [each.releases for each in (left, never_begun, refused, cancelled)] == [1, 1, 1, 1]
     await office.gateway.close()
+
+
+class Nightly:
+    """A deferred request whose result is kept in a table of the same database."""
+
+    def __init__(self, office, *, event_id, breaks=0):
+        self.office = office
+        self.kept = []
+        self.event_id = event_id
+        self.breaks = breaks
+
+    async def keep(self):
+        if self.breaks:
+            self.breaks -= 1
+            raise OverloadedError("the database is away", retry_after=0)
+        self.kept.append("answer")
+
+    async def walk(self, work):
+        once = OnceOnly(event_id=self.event_id, keep=self.keep)
+        return await self.office.gateway.process_deferred_request(
+            work, context=self.office.context, request_id="r", num_requests=2, once=once
+        )
+
+
+class AllOrNothing(CountToThree):
+    """Work that consumes nothing unless it succeeds."""
+
+    def consumed(self, outcome):
+        return super().consumed(outcome) if outcome is Outcome.SUCCESS else Consumption(is_counted=False)
+
+
+async def test_a_deferred_request_happens_once_with_its_result_however_often_it_is_tried():
+    office = await Office.open(None, requests_per_minute=1, monthly_quota=10)
+    nightly = Nightly(office, event_id=uuid.uuid5(uuid.NAMESPACE_OID, "line 1"))
+    for fails_at in (0, 2):
+        passage = await nightly.walk(AllOrNothing(fails_at=fails_at))
+        with pytest.raises(ProcessingError):
+            [piece async for piece in passage]
+    closed = await nightly.walk(AllOrNothing())
+    await anext(closed)
+    await closed.aclose()
+    quota = await office.quotas.usage_of_month(office.context)
+    assert (nightly.kept, quota.used, quota.held) == ([], 0, 0)
+
+    assert [piece async for piece in await nightly.walk(AllOrNothing())] == [0, 1, 2]
+    quota = await office.quotas.usage_of_month(office.context)
+    assert (nightly.kept, quota.used, quota.held) == (["answer"], 2, 0)
+    records = await office.records()
+    assert sum(record.quantities.output_tokens for record in records) == 3
+    (success,) = [record for record in records if record.outcome == "success"]
+    assert success.event_id == nightly.event_id.hex
+    # A second success is another use under the same id: it is refused, and nothing of it is kept.
+    again = await nightly.walk(AllOrNothing())
+    with pytest.raises(ConflictError):
+        [piece async for piece in again]
+    assert nightly.kept == ["answer"]
+    assert len(await office.records()) == len(records)
+
+
+async def test_a_result_that_cannot_be_kept_at_once_is_kept_later_and_billed_once():
+    office = await Office.open(None)
+    nightly = Nightly(office, event_id=uuid.uuid4(), breaks=2)
+    assert [piece async for piece in await nightly.walk(AllOrNothing())] == [0, 1, 2]
+    assert nightly.kept == ["answer"]
+    assert len(await office.records()) == 1
+
+
+async def test_a_deferred_request_needs_its_scope_and_the_month():
+    office = await Office.open(None, monthly_quota=3)
+    nightly = Nightly(office, event_id=uuid.uuid4())
+    office.context = replace(office.context, scopes=frozenset({Scope.INFERENCE}))
+    with pytest.raises(InsufficientPermissionsError):
+        await nightly.walk(AllOrNothing(scope=Scope.AUDIT))
+    await nightly.walk(AllOrNothing())
+    with pytest.raises(QuotaExceededError):
+        await nightly.walk(AllOrNothing())
+    assert (await office.actions()).count("completion.refuse") == 2

@@ -256,6 +256,40 @@ async def test_storage_is_held_used_and_freed(quotas: QuotaService, clock: Manua
     assert await quotas.usage_of_storage(caller) == QuotaCounter(100, 0, 0)
 
 
+async def test_storage_that_is_filled_already_is_counted_beyond_the_limit_and_refuses_what_comes_next(
+    quotas: QuotaService, clock: ManualClock
+) -> None:
+    caller = a_caller(clock, max_storage=100)
+    await quotas.settle_storage(await quotas.reserve_storage(caller, size=90), size=90)
+    await quotas.count_storage(caller.tenant_id, size=30)
+    assert await quotas.usage_of_storage(caller) == QuotaCounter(100, 120, 0)
+    with pytest.raises(StorageQuotaExceededError):
+        await quotas.reserve_storage(caller, size=1)
+    await quotas.release_storage(caller.tenant_id, size=30)
+    await quotas.reserve_storage(caller, size=10)
+    with pytest.raises(StorageQuotaExceededError):
+        await quotas.reserve_storage(caller, size=1)
+
+
+async def test_a_deferred_request_counts_for_the_month_and_not_for_the_rates(
+    quotas: QuotaService, clock: ManualClock
+) -> None:
+    caller = a_caller(clock, requests_per_minute=1, max_concurrent_requests=1, monthly_quota=8)
+    deferred = [await quotas.reserve_deferred(caller, requests=2) for _ in range(3)]
+    assert await quotas.usage_of_month(caller) == QuotaCounter(8, 0, 6)
+    own = await quotas.reserve(caller, tokens=10)  # the caller's own rate is untouched
+    assert await quotas.settle(caller, admission=deferred[0], tokens=1_000_000)
+    assert await quotas.void(caller, admission=deferred[1])
+    assert not await quotas.void(caller, admission=deferred[1])
+    assert await quotas.usage_of_month(caller) == QuotaCounter(8, 2, 3)
+    with pytest.raises(RateLimitExceededError, match="concurrent"):  # a settlement frees nobody else's place
+        await quotas.reserve(caller)
+    await quotas.settle(caller, admission=own, tokens=10)
+    await quotas.reserve_deferred(caller, requests=3)
+    with pytest.raises(QuotaExceededError):
+        await quotas.reserve_deferred(caller, requests=1)
+
+
 async def test_two_tenants_do_not_share_anything(quotas: QuotaService, clock: ManualClock) -> None:
     one = a_caller(clock, monthly_quota=1, requests_per_minute=1, max_concurrent_requests=1)
     other = replace(one, tenant_id=uuid7(clock))

@@ -197,6 +197,29 @@ async def test_a_key_expires_on_time_even_in_the_cache(
         assert caught.value.recovery is Recovery.REAUTH_REQUIRED
 
 
+async def test_work_may_outlive_its_keys_expiry_but_neither_a_revocation_nor_a_suspension(
+    tenancy: TenancyService, manual_clock: ManualClock
+) -> None:
+    tenant, _ = await a_tenant_with_a_key(tenancy, monthly_quota=3)
+    expiry = manual_clock.now() + timedelta(seconds=5)
+    key, token = await tenancy.create_key(
+        tenant.id, name="nightly", expires_at=expiry, scopes=frozenset({Scope.INFERENCE})
+    )
+    context = await tenancy.authenticate_request(token)
+    manual_clock.advance(seconds=60)
+    assert await tenancy.context_of(key.id) == context
+    await tenancy.change_tenant(tenant.id, limit_overrides={"monthly_quota": 4})
+    assert (await tenancy.context_of(key.id)).limits.monthly_quota == 4
+    await tenancy.change_tenant(tenant.id, status=TenantStatus.SUSPENDED)
+    with pytest.raises(TenantSuspendedError):
+        await tenancy.context_of(key.id)
+    await tenancy.change_tenant(tenant.id, status=TenantStatus.ACTIVE)
+    await tenancy.revoke_key(key.id, tenant_id=tenant.id)
+    for gone in (key.id, "abcDEF012345"):
+        with pytest.raises(InvalidTokenError):
+            await tenancy.context_of(gone)
+
+
 async def test_a_key_may_do_only_what_its_scopes_say(tenancy: TenancyService) -> None:
     tenant, _ = await a_tenant_with_a_key(tenancy)
     _, token = await tenancy.create_key(tenant.id, name="chat", scopes=frozenset({Scope.INFERENCE}))
