@@ -76,11 +76,8 @@ class TokenizeCall:
     principal: object = None
 
 
-class InferenceBackend(Protocol):
-    """Runs models for the OpenAI routes; every method may raise any `BitNetServiceError`."""
-
-    async def models(self, principal: object) -> Sequence[ModelCard]:
-        """Return the models this caller may use."""
+class TextBackend(Protocol):
+    """Writes texts; it may raise any `BitNetServiceError`."""
 
     async def generate(self, call: GenerationCall) -> AsyncIterator[TokenOutput]:
         """Admit the call and return its outputs; errors before the first output become HTTP statuses.
@@ -88,6 +85,13 @@ class InferenceBackend(Protocol):
         The route iterates at once, and closes the iterator (`aclose`) when the client leaves: that must
         cancel the work.
         """
+
+
+class InferenceBackend(TextBackend, Protocol):
+    """Runs models for the OpenAI routes; every method may raise any `BitNetServiceError`."""
+
+    async def models(self, principal: object) -> Sequence[ModelCard]:
+        """Return the models this caller may use."""
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
         """Return the vectors; cancelled when the client leaves."""

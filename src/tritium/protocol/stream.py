@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from tritium.engine.request import ScoredToken, TokenOutput
-    from tritium.protocol.calls import GenerationCall, InferenceBackend
+    from tritium.protocol.calls import GenerationCall, TextBackend
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Fanout:
     """Runs the calls of one wire request side by side; closing it cancels what still runs."""
 
     def __init__(
-        self, backend: InferenceBackend, calls: Sequence[GenerationCall], *, choices_per_prompt: int
+        self, backend: TextBackend, calls: Sequence[GenerationCall], *, choices_per_prompt: int
     ) -> None:
         self._calls = calls
         self._choices_per_prompt = choices_per_prompt
@@ -65,7 +65,7 @@ class Fanout:
             asyncio.create_task(self._pump(backend, index, call)) for index, call in enumerate(calls)
         ]
 
-    async def _pump(self, backend: InferenceBackend, index: int, call: GenerationCall) -> None:
+    async def _pump(self, backend: TextBackend, index: int, call: GenerationCall) -> None:
         try:
             stream = await backend.generate(call)
             is_finished = False

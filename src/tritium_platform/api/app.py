@@ -15,7 +15,9 @@ from tritium.protocol.routes import build_router, error_response
 from tritium.protocol.schemas import InvalidJsonError
 from tritium_platform.api import (
     account,
+    batches,
     deployments,
+    files,
     models,
     operations,
     quantizations,
@@ -23,6 +25,7 @@ from tritium_platform.api import (
     tenants,
     uploads,
 )
+from tritium_platform.api.batch_lines import BatchDoor
 from tritium_platform.api.guard import Guard
 from tritium_platform.api.inference import GatewayBackend
 from tritium_platform.api.middleware import RequestEnvelope
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 _PROBLEM = {"description": "What went wrong and what to do", "content": {"application/problem+json": {}}}
 
+_OPENAI_ERROR = {"description": "What went wrong, in OpenAI's envelope", "content": {"application/json": {}}}
+
 
 def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> FastAPI:
     """Build the app of a platform; it starts the platform when it starts, and stops it when it stops.
@@ -49,9 +54,12 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await platform.start()
+        if platform.books.audit is not None:  # who owns the audit log is the only server here
+            platform.batch_work.start(BatchDoor(platform))
         try:
             yield
         finally:
+            await platform.batch_work.stop()
             await platform.stop()
 
     app = FastAPI(title="Tritium", version=__version__, lifespan=lifespan, redoc_url=None)
@@ -60,6 +68,8 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
     app.include_router(
         build_router(backend, principal_of=backend.principal_of, envelope=openai_envelope), tags=["OpenAI"]
     )
+    for resource in (files, batches):
+        app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     for resource in (tenants, account, models, uploads, quantizations, deployments, security):
         app.include_router(resource.router, responses={"4XX": {"model": Problem, **_PROBLEM}})
     for router in (operations.router, *routers):
@@ -69,6 +79,7 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         RequestEnvelope,
         max_body_bytes=platform.config.max_request_bytes,
         max_upload_bytes=platform.config.max_upload_bytes,
+        max_file_bytes=platform.config.max_file_bytes,
     )
     app.add_exception_handler(BitNetServiceError, _answer)
     app.add_exception_handler(RequestValidationError, _answer_wrong_request)
@@ -89,8 +100,11 @@ async def _answer_wrong_request(request: Request, error: Exception) -> Response:
     first = problems[0] if problems else {"loc": (), "msg": "the request is wrong", "type": ""}
     place = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
     if first["type"] == "json_invalid":
-        return problem_response(request, InvalidJsonError("The body is not valid JSON."))
-    return problem_response(request, ValidationError(f"{place or 'body'}: {first['msg']}.", field=place))
+        return await _answer(request, InvalidJsonError("The body is not valid JSON."))
+    message = f"{place or 'body'}: {first['msg']}."
+    if request.url.path.startswith("/v1/"):
+        return await _answer(request, ValidationError(message, param=place))
+    return problem_response(request, ValidationError(message, field=place))
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:

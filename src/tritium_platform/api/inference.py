@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tritium.protocol.calls import EmbeddingCall, GenerationCall, TokenizeCall
     from tritium_platform.compose import Platform
     from tritium_platform.gateway import CustomerRequest, Passage
+    from tritium_platform.serving.inference import InferenceService
     from tritium_platform.tenancy.model import TenantContext
 
 
@@ -68,24 +69,12 @@ class GatewayBackend:
 
     async def generate(self, call: GenerationCall) -> Passage[TokenOutput]:
         """Admit one generation; iterating the passage runs it."""
-        is_chat = isinstance(call.prompt, tuple) and isinstance(call.prompt[0], ChatMessage)
-        work = GenerateText(
-            self._platform.inference,
-            operation=OperationType.CHAT if is_chat else OperationType.COMPLETION,
-            # The wire's id may be the client's choice; two clients may choose the same.
-            request_id=uuid7().hex,
-            model=call.model,
-            prompt=call.prompt,
-            sampling=call.sampling,
-            tool_use=call.tool_use,
-        )
+        work = text_work(self._platform.inference, call)
         return await self._process(work, caller=_caller(call.principal))
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
         """Embed the inputs of one call."""
-        work = EmbedTexts(
-            self._platform.inference, request_id=uuid7().hex, model=call.model, inputs=call.inputs
-        )
+        work = embedding_work(self._platform.inference, call)
         passage = await self._process(work, caller=_caller(call.principal))
         return await anext(passage)
 
@@ -95,7 +84,7 @@ class GatewayBackend:
         try:
             return await self._platform.inference.tokenize(context, model=call.model, prompt=call.prompt)
         except NotFoundError:
-            raise _no_such_model(call.model) from None
+            raise no_such_model(call.model) from None
 
     def response_headers(self, principal: object) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's signature
         """Return nothing: the limits are known only when a call is admitted, see `principal_of`."""
@@ -107,7 +96,7 @@ class GatewayBackend:
                 work, token=caller.token, request_id=caller.request_id
             )
         except NotFoundError:
-            raise _no_such_model(work.model) from None
+            raise no_such_model(work.model) from None
         except BitNetServiceError as error:
             caller.headers.update(headers_of_refusal(error))
             raise
@@ -115,7 +104,28 @@ class GatewayBackend:
         return passage
 
 
-def _no_such_model(model: str) -> ModelNotFoundError:
+def text_work(inference: InferenceService, call: GenerationCall) -> GenerateText:
+    """Return the work of a call."""
+    is_chat = isinstance(call.prompt, tuple) and isinstance(call.prompt[0], ChatMessage)
+    return GenerateText(
+        inference,
+        operation=OperationType.CHAT if is_chat else OperationType.COMPLETION,
+        # The wire's id may be the client's choice; two clients may choose the same.
+        request_id=uuid7().hex,
+        model=call.model,
+        prompt=call.prompt,
+        sampling=call.sampling,
+        tool_use=call.tool_use,
+    )
+
+
+def embedding_work(inference: InferenceService, call: EmbeddingCall) -> EmbedTexts:
+    """Return the work of a call."""
+    return EmbedTexts(inference, request_id=uuid7().hex, model=call.model, inputs=call.inputs)
+
+
+def no_such_model(model: str) -> ModelNotFoundError:
+    """Return what is raised for a model that is not there, or not there for this caller."""
     return ModelNotFoundError(
         "There is no such model; GET /v1/models lists those you may use.", param="model", model=model
     )
