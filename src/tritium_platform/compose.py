@@ -18,8 +18,10 @@ from tritium_platform.adapters.engine_process import EngineOptions, EngineProces
 from tritium_platform.adapters.jobs import DbosJobQueue, QuantizationWorker
 from tritium_platform.adapters.sql.alias_store import SqlAliasStore
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
+from tritium_platform.adapters.sql.batch_store import SqlBatchStore
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.file_store import SqlFileStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.idempotency_store import SqlIdempotencyStore
 from tritium_platform.adapters.sql.job_store import SqlJobStore
@@ -43,7 +45,12 @@ from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.service import QuotaService
 from tritium_platform.security.service import LocalContainment, SecurityService
 from tritium_platform.serving.aliases import AliasService
+from tritium_platform.serving.batch_lines import LineRunner
+from tritium_platform.serving.batch_output import BatchCloser
+from tritium_platform.serving.batch_work import BatchWork
+from tritium_platform.serving.batches import BatchService
 from tritium_platform.serving.deployments import DeploymentService, ServingLimits
+from tritium_platform.serving.files import FileService
 from tritium_platform.serving.idempotency import IdempotencyService
 from tritium_platform.serving.inference import InferenceService
 from tritium_platform.serving.quantization import QuantizationService
@@ -88,6 +95,9 @@ class Platform:
     books: Books
     registry: RegistryService
     uploads: UploadService
+    files: FileService
+    batches: BatchService
+    batch_work: BatchWork
     quantizations: QuantizationService
     job_queue: DbosJobQueue
     aliases: AliasService
@@ -106,6 +116,7 @@ class Platform:
         await self._recover_audit()
         if self.books.audit is not None:  # who owns the audit log is the only server here
             await asyncio.to_thread(self.uploads.clean)
+            await self.files.clean()
         await self.aliases.load()
         await self.deployments.start_all()
         self._loops = [
@@ -245,6 +256,15 @@ def _assemble(
     uploads = UploadService(
         directory=config.uploads_dir, limit=config.max_upload_bytes, quotas=books.quotas, clock=clock
     )
+    batch_store = SqlBatchStore(database)
+    files = FileService(
+        store=SqlFileStore(database),
+        batches=batch_store,
+        directory=config.files_dir,
+        limit=config.max_file_bytes,
+        quotas=books.quotas,
+        clock=clock,
+    )
     job_queue = DbosJobQueue(system_database_url=config.jobs_database_url)
     quantizations = QuantizationService(
         jobs=SqlJobStore(database),
@@ -293,6 +313,9 @@ def _assemble(
         books=books,
         registry=registry,
         uploads=uploads,
+        files=files,
+        batches=BatchService(store=batch_store, files=files, clock=clock),
+        batch_work=_batch_work(batch_store, files=files, tenancy=tenancy, books=books),
         quantizations=quantizations,
         job_queue=job_queue,
         aliases=aliases,
@@ -317,6 +340,24 @@ def _assemble(
         ),
         gateway=Gateway(tenancy=tenancy, books=books),
         metrics=metrics,
+    )
+
+
+def _batch_work(
+    store: SqlBatchStore, *, files: FileService, tenancy: TenancyService, books: Books
+) -> BatchWork:
+    return BatchWork(
+        batches=store,
+        files=files,
+        lines=LineRunner(batches=store, quotas=books.quotas, key_holders=tenancy, clock=books.clock),
+        closer=BatchCloser(
+            batches=store,
+            files=files,
+            outbox=books.outbox,
+            unit_of_work=books.unit_of_work,
+            clock=books.clock,
+        ),
+        clock=books.clock,
     )
 
 

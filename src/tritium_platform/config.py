@@ -67,6 +67,8 @@ class PlatformConfig(BaseSettings):
     """Directories below which tenants may name checkpoints."""
     max_upload_bytes: Annotated[int, Field(gt=0)] = 20_000_000_000
     """The largest checkpoint archive that is taken."""
+    max_file_bytes: Annotated[int, Field(gt=0)] = 200_000_000
+    """The largest input file of a batch that is taken."""
     max_request_bytes: Annotated[int, Field(gt=0)] = 4_000_000
     """The largest body of any other request."""
     threads_per_engine: Annotated[int, Field(ge=0)] = 0
@@ -149,6 +151,11 @@ class PlatformConfig(BaseSettings):
     def uploads_dir(self) -> Path:
         """Where uploads lie until they are models."""
         return self.data_dir / "uploads"
+
+    @property
+    def files_dir(self) -> Path:
+        """Where the input and output files of batches lie."""
+        return self.data_dir / "files"
 
     def pepper(self) -> bytes:
         """Return the secret under which API keys are hashed, 32 bytes; made on first use."""

@@ -32,11 +32,17 @@ def victim(running):
         path = str(running.platform.config.model_roots[0] / "scripture-llama-6m")
         job = http.post("/api/v1/quantizations", json={"name": "q", "source": {"path": path}})
         upload = http.post("/api/v1/uploads", content=zipped(Path(path))).raise_for_status().json()["id"]
+        form = {"files": {"file": ("a.jsonl", b"{}")}, "data": {"purpose": "batch"}}
+        file = http.post("/v1/files", **form).raise_for_status().json()["id"]
+        wish = {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
+        batch = http.post("/v1/batches", json=wish).raise_for_status().json()["id"]
     objects = {
         "upload": [upload],
         "model": [model, model_id],
         "model_id": [model],
         "deployment": [model, deployment_id],
+        "file_id": [file],
+        "batch_id": [batch],
         "quantization": [job.raise_for_status().json()["id"]],
     }
     return tenant_id, key, objects

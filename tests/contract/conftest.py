@@ -15,9 +15,11 @@ from sqlalchemy import make_url
 
 from tritium_platform.adapters.memory.alias_store import MemoryAliasStore
 from tritium_platform.adapters.memory.audit_outbox import MemoryAuditOutbox
+from tritium_platform.adapters.memory.batch_store import MemoryBatchStore
 from tritium_platform.adapters.memory.billing_store import MemoryPriceStore
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
+from tritium_platform.adapters.memory.file_store import MemoryFileStore
 from tritium_platform.adapters.memory.health_store import MemoryOutcomeStore
 from tritium_platform.adapters.memory.job_store import MemoryJobStore
 from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
@@ -26,8 +28,10 @@ from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
 from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
 from tritium_platform.adapters.sql.alias_store import SqlAliasStore
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
+from tritium_platform.adapters.sql.batch_store import SqlBatchStore
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.file_store import SqlFileStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.job_store import SqlJobStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
@@ -47,7 +51,9 @@ if TYPE_CHECKING:
     from tritium_platform.metering.service import UsageStore
     from tritium_platform.quotas.reservations import ReservationStore
     from tritium_platform.serving.aliases import AliasStore
+    from tritium_platform.serving.batches import BatchStore
     from tritium_platform.serving.deployments import DeploymentStore
+    from tritium_platform.serving.files import FileStore
     from tritium_platform.serving.quantization import JobStore
     from tritium_platform.serving.registry import ModelStore
     from tritium_platform.tenancy.service import TenantStore
@@ -72,6 +78,8 @@ class Books:
     deployments: DeploymentStore
     aliases: AliasStore
     jobs: JobStore
+    files: FileStore
+    batches: BatchStore
 
 
 def books_in_memory() -> Books:
@@ -89,6 +97,8 @@ def books_in_memory() -> Books:
         deployments=MemoryDeploymentStore(database),
         aliases=MemoryAliasStore(database),
         jobs=MemoryJobStore(database),
+        files=MemoryFileStore(database),
+        batches=MemoryBatchStore(database),
     )
 
 
@@ -106,6 +116,8 @@ def books_in_sql(database: Database) -> Books:
         deployments=SqlDeploymentStore(database),
         aliases=SqlAliasStore(database),
         jobs=SqlJobStore(database),
+        files=SqlFileStore(database),
+        batches=SqlBatchStore(database),
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
+import json
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +66,40 @@ def test_an_encoder_refuses_to_write_text_and_inputs_that_are_too_long(running, 
     with pytest.raises(openai.BadRequestError) as refusal:
         client.embeddings.create(model="e", input="word " * 2000)
     assert refusal.value.code == "context_length_exceeded"
+
+
+def test_a_batch_of_texts_gives_the_vectors_of_requests_of_their_own(running, harness, shop):
+    client = running.openai(shop)
+    lines = [
+        {
+            "custom_id": form,
+            "method": "POST",
+            "url": "/v1/embeddings",
+            "body": {"model": "e", "input": TEXTS, "encoding_format": form},
+        }
+        for form in ("float", "base64")
+    ]
+    lines.append({**lines[0], "custom_id": "shortened", "body": {**lines[0]["body"], "dimensions": 7}})
+    content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    file = client.files.create(file=("input.jsonl", content), purpose="batch")
+    made = client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
+    harness.wait_until(lambda: client.batches.retrieve(made.id).status == "completed", seconds=60)
+    batch = client.batches.retrieve(made.id)
+    told = {}
+    for file_id in (batch.output_file_id, batch.error_file_id):
+        for answer in map(json.loads, client.files.content(file_id).text.splitlines()):
+            told[answer["custom_id"]] = answer["response"]
+    alone = client.embeddings.create(model="e", input=TEXTS, encoding_format="float")
+    assert [each["embedding"] for each in told["float"]["body"]["data"]] == [
+        each.embedding for each in alone.data
+    ]
+    packed = [base64.b64decode(each["embedding"]) for each in told["base64"]["body"]["data"]]
+    assert np.array_equal(
+        np.frombuffer(b"".join(packed), dtype="<f4").reshape(3, -1),
+        np.array([each.embedding for each in alone.data], dtype=np.float32),
+    )
+    assert told["float"]["body"]["usage"]["prompt_tokens"] == alone.usage.prompt_tokens
+    assert (told["shortened"]["status_code"], told["shortened"]["body"]["error"]["param"]) == (
+        400,
+        "dimensions",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -81,3 +82,39 @@ def test_a_client_that_leaves_is_metered(running, harness, scripture_llama_witho
             return [record["outcome"] for record in http.get("/api/v1/usage").json()["records"]]
 
         harness.wait_until(lambda: outcomes() == ["success", "cancelled"])
+
+
+def test_a_batch_is_answered_and_billed_once(running, harness):
+    _, key = running.tenant(name="Batcher")
+    model = running.deploy(key)
+    client = running.openai(key)
+    body = {"model": model, "prompt": "In the", "max_tokens": 3, "ignore_eos": True}
+    lines = [
+        {"custom_id": f"ü\u0000{number}", "method": "POST", "url": "/v1/completions", "body": body}
+        for number in range(12)
+    ]
+    lines[5] = {**lines[5], "body": {**body, "max_tokens": 0}}
+    content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    file = client.files.create(file=("input.jsonl", content), purpose="batch")
+    made = client.batches.create(
+        input_file_id=file.id,
+        endpoint="/v1/completions",
+        completion_window="24h",
+        metadata={"naïve": "\u0000"},
+    )
+    harness.wait_until(lambda: client.batches.retrieve(made.id).status == "completed", seconds=60)
+    batch = client.batches.retrieve(made.id)
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (11, 1)
+    assert batch.metadata == {"naïve": "\u0000"}
+    answers = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+    assert [answer["custom_id"] for answer in answers] == [
+        line["custom_id"] for number, line in enumerate(lines) if number != 5
+    ]
+    with running.http(key) as http:
+        totals = {total["meter"]: total["quantity"] for total in http.get("/api/v1/usage").json()["totals"]}
+        assert totals["output_tokens"] == 3 * 11
+        storage = http.get("/api/v1/account").json()["storage"]
+        for file_id in (file.id, batch.output_file_id, batch.error_file_id):
+            client.files.delete(file_id)
+        assert storage["used"] > 0
+        assert http.get("/api/v1/account").json()["storage"]["used"] == 0

@@ -79,11 +79,8 @@ class TokenizeCall:
     principal: object = None
 
 
-class InferenceBackend(Protocol):
-    """Runs models for the OpenAI routes; every method may raise any `BitNetServiceError`."""
-
-    async def models(self, principal: object) -> Sequence[ModelCard]:
-        """Return the models this caller may use."""
+class TextBackend(Protocol):
+    """Writes texts; it may raise any `BitNetServiceError`."""
 
     async def generate(self, calls: Sequence[GenerationCall]) -> Sequence[AsyncIterator[TokenOutput]]:
         """Admit the calls of one wire request, all or none, and return the outputs of each.
@@ -91,6 +88,13 @@ class InferenceBackend(Protocol):
         Errors before the first output become HTTP statuses. The route iterates at once, and closes the
         iterators (`aclose`) when the client leaves: that must cancel the work.
         """
+
+
+class InferenceBackend(TextBackend, Protocol):
+    """Runs models for the OpenAI routes; every method may raise any `BitNetServiceError`."""
+
+    async def models(self, principal: object) -> Sequence[ModelCard]:
+        """Return the models this caller may use."""
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
         """Return the vectors; cancelled when the client leaves."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from tritium.engine.request import ScoredToken, TokenOutput
-    from tritium.protocol.calls import GenerationCall, InferenceBackend
+    from tritium.protocol.calls import GenerationCall, TextBackend
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Fanout:
     """Runs the calls of one wire request side by side; closing it cancels what still runs."""
 
     def __init__(
-        self, backend: InferenceBackend, calls: Sequence[GenerationCall], *, choices_per_prompt: int
+        self, backend: TextBackend, calls: Sequence[GenerationCall], *, choices_per_prompt: int
     ) -> None:
         self._calls = calls
         self._choices_per_prompt = choices_per_prompt
@@ -63,7 +63,7 @@ class Fanout:
         self._last: list[TokenOutput | None] = [None for _ in calls]
         self._task = asyncio.create_task(self._run(backend))
 
-    async def _run(self, backend: InferenceBackend) -> None:
+    async def _run(self, backend: TextBackend) -> None:
         try:
             streams = await backend.generate(self._calls)
         except Exception as error:  # noqa: BLE001 - it travels to the reader of the queue, which raises it

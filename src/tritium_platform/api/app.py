@@ -16,7 +16,9 @@ from tritium.protocol.schemas import InvalidJsonError
 from tritium_platform.api import (
     account,
     aliases,
+    batches,
     deployments,
+    files,
     models,
     operations,
     quantizations,
@@ -24,6 +26,7 @@ from tritium_platform.api import (
     tenants,
     uploads,
 )
+from tritium_platform.api.batch_lines import BatchDoor
 from tritium_platform.api.guard import Guard
 from tritium_platform.api.idempotency import IdempotentAnswers
 from tritium_platform.api.inference import GatewayBackend
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 
 _PROBLEM = {"description": "What went wrong and what to do", "content": {"application/problem+json": {}}}
 
+_OPENAI_ERROR = {"description": "What went wrong, in OpenAI's envelope", "content": {"application/json": {}}}
+
 
 def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> FastAPI:
     """Build the app of a platform; it starts the platform when it starts, and stops it when it stops.
@@ -51,9 +56,12 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await platform.start()
+        if platform.books.audit is not None:  # who owns the audit log is the only server here
+            platform.batch_work.start(BatchDoor(platform))
         try:
             yield
         finally:
+            await platform.batch_work.stop()
             await platform.stop()
 
     app = FastAPI(title="Tritium", version=__version__, lifespan=lifespan, redoc_url=None)
@@ -62,6 +70,8 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
     app.include_router(
         build_router(backend, principal_of=backend.principal_of, envelope=openai_envelope), tags=["OpenAI"]
     )
+    for resource in (files, batches):
+        app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     resources = (tenants, account, models, uploads, quantizations, deployments, aliases, security)
     for router in (
         *(resource.router for resource in resources),
@@ -77,6 +87,7 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         RequestEnvelope,
         max_body_bytes=platform.config.max_request_bytes,
         max_upload_bytes=platform.config.max_upload_bytes,
+        max_file_bytes=platform.config.max_file_bytes,
     )
     app.add_exception_handler(BitNetServiceError, _answer)
     app.add_exception_handler(RequestValidationError, _answer_wrong_request)
@@ -97,8 +108,11 @@ async def _answer_wrong_request(request: Request, error: Exception) -> Response:
     first = problems[0] if problems else {"loc": (), "msg": "the request is wrong", "type": ""}
     place = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
     if first["type"] == "json_invalid":
-        return problem_response(request, InvalidJsonError("The body is not valid JSON."))
-    return problem_response(request, ValidationError(f"{place or 'body'}: {first['msg']}.", field=place))
+        return await _answer(request, InvalidJsonError("The body is not valid JSON."))
+    message = f"{place or 'body'}: {first['msg']}."
+    if request.url.path.startswith("/v1/"):
+        return await _answer(request, ValidationError(message, param=place))
+    return problem_response(request, ValidationError(message, field=place))
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:

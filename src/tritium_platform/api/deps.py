@@ -80,6 +80,7 @@ async def _require_tenant(
 tenant_key = Depends(_require_tenant)
 admin_key = Depends(_admin_scheme)
 admin = Depends(require_admin)
+InferenceCaller = Annotated[TenantContext, caller_with(Scope.INFERENCE)]
 ModelsCaller = Annotated[TenantContext, caller_with(Scope.MODELS)]
 DeploymentsCaller = Annotated[TenantContext, caller_with(Scope.DEPLOYMENTS)]
 UsageCaller = Annotated[TenantContext, caller_with(Scope.USAGE)]

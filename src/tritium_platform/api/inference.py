@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tritium.engine.prompt import ChatMessage
 from tritium.errors import PlatformError
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from tritium.protocol.calls import EmbeddingCall, GenerationCall, TokenizeCall
     from tritium_platform.compose import Platform
     from tritium_platform.gateway import CustomerRequest, Passage
+    from tritium_platform.serving.inference import InferenceService
     from tritium_platform.tenancy.model import TenantContext
+
+
+Call = TypeVar("Call", "GenerationCall", "EmbeddingCall")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,33 +99,17 @@ class GatewayBackend:
 
     async def generate(self, calls: Sequence[GenerationCall]) -> Sequence[Passage[TokenOutput]]:
         """Admit the generations together; iterating a passage runs it."""
-        return await self._process([self._work(call) for call in calls], caller=_caller(calls[0].principal))
-
-    def _work(self, call: GenerationCall) -> GenerateText:
-        is_chat = isinstance(call.prompt, tuple) and isinstance(call.prompt[0], ChatMessage)
-        return GenerateText(
-            self._platform.inference,
-            operation=OperationType.CHAT if is_chat else OperationType.COMPLETION,
-            # The wire's id may be the client's choice; two clients may choose the same.
-            request_id=uuid7().hex,
-            model=self.served_name(call.principal, call.model),
-            prompt=call.prompt,
-            sampling=call.sampling,
-            tool_use=call.tool_use,
-            priority=call.priority,
-            version=_caller(call.principal).version,
-        )
+        caller = _caller(calls[0].principal)
+        works = [
+            text_work(self._platform.inference, self._renamed(call), version=caller.version) for call in calls
+        ]
+        return await self._process(works, caller=caller)
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingOutput:
         """Embed the inputs of one call."""
-        work = EmbedTexts(
-            self._platform.inference,
-            request_id=uuid7().hex,
-            model=self.served_name(call.principal, call.model),
-            inputs=call.inputs,
-            version=_caller(call.principal).version,
-        )
-        (passage,) = await self._process([work], caller=_caller(call.principal))
+        caller = _caller(call.principal)
+        work = embedding_work(self._platform.inference, self._renamed(call), version=caller.version)
+        (passage,) = await self._process([work], caller=caller)
         return await anext(passage)
 
     async def tokenize(self, call: TokenizeCall) -> TokenizedPrompt:
@@ -130,7 +118,7 @@ class GatewayBackend:
         try:
             return await self._platform.inference.tokenize(context, model=call.model, prompt=call.prompt)
         except NotFoundError:
-            raise _no_such_model(call.model) from None
+            raise no_such_model(call.model) from None
 
     def served_name(self, principal: object, model: str) -> str:
         """Return the deployment this request gets: of an alias, what it stood for when first asked."""
@@ -138,6 +126,9 @@ class GatewayBackend:
         if model not in caller.names:
             caller.names[model] = self._platform.inference.name_of(caller.context, model)
         return caller.names[model]
+
+    def _renamed(self, call: Call) -> Call:
+        return replace(call, model=self.served_name(call.principal, call.model))
 
     def response_headers(self, principal: object) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's signature
         """Return nothing: the limits are known only when a call is admitted, see `principal_of`."""
@@ -153,7 +144,7 @@ class GatewayBackend:
                 works, token=caller.token, request_id=caller.request_id, event_ids=event_ids
             )
         except NotFoundError:
-            raise _no_such_model(works[0].model) from None
+            raise no_such_model(works[0].model) from None
         except REFUSALS_BY_LIMIT as error:
             allowance = self._platform.books.quotas.allowance(caller.context)
             caller.headers.update(limit_headers(replace(allowance, month=month_after(error))))
@@ -162,7 +153,36 @@ class GatewayBackend:
         return passages
 
 
-def _no_such_model(model: str) -> ModelNotFoundError:
+def text_work(
+    inference: InferenceService, call: GenerationCall, *, version: Version | None = None
+) -> GenerateText:
+    """Return the work of a call."""
+    is_chat = isinstance(call.prompt, tuple) and isinstance(call.prompt[0], ChatMessage)
+    return GenerateText(
+        inference,
+        operation=OperationType.CHAT if is_chat else OperationType.COMPLETION,
+        # The wire's id may be the client's choice; two clients may choose the same.
+        request_id=uuid7().hex,
+        model=call.model,
+        prompt=call.prompt,
+        sampling=call.sampling,
+        tool_use=call.tool_use,
+        priority=call.priority,
+        version=version,
+    )
+
+
+def embedding_work(
+    inference: InferenceService, call: EmbeddingCall, *, version: Version | None = None
+) -> EmbedTexts:
+    """Return the work of a call."""
+    return EmbedTexts(
+        inference, request_id=uuid7().hex, model=call.model, inputs=call.inputs, version=version
+    )
+
+
+def no_such_model(model: str) -> ModelNotFoundError:
+    """Return what is raised for a model that is not there, or not there for this caller."""
     return ModelNotFoundError(
         "There is no such model; GET /v1/models lists those you may use.", param="model", model=model
     )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 UPLOADS = "/api/v1/uploads"
+FILES = "/v1/files"
+# What a form needs besides its file.
+FORM_BYTES = 65_536
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -26,10 +29,12 @@ class RequestEnvelope:
     A client may choose the id by `x-request-id`; for our own books it is only a label, never a key.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_upload_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, max_upload_bytes: int, max_file_bytes: int
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
-        self._max_upload_bytes = max_upload_bytes
+        self._max_bytes_of = {UPLOADS: max_upload_bytes, FILES: max_file_bytes + FORM_BYTES}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -54,7 +59,7 @@ class RequestEnvelope:
             )
 
     async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        limit = self._max_upload_bytes if scope["path"] == UPLOADS else self._max_body_bytes
+        limit = self._max_bytes_of.get(scope["path"], self._max_body_bytes)
         bounded = _BoundedBody(receive, limit=limit)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tritium_platform.adapters.sql.tables import (
     audit,
+    batches,
     billing,
     idempotency,
     insight,
@@ -16,6 +17,6 @@ from tritium_platform.adapters.sql.tables import (
 )
 from tritium_platform.adapters.sql.tables.base import metadata
 
-ROOMS = (audit, billing, idempotency, insight, jobs, metering, quotas, security, serving, tenancy)
+ROOMS = (audit, batches, billing, idempotency, insight, jobs, metering, quotas, security, serving, tenancy)
 
 __all__ = ["ROOMS", "metadata"]
