@@ -463,7 +463,8 @@ class Passage(Generic[Piece]):
         self._gateway = gateway
         self._pieces = request.execute()
         self._started = time.monotonic()
-        self._has_first = False
+        self._engine_started: float | None = None
+        self._engine_ended: float | None = None
         self._settlement: asyncio.Task[None] | None = None
         gateway.telemetry.started(model=request.model, tier=context.tier.value)
 
@@ -471,6 +472,13 @@ class Passage(Generic[Piece]):
     def seconds(self) -> float:
         """The time since admission."""
         return time.monotonic() - self._started
+
+    @property
+    def engine_span(self) -> tuple[float, float] | None:
+        """When the work began and when it gave its newest piece, in monotonic seconds; None before that."""
+        if self._engine_started is None or self._engine_ended is None:
+            return None
+        return self._engine_started, self._engine_ended
 
     def recorded_id(self, outcome: Outcome, *, is_counted: bool) -> UUID:
         """Return the id of this use in the books: what happens once has one that does not change."""
@@ -487,6 +495,7 @@ class Passage(Generic[Piece]):
         """Do the work up to the next piece."""
         if self._settlement is not None:
             raise StopAsyncIteration
+        self._engine_started = self._engine_started or time.monotonic()
         try:
             piece = await anext(self._pieces)
         except StopAsyncIteration:
@@ -498,8 +507,8 @@ class Passage(Generic[Piece]):
         except Exception as error:
             await self._settle(Outcome.FAILED, error=error)
             raise
-        if not self._has_first:
-            self._has_first = True
+        is_first, self._engine_ended = self._engine_ended is None, time.monotonic()
+        if is_first:
             self._gateway.telemetry.first_token(
                 model=self.request.model, tier=self.context.tier.value, seconds=self.seconds
             )

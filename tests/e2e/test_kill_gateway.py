@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -151,6 +152,52 @@ def test_every_completed_answer_is_metered_and_logged_although_the_gateway_was_k
     usage = json.loads(daemon.tool("usage", tenant_id).stdout)
     totals = {total["meter"]: total["quantity"] for total in usage["totals"]}
     assert totals["output_tokens"] == sum(record["quantities"]["output_tokens"] for record in texts)
+
+
+def test_a_request_with_a_key_that_died_with_the_gateway_runs_again_and_is_billed_once(
+    daemon, harness, scripture_llama
+):
+    _, key = open_shop(daemon, scripture_llama)
+    body = {"model": "m", "prompt": "In the", "max_tokens": 5, "temperature": 2.0, "ignore_eos": True}
+
+    def ask():
+        with as_tenant(daemon, key) as http:
+            return http.post("/v1/completions", json=body, headers={"idempotency-key": "order-1"})
+
+    def account():
+        with as_tenant(daemon, key) as http:
+            return http.get("/api/v1/account").raise_for_status().json()["requests_this_month"]
+
+    engines = engines_of(daemon)
+    for process_id in engines:  # the request cannot end before the gateway dies
+        os.kill(process_id, signal.SIGSTOP)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(ask)
+        harness.wait_until(lambda: account()["held"] == 1)
+        running = ask()
+        assert (running.status_code, running.headers["retry-after"]) == (409, "1")
+        daemon.process.kill()
+        with pytest.raises(httpx2.HTTPError):
+            first.result()
+    for process_id in engines:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGCONT)
+    daemon.stop()
+
+    daemon.start()
+    wait_for_deployment(daemon, key)
+    harness.wait_until(lambda: ask().status_code != 409 or time.sleep(1), seconds=60)
+    answer, again = ask(), ask()
+    assert answer.status_code == 200
+    assert answer.headers["idempotency-replayed"] == "true"
+    assert answer.content == again.content
+    with as_tenant(daemon, key) as http:
+        records = http.get("/api/v1/usage?limit=1000").raise_for_status().json()["records"]
+    assert [each["quantities"]["output_tokens"] for each in records if each["operation"] == "completion"] == [
+        5
+    ]
+    harness.wait_until(lambda: account()["held"] == 0)
+    assert account()["used"] == 2  # the deployment and the completion
 
 
 def test_sigterm_says_not_ready_finishes_what_runs_and_leaves_with_zero(daemon, harness, scripture_llama):

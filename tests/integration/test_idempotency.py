@@ -29,7 +29,7 @@ def ask(running, shop):
     client = running.openai(key)
 
     def chat(name, **options):
-        asked = {"model": model, "messages": PROMPT, "max_tokens": 12, "temperature": 5.0} | options
+        asked = {"model": model, "messages": PROMPT, "max_tokens": 12, "temperature": 2.0} | options
         with_raw = client.chat.completions.with_raw_response
         return with_raw.create(**asked, extra_headers={"Idempotency-Key": name})
 
@@ -72,7 +72,7 @@ def test_a_stream_is_given_again_as_it_was(running, shop, ask):
 
 def test_completions_with_several_choices_are_kept_too(running, shop):
     _, key, model = shop
-    body = {"model": model, "prompt": ["And God", "In the"], "n": 2, "max_tokens": 3, "temperature": 5.0}
+    body = {"model": model, "prompt": ["And God", "In the"], "n": 2, "max_tokens": 3, "temperature": 2.0}
     with running.http(key) as http:
         first, again = (
             http.post("/v1/completions", json=body, headers={"idempotency-key": "many"}) for _ in range(2)
@@ -112,7 +112,7 @@ def test_strangers_and_other_keys_do_not_get_the_answer(running, shop, ask):
         path = f"/api/v1/tenants/{tenant_id}/keys"
         second = admin.post(path, json={"name": "second"}).raise_for_status().json()["key"]
         powerless = admin.post(path, json={"name": "third", "scopes": ["usage"]}).raise_for_status().json()
-    body = {"model": model, "messages": PROMPT, "max_tokens": 12, "temperature": 5.0}
+    body = {"model": model, "messages": PROMPT, "max_tokens": 12, "temperature": 2.0}
     for key, status in ((second, 200), (powerless["key"], 403), ("btn_live_nobody", 401)):
         with running.http(key) as http:
             answer = http.post("/v1/chat/completions", json=body, headers={"idempotency-key": "mine"})
@@ -131,7 +131,7 @@ def test_at_the_same_time_one_runs_and_the_official_client_waits_for_its_answer(
             model=model,
             messages=PROMPT,
             max_tokens=200,
-            temperature=5.0,
+            temperature=2.0,
             extra_headers={"Idempotency-Key": "together"},
         ).choices[0]
 
@@ -149,7 +149,7 @@ def test_a_client_that_leaves_finds_its_answer_when_it_comes_back(running, shop,
         "model": model,
         "messages": PROMPT,
         "max_tokens": 60,
-        "temperature": 5.0,
+        "temperature": 2.0,
         "stream": is_stream,
         "ignore_eos": True,
     }

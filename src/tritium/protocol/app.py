@@ -14,13 +14,16 @@ from starlette.exceptions import HTTPException
 from tritium.engine.loading import load_engine
 from tritium.errors import AuthenticationError, ValidationError
 from tritium.protocol.backend import LocalBackend
-from tritium.protocol.routes import build_router, no_principal, request_id_of
+from tritium.protocol.decoding import RequestDecoding
+from tritium.protocol.encoding import AnswerEncoding
+from tritium.protocol.routes import MAX_BODY_BYTES, build_router, error_response, no_principal, request_id_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from starlette.responses import Response
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from tritium.engine.config import EngineConfig
 
@@ -73,6 +76,9 @@ def create_app(
     app.state.backend = backend
     app.state.is_ready = True
     app.include_router(build_router(backend, principal_of=_bearer_check(keys)))
+    app.add_middleware(RequestDecoding, path="/v1/", limit=MAX_BODY_BYTES, refuse=_refusal)
+    app.add_middleware(AnswerEncoding, path="/v1/")
+    app.add_middleware(RequestIds)
     app.add_exception_handler(HTTPException, _unknown_route)
 
     async def health() -> JSONResponse:
@@ -88,6 +94,28 @@ def create_app(
 def stop_being_ready(app: FastAPI) -> None:
     """Let `/health` say from now on that the server stops, so that no balancer sends it more."""
     app.state.is_ready = False
+
+
+class RequestIds:
+    """Gives every request an id of its own, and tells it on every answer, whoever wrote it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = request_id_of(Request(scope)).encode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                others = [each for each in message["headers"] if each[0].lower() != b"x-request-id"]
+                message = {**message, "headers": [*others, (b"x-request-id", request_id)]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
 
 
 def _bearer_check(keys: Sequence[str]) -> Callable[[Request], Awaitable[object]]:
@@ -107,6 +135,10 @@ def _bearer_check(keys: Sequence[str]) -> Callable[[Request], Awaitable[object]]
     return check
 
 
+def _refusal(scope: Scope, error: BaseException) -> Response:
+    return error_response(Request(scope), error)
+
+
 async def _unknown_route(request: Request, error: Exception) -> Response:
     """Write the framework's own refusals (no such route, wrong method) in the envelope too."""
     status = error.status_code if isinstance(error, HTTPException) else 500
@@ -121,4 +153,4 @@ async def _unknown_route(request: Request, error: Exception) -> Response:
             "code": code,
         }
     }
-    return JSONResponse(body, status_code=status, headers={**headers, "x-request-id": request_id_of(request)})
+    return JSONResponse(body, status_code=status, headers=headers)

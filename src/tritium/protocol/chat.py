@@ -102,19 +102,30 @@ def chat_calls(body: ChatCompletionRequest, *, request_id: str, principal: objec
 class ChatAnswer:
     """Writes the wire objects of one chat completion."""
 
-    def __init__(self, *, request_id: str, model: str, created: int, tool_use: ToolUse | None = None) -> None:
+    ends_with_done = True
+
+    def __init__(
+        self,
+        *,
+        request_id: str,
+        model: str,
+        created: int,
+        tool_use: ToolUse | None = None,
+        includes_usage: bool = False,
+    ) -> None:
+        self._includes_usage = includes_usage
         self._head = {"id": f"chatcmpl-{request_id}", "created": created, "model": model}
         self._tools = frozenset(tool.name for tool in tool_use.tools) if tool_use else frozenset[str]()
         self._is_single = tool_use is not None and tool_use.is_single
         self._readers: dict[int, ToolCallReader] = {}  # of a stream's choices
         self._num_calls: Counter[int] = Counter()
 
-    def opening(self, index: int) -> dict[str, object] | None:
+    def opening(self, index: int) -> list[dict[str, object]]:
         """Return the chunk that opens a choice."""
-        return self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
+        return [self._chunk(index, {"role": "assistant", "content": "", "refusal": None})]
 
-    def piece(self, index: int, output: TokenOutput) -> dict[str, object] | None:
-        """Return a chunk of new text and calls; None while what is new may be part of a call."""
+    def piece(self, index: int, output: TokenOutput) -> list[dict[str, object]]:
+        """Return a chunk of new text and calls; none while what is new may be part of a call."""
         text, calls = output.text, list[WrittenCall]()
         if self._tools:
             reader = self._readers.setdefault(index, self._reader())
@@ -128,14 +139,20 @@ class ChatAnswer:
             ]
         reason = _finish_reason(output.finish_reason, has_calls=self._num_calls[index] > 0)
         logprobs = chat_logprobs(output.logprobs or None)
-        return self._chunk(index, delta, reason, logprobs) if delta or reason or logprobs else None
+        return [self._chunk(index, delta, reason, logprobs)] if delta or reason or logprobs else []
 
-    def usage_chunk(
+    def closing(
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
-    ) -> dict[str, object]:
+    ) -> list[dict[str, object]]:
         """Return the last chunk of a stream which asked for usage numbers."""
+        if not self._includes_usage:
+            return []
         usage = usage_object(choices, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
-        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+        return [{**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}]
+
+    def failed(self, error: dict[str, object]) -> list[dict[str, object]]:
+        """Return the error: the client library raises it."""
+        return [{"error": error}]
 
     def whole(
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int

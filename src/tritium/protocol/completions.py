@@ -57,7 +57,10 @@ def completion_calls(body: CompletionRequest, *, request_id: str, principal: obj
 class CompletionAnswer:
     """Writes the wire objects of one plain completion."""
 
-    def __init__(self, *, request_id: str, model: str, created: int) -> None:
+    ends_with_done = True
+
+    def __init__(self, *, request_id: str, model: str, created: int, includes_usage: bool = False) -> None:
+        self._includes_usage = includes_usage
         self._head = {
             "id": f"cmpl-{request_id}",
             "object": "text_completion",
@@ -66,24 +69,27 @@ class CompletionAnswer:
         }
         self._offsets: defaultdict[int, TextOffsets] = defaultdict(TextOffsets)  # of a stream's choices
 
-    def opening(self, index: int) -> dict[str, object] | None:  # noqa: ARG002 - the form shared with chat
+    def opening(self, index: int) -> list[dict[str, object]]:  # noqa: ARG002 - the form shared with chat
         """Return nothing: a plain completion has no role to announce."""
-        return None
+        return []
 
-    def piece(self, index: int, output: TokenOutput) -> dict[str, object]:
+    def piece(self, index: int, output: TokenOutput) -> list[dict[str, object]]:
         """Return a chunk of new text."""
         logprobs = self._offsets[index].columns(output.logprobs or None)
-        return {**self._head, "choices": [_choice(index, output.text, output.finish_reason, logprobs)]}
+        return [{**self._head, "choices": [_choice(index, output.text, output.finish_reason, logprobs)]}]
 
-    def usage_chunk(
+    def closing(
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
-    ) -> dict[str, object]:
+    ) -> list[dict[str, object]]:
         """Return the last chunk of a stream which asked for usage numbers."""
-        return {
-            **self._head,
-            "choices": [],
-            "usage": usage_object(choices, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens),
-        }
+        if not self._includes_usage:
+            return []
+        usage = usage_object(choices, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
+        return [{**self._head, "choices": [], "usage": usage}]
+
+    def failed(self, error: dict[str, object]) -> list[dict[str, object]]:
+        """Return the error: the client library raises it."""
+        return [{"error": error}]
 
     def whole(
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int

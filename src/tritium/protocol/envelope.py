@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tritium import errors
 from tritium.protocol.calls import ModelNotFoundError
+from tritium.protocol.decoding import ACCEPTED_CODINGS, UnsupportedCodingError
 from tritium.protocol.schemas import RequestTooLargeError
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 TOO_MANY_REQUESTS = 429
 SERVICE_UNAVAILABLE = 503
+UNSUPPORTED_MEDIA_TYPE = 415
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
 
@@ -35,6 +37,7 @@ LIBRARY_RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     errors.ValidationError: ErrorRule(400, _INVALID),
     ModelNotFoundError: ErrorRule(404, _INVALID, "model_not_found"),
     RequestTooLargeError: ErrorRule(413, _INVALID),
+    UnsupportedCodingError: ErrorRule(UNSUPPORTED_MEDIA_TYPE, _INVALID),
     errors.ResourceError: ErrorRule(SERVICE_UNAVAILABLE, _SERVER),
     errors.ProcessingError: ErrorRule(500, _SERVER),
     errors.PlatformError: ErrorRule(SERVICE_UNAVAILABLE, _SERVER),
@@ -80,6 +83,8 @@ def _body(message: str, kind: str, param: str | None, code: str) -> dict[str, ob
 def _headers(error: errors.BitNetServiceError, status: int) -> dict[str, str]:
     if status == 401:  # noqa: PLR2004 - the status of a missing or wrong credential
         return {"WWW-Authenticate": "Bearer"}
+    if status == UNSUPPORTED_MEDIA_TYPE:
+        return {"Accept-Encoding": ACCEPTED_CODINGS}
     seconds = error.details.get("retry_after")
     if status not in {TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE} and seconds is None:
         return {}

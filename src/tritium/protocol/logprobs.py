@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 def chat_logprobs(tokens: Sequence[ScoredToken] | None) -> dict[str, object] | None:
     """Return `logprobs` of a chat's choice; None if they were not asked for."""
-    if tokens is None:
-        return None
-    content = [
+    return None if tokens is None else {"content": logprob_entries(tokens), "refusal": None}
+
+
+def logprob_entries(tokens: Sequence[ScoredToken]) -> list[dict[str, object]]:
+    """Return one entry per token, each with its alternatives."""
+    return [
         {**_entry(token.chosen), "top_logprobs": [_entry(other) for other in token.top]} for token in tokens
     ]
-    return {"content": content, "refusal": None}
 
 
 class TextOffsets:

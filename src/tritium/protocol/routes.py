@@ -18,6 +18,8 @@ from tritium.protocol.chat import ChatAnswer, chat_calls
 from tritium.protocol.completions import CompletionAnswer, completion_calls
 from tritium.protocol.embeddings import embedding_answer, embedding_call
 from tritium.protocol.envelope import error_envelope
+from tritium.protocol.responses import ResponsesAnswer
+from tritium.protocol.responses_request import ResponsesRequest
 from tritium.protocol.schemas import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -32,7 +34,7 @@ from tritium.protocol.stream import EventStream, Fanout, run_until_client_leaves
 from tritium.protocol.tokenize import tokenize_answer, tokenize_call
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from tritium.protocol.calls import GenerationCall, InferenceBackend, ModelCard
     from tritium.protocol.stream import AnswerForm, Envelope
@@ -42,6 +44,29 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 8 * 2**20
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it only appears in an access log
 _Body = TypeVar("_Body", bound=WireRequest)
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+_Responses = dict[int | str, dict[str, Any]]
+_REFUSAL = {
+    "description": "What is wrong with the request",
+    "content": {"application/json": {"schema": _ERROR}},
+}
+_FAILURE = {"description": "What went wrong here", "content": {"application/json": {"schema": _ERROR}}}
+_STREAM: _Responses = {200: {"content": {"text/event-stream": {}}}}
 
 
 async def no_principal(request: Request) -> object:  # noqa: ARG001 - the signature of a `principal_of`
@@ -85,17 +110,27 @@ class OpenAIRoutes:
         self._backend = backend
         self._principal_of = principal_of
         self._envelope = envelope
-        self.router = APIRouter(prefix="/v1", route_class=_envelope_route(envelope))
+        self.router = APIRouter(
+            prefix="/v1", route_class=_envelope_route(envelope), responses={"4XX": _REFUSAL, "5XX": _FAILURE}
+        )
         add = self.router.add_api_route
         add("/models", self.list_models, methods=["GET"], response_model=None)
         add("/models/{model_id:path}", self.get_model, methods=["GET"], response_model=None)
         for path, endpoint, schema in (
             ("/chat/completions", self.chat_completions, ChatCompletionRequest),
             ("/completions", self.completions, CompletionRequest),
+            ("/responses", self.responses, ResponsesRequest),
             ("/embeddings", self.embeddings, EmbeddingRequest),
             ("/tokenize", self.tokenize, TokenizeRequest),
         ):
-            add(path, endpoint, methods=["POST"], response_model=None, openapi_extra=_body_schema(schema))
+            add(
+                path,
+                endpoint,
+                methods=["POST"],
+                response_model=None,
+                responses=_STREAM if "stream" in schema.model_fields else None,
+                openapi_extra=_body_schema(schema),
+            )
 
     async def list_models(self, request: Request) -> Response:
         """List the models this caller may use."""
@@ -118,9 +153,12 @@ class OpenAIRoutes:
         principal, body = await self._read(request, ChatCompletionRequest)
         request_id = request_id_of(request)
         calls = chat_calls(body, request_id=request_id, principal=principal)
-        model = self._backend.served_name(principal, body.model)
         form = ChatAnswer(
-            request_id=request_id, model=model, created=int(time.time()), tool_use=body.tool_use
+            request_id=request_id,
+            model=self._backend.served_name(principal, body.model),
+            created=int(time.time()),
+            tool_use=body.tool_use,
+            includes_usage=body.includes_usage,
         )
         return await self._answer(request, body, calls, form)
 
@@ -129,9 +167,24 @@ class OpenAIRoutes:
         principal, body = await self._read(request, CompletionRequest)
         request_id = request_id_of(request)
         calls = completion_calls(body, request_id=request_id, principal=principal)
-        model = self._backend.served_name(principal, body.model)
-        form = CompletionAnswer(request_id=request_id, model=model, created=int(time.time()))
+        form = CompletionAnswer(
+            request_id=request_id,
+            model=self._backend.served_name(principal, body.model),
+            created=int(time.time()),
+            includes_usage=body.includes_usage,
+        )
         return await self._answer(request, body, calls, form)
+
+    async def responses(self, request: Request) -> Response:
+        """Answer a chat in the form of the Responses API; nothing is stored."""
+        principal, body = await self._read(request, ResponsesRequest)
+        request_id, chat = request_id_of(request), body.as_chat()
+        calls = chat_calls(chat, request_id=request_id, principal=principal)
+        served = body.model_copy(update={"model": self._backend.served_name(principal, body.model)})
+        form = ResponsesAnswer(
+            served, request_id=request_id, created=int(time.time()), tool_use=chat.tool_use
+        )
+        return await self._answer(request, chat, calls, form)
 
     async def embeddings(self, request: Request) -> Response:
         """Turn texts into vectors."""
@@ -166,7 +219,6 @@ class OpenAIRoutes:
                 return EventStream(
                     fanout,
                     form,
-                    includes_usage=body.includes_usage,
                     # Asked for now: the backend knows the caller's limits once it has admitted the call.
                     headers=self._headers(request, principal),
                     envelope=self._envelope,
@@ -215,8 +267,24 @@ def _body_schema(schema: type[WireRequest]) -> dict[str, object]:
     return {
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": schema.model_json_schema()}},
+            "content": {"application/json": {"schema": _inlined(schema.model_json_schema(), {})}},
         }
+    }
+
+
+def _inlined(part: Any, definitions: Mapping[str, object]) -> Any:
+    """Return a schema with each definition where it is used: references would point outside of it."""
+    if isinstance(part, list):
+        return [_inlined(each, definitions) for each in part]
+    if not isinstance(part, dict):
+        return part
+    definitions = part.get("$defs", definitions)
+    if "$ref" in part:
+        return _inlined(definitions[part["$ref"].removeprefix("#/$defs/")], definitions)
+    return {
+        name: _inlined(value, definitions)
+        for name, value in part.items()
+        if name not in {"$defs", "discriminator"}
     }
 
 

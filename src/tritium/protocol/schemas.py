@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,19 +32,29 @@ _HARMLESS = frozenset(
 )  # fmt: skip
 # They change the answer and are not done (yet); these values mean the same as leaving them out.
 _UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "access_programs": (None,),
     "audio": (None,),
+    "background": (None, False),
     "best_of": (None, 1),
+    "context_management": (None, []),
+    "conversation": (None,),
     "echo": (None, False),
     "function_call": (None, "none"),
     "functions": (None, []),
+    "image": (None,),
+    "max_tool_calls": (None,),
     "modalities": (None, ["text"]),
     "moderation": (None,),
     "prediction": (None,),
+    "previous_response_id": (None,),
+    "prompt": (None,),  # a stored one, in responses
+    "reasoning": (None, {}),
     "reasoning_effort": (None, "none"),
     "suffix": (None, ""),
     "tool_choice": (None, "none"),  # in plain completions, as `tools`
     "tools": (None, []),
     "top_logprobs": (None, 0),
+    "truncation": (None, "disabled"),
     "verbosity": (None,),
     "web_search_options": (None,),
 }
@@ -51,7 +62,7 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
 
 # The fields that may be written in several forms, and the sentence which says them all.
 _TEXTS_OR_TOKENS = "must be a text, a list of token ids, or a list of at most {} of these; none may be empty."
-_FORMS = {
+FORMS = {
     "prompt": _TEXTS_OR_TOKENS.format(MAX_PROMPTS),
     "input": _TEXTS_OR_TOKENS.format(MAX_EMBEDDING_INPUTS),
     "stop": "must be a text or a list of texts.",
@@ -80,6 +91,7 @@ class WireRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
     wire_name: ClassVar[str] = "request"
+    forms: ClassVar[Mapping[str, str]] = FORMS
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -230,12 +242,12 @@ def parse_body(schema: type[_Request], body: bytes) -> _Request:
     try:
         request = schema.model_validate_json(body)
     except SchemaError as error:
-        raise _first_problem(error) from None
+        raise _first_problem(error, forms=schema.forms) from None
     request.refuse_unknown()
     return request
 
 
-def _first_problem(error: SchemaError) -> ValidationError:
+def _first_problem(error: SchemaError, *, forms: Mapping[str, str]) -> ValidationError:
     # The input itself is not repeated: it may be a prompt.
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if problem["type"] == "json_invalid":
@@ -244,7 +256,7 @@ def _first_problem(error: SchemaError) -> ValidationError:
     name = place[0] if place else "body"
     message = f"{problem['msg']}."
     for depth, part in enumerate(place):
-        if part in _FORMS:  # what follows names only the last of the forms that were tried
-            place, message = place[: depth + 1], _FORMS[part]
+        if part in forms:  # what follows names only the last of the forms that were tried
+            place, message = place[: depth + 1], forms[part]
             break
     return ValidationError(f"{'.'.join(place)[:128] or 'body'}: {message}", param=name)

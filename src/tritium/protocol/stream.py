@@ -29,18 +29,25 @@ _Result = TypeVar("_Result")
 
 
 class AnswerForm(Protocol):
-    """Writes the wire objects of one answer (chat or plain completion)."""
+    """Writes the wire objects of one answer (chat, plain completion or response)."""
 
-    def opening(self, index: int) -> dict[str, object] | None:
-        """Return the chunk that opens a choice, if this form has one."""
+    @property
+    def ends_with_done(self) -> bool:
+        """Whether a stream of this form ends with the line that says so."""
 
-    def piece(self, index: int, output: TokenOutput) -> dict[str, object] | None:
-        """Return a chunk of new text; None if there is nothing to show yet."""
+    def opening(self, index: int) -> Sequence[Mapping[str, object]]:
+        """Return the events that open a choice."""
 
-    def usage_chunk(
+    def piece(self, index: int, output: TokenOutput) -> Sequence[Mapping[str, object]]:
+        """Return the events of new text; none if there is nothing to show yet."""
+
+    def closing(
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
-    ) -> dict[str, object]:
-        """Return the closing chunk of usage numbers."""
+    ) -> Sequence[Mapping[str, object]]:
+        """Return the events behind the end of all choices, such as usage numbers."""
+
+    def failed(self, error: dict[str, object]) -> Sequence[Mapping[str, object]]:
+        """Return the events that end a stream in which an error (as the envelope says it) came up."""
 
     def whole(
         self, choices: Sequence[FinishedChoice], *, prompt_tokens: int, cached_tokens: int
@@ -166,7 +173,10 @@ async def run_until_client_leaves(work: asyncio.Task[_Result], receive: Receive)
 
 
 def _event(data: Mapping[str, object]) -> bytes:
-    return b"data: " + msgspec.json.encode(data) + b"\n\n"
+    """Write one event; what names its type is an event of that name."""
+    name = data.get("type")
+    head = f"event: {name}\n".encode() if isinstance(name, str) else b""
+    return head + b"data: " + msgspec.json.encode(data) + b"\n\n"
 
 
 class EventStream(StreamingResponse):
@@ -177,13 +187,11 @@ class EventStream(StreamingResponse):
         fanout: Fanout,
         form: AnswerForm,
         *,
-        includes_usage: bool,
         headers: Mapping[str, str],
         envelope: Envelope = error_envelope,
     ) -> None:
         self._fanout = fanout
         self._form = form
-        self._includes_usage = includes_usage
         self._envelope = envelope
         headers = {**headers, "cache-control": "no-cache"}
         super().__init__(self._events(), headers=headers, media_type="text/event-stream")
@@ -207,7 +215,11 @@ class EventStream(StreamingResponse):
                 logger.exception("a stream failed")
             state["refusal"] = error
             _, body, _ = self._envelope(error)
-            await send({"type": "http.response.body", "body": _event(body), "more_body": True})
+            inner = body["error"]
+            events = self._form.failed(inner) if isinstance(inner, dict) else []
+            await send(
+                {"type": "http.response.body", "body": b"".join(map(_event, events)), "more_body": True}
+            )
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _events(self) -> AsyncIterator[bytes]:
@@ -215,20 +227,17 @@ class EventStream(StreamingResponse):
         async for index, output in self._fanout.outputs():
             if index not in opened:
                 opened.add(index)
-                opening = self._form.opening(index)
-                if opening is not None:
-                    yield _event(opening)
+                for event in self._form.opening(index):
+                    yield _event(event)
             if output.text or output.finish_reason:
-                piece = self._form.piece(index, output)
-                if piece is not None:
-                    yield _event(piece)
-        if self._includes_usage:
-            choices = self._fanout.finished()
-            yield _event(
-                self._form.usage_chunk(
-                    choices,
-                    prompt_tokens=self._fanout.prompt_tokens,
-                    cached_tokens=self._fanout.cached_tokens,
-                )
-            )
-        yield b"data: [DONE]\n\n"
+                for event in self._form.piece(index, output):
+                    yield _event(event)
+        closing = self._form.closing(
+            self._fanout.finished(),
+            prompt_tokens=self._fanout.prompt_tokens,
+            cached_tokens=self._fanout.cached_tokens,
+        )
+        for event in closing:
+            yield _event(event)
+        if self._form.ends_with_done:
+            yield b"data: [DONE]\n\n"

@@ -11,6 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from tritium import __version__
+from tritium.protocol.decoding import RequestDecoding
+from tritium.protocol.encoding import AnswerEncoding
 from tritium.protocol.routes import build_router, error_response
 from tritium.protocol.schemas import InvalidJsonError
 from tritium_platform.api import (
@@ -31,8 +33,13 @@ from tritium_platform.api.guard import Guard
 from tritium_platform.api.idempotency import IdempotentAnswers
 from tritium_platform.api.inference import GatewayBackend
 from tritium_platform.api.middleware import RequestEnvelope
-from tritium_platform.api.problems import MethodNotAllowedError, openai_envelope, problem_response
-from tritium_platform.api.schemas import Problem
+from tritium_platform.api.problems import (
+    MethodNotAllowedError,
+    openai_envelope,
+    problem_response,
+    refusal_response,
+)
+from tritium_platform.api.schemas import PROBLEM_RESPONSES
 from tritium_platform.errors import BitNetServiceError, NotFoundError, ValidationError
 
 if TYPE_CHECKING:
@@ -41,8 +48,6 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, Response
 
     from tritium_platform.compose import Platform
-
-_PROBLEM = {"description": "What went wrong and what to do", "content": {"application/problem+json": {}}}
 
 _OPENAI_ERROR = {"description": "What went wrong, in OpenAI's envelope", "content": {"application/json": {}}}
 
@@ -78,14 +83,17 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         aliases.operator_router,
         deployments.operator_router,
     ):
-        app.include_router(router, responses={"4XX": {"model": Problem, **_PROBLEM}})
+        app.include_router(router, responses=PROBLEM_RESPONSES)
     for router in (operations.router, *routers):
         app.include_router(router)
     app.add_middleware(IdempotentAnswers, platform=platform)
+    limit = platform.config.max_request_bytes
+    app.add_middleware(RequestDecoding, path="/v1/", limit=limit, refuse=refusal_response)
+    app.add_middleware(AnswerEncoding, path="/v1/")
     app.add_middleware(Guard, platform=platform)
     app.add_middleware(
         RequestEnvelope,
-        max_body_bytes=platform.config.max_request_bytes,
+        max_body_bytes=limit,
         max_upload_bytes=platform.config.max_upload_bytes,
         max_file_bytes=platform.config.max_file_bytes,
     )

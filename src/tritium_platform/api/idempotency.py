@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from tritium_platform.serving.idempotency import IdempotencyService
 
 _log = structlog.get_logger(__name__)
-KEYED_PATHS = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
+KEYED_PATHS = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"}
 KEPT_HEADERS = {b"content-type", b"cache-control"}
-# The draft's form is a quoted string; most clients send the same characters without the quotes.
-_KEY = re.compile(r'"([\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]{1,255})')
+LONGEST_KEY = 255
+# The draft's form is a string of structured fields; most clients send their characters without the quotes.
+_QUOTED = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])+)"')
+_PLAIN = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+")
 
 
 class IdempotentAnswers:
@@ -155,15 +157,19 @@ def parse_key(values: list[bytes]) -> str:
     """Return the key of the header's values, without the quotes of its standard form.
 
     Raises:
-        ValidationError: there are several, or it is none of 1 to 255 visible ASCII characters.
+        ValidationError: there are several, or it is no string of 1 to 255 ASCII characters.
     """
-    match = _KEY.fullmatch(values[0].decode("latin-1").strip()) if len(values) == 1 else None
-    if match is None:
+    value = values[0].decode("latin-1").strip()
+    quoted = _QUOTED.fullmatch(value)
+    if quoted is not None:
+        value = re.sub(r'\\(["\\])', r"\1", quoted[1])
+    is_key = quoted is not None or _PLAIN.fullmatch(value) is not None
+    if len(values) > 1 or not is_key or len(value) > LONGEST_KEY:
         raise ValidationError(
-            'Idempotency-Key must be one string of 1 to 255 visible ASCII characters, such as "8e03978e".',
+            f'Idempotency-Key must be one string of 1 to {LONGEST_KEY} ASCII characters, such as "8e03978e".',
             param="Idempotency-Key",
         )
-    return match[1] or match[2]
+    return value
 
 
 async def _whole_body(receive: Receive) -> bytes | None:

@@ -11,6 +11,7 @@ from tritium.protocol.calls import ModelCard, ModelNotFoundError
 from tritium_platform.api.deps import bearer_token
 from tritium_platform.api.ratelimits import REFUSALS_BY_LIMIT, limit_headers, month_after
 from tritium_platform.errors import NotFoundError
+from tritium_platform.gateway import Passage
 from tritium_platform.metering.model import OperationType
 from tritium_platform.serving.idempotency import event_id_of
 from tritium_platform.serving.inference import EmbedTexts, GenerateText
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tritium.engine.request import EmbeddingOutput, TokenOutput
     from tritium.protocol.calls import EmbeddingCall, GenerationCall, TokenizeCall
     from tritium_platform.compose import Platform
-    from tritium_platform.gateway import CustomerRequest, Passage
+    from tritium_platform.gateway import CustomerRequest
     from tritium_platform.serving.inference import InferenceService
     from tritium_platform.tenancy.model import TenantContext
 
@@ -37,7 +38,7 @@ Call = TypeVar("Call", "GenerationCall", "EmbeddingCall")
 
 @dataclass(frozen=True, kw_only=True)
 class HttpCaller:
-    """The principal of a wire request: who calls, with which key, and where to tell about the limits.
+    """The principal of a wire request: who calls, with which key, and where to tell about limits and work.
 
     `kept_request_id` is that of a request with an idempotency key: however often it runs, it counts once.
     `names` and `version` hold what the request's model stood for when it was first asked: a request with
@@ -48,6 +49,7 @@ class HttpCaller:
     token: str
     request_id: str
     headers: dict[str, str]
+    passages: list[Passage[Any]]
     kept_request_id: UUID | None = None
     names: dict[str, str] = field(default_factory=dict)
     version: Version = field(default_factory=Version)
@@ -66,11 +68,13 @@ class GatewayBackend:
         request.state.caller = context
         # The outermost layer adds these to whatever the answer is, a refusal included.
         request.state.rate_limit_headers = headers = dict[str, str]()
+        request.state.passages = passages = list[Passage[Any]]()
         return HttpCaller(
             context=context,
             token=token,
             request_id=request.state.request_id,
             headers=headers,
+            passages=passages,
             kept_request_id=getattr(request.state, "kept_request_id", None),
         )
 
@@ -138,7 +142,7 @@ class GatewayBackend:
         self, works: Sequence[CustomerRequest[Any]], *, caller: HttpCaller
     ) -> Sequence[Passage[Any]]:
         kept = caller.kept_request_id
-        event_ids = None if kept is None else [event_id_of(kept, index=index) for index in range(len(works))]
+        event_ids = None if kept is None else [event_id_of(kept, index=place) for place in range(len(works))]
         try:
             passages = await self._platform.gateway.process_customer_requests(
                 works, token=caller.token, request_id=caller.request_id, event_ids=event_ids
@@ -150,6 +154,7 @@ class GatewayBackend:
             caller.headers.update(limit_headers(replace(allowance, month=month_after(error))))
             raise
         caller.headers.update(limit_headers(passages[0].admission.allowance))
+        caller.passages.extend(passages)
         return passages
 
 

@@ -1,4 +1,4 @@
-"""What surrounds every request: an id, a bound on the body, rate-limit headers, one log line."""
+"""What surrounds every request: an id, a bound on the body, headers about limits and time, one log line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from tritium_platform.api.overhead import overhead_headers
 from tritium_platform.api.problems import refusal_response
 from tritium_platform.errors import RequestTooLargeError
 from tritium_platform.values import uuid7
@@ -85,8 +86,12 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            limits = self._scope["state"].get("rate_limit_headers", {})
-            headers = {"x-request-id": self._request_id, **limits}
+            state = self._scope["state"]
+            headers = {
+                "x-request-id": self._request_id,
+                **state.get("rate_limit_headers", {}),
+                **overhead_headers(state.get("passages", ()), seconds=time.monotonic() - self.started),
+            }
             present = {name.lower() for name, _ in message["headers"]}
             message["headers"] = [
                 *message["headers"],

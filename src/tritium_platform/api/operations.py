@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from tritium_platform.api.deps import AuditCaller, ThePlatform, tenant_key
-from tritium_platform.api.schemas import CheckpointOut, HealthStatus
+from tritium_platform.api.schemas import PROBLEM_RESPONSES, CheckpointOut, HealthStatus
 from tritium_platform.audit.note import NoteVerifier
 from tritium_platform.audit.verify import CHECKPOINT
 from tritium_platform.errors import BitNetServiceError, NotFoundError
@@ -54,7 +54,9 @@ async def metrics(platform: ThePlatform) -> Response:
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.get("/api/v1/audit/checkpoint", tags=["audit"], dependencies=[tenant_key])
+@router.get(
+    "/api/v1/audit/checkpoint", tags=["audit"], dependencies=[tenant_key], responses=PROBLEM_RESPONSES
+)
 async def get_checkpoint(platform: ThePlatform, caller: AuditCaller) -> CheckpointOut:  # noqa: ARG001 - it is checked
     """Show the signed head of the audit log; keep it to find out later if history was rewritten."""
     path = platform.config.audit_dir / CHECKPOINT

@@ -30,6 +30,16 @@ class Problem(BaseModel):
     instance: str | None = None
 
 
+# What a management route may answer instead of what it is for.
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {
+        "model": Problem,
+        "description": "What went wrong and what to do",
+        "content": {"application/problem+json": {}},
+    }
+}
+
+
 class NewTenant(BaseModel):
     """A tenant to create."""
 

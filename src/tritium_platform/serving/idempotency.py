@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock
 
-LEASE_SECONDS = 30.0
+LEASE_SECONDS = 15.0
 RUNNING_RETRY_SECONDS = 1
 MOST_ANSWER_BYTES = 4 * 2**20
 EXPIRE_AT_ONCE = 500

@@ -5,6 +5,7 @@ import pytest
 from tritium import errors
 from tritium.engine.request import ContextLengthExceededError, QueueFullError
 from tritium.protocol.calls import ModelNotFoundError
+from tritium.protocol.decoding import UnsupportedCodingError
 from tritium.protocol.envelope import LIBRARY_RULES, ErrorRule, error_envelope
 from tritium.protocol.schemas import InvalidJsonError, RequestTooLargeError, UnsupportedParameterError
 
@@ -18,6 +19,7 @@ TABLE = [
     (InvalidJsonError("m"), 400, "invalid_json", {}),
     (ModelNotFoundError("m", param="p"), 404, "model_not_found", {}),
     (RequestTooLargeError("m"), 413, "request_too_large", {}),
+    (UnsupportedCodingError("m"), 415, "unsupported_coding", {"Accept-Encoding": "gzip, zstd"}),
     (QueueFullError("m", retry_after=1.2), 429, "queue_full", {"Retry-After": "2"}),
     (errors.ResourceError("m"), 503, "resource", {"Retry-After": "1"}),
     (errors.InsufficientMemoryError("m"), 503, "insufficient_memory", {"Retry-After": "1"}),

@@ -106,6 +106,24 @@ def test_unknown_routes_and_methods_get_the_envelope_too(http):
     assert "POST" in response.headers["allow"]
 
 
+def test_every_answer_has_an_id_of_its_own(http, base_url):
+    answers = [
+        http.get(path)
+        for path in ("/health", "/v1/models", "/v1/models/scripture", "/v1/nothing", "/docs", "/openapi.json")
+    ]
+    answers += [
+        http.post("/health"),
+        http.post("/v1/completions", json={"model": "scripture", "prompt": "a", "max_tokens": 1}),
+        http.post("/v1/completions", json={"model": "other", "prompt": "a"}),
+        http.post("/v1/completions", content=b"{", headers={"x-request-id": "mine"}),
+        http.post("/v1/completions", content=b"", headers={"content-encoding": "br"}),
+        httpx2.get(f"{base_url}/v1/models"),
+    ]
+    ids = [answer.headers.get_list("x-request-id") for answer in answers]
+    assert all(len(each) == 1 and each[0] for each in ids)
+    assert len({each[0] for each in ids}) == len(answers)
+
+
 def test_strangers_learn_nothing_about_their_body(base_url):
     for headers in (
         {},

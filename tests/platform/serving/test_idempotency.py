@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import http_sf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from tritium_platform.adapters.memory.idempotency_store import MemoryIdempotency
 from tritium_platform.api.idempotency import parse_key
 from tritium_platform.errors import PlatformError, RateLimitExceededError, ValidationError
 from tritium_platform.serving.idempotency import (
+    LEASE_SECONDS,
     MOST_ANSWER_BYTES,
     AnswerNotKeptError,
     IdempotencyKeyReusedError,
@@ -87,9 +89,9 @@ async def test_another_request_under_the_same_key_is_refused(service, caller, is
 
 async def test_whoever_takes_over_counts_under_the_same_id(service, caller, clock):
     first = await service.begin(caller, key="k", request=REQUEST)
-    clock.advance(seconds=20)
+    clock.advance(seconds=LEASE_SECONDS - 1)
     assert await service.renew(first)
-    clock.advance(seconds=30)
+    clock.advance(seconds=LEASE_SECONDS)
     second = await service.begin(caller, key="k", request=REQUEST)
     assert event_id_of(second.id, index=1) == event_id_of(first.id, index=1) != event_id_of(first.id, index=0)
     assert not await service.finish(first, ANSWER)
@@ -173,6 +175,11 @@ def test_a_key_means_the_same_with_quotes_and_without(key):
     assert parse_key([f'"{key}"'.encode()]) == parse_key([key.encode()]) == key
 
 
+@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=255))
+def test_a_string_of_structured_fields_means_its_characters(key):
+    assert parse_key([http_sf.ser(key).encode()]) == key
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -187,7 +194,8 @@ def test_a_key_means_the_same_with_quotes_and_without(key):
         [b"x" * 256],
         [b"\xc3\xa9"],
         [b"a\x00"],
-        [b'"a\\"b"'],
+        [b'"a\\b"'],
+        [b"a\\b"],
     ],
 )
 def test_a_malformed_key_is_refused_by_name(values):
