@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import sys
+import time
 
 import openai
 import pytest
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 PROMPT = [{"role": "user", "content": "In the beginning"}]
 SCHEMA = {
@@ -141,3 +149,84 @@ def test_what_cannot_be_done_is_refused_by_name_and_costs_nothing(running, shop,
     with running.http(key) as http:
         account = http.get("/api/v1/account").raise_for_status().json()
     assert account["requests_this_month"]["held"] == 0
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_the_engines_time_and_the_roads_are_the_time_to_the_answers_head(running, shop, is_stream):
+    key, model = shop
+    body = {"model": model, "prompt": "In the", "max_tokens": 30, "n": 2, "stream": is_stream}
+    with running.http(key) as http:
+        http.post("/v1/completions", json=body).raise_for_status()  # the connection is open, all is loaded
+        started = time.monotonic()
+        with http.stream("POST", "/v1/completions", json=body) as answer:
+            whole = (time.monotonic() - started) * 1000
+            answer.read()
+    engine = float(answer.headers["x-tritium-engine-ms"])
+    overhead = float(answer.headers["x-tritium-overhead-ms"])
+    assert engine > 0 < overhead
+    # The client's time has both ways over the loopback and its own work on top.
+    assert engine + overhead <= whole <= engine + overhead + 200
+
+
+def test_what_no_engine_worked_for_has_no_overhead(running, shop):
+    key, _ = shop
+    with running.http(key) as http:
+        for answer in (
+            http.get("/v1/models"),
+            http.post("/v1/completions", json={"model": "x", "prompt": "a"}),
+        ):
+            assert "x-tritium-overhead-ms" not in answer.headers
+            assert answer.headers["x-request-id"]
+
+
+def test_compressed_requests_and_answers_cross_the_gateway(running, shop):
+    key, model = shop
+    body = json.dumps({"model": model, "prompt": "In the beginning " * 200}).encode()
+    with running.http(key) as http:
+        for name, encode in (("gzip", gzip.compress), ("zstd", zstd.compress)):
+            headers = {"content-encoding": name, "content-type": "application/json", "accept-encoding": name}
+            answer = http.post("/v1/tokenize", content=encode(body), headers=headers)
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["content-encoding"] == name
+        bomb = {"content-encoding": "gzip", "content-type": "application/json"}
+        answer = http.post("/v1/completions", content=gzip.compress(bytes(2**23)), headers=bomb)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+        answer = http.post("/v1/completions", content=b"", headers={"content-encoding": "br"})
+        assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "gzip, zstd")
+
+
+def test_a_stored_answer_is_compressed_for_whoever_asks(running, shop):
+    key, model = shop
+    body = {"model": model, "prompt": "In the", "max_tokens": 2, "echo": True, "logprobs": 5, "n": 4}
+    answers = []
+    with running.http(key) as http:
+        for coding in ("identity", "gzip", "zstd"):
+            headers = {"idempotency-key": "codings", "accept-encoding": coding}
+            answers.append(http.post("/v1/completions", json=body, headers=headers))
+    assert [each.headers.get("content-encoding", "identity") for each in answers] == [
+        "identity",
+        "gzip",
+        "zstd",
+    ]
+    assert answers[0].content == answers[1].content == answers[2].content
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_response_is_metered_as_a_chat_is(running, shop, is_stream):
+    key, model = shop
+    before = usage_totals(running, key)
+    client = running.openai(key)
+    asked = {"model": model, "input": "In the beginning", "max_output_tokens": 7, "temperature": 0}
+    if is_stream:
+        *_, last = client.responses.create(**asked, stream=True)
+        answer = last.response
+    else:
+        answer = client.responses.create(**asked)
+    after = usage_totals(running, key)
+    assert answer.usage.output_tokens == 7
+    assert after["output_tokens"] - before.get("output_tokens", 0) == 7
+    assert after["input_tokens"] - before.get("input_tokens", 0) == answer.usage.input_tokens
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.responses.create(**asked, store=True)
+    assert refusal.value.param == "store"
+    assert usage_totals(running, key) == after

@@ -22,6 +22,8 @@ from tritium_platform.serving.idempotency import LEASE_SECONDS, MOST_ANSWER_BYTE
 from tritium_platform.tenancy.model import Scope as KeyScope
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from tritium_platform.compose import Platform
@@ -83,8 +85,8 @@ class IdempotentAnswers:
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
-            if not answer.is_kept:
-                await asyncio.shield(_let_go(service, kept, is_refused=answer.is_refused))
+            if not answer.is_over:
+                await asyncio.shield(_quietly(service.abandon(kept)))
 
 
 class _BodyOfNobodyWhoLeaves:
@@ -101,7 +103,7 @@ class _BodyOfNobodyWhoLeaves:
 
 
 class _KeptAnswer:
-    """Passes an answer on, and keeps it before its last part goes out: what a client has seen is kept."""
+    """Passes an answer on; before its last part goes out it is kept, or the key of a refused one is freed."""
 
     def __init__(
         self, kept: KeptRequest, *, service: IdempotencyService, state: dict[str, Any], send: Send
@@ -113,12 +115,7 @@ class _KeptAnswer:
         self._body = bytearray()
         self._status = 0
         self._headers: list[tuple[str, str]] = []
-        self.is_kept = False
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether it was refused before anything was used."""
-        return HTTPStatus.BAD_REQUEST <= self._status < HTTPStatus.INTERNAL_SERVER_ERROR
+        self.is_over = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -132,13 +129,18 @@ class _KeptAnswer:
             if len(self._body) <= MOST_ANSWER_BYTES:  # beyond, it is not kept: one byte more says so
                 self._body += message.get("body", b"")
             if not message.get("more_body", False):
-                await self._keep()
+                await self._end()
         await self._send(message)
 
+    async def _end(self) -> None:
+        if HTTPStatus.BAD_REQUEST <= self._status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.is_over = True  # it was refused before anything was used
+            await _quietly(self._service.release(self._kept))
+        elif self._status == HTTPStatus.OK and self._state.get("refusal") is None:
+            self.is_over = True
+            await self._keep()
+
     async def _keep(self) -> None:
-        if self._status != HTTPStatus.OK or self._state.get("refusal") is not None:
-            return
-        self.is_kept = True
         answer = StoredAnswer(
             status=self._status,
             headers=tuple(self._headers),
@@ -191,9 +193,9 @@ async def _renew(service: IdempotencyService, kept: KeptRequest) -> None:
             await service.renew(kept)
 
 
-async def _let_go(service: IdempotencyService, kept: KeptRequest, *, is_refused: bool) -> None:
+async def _quietly(end: Awaitable[bool]) -> None:
     try:
-        await (service.release(kept) if is_refused else service.abandon(kept))
+        await end
     except BitNetServiceError as error:  # then the key is free when the lease is over
         _log.warning("idempotency_key_not_released", code=error.code, reason=error.message)
 
