@@ -48,14 +48,16 @@ def started(program: list[str], *words: str) -> tuple[subprocess.Popen[str], str
 
 @pytest.fixture(scope="module")
 def server(tritium_program, scripture_llama: Path) -> Iterator[str]:
-    process, url = started(tritium_program, str(scripture_llama), "--name", "scripture", "--api-key", "a-key")
+    keys = ("--api-key", "a-key", "--api-key", "b-key")
+    process, url = started(tritium_program, str(scripture_llama), "--name", "scripture", *keys)
     yield url
     process.terminate()
     process.communicate(timeout=60)
 
 
 def test_a_served_model_answers_the_openai_routes(server: str):
-    assert [model["id"] for model in asked(f"{server}/v1/models", key="a-key")["data"]] == ["scripture"]
+    for key in ("a-key", "b-key"):
+        assert [model["id"] for model in asked(f"{server}/v1/models", key=key)["data"]] == ["scripture"]
     body = {"model": "scripture", "prompt": "In the beginning", "max_tokens": 4, "temperature": 0}
     completion = asked(f"{server}/v1/completions", key="a-key", body=body)
     assert completion["usage"]["completion_tokens"] == 4

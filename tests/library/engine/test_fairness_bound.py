@@ -28,6 +28,7 @@ LONGEST_PROMPT, LONGEST_ANSWER, BLOCK = 12, 8, 4
 WEIGHTS = (1, 2, 3, 4, 7, 16)
 UNIT = math.lcm(*WEIGHTS)
 FEW_TRACES = 200
+SAMPLING = SamplingParams(max_tokens=LONGEST_ANSWER)
 
 
 class UnfairError(Exception):
@@ -118,30 +119,32 @@ class Auditor:
         self.waiting[name].append(sequence)
 
     def _serve(self, name: str, price: int) -> None:
-        self.served[name] += price * UNIT // self.weights[name]
+        served = self.served[name] = self.served[name] + price * UNIT // self.weights[name]
+        own_part = self.most_charged * UNIT // self.lightest[name]
+        waits = bool(self.waiting[name])
         for other, waiting in self.waiting.items():
-            if other == name:
+            if other == name or not (waits or waiting):
                 continue
-            ahead = self.served[name] - self.served[other]
-            own_part = self.most_charged * UNIT // self.lightest[name]
+            ahead = served - self.served[other]
             if waiting:
                 allowed = 2 * own_part + self.most_charged * UNIT // self.lightest[other]
                 self._require(ahead - self.lowest[name, other], allowed)
-                if self.waiting[name]:
+                if waits:
                     self._require(ahead - self.both[name, other], allowed - own_part)
-            if self.waiting[name]:
+            if waits:
                 self.lowest[other, name] = min(self.lowest[other, name], -ahead)
                 if waiting:
                     self.both[other, name] = min(self.both[other, name], -ahead)
 
     def _require(self, gained: int, allowed: int) -> None:
-        self.worst = max(self.worst, gained / allowed)
+        used = gained / allowed
+        self.worst = max(self.worst, used)
         if gained > allowed:
             raise UnfairError("I2: the weighted bound")
 
 
 def _owner(sequence: Sequence) -> str:
-    return sequence.request.tenant.partition("/")[0]
+    return sequence.request.tenant[0]  # a mutant takes every key, "a/1", for a tenant
 
 
 def _order(sequence: Sequence) -> tuple[float, ...]:
@@ -198,18 +201,17 @@ class Replay:
         self.auditor.drains += 1
 
     def behave(self, name: str, habit: str) -> None:
-        own = [sequence for sequence in self.alive if _owner(sequence) == name]
         wanted = 0
         if habit == "flood":
             wanted = 3
         elif habit == "one by one":
-            wanted = int(not own)
+            wanted = int(all(_owner(sequence) != name for sequence in self.alive))
         elif habit == "now and then":
             wanted = int(self.random.random() < 0.1)
         elif habit == "quitter":
             wanted = 2
-            for sequence in own:
-                if len(sequence.tokens) == sequence.limit - 1:
+            for sequence in list(self.alive):
+                if _owner(sequence) == name and len(sequence.tokens) == sequence.limit - 1:
                     self.end(sequence)
         while len(self.auditor.waiting[name]) < wanted:
             self.add(name)
@@ -220,7 +222,7 @@ class Replay:
         request = GenerationRequest(
             request_id=str(self.serial),
             prompt_token_ids=prompt,
-            sampling=SamplingParams(max_tokens=LONGEST_ANSWER),
+            sampling=SAMPLING,
             arrival=float(self.serial),
             cache_salt=f"key {self.serial % 3 if name == 'a' else 0}",  # tenant a has three keys
             tenant=name,
