@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tritium.cli.app import app as library_app
 from tritium.errors import BitNetServiceError
 from tritium_platform import errors as platform_errors
-from tritium_platform.adapters.telemetry import Metrics
+from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.api.app import create_app
 from tritium_platform.api.problems import RULES
 from tritium_platform.cli.app import app as platform_app

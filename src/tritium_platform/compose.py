@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tritium.model.tokenizer import Tokenizer
 from tritium_platform.adapters.engine_process import EngineOptions, EngineProcess
 from tritium_platform.adapters.jobs import DbosJobQueue, QuantizationWorker
+from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.adapters.sql.alias_store import SqlAliasStore
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.batch_store import SqlBatchStore
@@ -31,7 +32,6 @@ from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlMod
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.security_store import SqlSecurityEventStore
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
-from tritium_platform.adapters.telemetry import Metrics
 from tritium_platform.audit.log import AuditLog
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.audit.service import AuditService

@@ -87,11 +87,8 @@ class CustomerRequest(Protocol[Piece]):
 class Telemetry(Protocol):
     """Counts requests for the operator; times in seconds."""
 
-    def started(self, *, model: str, tier: str) -> None:
-        """Count a request that was admitted."""
-
-    def first_token(self, *, model: str, tier: str, seconds: float) -> None:
-        """Note the time to the first piece."""
+    def piece(self, *, model: str, tier: str, operation: str, seconds: float, is_first: bool) -> None:
+        """Note the time to the first piece, or from one piece to the next."""
 
     def finished(
         self,
@@ -101,9 +98,10 @@ class Telemetry(Protocol):
         operation: str,
         outcome: str,
         seconds: float,
+        first_seconds: float | None,
         consumption: Consumption,
     ) -> None:
-        """Count a request that left."""
+        """Count a request that left; `first_seconds` is the time to its first piece, if it had one."""
 
     def refused(self, *, tier: str, reason: str) -> None:
         """Count a request that was not admitted."""
@@ -347,6 +345,7 @@ class Gateway:
                 operation=passage.request.operation.value,
                 outcome=outcome.value,
                 seconds=seconds,
+                first_seconds=passage.first_seconds,
                 consumption=consumption,
             )
         self._log_soon()
@@ -464,9 +463,9 @@ class Passage(Generic[Piece]):
         self._pieces = request.execute()
         self._started = time.monotonic()
         self._engine_started: float | None = None
-        self._engine_ended: float | None = None
+        self._last = self._started
+        self.first_seconds: float | None = None
         self._settlement: asyncio.Task[None] | None = None
-        gateway.telemetry.started(model=request.model, tier=context.tier.value)
 
     @property
     def seconds(self) -> float:
@@ -476,9 +475,9 @@ class Passage(Generic[Piece]):
     @property
     def engine_span(self) -> tuple[float, float] | None:
         """When the work began and when it gave its newest piece, in monotonic seconds; None before that."""
-        if self._engine_started is None or self._engine_ended is None:
+        if self._engine_started is None or self.first_seconds is None:
             return None
-        return self._engine_started, self._engine_ended
+        return self._engine_started, self._last
 
     def recorded_id(self, outcome: Outcome, *, is_counted: bool) -> UUID:
         """Return the id of this use in the books: what happens once has one that does not change."""
@@ -507,17 +506,27 @@ class Passage(Generic[Piece]):
         except Exception as error:
             await self._settle(Outcome.FAILED, error=error)
             raise
-        is_first, self._engine_ended = self._engine_ended is None, time.monotonic()
-        if is_first:
-            self._gateway.telemetry.first_token(
-                model=self.request.model, tier=self.context.tier.value, seconds=self.seconds
-            )
+        self._note_piece()
         if self.request.is_last(piece):
             try:
                 await self._settle(Outcome.SUCCESS)
             finally:
                 await self._pieces.aclose()
         return piece
+
+    def _note_piece(self) -> None:
+        now = time.monotonic()
+        is_first = self.first_seconds is None
+        self._gateway.telemetry.piece(
+            model=self.request.model,
+            tier=self.context.tier.value,
+            operation=self.request.operation.value,
+            seconds=now - self._last,
+            is_first=is_first,
+        )
+        if is_first:
+            self.first_seconds = now - self._started
+        self._last = now
 
     async def aclose(self) -> None:
         """Cancel what still runs; harmless at the end."""

@@ -6,7 +6,7 @@ import msgspec
 
 from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
 from tritium.errors import BitNetServiceError, Plain, ProcessingError, Recovery
-from tritium_platform.serving.model import ModelFacts
+from tritium_platform.serving.model import EngineLoad, ModelFacts
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -81,10 +81,10 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
-    """The process lives; counts of requests and its resident memory in bytes."""
+    """The process lives; its resident memory in bytes, and what it has to do."""
 
-    in_flight: int
     resident_bytes: int
+    load: EngineLoad
 
 
 Command = Submit | Abort | Embed | Drain

@@ -22,7 +22,7 @@ import zmq.asyncio
 
 from tritium_platform.adapters import engine_messages as messages
 from tritium_platform.serving.errors import EngineUnavailableError
-from tritium_platform.serving.model import ReplicaState, ReplicaStatus
+from tritium_platform.serving.model import EngineLoad, ReplicaState, ReplicaStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -84,6 +84,7 @@ class EngineProcess:
         self._facts: ModelFacts | None = None
         self._restarts = 0
         self._resident_bytes = 0
+        self._load = EngineLoad()
         self._last_heard = 0.0
         self._last_error: str | None = None
 
@@ -97,6 +98,7 @@ class EngineProcess:
             restarts=self._restarts,
             process_id=self._process.pid if self._process and self._process.returncode is None else None,
             resident_bytes=self._resident_bytes,
+            load=self._load,
             last_error=self._last_error,
             facts=self._facts,
         )
@@ -246,6 +248,7 @@ class EngineProcess:
         finally:
             self._socket.close(linger=0)
             self._socket = None
+            self._load = EngineLoad()
             self._fail_everything()
             with contextlib.suppress(OSError):
                 (self._directory / f"{self._name}-{attempt}.sock").unlink()
@@ -289,6 +292,7 @@ class EngineProcess:
             self._deliver(report.request_id, report)
         elif isinstance(report, messages.Heartbeat):
             self._resident_bytes = report.resident_bytes
+            self._load = report.load
         elif isinstance(report, messages.Ready):
             self._facts = report.facts
             self._last_error = None

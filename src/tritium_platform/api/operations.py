@@ -50,7 +50,9 @@ async def ready(platform: ThePlatform) -> Response:
 @router.get("/metrics", tags=["health"], response_class=Response)
 async def metrics(platform: ThePlatform) -> Response:
     """Show the counters in Prometheus's text form; they are labelled by model and tier, never by tenant."""
-    text = platform.metrics.render(replica_states=_replica_states(platform))
+    text = platform.metrics.render(
+        replica_states=_replica_states(platform), engines=platform.deployments.engines()
+    )
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -10,7 +10,7 @@ import structlog
 
 from tritium_platform.errors import NotFoundError, ValidationError
 from tritium_platform.serving import policy
-from tritium_platform.serving.model import Deployment, DeploymentState, RegisteredModel
+from tritium_platform.serving.model import Deployment, DeploymentState, EngineReading, RegisteredModel
 from tritium_platform.serving.pool import Pool
 from tritium_platform.serving.registry import memory_need, require_name
 from tritium_platform.values import uuid7
@@ -278,6 +278,15 @@ class DeploymentService:
     def all_statuses(self) -> Sequence[ReplicaStatus]:
         """Return the status of every replica of everybody, for the operator."""
         return [status for pool in self._pools.values() for status in pool.statuses]
+
+    def engines(self) -> Sequence[EngineReading]:
+        """Return what every engine that was asked for something has to do, for the operator."""
+        return [
+            EngineReading(model=pool.deployment.name, tier=pool.tier, replica=status.name, load=status.load)
+            for pool in self._residency.pools
+            if pool.tier is not None
+            for status in pool.statuses
+        ]
 
     def state(self, deployment: Deployment) -> DeploymentState:
         """Return what a tenant sees of this deployment."""

@@ -14,7 +14,7 @@ from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError, ValidationError
 from tritium_platform.metering.model import LONGEST_NAME, OperationType, ResourceUsage, UsageQuantities
 from tritium_platform.serving import policy
-from tritium_platform.serving.model import Consumption, ModelKind, Outcome
+from tritium_platform.serving.model import Consumption, Course, ModelKind, Outcome
 from tritium_platform.serving.pool import Version
 from tritium_platform.tenancy.model import TIER_WEIGHTS, Scope
 
@@ -92,7 +92,9 @@ class InferenceService:
             EngineUnavailableError: it cannot be loaded, or not in time.
         """
         name = self.name_of(context, model)
-        return await self._deployments.lease(context.tenant_id, name, version=version or Version())
+        lease = await self._deployments.lease(context.tenant_id, name, version=version or Version())
+        lease.pool.tier = context.tier
+        return lease
 
     async def schedule_generation(
         self,
@@ -302,7 +304,19 @@ class GenerateText(OnEngines):
             quantities=UsageQuantities(input_tokens=prompt, output_tokens=completion),
             resources=resources,
             tokens=prompt + completion,
+            course=_course(last),
         )
+
+
+def _course(last: TokenOutput | None) -> Course | None:
+    if last is None:
+        return None
+    return Course(
+        queue_seconds=last.queue_seconds,
+        prompt_tokens=last.prompt_tokens,
+        cached_tokens=last.cached_tokens,
+        finish_reason=last.finish_reason,
+    )
 
 
 class EmbedTexts(OnEngines):

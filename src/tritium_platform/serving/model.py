@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from tritium_platform.tenancy.model import TenantTier
+
 from tritium_platform.metering.model import ResourceUsage, UsageQuantities
 
 
@@ -54,17 +56,31 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Course:
+    """How a generation went in its engine: seconds in the queue, tokens of the prompt that it had computed.
+
+    `finish_reason` is None if it was cut off.
+    """
+
+    queue_seconds: float
+    prompt_tokens: int
+    cached_tokens: int
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Consumption:
     """What a request used: quantities for the bill, resources of the machine.
 
     `tokens` count against the rate of tokens; `is_counted` says whether the request counts against the quota
-    (one that failed without giving anything does not).
+    (one that failed without giving anything does not); `course` is there if an engine generated.
     """
 
     quantities: UsageQuantities = field(default_factory=UsageQuantities)
     resources: ResourceUsage = field(default_factory=ResourceUsage)
     tokens: int = 0
     is_counted: bool = True
+    course: Course | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,8 +138,39 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EngineLoad:
+    """What an engine has to do at one moment.
+
+    Attributes:
+        running: requests that share its steps.
+        waiting: requests that hold no place yet.
+        kv_blocks_used: blocks of the key-value cache somebody holds, of `kv_blocks`.
+        preemptions: how often a request has lost its blocks to another, since the engine started.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks: int = 0
+    preemptions: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineReading:
+    """What one engine has to do, with the labels under which the operator sees it."""
+
+    model: str
+    tier: TenantTier
+    replica: str
+    load: EngineLoad
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaStatus:
-    """One replica at one moment; `resident_bytes` is the process's memory, `last_error` why it last fell."""
+    """One replica at one moment; `resident_bytes` is the process's memory, `last_error` why it last fell.
+
+    Memory and load are those of its last heartbeat, a second ago at most.
+    """
 
     name: str
     state: ReplicaState
@@ -131,5 +178,6 @@ class ReplicaStatus:
     restarts: int = 0
     process_id: int | None = None
     resident_bytes: int = 0
+    load: EngineLoad = field(default_factory=EngineLoad)
     last_error: str | None = None
     facts: ModelFacts | None = field(default=None)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
     from tritium_platform.serving.model import Deployment, ReplicaStatus
+    from tritium_platform.tenancy.model import TenantTier
 
 
 class Replica(Protocol):
@@ -55,6 +56,7 @@ class Pool:
         leases: requests that hold it in memory.
         is_retired: another version has taken its place; what holds it is finished, then it goes.
         is_leaving: its engines are being stopped.
+        tier: the tenant's tier at the last request, for the operator's figures; None before the first.
         last_used: `Clock.monotonic_nanoseconds` of the last lease that began or ended.
         loading: the load under way.
         idle: set while nobody holds it.
@@ -67,6 +69,7 @@ class Pool:
         self.leases = 0
         self.is_retired = False
         self.is_leaving = False
+        self.tier: TenantTier | None = None
         self.last_used = 0
         self.loading: asyncio.Task[None] | None = None
         self.idle = asyncio.Event()

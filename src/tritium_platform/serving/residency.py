@@ -62,6 +62,11 @@ class Residency:
         return bool(self._budget)
 
     @property
+    def pools(self) -> Sequence[Pool]:
+        """All pools, those that are being replaced among them."""
+        return list(self._pools)
+
+    @property
     def charged_bytes(self) -> int:
         """What all engines are charged at this moment."""
         return sum(pool.charged_bytes for pool in self._pools)

@@ -21,7 +21,7 @@ from tritium.engine.runner import EngineThread
 from tritium.errors import BitNetServiceError, ProcessingError
 from tritium_platform.adapters import engine_messages as messages
 from tritium_platform.adapters.telemetry import configure_logging
-from tritium_platform.serving.model import ModelFacts, ModelKind
+from tritium_platform.serving.model import EngineLoad, ModelFacts, ModelKind
 from tritium_platform.worker.parent import die_with_parent
 
 if TYPE_CHECKING:
@@ -93,8 +93,20 @@ class EngineServer:
 
     async def _beat(self) -> None:
         while True:
-            await self._report(messages.Heartbeat(len(self._tasks), _resident_bytes()))
+            await self._report(messages.Heartbeat(_resident_bytes(), self._load()))
             await asyncio.sleep(_HEARTBEAT_SECONDS)
+
+    def _load(self) -> EngineLoad:
+        figures = self._engine.metrics
+        if figures is None:  # a batcher has no cache and takes what comes
+            return EngineLoad(running=len(self._tasks))
+        return EngineLoad(
+            running=figures.running,
+            waiting=figures.waiting,
+            kv_blocks_used=figures.kv_blocks_used,
+            kv_blocks=figures.kv_blocks_total,
+            preemptions=figures.preemptions,
+        )
 
     async def _report(self, report: messages.Report) -> None:
         await self._socket.send(messages.encode(report))

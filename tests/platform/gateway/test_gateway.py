@@ -21,7 +21,7 @@ from tritium_platform.adapters.memory.health_store import MemoryOutcomeStore
 from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
 from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
-from tritium_platform.adapters.telemetry import Metrics
+from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.audit.log import AuditLog
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.audit.note import NoteSigner

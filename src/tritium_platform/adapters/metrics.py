@@ -1,0 +1,151 @@
+"""Metrics for Prometheus in the shape of vLLM's: labelled by model and tier, never by tenant.
+
+Every time is taken from one process's clock: that of the gateway, but for the time in an engine's queue,
+which the engine takes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tritium_platform.metering.model import OperationType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tritium_platform.serving.model import Consumption, EngineReading
+
+_MAX_MODEL_LABELS = 100
+_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_TOKEN_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_GENERATING = {OperationType.CHAT.value, OperationType.COMPLETION.value}
+_LABELS = ("model", "tier")
+
+
+class Metrics:
+    """The counters of one platform; times in seconds."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._models: set[str] = set()
+        self._preemptions_seen: dict[str, int] = {}
+        self._running = self._gauge("num_requests_running", "Requests that share an engine's steps.")
+        self._waiting = self._gauge("num_requests_waiting", "Requests that wait in an engine's queue.")
+        self._cache_usage = self._gauge("kv_cache_usage_perc", "Used share of the key-value cache, 0 to 1.")
+        self._preemptions = self._counter(
+            "num_preemptions", "Requests that lost their place in the cache to another and came again."
+        )
+        self._prefix_queries = self._counter(
+            "prefix_cache_queries", "Tokens of prompts looked for in the prefix cache."
+        )
+        self._prefix_hits = self._counter("prefix_cache_hits", "Tokens of prompts found there.")
+        self._prompt_tokens = self._counter("prompt_tokens", "Tokens read.")
+        self._generation_tokens = self._counter("generation_tokens", "Tokens written.")
+        self._success = self._counter("request_success", "Generations that ended.", "finished_reason")
+        self._first_token = self._histogram(
+            "time_to_first_token_seconds", "From admission to the first token."
+        )
+        self._inter_token = self._histogram(
+            "inter_token_latency_seconds", "From one token to the next.", buckets=_TOKEN_BUCKETS
+        )
+        self._duration = self._histogram("e2e_request_latency_seconds", "From admission to the last byte.")
+        self._queue = self._histogram("request_queue_time_seconds", "In an engine's queue.")
+        self._prefill = self._histogram(
+            "request_prefill_time_seconds", "From the queue's end to the first token."
+        )
+        self._decode = self._histogram("request_decode_time_seconds", "From the first token to the last.")
+        self._requests = self._counter("requests", "Requests by outcome.", "operation", "outcome")
+        self._rejections = Counter(
+            "tritium_admission_rejections", "Requests refused.", ("tier", "reason"), registry=self.registry
+        )
+        self._replicas = Gauge(
+            "tritium_replicas", "Engine processes by state.", ("state",), registry=self.registry
+        )
+
+    def piece(self, *, model: str, tier: str, operation: str, seconds: float, is_first: bool) -> None:
+        """Note the time to the first token of a generation, or from one token to the next."""
+        if operation in _GENERATING:
+            histogram = self._first_token if is_first else self._inter_token
+            histogram.labels(self._model(model), tier).observe(seconds)
+
+    def finished(
+        self,
+        *,
+        model: str,
+        tier: str,
+        operation: str,
+        outcome: str,
+        seconds: float,
+        first_seconds: float | None,
+        consumption: Consumption,
+    ) -> None:
+        """Count a request that left; `first_seconds` is the time to its first piece, if it had one."""
+        used, course = consumption.quantities, consumption.course
+        labels = (self._model(model), tier)
+        self._requests.labels(*labels, operation, outcome).inc()
+        self._duration.labels(*labels).observe(seconds)
+        self._prompt_tokens.labels(*labels).inc(used.input_tokens + used.embedding_tokens)
+        self._generation_tokens.labels(*labels).inc(used.output_tokens)
+        if course is None or first_seconds is None:
+            return
+        self._prefix_queries.labels(*labels).inc(course.prompt_tokens)
+        self._prefix_hits.labels(*labels).inc(course.cached_tokens)
+        self._queue.labels(*labels).observe(course.queue_seconds)
+        self._prefill.labels(*labels).observe(max(0.0, first_seconds - course.queue_seconds))
+        self._decode.labels(*labels).observe(seconds - first_seconds)
+        if course.finish_reason is not None:
+            self._success.labels(*labels, course.finish_reason).inc()
+
+    def refused(self, *, tier: str, reason: str) -> None:
+        """Count a request that was not admitted."""
+        self._rejections.labels(tier, reason).inc()
+
+    def render(self, *, replica_states: Mapping[str, int], engines: Sequence[EngineReading]) -> bytes:
+        """Return the Prometheus text, with engine processes by state and what engines have to do now."""
+        self._replicas.clear()
+        for state, count in replica_states.items():
+            self._replicas.labels(state).set(count)
+        self._show_engines(engines)
+        return generate_latest(self.registry)
+
+    def _show_engines(self, engines: Sequence[EngineReading]) -> None:
+        for gauge in (self._running, self._waiting, self._cache_usage):
+            gauge.clear()
+        blocks: dict[tuple[str, str], list[int]] = {}
+        for engine in engines:
+            labels = (self._model(engine.model), engine.tier.value)
+            load = engine.load
+            self._running.labels(*labels).inc(load.running)
+            self._waiting.labels(*labels).inc(load.waiting)
+            used_and_all = blocks.setdefault(labels, [0, 0])
+            used_and_all[0] += load.kv_blocks_used
+            used_and_all[1] += load.kv_blocks
+            seen = self._preemptions_seen.get(engine.replica, 0)
+            # An engine that was started anew counts from nothing.
+            new = load.preemptions - seen if load.preemptions >= seen else load.preemptions
+            self._preemptions.labels(*labels).inc(new)
+        self._preemptions_seen = {engine.replica: engine.load.preemptions for engine in engines}
+        for labels, (used, total) in blocks.items():
+            self._cache_usage.labels(*labels).set(used / total if total else 0.0)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(f"tritium_{name}", meaning, _LABELS, registry=self.registry)
+
+    def _counter(self, name: str, meaning: str, *more: str) -> Counter:
+        return Counter(f"tritium_{name}", meaning, (*_LABELS, *more), registry=self.registry)
+
+    def _histogram(
+        self, name: str, meaning: str, *, buckets: Sequence[float] = _LATENCY_BUCKETS
+    ) -> Histogram:
+        return Histogram(f"tritium_{name}", meaning, _LABELS, buckets=buckets, registry=self.registry)
+
+    def _model(self, name: str) -> str:
+        """Bound the label: tenants choose these names, so their number must not grow without end."""
+        if name in self._models:
+            return name
+        if len(self._models) >= _MAX_MODEL_LABELS:
+            return "other"
+        self._models.add(name)
+        return name
