@@ -130,7 +130,7 @@ def test_an_old_upload_is_shown_then_deleted_and_its_storage_given_back(
     assert client.get("/api/v1/account").json()["storage"]["used"] == size / 2
     assert answer_of("retention", "run", "--data-dir", data_dir)["uploads"] == []
     shown = tool("retention", "run", "--data-dir", data_dir)
-    assert shown.stdout == "Deleted: uploads: 0, security events: 0\n"
+    assert shown.stdout == "Deleted: uploads: 0, batch files: 0, security events: 0\n"
     harness.wait_until(lambda: is_logged("retention.delete", data_dir))
 
 

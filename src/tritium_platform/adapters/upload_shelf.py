@@ -34,14 +34,14 @@ class UploadShelf:
         self._uploads = uploads
         self._jobs = jobs
 
-    async def list_uploads(self) -> Sequence[KeptThing]:
+    async def list_kept(self) -> Sequence[KeptThing]:
         """Return every upload; what is no upload (an archive on its way) is left out."""
         in_use = [Path(job.source_path) for job in await self._jobs.list_in(OPEN_STATES)]
         return await asyncio.to_thread(self._list, in_use)
 
-    async def remove(self, tenant_id: UUID, upload_id: UUID) -> None:
+    async def remove(self, tenant_id: UUID, thing_id: UUID) -> None:
         """Delete an upload and give its storage back; NotFoundError if it is gone already."""
-        await self._uploads.remove(tenant_id, upload_id)
+        await self._uploads.remove(tenant_id, thing_id)
 
     def _list(self, in_use: Sequence[Path]) -> list[KeptThing]:
         found: list[KeptThing] = []

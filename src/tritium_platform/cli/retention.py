@@ -14,7 +14,12 @@ from tritium_platform.cli.common import ConfigFile, DatabaseUrl, DataDir, read_c
 if TYPE_CHECKING:
     from tritium_platform.compose import Platform
     from tritium_platform.config import PlatformConfig
-    from tritium_platform.privacy.retention import KeptThing, RetentionReport, RetentionService
+    from tritium_platform.privacy.retention import (
+        DataKind,
+        KeptThing,
+        RetentionReport,
+        RetentionService,
+    )
 
 retention_group = typer.Typer(no_args_is_help=True, help="How long things are kept.")
 
@@ -44,7 +49,7 @@ def run(
     database_url: DatabaseUrl = None,
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
-    """Delete uploads and security events that are kept too long; the audit log gets a certificate."""
+    """Delete uploads, batch files and security events kept too long; the audit log gets a certificate."""
     config = read_config(config_file, data_dir=data_dir, database_url=database_url)
 
     async def work(platform: Platform) -> RetentionReport:
@@ -54,16 +59,25 @@ def run(
 
 
 def _service(platform: Platform, config: PlatformConfig) -> RetentionService:
+    from tritium_platform.adapters.file_shelf import FileShelf
+    from tritium_platform.adapters.sql.batch_store import SqlBatchStore
+    from tritium_platform.adapters.sql.file_store import SqlFileStore
     from tritium_platform.adapters.sql.job_store import SqlJobStore
     from tritium_platform.adapters.sql.security_store import SqlSecurityEventStore
     from tritium_platform.adapters.upload_shelf import UploadShelf
-    from tritium_platform.privacy.retention import RetentionService
+    from tritium_platform.privacy.retention import DataKind, RetentionService
 
-    shelf = UploadShelf(
+    uploads = UploadShelf(
         directory=config.uploads_dir, uploads=platform.uploads, jobs=SqlJobStore(platform.database)
     )
+    files = FileShelf(
+        store=SqlFileStore(platform.database),
+        files=platform.files,
+        batches=SqlBatchStore(platform.database),
+        unit_of_work=platform.database.unit_of_work,
+    )
     return RetentionService(
-        uploads=shelf,
+        shelves={DataKind.UPLOAD: uploads, DataKind.BATCH_FILE: files},
         events=SqlSecurityEventStore(platform.database),
         trail=platform.books.outbox,
         clock=platform.clock,
@@ -74,26 +88,39 @@ def _write(report: RetentionReport, output_format: OutputFormat) -> None:
     if output_format is OutputFormat.JSON:
         write_json(_plain(report))
     elif output_format is OutputFormat.QUIET:
-        write_text("".join(f"{upload.id}\n" for upload in report.uploads))
+        write_text("".join(f"{thing.id}\n" for thing in report.due))
     else:
         done = "Would be deleted" if report.is_dry_run else "Deleted"
         events = "" if report.is_dry_run else f", security events: {report.security_events}"
-        write_text(f"{done}: uploads: {len(report.uploads)}{events}\n")
-        if report.uploads:
-            rows = [(str(upload.id), str(upload.tenant_id), _day(upload)) for upload in report.uploads]
-            write_table("", ("upload", "tenant", "since"), rows)
-        for upload, reason in report.held:
-            write_note(f"upload {upload.id} is due and kept: {reason}")
+        counts = ", ".join(f"{_shown(kind)}s: {len(things)}" for kind, things in _by_kind(report).items())
+        write_text(f"{done}: {counts}{events}\n")
+        if report.due:
+            rows = [
+                (_shown(thing.kind), str(thing.id), str(thing.tenant_id), _day(thing)) for thing in report.due
+            ]
+            write_table("", ("what", "id", "tenant", "since"), rows)
+        for thing, reason in report.held:
+            write_note(f"{_shown(thing.kind)} {thing.id} is due and kept: {reason}")
 
 
 def _plain(report: RetentionReport) -> dict[str, Any]:
     plain: dict[str, Any] = {
         "is_dry_run": report.is_dry_run,
-        "uploads": [_thing(upload) for upload in report.uploads],
+        **{f"{kind}s": [_thing(thing) for thing in things] for kind, things in _by_kind(report).items()},
         "held": [{**_thing(upload), "reason": reason} for upload, reason in report.held],
     }
     # A preview does not count them.
     return plain if report.is_dry_run else {**plain, "security_events": report.security_events}
+
+
+def _by_kind(report: RetentionReport) -> dict[DataKind, tuple[KeptThing, ...]]:
+    from tritium_platform.privacy.retention import DataKind
+
+    return {kind: report.of(kind) for kind in (DataKind.UPLOAD, DataKind.BATCH_FILE)}
+
+
+def _shown(kind: DataKind) -> str:
+    return kind.value.replace("_", " ")
 
 
 def _thing(upload: KeptThing) -> dict[str, str]:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
-from tritium_platform.errors import NotFoundError, ValidationError
+from tritium_platform.errors import ConflictError, NotFoundError, ValidationError
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class DataKind(StrEnum):
     """What is kept."""
 
     UPLOAD = "upload"
+    BATCH_FILE = "batch_file"
     SECURITY_EVENT = "security_event"
 
 
@@ -69,10 +70,14 @@ class RetentionDecision:
     reason: str
 
 
-# An upload is the raw material of a quantization: after a month nobody comes back for it, and its tenant
-# pays for the storage. A year of security events shows slow attacks and seasonal ones.
+# An upload is the raw material of a quantization, a file that of a batch or its result: after a month nobody
+# comes back for it, and its tenant pays for the storage. A year of security events shows slow attacks and
+# seasonal ones.
 DEFAULT_RULES: Mapping[DataKind, RetentionRule] = {
     DataKind.UPLOAD: RetentionRule(keep=timedelta(days=30), reason="uploads are kept for 30 days"),
+    DataKind.BATCH_FILE: RetentionRule(
+        keep=timedelta(days=30), reason="files of batches are kept for 30 days"
+    ),
     DataKind.SECURITY_EVENT: RetentionRule(
         keep=timedelta(days=365), reason="security events are kept for a year"
     ),
@@ -90,15 +95,15 @@ def decide_retention(thing: KeptThing, *, rule: RetentionRule, now: datetime) ->
     return RetentionDecision(verdict=verdict, reason=rule.reason)
 
 
-class UploadShelf(Protocol):
-    """Where uploads lie."""
+class Shelf(Protocol):
+    """Where things of tenants lie."""
 
-    async def list_uploads(self) -> Sequence[KeptThing]:
-        """Return every upload; those that a job still reads are held."""
+    async def list_kept(self) -> Sequence[KeptThing]:
+        """Return everything; what a job still reads is held."""
         ...
 
-    async def remove(self, tenant_id: UUID, upload_id: UUID) -> None:
-        """Delete an upload and give its storage back; NotFoundError if it is gone already."""
+    async def remove(self, tenant_id: UUID, thing_id: UUID) -> None:
+        """Delete a thing and give its storage back; NotFoundError if it is gone, ConflictError if read."""
         ...
 
 
@@ -123,9 +128,13 @@ class RetentionReport:
     """What a sweep deleted, or would delete if `is_dry_run`, and what it left although it was due."""
 
     is_dry_run: bool
-    uploads: tuple[KeptThing, ...]
+    due: tuple[KeptThing, ...]
     held: tuple[tuple[KeptThing, str], ...]
     security_events: int
+
+    def of(self, kind: DataKind) -> tuple[KeptThing, ...]:
+        """Return what was deleted, or is due, of a kind."""
+        return tuple(thing for thing in self.due if thing.kind is kind)
 
 
 class RetentionService:
@@ -134,13 +143,13 @@ class RetentionService:
     def __init__(
         self,
         *,
-        uploads: UploadShelf,
+        shelves: Mapping[DataKind, Shelf],
         events: OldEvents,
         trail: AuditTrail,
         clock: Clock,
         rules: Mapping[DataKind, RetentionRule] = DEFAULT_RULES,
     ) -> None:
-        self._uploads = uploads
+        self._shelves = shelves
         self._events = events
         self._trail = trail
         self._clock = clock
@@ -149,39 +158,45 @@ class RetentionService:
     async def sweep(self) -> RetentionReport:
         """Delete what is due and put a certificate of destruction into the audit log."""
         report = await self.preview()
-        deleted = [upload for upload in report.uploads if await self._delete(upload)]
+        deleted = [thing for thing in report.due if await self._delete(thing)]
         oldest = self._clock.now() - self._rules[DataKind.SECURITY_EVENT].keep
         forgotten = await self._events.remove_before(oldest)
         if deleted or forgotten:
             await self._trail.add(self._certificate(deleted, forgotten=forgotten))
         return RetentionReport(
-            is_dry_run=False, uploads=tuple(deleted), held=report.held, security_events=forgotten
+            is_dry_run=False, due=tuple(deleted), held=report.held, security_events=forgotten
         )
 
     async def preview(self) -> RetentionReport:
         """Say what a sweep would delete; the number of security events is not known before."""
-        now, rule = self._clock.now(), self._rules[DataKind.UPLOAD]
+        now = self._clock.now()
         due: list[KeptThing] = []
         held: list[tuple[KeptThing, str]] = []
-        for upload in await self._uploads.list_uploads():
-            decision = decide_retention(upload, rule=rule, now=now)
-            if decision.verdict is RetentionVerdict.DELETE:
-                due.append(upload)
-            elif now >= upload.created_at + rule.keep:
-                held.append((upload, decision.reason))
-        return RetentionReport(is_dry_run=True, uploads=tuple(due), held=tuple(held), security_events=0)
+        for kind, shelf in self._shelves.items():
+            rule = self._rules[kind]
+            for thing in await shelf.list_kept():
+                decision = decide_retention(thing, rule=rule, now=now)
+                if decision.verdict is RetentionVerdict.DELETE:
+                    due.append(thing)
+                elif now >= thing.created_at + rule.keep:
+                    held.append((thing, decision.reason))
+        return RetentionReport(is_dry_run=True, due=tuple(due), held=tuple(held), security_events=0)
 
-    async def _delete(self, upload: KeptThing) -> bool:
-        if upload.tenant_id is None:
+    async def _delete(self, thing: KeptThing) -> bool:
+        if thing.tenant_id is None:
             return False
         try:
-            await self._uploads.remove(upload.tenant_id, upload.id)
-        except NotFoundError:
-            return False  # its tenant was faster
+            await self._shelves[thing.kind].remove(thing.tenant_id, thing.id)
+        except (NotFoundError, ConflictError):
+            return False  # its tenant was faster: it is gone, or something has begun to read it
         return True
 
     def _certificate(self, deleted: list[KeptThing], *, forgotten: int) -> AuditIntent:
-        names = "\n".join(sorted(f"{thing.kind} {thing.id}" for thing in deleted))
+        counts: dict[str, str | int | bool | None] = {}
+        for kind in self._shelves:
+            names = sorted(f"{thing.kind} {thing.id}" for thing in deleted if thing.kind is kind)
+            counts[f"{kind}s"] = len(names)
+            counts[f"{kind}s_sha256"] = hashlib.sha256("\n".join(names).encode()).hexdigest()
         return AuditIntent(
             id=uuid7(self._clock),
             event_id=uuid7(self._clock),
@@ -190,9 +205,5 @@ class RetentionService:
             resource_affected=ResourceIdentifier("retention", "sweep"),
             outcome=ActionOutcome.SUCCESS,
             compliance_impact=ComplianceImpact.PERSONAL_DATA,
-            details={
-                "uploads": len(deleted),
-                "security_events": forgotten,
-                "uploads_sha256": hashlib.sha256(names.encode()).hexdigest(),
-            },
+            details={**counts, "security_events": forgotten},
         )

@@ -7,9 +7,12 @@ from uuid import UUID
 
 import pytest
 
+from tritium_platform.adapters.file_shelf import FileShelf
 from tritium_platform.adapters.memory.audit_outbox import MemoryAuditOutbox
+from tritium_platform.adapters.memory.batch_store import MemoryBatchStore
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
+from tritium_platform.adapters.memory.file_store import MemoryFileStore
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
 from tritium_platform.adapters.memory.security_store import MemorySecurityEventStore
 from tritium_platform.adapters.upload_shelf import UploadShelf
@@ -22,8 +25,12 @@ from tritium_platform.privacy.retention import (
     RetentionVerdict,
     decide_retention,
 )
+from tritium_platform.quotas.model import ALWAYS, QuotaMeter
 from tritium_platform.quotas.service import QuotaService
 from tritium_platform.security.model import SecurityEvent, SecurityEventType, ThreatLevel
+from tritium_platform.serving.batch import Batch, BatchEndpoint
+from tritium_platform.serving.file import FilePurpose, StoredFile
+from tritium_platform.serving.files import FileService
 from tritium_platform.serving.uploads import UploadService
 
 DAY = timedelta(days=1)
@@ -72,9 +79,23 @@ def world(tmp_path):
     database, clock, jobs = MemoryDatabase(), ManualClock(), OpenJobs()
     quotas = QuotaService(store=MemoryReservationStore(database), clock=clock)
     uploads = UploadService(directory=tmp_path, limit=10**9, quotas=quotas, clock=clock)
+    store, batches = MemoryFileStore(database), MemoryBatchStore(database)
+    files = FileService(
+        store=store,
+        batches=batches,
+        directory=tmp_path / "files",
+        limit=10**9,
+        quotas=quotas,
+        clock=clock,
+    )
     outbox, events = MemoryAuditOutbox(database), MemorySecurityEventStore(database)
     service = RetentionService(
-        uploads=UploadShelf(directory=tmp_path, uploads=uploads, jobs=jobs),
+        shelves={
+            DataKind.UPLOAD: UploadShelf(directory=tmp_path, uploads=uploads, jobs=jobs),
+            DataKind.BATCH_FILE: FileShelf(
+                store=store, files=files, batches=batches, unit_of_work=database.unit_of_work
+            ),
+        },
         events=events,
         trail=outbox,
         clock=clock,
@@ -88,18 +109,43 @@ def world(tmp_path):
         os.utime(path, (moment, moment))
         return path
 
-    return SimpleNamespace(service=service, put=put, jobs=jobs, outbox=outbox, events=events, clock=clock)
+    async def put_file(number: int, *, age: timedelta):
+        file = StoredFile(
+            id=UUID(int=number),
+            tenant_id=TENANT,
+            purpose=FilePurpose.BATCH,
+            filename="a.jsonl",
+            size_bytes=100,
+            created_at=clock.now() - age,
+        )
+        path = files.path(TENANT, file.id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 100)
+        await files.keep_output(file)
+        return file, path
+
+    return SimpleNamespace(
+        service=service,
+        put=put,
+        put_file=put_file,
+        jobs=jobs,
+        outbox=outbox,
+        events=events,
+        clock=clock,
+        batches=batches,
+        counter=lambda: database.tables["quota_counters"][TENANT, QuotaMeter.STORAGE_BYTES, ALWAYS],
+    )
 
 
 async def test_a_sweep_deletes_old_uploads_and_leaves_a_certificate(world):
     old, new = world.put(1, age=31 * DAY), world.put(2, age=29 * DAY)
     (old.parent / "not-an-upload").mkdir()
     report = await world.service.sweep()
-    assert [thing.id.int for thing in report.uploads] == [1]
+    assert [thing.id.int for thing in report.due] == [1]
     assert (old.exists(), new.exists()) == (False, True)
     (certificate,) = await world.outbox.pending(limit=9)
     assert (certificate.action, certificate.details["uploads"]) == ("retention.delete", 1)
-    assert (await world.service.sweep()).uploads == ()
+    assert (await world.service.sweep()).due == ()
     assert len(await world.outbox.pending(limit=9)) == 1
 
 
@@ -107,16 +153,39 @@ async def test_an_upload_that_a_quantization_reads_is_left(world):
     path = world.put(1, age=99 * DAY)
     world.jobs.paths = [str(path)]
     report = await world.service.sweep()
-    assert report.uploads == ()
+    assert report.due == ()
     assert [(thing.id.int, reason) for thing, reason in report.held] == [(1, "a quantization reads it")]
     assert path.exists()
+
+
+async def test_an_old_file_goes_with_its_storage_unless_an_open_batch_reads_it(world):
+    old, path = await world.put_file(1, age=31 * DAY)
+    read, _ = await world.put_file(2, age=31 * DAY)
+    await world.put_file(3, age=29 * DAY)
+    batch = Batch(
+        id=UUID(int=9),
+        tenant_id=TENANT,
+        key_id="k",
+        endpoint=BatchEndpoint.COMPLETIONS,
+        input_file_id=read.id,
+        created_at=world.clock.now(),
+        expires_at=world.clock.now() + DAY,
+    )
+    await world.batches.add(batch)
+    report = await world.service.sweep()
+    assert [thing.id for thing in report.of(DataKind.BATCH_FILE)] == [old.id]
+    assert [(thing.id, reason) for thing, reason in report.held] == [(read.id, "a batch reads it")]
+    assert not path.exists()
+    assert world.counter().used == 200
+    (certificate,) = await world.outbox.pending(limit=9)
+    assert (certificate.details["batch_files"], certificate.details["uploads"]) == (1, 0)
 
 
 async def test_a_preview_deletes_nothing(world):
     path = world.put(1, age=99 * DAY)
     report = await world.service.preview()
     assert report.is_dry_run
-    assert len(report.uploads) == 1
+    assert len(report.due) == 1
     assert path.exists()
     assert await world.outbox.pending(limit=9) == []
 
@@ -145,4 +214,4 @@ async def test_an_upload_that_its_tenant_deleted_meanwhile_is_no_error(world, mo
         return report
 
     monkeypatch.setattr(world.service, "preview", preview_then_vanish)
-    assert (await world.service.sweep()).uploads == ()
+    assert (await world.service.sweep()).due == ()
