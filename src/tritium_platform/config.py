@@ -25,7 +25,7 @@ DATABASE_SCHEMES = ("sqlite+aiosqlite", "postgresql+psycopg")
 SECRET_BYTES = 32
 PREFIX = "TRITIUM_"
 # Variables of this name that are no settings: of this file, the kernels, and the commands that call a server.
-_OTHER_VARIABLES = {"TRITIUM_CONFIG", "TRITIUM_ISA", "TRITIUM_URL", "TRITIUM_API_KEY"}
+_OTHER_VARIABLES = {"TRITIUM_CONFIG", "TRITIUM_ISA", "TRITIUM_URL", "TRITIUM_API_KEY", "TRITIUM_ADMIN_KEY"}
 _REASONS = {"extra_forbidden": "there is no such setting"}
 _toml_values: ContextVar[Mapping[str, Any]] = ContextVar("_toml_values", default={})  # noqa: B039 - never changed
 
