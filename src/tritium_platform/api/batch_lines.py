@@ -21,8 +21,8 @@ from tritium.protocol.stream import Fanout
 from tritium_platform.api.inference import embedding_work, no_such_model, text_work
 from tritium_platform.api.problems import openai_envelope
 from tritium_platform.errors import NotFoundError, ValidationError
-from tritium_platform.gateway import OnceOnly
 from tritium_platform.metering.model import ResourceUsage, UsageQuantities
+from tritium_platform.passage import OnceOnly
 from tritium_platform.serving.batch import BatchEndpoint, KeptLine
 from tritium_platform.serving.batch_lines import answered_line
 from tritium_platform.serving.model import Consumption, Outcome
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from tritium.protocol.stream import AnswerForm
     from tritium_platform.audit.model import ResourceIdentifier
     from tritium_platform.compose import Platform
-    from tritium_platform.gateway import CustomerRequest
     from tritium_platform.metering.model import OperationType
+    from tritium_platform.passage import CustomerRequest
     from tritium_platform.serving.batch import Batch, InputLine
     from tritium_platform.serving.inference import GenerateText, InferenceService
     from tritium_platform.tenancy.model import Scope, TenantContext

@@ -11,8 +11,8 @@ from tritium.protocol.calls import ModelCard, ModelNotFoundError
 from tritium_platform.api.deps import bearer_token
 from tritium_platform.api.ratelimits import REFUSALS_BY_LIMIT, limit_headers, month_after
 from tritium_platform.errors import NotFoundError
-from tritium_platform.gateway import Passage
 from tritium_platform.metering.model import OperationType
+from tritium_platform.passage import Passage
 from tritium_platform.serving.idempotency import event_id_of
 from tritium_platform.serving.inference import EmbedTexts, GenerateText
 from tritium_platform.serving.pool import Version
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tritium.engine.request import EmbeddingOutput, TokenOutput
     from tritium.protocol.calls import EmbeddingCall, GenerationCall, TokenizeCall
     from tritium_platform.compose import Platform
-    from tritium_platform.gateway import CustomerRequest
+    from tritium_platform.passage import CustomerRequest
     from tritium_platform.serving.inference import InferenceService
     from tritium_platform.tenancy.model import TenantContext
 

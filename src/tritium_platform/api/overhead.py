@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tritium_platform.gateway import Passage
+    from tritium_platform.passage import Passage
 
 
 def overhead_headers(passages: Sequence[Passage[Any]], *, seconds: float) -> dict[str, str]:

@@ -39,10 +39,11 @@ from tritium_platform.errors import (
     QuotaExceededError,
     RateLimitExceededError,
 )
-from tritium_platform.gateway import Books, Gateway, OnceOnly, tenant_changed
+from tritium_platform.gateway import Books, Gateway, tenant_changed
 from tritium_platform.insight.health import HealthService
 from tritium_platform.metering.model import OperationType, UsageQuantities
 from tritium_platform.metering.service import MeteringService
+from tritium_platform.passage import OnceOnly
 from tritium_platform.quotas.service import QuotaService
 from tritium_platform.serving.model import Consumption, Outcome
 from tritium_platform.tenancy.model import Scope, TenantTier
