@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from tritium.engine.request import MAX_PRIORITY
 from tritium.protocol.chat import ChatAnswer, chat_calls
 from tritium.protocol.completions import CompletionAnswer, completion_calls
 from tritium.protocol.embeddings import embedding_answer, embedding_call
@@ -217,7 +219,9 @@ class _TextWork:
         self._calls = calls
         self._form = form
         version = Version()  # one for all: a swap does not part the texts of a line
-        self._part_of = {call.request_id: text_work(inference, call, version=version) for call in calls}
+        # Behind whatever the tenant asks for itself: nobody waits for a line.
+        patient = [replace(call, priority=MAX_PRIORITY) for call in calls]
+        self._part_of = {call.request_id: text_work(inference, call, version=version) for call in patient}
         self.parts = list(self._part_of.values())
         self._places = asyncio.Semaphore(TEXTS_AT_ONCE)
 
