@@ -27,6 +27,7 @@ def victim(running):
     tenant_id, key = running.tenant(name="Victim")
     model = running.deploy(key)
     with running.http(key) as http:
+        http.put("/api/v1/aliases/victims-chat", json={"target": model}).raise_for_status()
         model_id = http.get(f"/api/v1/models/{model}").json()["id"]
         deployment_id = http.get(f"/api/v1/deployments/{model}").json()["id"]
         path = str(running.platform.config.model_roots[0] / "scripture-llama-6m")
@@ -41,6 +42,7 @@ def victim(running):
         "model": [model, model_id],
         "model_id": [model],
         "deployment": [model, deployment_id],
+        "alias": ["victims-chat"],
         "file_id": [file],
         "batch_id": [batch],
         "quantization": [job.raise_for_status().json()["id"]],
@@ -68,7 +70,9 @@ def parameter_of(path):
 
 
 def ask(http, method, address):
-    return http.request(method, address, json={} if method in {"POST", "PATCH", "PUT"} else None)
+    # Whole where a route asks for something: a wrong body would be refused before the object is sought.
+    bodies = {"POST": {}, "PATCH": {"model": NOBODY}, "PUT": {"target": "nowhere"}}
+    return http.request(method, address, json=bodies.get(method))
 
 
 def test_every_route_with_an_object_answers_404_for_somebody_elses(running, victim, attacker):

@@ -285,10 +285,14 @@ def test_a_tenant_its_tier_and_the_priority_travel_with_the_request(running, sho
 
     def scheduled(key, model):
         context = running.run(gateway.authenticate(key))
+        lease = running.run(inference.hold(context, model=model))
         work = inference.schedule_generation(
-            context, request_id="r", model=model, prompt="In", sampling=SamplingParams(), priority=7
+            context, lease=lease, request_id="r", prompt="In", sampling=SamplingParams(), priority=7
         )
-        return context, running.run(work).request
+        try:
+            return context, running.run(work).request
+        finally:
+            lease.release()
 
     context, request = scheduled(key, model)
     assert (request.tenant, request.weight, request.priority) == (str(context.tenant_id), 1, 7)

@@ -211,8 +211,9 @@ class Budget(RuleBasedStateMachine):
         assert not (self.waiting and all(pool.state is DeploymentState.READY for pool in self.pools))
 
     def teardown(self):
-        for _ in range(200):  # whoever waits is served or refused once the others have ended
-            if not self.waiting:
+        # Whoever waits is served or refused once the others have ended, and so is a load that nobody wants.
+        for _ in range(200):
+            if not self.waiting and all(task.done() for task in self.retiring):
                 break
             for engine in list(self.machine.engines):
                 if engine.state is ReplicaState.STARTING:
