@@ -25,7 +25,7 @@ cp "$root/tests/conftest.py" "$work/conftest.py"
 cd "$work"
 cat > pytest.ini <<'INI'
 [pytest]
-addopts = --import-mode=importlib -p no:cacheprovider
+addopts = --import-mode=importlib -p no:cacheprovider -m "not soak"
 asyncio_mode = auto
 asyncio_default_fixture_loop_scope = function
 timeout = 300

@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gguf: compares with the package gguf")
     config.addinivalue_line("markers", "oracle: compares with transformers and torch")
     config.addinivalue_line("markers", "serve: needs tritium[serve]")
+    config.addinivalue_line("markers", "soak: long; run by make soak")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
