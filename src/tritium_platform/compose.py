@@ -256,28 +256,67 @@ def _assemble(
     uploads = UploadService(
         directory=config.uploads_dir, limit=config.max_upload_bytes, quotas=books.quotas, clock=clock
     )
-    batch_store = SqlBatchStore(database)
-    files = FileService(
-        store=SqlFileStore(database),
-        batches=batch_store,
-        directory=config.files_dir,
-        limit=config.max_file_bytes,
-        quotas=books.quotas,
-        clock=clock,
-    )
+    batches = SqlBatchStore(database)
+    files = _open_files(config, database=database, batches=batches, books=books)
     job_queue = DbosJobQueue(system_database_url=config.jobs_database_url)
-    quantizations = QuantizationService(
-        jobs=SqlJobStore(database),
-        queue=job_queue,
-        uploads=uploads,
-        registry=registry,
-        quotas=books.quotas,
-        unit_of_work=database.unit_of_work,
-        models_dir=config.models_dir,
+    serving = _open_serving(config, database=database, registry=registry, launch=launch, clock=clock)
+    return Platform(
+        config=config,
         clock=clock,
+        database=database,
+        admin_token=ADMIN_PREFIX + read_or_create_secret(config.data_dir / "secrets" / "admin_key").hex(),
+        verifier_key=verifier_key,
+        tenancy=tenancy,
+        security=_open_security(database, tenancy=tenancy, books=books),
+        books=books,
+        registry=registry,
+        uploads=uploads,
+        files=files,
+        batches=BatchService(store=batches, files=files, clock=clock),
+        batch_work=_batch_work(batches, files=files, tenancy=tenancy, books=books),
+        quantizations=QuantizationService(
+            jobs=SqlJobStore(database),
+            queue=job_queue,
+            uploads=uploads,
+            registry=registry,
+            quotas=books.quotas,
+            unit_of_work=database.unit_of_work,
+            models_dir=config.models_dir,
+            clock=clock,
+        ),
+        job_queue=job_queue,
+        aliases=serving.aliases,
+        deployments=serving.deployments,
+        residency=serving.residency,
+        swaps=serving.swaps,
+        inference=serving.inference,
+        idempotency=_open_idempotency(config, database=database, clock=clock),
+        gateway=Gateway(tenancy=tenancy, books=books),
+        metrics=metrics,
     )
-    deployment_store = SqlDeploymentStore(database)
-    aliases = AliasService(store=SqlAliasStore(database), deployments=deployment_store, clock=clock)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Serving:
+    """What keeps models in memory and runs them."""
+
+    aliases: AliasService
+    residency: Residency
+    deployments: DeploymentService
+    swaps: SwapService
+    inference: InferenceService
+
+
+def _open_serving(
+    config: PlatformConfig,
+    *,
+    database: Database,
+    registry: RegistryService,
+    launch: ReplicaLauncher | None,
+    clock: Clock,
+) -> _Serving:
+    store = SqlDeploymentStore(database)
+    aliases = AliasService(store=SqlAliasStore(database), deployments=store, clock=clock)
     residency = Residency(
         budget_bytes=config.models_memory_bytes,
         load_seconds=config.model_load_seconds,
@@ -286,7 +325,7 @@ def _assemble(
         clock=clock,
     )
     deployments = DeploymentService(
-        store=deployment_store,
+        store=store,
         registry=registry,
         aliases=aliases,
         residency=residency,
@@ -297,49 +336,50 @@ def _assemble(
             memory_bytes=config.engine_memory_bytes,
         ),
     )
-    return Platform(
-        config=config,
-        clock=clock,
-        database=database,
-        admin_token=ADMIN_PREFIX + read_or_create_secret(config.data_dir / "secrets" / "admin_key").hex(),
-        verifier_key=verifier_key,
-        tenancy=tenancy,
-        security=SecurityService(
-            store=SqlSecurityEventStore(database),
-            trail=books.outbox,
-            containment=LocalContainment(tenancy=tenancy, clock=clock),
-            clock=clock,
-        ),
-        books=books,
+    swaps = SwapService(
+        store=store,
         registry=registry,
-        uploads=uploads,
-        files=files,
-        batches=BatchService(store=batch_store, files=files, clock=clock),
-        batch_work=_batch_work(batch_store, files=files, tenancy=tenancy, books=books),
-        quantizations=quantizations,
-        job_queue=job_queue,
-        aliases=aliases,
         deployments=deployments,
         residency=residency,
-        swaps=SwapService(
-            store=deployment_store,
-            registry=registry,
-            deployments=deployments,
-            residency=residency,
-            load_seconds=config.model_load_seconds,
-        ),
-        inference=InferenceService(
-            deployments=deployments, registry=registry, aliases=aliases, load_tokenizer=Tokenizer
-        ),
-        idempotency=IdempotencyService(
-            store=SqlIdempotencyStore(database),
-            clock=clock,
-            secret=config.pepper(),
-            retention_seconds=config.idempotency_seconds,
-            most_keys=config.max_idempotency_keys,
-        ),
-        gateway=Gateway(tenancy=tenancy, books=books),
-        metrics=metrics,
+        load_seconds=config.model_load_seconds,
+    )
+    inference = InferenceService(
+        deployments=deployments, registry=registry, aliases=aliases, load_tokenizer=Tokenizer
+    )
+    return _Serving(
+        aliases=aliases, residency=residency, deployments=deployments, swaps=swaps, inference=inference
+    )
+
+
+def _open_files(
+    config: PlatformConfig, *, database: Database, batches: SqlBatchStore, books: Books
+) -> FileService:
+    return FileService(
+        store=SqlFileStore(database),
+        batches=batches,
+        directory=config.files_dir,
+        limit=config.max_file_bytes,
+        quotas=books.quotas,
+        clock=books.clock,
+    )
+
+
+def _open_idempotency(config: PlatformConfig, *, database: Database, clock: Clock) -> IdempotencyService:
+    return IdempotencyService(
+        store=SqlIdempotencyStore(database),
+        clock=clock,
+        secret=config.pepper(),
+        retention_seconds=config.idempotency_seconds,
+        most_keys=config.max_idempotency_keys,
+    )
+
+
+def _open_security(database: Database, *, tenancy: TenancyService, books: Books) -> SecurityService:
+    return SecurityService(
+        store=SqlSecurityEventStore(database),
+        trail=books.outbox,
+        containment=LocalContainment(tenancy=tenancy, clock=books.clock),
+        clock=books.clock,
     )
 
 
