@@ -86,6 +86,9 @@ class RequestTooLargeError(ValidationError):
     """The body is larger than any request may be; details: limit (bytes)."""
 
 
+LONGEST_MODEL_NAME = 256
+
+
 class WireRequest(BaseModel):
     """What all requests share: strict types, and every unknown field looked at."""
 
@@ -93,7 +96,7 @@ class WireRequest(BaseModel):
     wire_name: ClassVar[str] = "request"
     forms: ClassVar[Mapping[str, str]] = FORMS
 
-    model: Annotated[str, Field(min_length=1, max_length=256)]
+    model: Annotated[str, Field(min_length=1, max_length=LONGEST_MODEL_NAME)]
 
     def refuse_unknown(self) -> None:
         """Raise for every field that is not understood and would change the answer."""
