@@ -48,7 +48,8 @@ class Checkpoint:
         is_memory_mapped: whether tensors are read through the page cache without a copy.
         format: of the weight files, with its version where it has one.
         linears: layers that are stored as trits of ours, as the manifest of a native model describes them.
-        embedded: files that the weight file itself holds, by name; None if they lie beside it.
+        embedded: files that the weight file itself holds, or that stand for those beside it, by name; None if
+            they lie beside it.
     """
 
     path: Path

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from tritium.formats.gguf_pieces import is_of_pieces, pieces_metadata
 from tritium.formats.refusal import quoted, refusal
+from tritium.formats.tokenizer_definition import CONTROL, NORMAL, UNUSED, USER_DEFINED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
     from tritium.formats.gguf import Value
 
 FILE = "tokenizer.json"
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # token types of GGUF
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # What splits text before the merges -> the name under which llama.cpp knows that pattern.
@@ -24,7 +25,7 @@ GPT2 = "gpt-2"  # the pattern that a byte-level pre-tokenizer brings along
 
 
 def tokenizer_metadata(tokenizer: Mapping[str, Any], *, vocab_size: int) -> dict[str, Value]:
-    """Return the keys `tokenizer.ggml.*` that describe a byte-level BPE tokenizer.
+    """Return the keys `tokenizer.ggml.*` that describe a BPE tokenizer, byte-level or of SentencePiece.
 
     Args:
         tokenizer: the parsed tokenizer.json.
@@ -35,7 +36,9 @@ def tokenizer_metadata(tokenizer: Mapping[str, Any], *, vocab_size: int) -> dict
     """
     model = tokenizer.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE":
-        raise refusal("only a byte-level BPE tokenizer can be written to GGUF", file=FILE)
+        raise refusal("only a BPE tokenizer can be written to GGUF", file=FILE)
+    if is_of_pieces(tokenizer):
+        return pieces_metadata(tokenizer, vocab_size=vocab_size)
     for option in (
         "byte_fallback",
         "unk_token",

@@ -1,29 +1,32 @@
 """The metadata of a GGUF file as tokenizer files: the way back from gguf_tokenizer.py.
 
-Only what can be rebuilt exactly is: byte-level BPE with a split of text whose pattern is known.
+Only what can be rebuilt exactly is: byte-level BPE with a split of text whose pattern is known, and pieces of
+SentencePiece's BPE.
 """
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-from tritium.formats.gguf_tokenizer import (
+from tritium.formats.gguf_pieces import PIECES, list_of, pieces_of
+from tritium.formats.gguf_tokenizer import GPT2, SPLITS, numbered_vocabulary
+from tritium.formats.pieces import pieces_definition
+from tritium.formats.refusal import quoted, refusal
+from tritium.formats.tokenizer_definition import (
     CONTROL,
-    GPT2,
     NORMAL,
-    SPLITS,
     UNUSED,
     USER_DEFINED,
-    numbered_vocabulary,
+    added_token,
+    around_text,
+    encoded,
+    parts_without_choice,
 )
-from tritium.formats.refusal import quoted, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-Scalar = TypeVar("Scalar", str, int)
 PREFIX = "tokenizer.ggml."
 LLAMA_3 = "llama-bpe"
 PATTERNS: Final[Mapping[str, str]] = {name: pattern for pattern, name in SPLITS.items()}
@@ -32,7 +35,7 @@ SAME_SPLIT: Final[Mapping[str, str]] = {"llama3": LLAMA_3, "llama-v3": LLAMA_3}
 LLAMA_3_TOKENS: Final[Mapping[int, str]] = {0: "!", 128000: "<|begin_of_text|>", 128009: "<|eot_id|>"}
 KEYS_READ = frozenset(
     {"model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "eot_token_id",
-     "add_bos_token"}
+     "add_bos_token", "add_eos_token"}
 )  # fmt: skip
 # Without influence on how text becomes tokens by byte-level BPE: ids that name other roles, and scores.
 KEYS_HARMLESS = frozenset(
@@ -40,7 +43,8 @@ KEYS_HARMLESS = frozenset(
      "cls_token_id", "mask_token_id", "eom_token_id", "fim_pre_token_id", "fim_suf_token_id",
      "fim_mid_token_id", "fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id"}
 )  # fmt: skip
-KEYS_FALSE = frozenset({"add_eos_token", "add_space_prefix", "add_sep_token"})
+KEYS_FALSE = frozenset({"add_space_prefix", "add_sep_token", "remove_extra_whitespaces"})
+KEYS_FALSE_OF_PIECES = KEYS_FALSE - {"add_space_prefix"}
 
 
 def tokenizer_files(metadata: Mapping[str, Any], *, file: Path) -> dict[str, bytes]:
@@ -50,33 +54,22 @@ def tokenizer_files(metadata: Mapping[str, Any], *, file: Path) -> dict[str, byt
         ValidationError: a tokenizer that cannot be rebuilt exactly; the message says why.
     """
     given = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
-    _check_keys(given, file=file)
+    has_pieces = given.get("model") == PIECES
+    _check_keys(given, KEYS_FALSE_OF_PIECES if has_pieces else KEYS_FALSE, file=file)
     if not given or _is_numbered(given):
         return {}
-    tokens, kinds = _tokens(given, file=file)
+    pieces = pieces_of(given, file=file) if has_pieces else None
+    tokens = _tokens(given, file=file)[0] if pieces is None else pieces.texts
     bos, eos = (_token(given, name, tokens, file=file) for name in ("bos_token_id", "eos_token_id"))
     settings = {"bos_token": bos, "eos_token": eos, "chat_template": _template(metadata, file=file)}
-    split = _split(given, tokens, file=file)
-    # A reader of llama.cpp puts the first token of Llama 3 where the file does not say.
-    adds_bos = given.get("add_bos_token", split == LLAMA_3)
-    if not isinstance(adds_bos, bool) or (adds_bos and bos is None):
-        raise refusal("the tokenizer's first token is asked for and not named", file=file)
-    definition = {
-        **dict.fromkeys(("truncation", "padding", "normalizer")),
-        "version": "1.0",
-        "added_tokens": [
-            _added(index, token, is_special=kind == CONTROL)
-            for index, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-            if kind in {CONTROL, USER_DEFINED}
-        ],
-        "pre_tokenizer": _pre_tokenizer(split),
-        "post_processor": _first_token(bos, tokens) if adds_bos and bos is not None else None,
-        "decoder": _byte_level(splits=True),
-        "model": _model(given, _vocabulary(tokens, kinds, file=file), split=split, file=file),
-    }
+    if pieces is None:
+        definition = _byte_level_definition(given, bos, eos, file=file)
+    else:
+        first, last = _ends(given, bos, eos, adds_bos=True, file=file)
+        definition = pieces_definition(pieces, first=first, last=last, file=file)
     return {
-        "tokenizer.json": _encoded(definition),
-        "tokenizer_config.json": _encoded({key: text for key, text in settings.items() if text is not None}),
+        "tokenizer.json": encoded(definition),
+        "tokenizer_config.json": encoded({key: text for key, text in settings.items() if text is not None}),
     }
 
 
@@ -87,11 +80,45 @@ def end_tokens(metadata: Mapping[str, Any]) -> list[Any]:
     return [value for value in named if value is not None]
 
 
-def _check_keys(given: Mapping[str, Any], *, file: Path) -> None:
+def _byte_level_definition(
+    given: Mapping[str, Any], bos: str | None, eos: str | None, *, file: Path
+) -> dict[str, Any]:
+    tokens, kinds = _tokens(given, file=file)
+    split = _split(given, tokens, file=file)
+    # A reader of llama.cpp puts the first token of Llama 3 where the file does not say.
+    first, last = _ends(given, bos, eos, adds_bos=split == LLAMA_3, file=file)
+    vocabulary = _vocabulary(tokens, kinds, file=file)
+    return {
+        **parts_without_choice(),
+        "normalizer": None,
+        "added_tokens": [
+            added_token(index, token, is_special=kind == CONTROL)
+            for index, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+            if kind in {CONTROL, USER_DEFINED}
+        ],
+        "pre_tokenizer": _pre_tokenizer(split),
+        "post_processor": around_text(first, last, ids=vocabulary),
+        "decoder": _byte_level(splits=True),
+        "model": _model(given, vocabulary, split=split, file=file),
+    }
+
+
+def _ends(
+    given: Mapping[str, Any], bos: str | None, eos: str | None, *, adds_bos: bool, file: Path
+) -> tuple[str | None, str | None]:
+    """Return the tokens that begin and end every text; `adds_bos` is what holds where the file is silent."""
+    wanted = given.get("add_bos_token", adds_bos), given.get("add_eos_token", False)
+    for name, is_wanted, token in zip(("first", "last"), wanted, (bos, eos), strict=True):
+        if not isinstance(is_wanted, bool) or (is_wanted and token is None):
+            raise refusal(f"the tokenizer's {name} token is asked for and not named", file=file)
+    return bos if wanted[0] else None, eos if wanted[1] else None
+
+
+def _check_keys(given: Mapping[str, Any], must_be_false: frozenset[str], *, file: Path) -> None:
     for key, value in given.items():
-        if key in KEYS_FALSE and value is False:
+        if key in must_be_false and value is False:
             continue
-        if key not in KEYS_READ | KEYS_HARMLESS:
+        if key not in KEYS_READ | KEYS_HARMLESS | (KEYS_FALSE - must_be_false):
             raise refusal(
                 f"the metadata {quoted(PREFIX + key)} = {quoted(value)} asks for what BPE here cannot do",
                 file=file,
@@ -107,11 +134,11 @@ def _is_numbered(given: Mapping[str, Any]) -> bool:
 def _tokens(given: Mapping[str, Any], *, file: Path) -> tuple[list[str], list[int]]:
     if given.get("model") != "gpt2":
         raise refusal(
-            f"the tokenizer {quoted(given.get('model'))} cannot be rebuilt exactly, only gpt2 can",
+            f"the tokenizer {quoted(given.get('model'))} cannot be rebuilt exactly, only gpt2 and llama can",
             file=file,
         )
-    tokens = _list_of(given.get("tokens"), str)
-    kinds = _list_of(given.get("token_type", [NORMAL] * len(tokens or [])), int)
+    tokens = list_of(given.get("tokens"), str)
+    kinds = list_of(given.get("token_type", [NORMAL] * len(tokens or [])), int)
     if tokens is None or kinds is None or len(tokens) != len(kinds):
         raise refusal("tokens and token_type of the tokenizer must be lists of one length", file=file)
     for token, kind in zip(tokens, kinds, strict=True):
@@ -136,7 +163,7 @@ def _split(given: Mapping[str, Any], tokens: list[str], *, file: Path) -> str:
     return split
 
 
-def _token(given: Mapping[str, Any], key: str, tokens: list[str], *, file: Path) -> str | None:
+def _token(given: Mapping[str, Any], key: str, tokens: Sequence[str], *, file: Path) -> str | None:
     index = given.get(key)
     if index is None:
         return None
@@ -178,7 +205,7 @@ def _model(given: Mapping[str, Any], vocabulary: dict[str, int], *, split: str, 
 
 
 def _merges(given: Mapping[str, Any], vocabulary: dict[str, int], *, file: Path) -> list[list[str]]:
-    merges = _list_of(given.get("merges"), str)
+    merges = list_of(given.get("merges"), str)
     if merges is None:
         raise refusal("the tokenizer has no list of merges", file=file)
     if merges == numbered_vocabulary(0)[f"{PREFIX}merges"]:
@@ -199,30 +226,3 @@ def _pre_tokenizer(split: str) -> dict[str, Any]:
 
 def _byte_level(*, splits: bool) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": splits}
-
-
-def _first_token(bos: str, tokens: list[str]) -> dict[str, Any]:
-    def piece(kind: str, name: str, number: int) -> dict[str, Any]:
-        return {kind: {"id": name, "type_id": number}}
-
-    single = [piece("SpecialToken", bos, 0), piece("Sequence", "A", 0)]
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, piece("SpecialToken", bos, 1), piece("Sequence", "B", 1)],
-        "special_tokens": {bos: {"id": bos, "ids": [tokens.index(bos)], "tokens": [bos]}},
-    }
-
-
-def _added(index: int, token: str, *, is_special: bool) -> dict[str, Any]:
-    claims = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": index, "content": token, **claims, "special": is_special}
-
-
-def _list_of(values: Any, kind: type[Scalar]) -> list[Scalar] | None:
-    is_list = isinstance(values, list) and all(type(value) is kind for value in values)
-    return values if is_list else None
-
-
-def _encoded(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False).encode("utf-8") + b"\n"  # indented, it takes seconds

@@ -16,9 +16,9 @@ from tritium.formats.floats import float32_to_bfloat16
 from tritium.formats.safetensors import serialize_safetensors
 from tritium.formats.storage import staged_directory, write_synced
 from tritium.kernels import packing
+from tritium.model.companions import companion_files
 from tritium.model.export import ExportReport
 from tritium.model.opened import OpenedModel, opened_model
-from tritium.model.pretrained import companion_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

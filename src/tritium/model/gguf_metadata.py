@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from tritium.formats.checkpoint import contained_file
 from tritium.formats.gguf import TensorType
 from tritium.formats.gguf_tokenizer import numbered_vocabulary, tokenizer_metadata
+from tritium.model.companions import TOKENIZER_FILE
 from tritium.model.gguf_names import PLANE_RATIO, PLANE_RATIO_KEY, PLANES_KEY, PLANES_SUFFIX
 from tritium.model.rope import RopeKind, RopeParameters, inverse_frequencies
-from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
+from tritium.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +94,10 @@ def _tokenizer(directory: Path, config: ModelConfig) -> dict[str, Value]:
         entries["tokenizer.ggml.bos_token_id"] = bos
     if tokenizer.eos_token_ids:
         entries["tokenizer.ggml.eos_token_id"] = tokenizer.eos_token_ids[0]
-    entries["tokenizer.ggml.add_bos_token"] = bos is not None and tokenizer.encode("a")[0] == bos
+    around = tokenizer.encode("a")
+    entries["tokenizer.ggml.add_bos_token"] = bos is not None and around[0] == bos
+    if around[-1] in tokenizer.eos_token_ids[:1]:
+        entries["tokenizer.ggml.add_eos_token"] = True
     if tokenizer.chat_template_source is not None:
         entries["tokenizer.chat_template"] = tokenizer.chat_template_source
     return entries

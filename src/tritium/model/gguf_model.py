@@ -16,6 +16,7 @@ from tritium.formats.gguf_reader import GGUFFile, StoredTensor
 from tritium.formats.gguf_vocabulary import tokenizer_files
 from tritium.formats.gguf_weights import GGUFWeights
 from tritium.formats.refusal import refusal
+from tritium.model.companions import with_tokenizer
 from tritium.model.gguf_config import file_architecture, gguf_config
 from tritium.model.gguf_names import OUTER, ROLES, ROPE_FACTORS, ROTATED
 from tritium.model.gguf_planes import sibling_planes
@@ -42,12 +43,12 @@ def is_gguf(source: str | Path) -> bool:
 
 
 def open_model(source: str | Path) -> Checkpoint:
-    """Open and verify a GGUF file, or what `open_checkpoint` opens.
+    """Open and verify a GGUF file, or what `open_checkpoint` opens; its tokenizer is a tokenizer.json.
 
     Raises:
         ValidationError: names file, tensor and reason.
     """
-    return open_gguf(source) if is_gguf(source) else open_checkpoint(source)
+    return open_gguf(source) if is_gguf(source) else with_tokenizer(open_checkpoint(source))
 
 
 def open_gguf(source: str | Path) -> Checkpoint:

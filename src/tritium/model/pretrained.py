@@ -15,6 +15,7 @@ from tritium.model.architecture import largest_product
 from tritium.model.bert import BertModel
 from tritium.model.bitnet import BitNetModel
 from tritium.model.bitnet_latent import BitNetLatentModel
+from tritium.model.companions import TOKENIZER_FILE
 from tritium.model.config import ModelConfig, parse_config
 from tritium.model.encoder import EncoderModel
 from tritium.model.gemma2 import Gemma2Model
@@ -27,7 +28,7 @@ from tritium.model.pooling import POOLING_FILE, Pooling, read_pooling
 from tritium.model.qwen2 import Qwen2Model
 from tritium.model.qwen3 import Qwen3Model
 from tritium.model.qwen3_embedding import Qwen3EmbeddingModel
-from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
+from tritium.model.tokenizer import Tokenizer
 from tritium.model.weights import CheckpointWeights
 
 if TYPE_CHECKING:
@@ -38,19 +39,6 @@ if TYPE_CHECKING:
     from tritium.model.decoder import DecoderModel
     from tritium.model.layers import WeightSource
 
-# What travels with the weights when a model is saved.
-COMPANION_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "modules.json",
-    "sentence_bert_config.json",
-    POOLING_FILE,
-)
-_LARGEST_COMPANION = 1 << 28  # bytes
 _MOST_THREADS = 1024  # of the kernels
 _MODELS: Mapping[str, type[DecoderModel]] = {
     "llama": LlamaModel,
@@ -138,16 +126,6 @@ def load_model(
             return _build(native.checkpoint, threads=threads, manifest=native.manifest, reading=reading)
     with open_model(source) as checkpoint:
         return _build(checkpoint, threads=threads, manifest=None, reading=reading)
-
-
-def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Read the files that travel with the weights of a checkpoint: tokenizer, template, configs."""
-    files: dict[str, bytes] = {}
-    for name in COMPANION_FILES:
-        content = checkpoint.read_file(name, limit=_LARGEST_COMPANION)
-        if content is not None:
-            files[name] = content
-    return files
 
 
 class QuantizedModel:

@@ -15,13 +15,13 @@ from tritium.formats.checkpoint import contained_file
 from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
 from tritium.formats.weight_file import read_small_file
 from tritium.model.chat_template import LARGEST_TEMPLATE, ChatTemplate
+from tritium.model.companions import SETTINGS_FILE, TOKENIZER_FILE
 from tritium.model.config import ModelConfig, parse_token_ids
 from tritium.model.spelling import Spelling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
 LARGEST_TOKENIZER = 1 << 28  # bytes
 LARGEST_INPUT = 1 << 24  # characters of one text
@@ -51,7 +51,7 @@ class Tokenizer:
         # A file may ask for cutting or padding of every text; both are the caller's decision.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        settings = self._read_json("tokenizer_config.json")
+        settings = self._read_json(SETTINGS_FILE)
         self._special = _special_tokens(settings, self._read_json("special_tokens_map.json"))
         self.vocab_size: int = self._largest_id() + 1
         self.bos_token_id = self._id_of("bos_token")
@@ -219,8 +219,7 @@ def _load(content: bytes | None) -> tokenizers.Tokenizer:
     if content is None:
         raise ValidationError(
             f"The model has no {TOKENIZER_FILE}: copy it, and tokenizer_config.json, from where the model "
-            "comes from into its directory. If only a tokenizer.model is there, transformers can convert it: "
-            "AutoTokenizer.from_pretrained(directory).save_pretrained(directory).",
+            "comes from into its directory.",
             file=TOKENIZER_FILE,
         )
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tritium.errors import ValidationError
 from tritium.formats.native import MANIFEST, open_native
 from tritium.formats.refusal import quoted, refusal
-from tritium.model.tokenizer import TOKENIZER_FILE
+from tritium.model.companions import TOKENIZER_FILE
 from tritium.quantize.figures import BITS, quantization_figures, validation_figures, without_run_figures
 from tritium.quantize.record import RECORD, read_record
 from tritium.quantize.report import ModelKind

@@ -17,10 +17,10 @@ from tritium.formats.checkpoint import CONFIG, Checkpoint
 from tritium.formats.gguf_decode import ROUNDED
 from tritium.formats.native import is_native
 from tritium.kernels.packing import unpack_trits
+from tritium.model.companions import TOKENIZER_FILE, companion_files
 from tritium.model.config import ModelConfig, parse_config
 from tritium.model.gguf_model import open_model
-from tritium.model.pretrained import companion_files
-from tritium.model.tokenizer import TOKENIZER_FILE, Tokenizer
+from tritium.model.tokenizer import Tokenizer
 from tritium.model.weights import CheckpointWeights
 from tritium.quantize.plan import PlannedLayer
 from tritium.quantize.report import ModelKind

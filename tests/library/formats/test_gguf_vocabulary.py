@@ -100,6 +100,12 @@ def test_who_does_not_say_whether_a_first_token_comes_means_what_llama_cpp_does(
         assert (found and found["type"]) == expected
 
 
+def test_a_last_token_comes_where_it_is_asked_for():
+    files = tokenizer_files(metadata_of(trained("gpt-2"), add_eos_token=True), file=FILE)
+    rebuilt = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+    assert [rebuilt.encode("word").ids[place] for place in (0, -1)] == [0, 1]
+
+
 def test_a_vocabulary_of_llama_3_tells_the_split_that_its_file_does_not_name():
     tokens = [f"t{index}" for index in range(128256)]
     tokens[0], tokens[1], tokens[2] = "!", "a", "!a"
@@ -129,7 +135,8 @@ def test_a_tokenizer_without_merges_comes_back_without_them():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model": "llama"}, "'llama' cannot be rebuilt exactly"),
+        ({"model": "bert"}, "'bert' cannot be rebuilt exactly"),
+        ({"model": "llama"}, "tokens, scores and token_type"),
         ({"model": None}, "cannot be rebuilt exactly"),
         ({"pre": "deepseek-llm"}, "'deepseek-llm' of the tokenizer is not known"),
         ({"pre": ["llama-bpe"]}, "is not known"),
@@ -146,7 +153,8 @@ def test_a_tokenizer_without_merges_comes_back_without_them():
         ({"bos_token_id": 10**6}, "is no token"),
         ({"bos_token_id": None}, "first token is asked for"),
         ({"add_bos_token": "yes"}, "first token is asked for"),
-        ({"add_eos_token": True}, "add_eos_token"),
+        ({"add_eos_token": "yes"}, "last token is asked for"),
+        ({"add_eos_token": True, "eos_token_id": None}, "last token is asked for"),
         ({"add_space_prefix": True}, "add_space_prefix"),
         ({"precompiled_charsmap": [1]}, "precompiled_charsmap"),
     ],

@@ -451,7 +451,7 @@ def test_a_theta_that_is_not_named_is_that_of_ggml(scripture_llama, tmp_path):
         ({"llama.context_length": None}, "no field max_position_embeddings"),
         ({"llama.vocab_size": 4000}, "has shape"),
         ({"llama.rope.freq_base": "high"}, "rope_theta must be a number"),
-        ({"tokenizer.ggml.model": "llama"}, "'llama' cannot be rebuilt"),
+        ({"tokenizer.ggml.model": "t5"}, "'t5' cannot be rebuilt"),
         ({"tokenizer.ggml.eos_token_id": 5000}, "is no token"),
     ],
 )

@@ -14,8 +14,9 @@ from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.native import open_native, save_native
 from tritium.kernels import _native
 from tritium.kernels.packing import pack_trits
+from tritium.model.companions import companion_files
 from tritium.model.config import parse_config
-from tritium.model.pretrained import QuantizedModel, companion_files, load_model
+from tritium.model.pretrained import QuantizedModel, load_model
 from tritium.model.weights import CheckpointWeights
 
 if TYPE_CHECKING:
