@@ -9,7 +9,7 @@
 namespace tritium {
 namespace {
 
-constexpr int64_t kCodedAhead = 4096;  // bytes that are asked for before they are needed
+constexpr int64_t kCodedAhead = 8192;  // bytes that are asked for before they are needed
 constexpr int64_t kCodedColumns = 32;  // columns whose sums stay in the first-level cache
 
 // From rows [begin, end) of q, `stride` apart, to their places among `columns` in the order the kernel reads.
@@ -27,83 +27,61 @@ void arrange_coded(const CodedInputs& inputs, int64_t begin, int64_t end, int8_t
   }
 }
 
-// One group of `Tiles` tiles, `tile_bytes` apart; totals[column * Tiles + tile].
-template <int Bits, int Tiles>
-TRITIUM_INLINE void add_coded_group(const uint8_t* lines, const uint8_t* scales, int64_t tile_bytes,
-                                    const int8_t* q, const int32_t* corrections, int64_t columns,
-                                    Lanes* totals) {
-  CodedUnits codes[Tiles];
-  Lanes scale[Tiles];
-#pragma GCC unroll 2
-  for (int tile = 0; tile < Tiles; ++tile) {
-    codes[tile] = unpack_coded<Bits>(lines + tile * tile_bytes);
-    scale[tile] = load(reinterpret_cast<const uint16_t*>(scales + tile * tile_bytes));
-  }
-  for (int64_t column = 0; column < columns; ++column, q += kCodedGroup, totals += Tiles) {
-    CodedSums sums[Tiles];
-    multiply_coded<Bits, Tiles>(codes, q, corrections[column], sums);
-#pragma GCC unroll 2
-    for (int tile = 0; tile < Tiles; ++tile) {
-      totals[tile] = totals[tile] + each([&](int i) {
-                       return __builtin_convertvector(sums[tile].part[i], NativeFloat) * scale[tile].part[i];
+// One group of a tile, added to the total of each column.
+template <int Bits>
+TRITIUM_INLINE void add_coded_group(const uint8_t* lines, const uint8_t* scales, const int8_t* q,
+                                    const int32_t* corrections, int64_t columns, Lanes* totals) {
+  const CodedUnits codes = unpack_coded<Bits>(lines);
+  const Lanes scale = load(reinterpret_cast<const uint16_t*>(scales));
+  for (int64_t column = 0; column < columns; ++column, q += kCodedGroup) {
+    const CodedSums sums = multiply_coded<Bits>(codes, q, corrections[column]);
+    totals[column] = totals[column] + each([&](int i) {
+                       return __builtin_convertvector(sums.part[i], NativeFloat) * scale.part[i];
                      });
-    }
   }
 }
 
-// Tiles [tile, tile + Tiles) for columns [first, last).
-template <int Bits, int Tiles>
-void run_coded_tiles(const CodedView& weight, const CodedActivations& activations, int64_t tile,
-                     int64_t first, int64_t last, float* out) {
+// One tile for columns [first, last).
+template <int Bits>
+void run_coded_tile(const CodedView& weight, const CodedActivations& activations, int64_t tile, int64_t first,
+                    int64_t last, float* out) {
   constexpr int64_t kGroupBytes = coded_group_bytes(Bits), kBlockBytes = coded_block_bytes(Bits);
-  const int64_t tile_bytes = weight.blocks * kBlockBytes, columns = last - first;
-  Lanes totals[kCodedColumns * Tiles];
-  for (int64_t i = 0; i < columns * Tiles; ++i) totals[i] = broadcast(0.0f);
+  const int64_t columns = last - first, row = tile * kCodedRows;
+  Lanes totals[kCodedColumns];
+  for (int64_t column = 0; column < columns; ++column) totals[column] = broadcast(0.0f);
   // Each column's outputs are a cache line of its own, which its owner is asked for in time.
   for (int64_t column = 0; column < columns; ++column)
-    __builtin_prefetch(out + (first + column) * weight.rows + tile * kCodedRows, 1);
-  const uint8_t* block = weight.tiles + tile * tile_bytes;
+    __builtin_prefetch(out + (first + column) * weight.rows + row, 1);
+  const uint8_t* block = weight.tiles + tile * weight.blocks * kBlockBytes;
   const int8_t* q = activations.q + first * kCodedGroup;
   const int32_t* corrections = activations.corrections + first;
   for (int64_t i = 0; i < weight.blocks; ++i, block += kBlockBytes) {
-    for (int64_t line = 0; line < kBlockBytes; line += kCodedLine) {
-#pragma GCC unroll 2
-      for (int each = 0; each < Tiles; ++each)
-        __builtin_prefetch(block + each * tile_bytes + kCodedAhead + line);
-    }
+    for (int64_t line = 0; line < kBlockBytes; line += kCodedLine)
+      __builtin_prefetch(block + kCodedAhead + line);
     const uint8_t* scales = block + kCodedGroups * kGroupBytes;
 #pragma GCC unroll 2
     for (int64_t group = 0; group < kCodedGroups; ++group) {
-      add_coded_group<Bits, Tiles>(block + group * kGroupBytes, scales + 2 * group * kCodedRows, tile_bytes,
-                                   q, corrections, columns, totals);
+      add_coded_group<Bits>(block + group * kGroupBytes, scales + 2 * group * kCodedRows, q, corrections,
+                            columns, totals);
       q += activations.columns * kCodedGroup;
       corrections += activations.columns;
     }
   }
   for (int64_t column = 0; column < columns; ++column) {
     const Lanes scale = broadcast(activations.scale[first + column]);
-    for (int64_t one = 0; one < Tiles; ++one) {
-      const int64_t row = (tile + one) * kCodedRows;
-      store_some(out + (first + column) * weight.rows + row, totals[column * Tiles + one] / scale,
-                 weight.rows - row);
-    }
+    store_some(out + (first + column) * weight.rows + row, totals[column] / scale, weight.rows - row);
   }
 }
 
+// Tile after tile, so that memory is read in one stream.
 template <int Bits>
 void coded_tiles_of(const CodedView& weight, const CodedActivations& activations, int64_t begin, int64_t end,
                     float* out) {
-  int64_t step = kCodedTiles;
-  for (int64_t tile = begin; tile < end; tile += step) {
-    if (end - tile < kCodedTiles) step = 1;
+  for (int64_t tile = begin; tile < end; ++tile) {
     for (int64_t first = 0; first < activations.columns; first += kCodedColumns) {
       const int64_t last =
           first + kCodedColumns < activations.columns ? first + kCodedColumns : activations.columns;
-      if (step == kCodedTiles) {
-        run_coded_tiles<Bits, kCodedTiles>(weight, activations, tile, first, last, out);
-      } else {
-        run_coded_tiles<Bits, 1>(weight, activations, tile, first, last, out);
-      }
+      run_coded_tile<Bits>(weight, activations, tile, first, last, out);
     }
   }
 }

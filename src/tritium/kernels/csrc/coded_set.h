@@ -18,13 +18,6 @@ struct CodedSums {
   NativeInt part[kParts];
 };
 
-// Tiles that share the activations they read, as far as their codes fit the registers.
-#if defined(__AVX512VNNI__)
-constexpr int kCodedTiles = 2;
-#else
-constexpr int kCodedTiles = 1;
-#endif
-
 // The four activations of a unit as one word.
 TRITIUM_INLINE int32_t quad_of(const int8_t* q, int unit) {
   int32_t quad;
@@ -71,28 +64,16 @@ TRITIUM_INLINE CodedUnits unpack_coded(const uint8_t* lines) {
   return codes;
 }
 
-template <int Bits, int Tiles>
-TRITIUM_INLINE void multiply_coded(const CodedUnits* codes, const int8_t* q, int32_t correction,
-                                   CodedSums* sums) {
-  __m512i even[Tiles], odd[Tiles];  // two chains: one would wait for itself
-#pragma GCC unroll 2
-  for (int tile = 0; tile < Tiles; ++tile) {
-    even[tile] = _mm512_set1_epi32(correction);
-    odd[tile] = _mm512_setzero_si512();
-  }
+template <int Bits>
+TRITIUM_INLINE CodedSums multiply_coded(const CodedUnits& codes, const int8_t* q, int32_t correction) {
+  // Two chains: one would wait for itself.
+  __m512i even = _mm512_set1_epi32(correction), odd = _mm512_setzero_si512();
 #pragma GCC unroll 4
   for (int i = 0; i < kCodedUnits; i += 2) {
-    const __m512i first = _mm512_set1_epi32(quad_of(q, i)), second = _mm512_set1_epi32(quad_of(q, i + 1));
-#pragma GCC unroll 2
-    for (int tile = 0; tile < Tiles; ++tile) {
-      even[tile] = _mm512_dpbusd_epi32(even[tile], codes[tile].unit[i], first);
-      odd[tile] = _mm512_dpbusd_epi32(odd[tile], codes[tile].unit[i + 1], second);
-    }
+    even = _mm512_dpbusd_epi32(even, codes.unit[i], _mm512_set1_epi32(quad_of(q, i)));
+    odd = _mm512_dpbusd_epi32(odd, codes.unit[i + 1], _mm512_set1_epi32(quad_of(q, i + 1)));
   }
-#pragma GCC unroll 2
-  for (int tile = 0; tile < Tiles; ++tile) {
-    sums[tile].part[0] = (NativeInt)_mm512_add_epi32(even[tile], odd[tile]);
-  }
+  return {{(NativeInt)_mm512_add_epi32(even, odd)}};
 }
 
 #elif defined(__AVX2__)
@@ -140,9 +121,8 @@ TRITIUM_INLINE CodedUnits unpack_coded(const uint8_t* lines) {
   return codes;
 }
 
-template <int Bits, int Tiles>
-TRITIUM_INLINE void multiply_coded(const CodedUnits* codes, const int8_t* q, int32_t correction,
-                                   CodedSums* sums) {
+template <int Bits>
+TRITIUM_INLINE CodedSums multiply_coded(const CodedUnits& codes, const int8_t* q, int32_t correction) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i total[2];
   total[0] = total[1] = _mm256_set1_epi32(Bits == 8 ? 0 : correction);
@@ -151,7 +131,7 @@ TRITIUM_INLINE void multiply_coded(const CodedUnits* codes, const int8_t* q, int
     const __m256i even = _mm256_set1_epi32(quad_of(q, i)), odd = _mm256_set1_epi32(quad_of(q, i + 1));
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
-      const __m256i first = codes->unit[i][half], second = codes->unit[i + 1][half];
+      const __m256i first = codes.unit[i][half], second = codes.unit[i + 1][half];
       if constexpr (Bits == 8) {
         const __m256i a = _mm256_maddubs_epi16(_mm256_abs_epi8(even), _mm256_sign_epi8(first, even));
         const __m256i b = _mm256_maddubs_epi16(_mm256_abs_epi8(odd), _mm256_sign_epi8(second, odd));
@@ -164,8 +144,7 @@ TRITIUM_INLINE void multiply_coded(const CodedUnits* codes, const int8_t* q, int
       }
     }
   }
-  sums->part[0] = (NativeInt)total[0];
-  sums->part[1] = (NativeInt)total[1];
+  return {{(NativeInt)total[0], (NativeInt)total[1]}};
 }
 
 #elif defined(__ARM_FEATURE_DOTPROD)
@@ -215,19 +194,20 @@ TRITIUM_INLINE CodedUnits unpack_coded(const uint8_t* lines) {
   return codes;
 }
 
-template <int Bits, int Tiles>
-TRITIUM_INLINE void multiply_coded(const CodedUnits* codes, const int8_t* q, int32_t correction,
-                                   CodedSums* sums) {
+template <int Bits>
+TRITIUM_INLINE CodedSums multiply_coded(const CodedUnits& codes, const int8_t* q, int32_t correction) {
+  CodedSums sums;
 #pragma GCC unroll 4
   for (int quarter = 0; quarter < kCodedQuarters; ++quarter) {
     int32x4_t total = vdupq_n_s32(Bits == 8 ? 0 : correction);
 #pragma GCC unroll 8
     for (int i = 0; i < kCodedUnits; ++i) {
       const int8x16_t input = vreinterpretq_s8_s32(vdupq_n_s32(quad_of(q, i)));
-      total = vdotq_s32(total, codes->unit[i][quarter], input);
+      total = vdotq_s32(total, codes.unit[i][quarter], input);
     }
-    sums->part[quarter] = (NativeInt)total;
+    sums.part[quarter] = (NativeInt)total;
   }
+  return sums;
 }
 
 #else
@@ -245,19 +225,20 @@ TRITIUM_INLINE CodedUnits unpack_coded(const uint8_t* lines) {
   return codes;
 }
 
-template <int Bits, int Tiles>
-TRITIUM_INLINE void multiply_coded(const CodedUnits* codes, const int8_t* q, int32_t correction,
-                                   CodedSums* sums) {
+template <int Bits>
+TRITIUM_INLINE CodedSums multiply_coded(const CodedUnits& codes, const int8_t* q, int32_t correction) {
   int32_t total[kCodedRows];
   for (int64_t row = 0; row < kCodedRows; ++row) {
     int32_t sum = correction;
     for (int64_t i = 0; i < kCodedUnits; ++i) {
-      const uint8_t* code = codes->unit[i] + row * kCodedQuad;
+      const uint8_t* code = codes.unit[i] + row * kCodedQuad;
       for (int64_t j = 0; j < kCodedQuad; ++j) sum += code[j] * q[i * kCodedQuad + j];
     }
     total[row] = sum;
   }
-  std::memcpy(sums, total, sizeof(total));
+  CodedSums sums;
+  std::memcpy(&sums, total, sizeof(total));
+  return sums;
 }
 
 #endif
