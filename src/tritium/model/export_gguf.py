@@ -59,7 +59,7 @@ def export_gguf(
     report says so.
 
     Args:
-        source: a directory that Tritium saved, or a native ternary checkpoint.
+        source: a directory that Tritium saved, a native ternary checkpoint, or a GGUF file.
         out: the file; one that is there is replaced when the new one is whole.
         ternary_type: "tq2_0" or "tq1_0" for llama.cpp, "i2_s" for bitnet.cpp.
         embedding_type: "q6_k", "q8_0", "f16" or "f32". Linear layers that are dense keep the precision they
@@ -94,7 +94,7 @@ class _Export:
         if not self.report.ternary_tensors:
             raise ValidationError("This model has no ternary layer: quantize it first, with group_size 256.")
         metadata = gguf_metadata(
-            self.checkpoint.path,
+            self.checkpoint,
             self.config,
             architecture=self.architecture,
             ternary=self.ternary,

@@ -44,7 +44,7 @@ def export_huggingface(
     """Write a ternary model with one scale per tensor as packed safetensors, config and tokenizer.
 
     Args:
-        source: a directory that Tritium saved, or a native ternary checkpoint.
+        source: a directory that Tritium saved, a native ternary checkpoint, or a GGUF file.
         out: a new or empty directory.
         linear_class: "bitlinear" or "autobitlinear"; None takes the one that leaves the bytes of the scales
             as they are. The other inverts them, in float32.

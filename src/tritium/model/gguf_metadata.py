@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tritium.formats.checkpoint import contained_file
 from tritium.formats.gguf import TensorType
 from tritium.formats.gguf_tokenizer import numbered_vocabulary, tokenizer_metadata
 from tritium.model.companions import TOKENIZER_FILE
@@ -13,11 +12,10 @@ from tritium.model.rope import RopeKind, RopeParameters, inverse_frequencies
 from tritium.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     import numpy.typing as npt
 
+    from tritium.formats.checkpoint import Checkpoint
     from tritium.formats.gguf import Value
     from tritium.model.config import ModelConfig
 
@@ -27,9 +25,9 @@ QUANTIZATION_VERSION = 2
 
 
 def gguf_metadata(
-    directory: Path, config: ModelConfig, *, architecture: str, ternary: TensorType, planes: int
+    checkpoint: Checkpoint, config: ModelConfig, *, architecture: str, ternary: TensorType, planes: int
 ) -> dict[str, Value]:
-    """Return every key of the file; the tokenizer is read from the model's directory, if it has one.
+    """Return every key of the file; with those of the tokenizer, if the model has one.
 
     Raises:
         ValidationError: the tokenizer is another model's, or GGUF cannot describe it.
@@ -40,11 +38,11 @@ def gguf_metadata(
         own |= {PLANES_KEY: planes, PLANE_RATIO_KEY: PLANE_RATIO}
     return {
         "general.architecture": prefix,
-        "general.name": directory.resolve().name,
+        "general.name": checkpoint.path.resolve().name.removesuffix(".gguf"),
         "general.file_type": FILE_TYPES[ternary],
         "general.quantization_version": QUANTIZATION_VERSION,
         **{f"{prefix}.{key}": value for key, value in own.items()},
-        **_tokenizer(directory, config),
+        **_tokenizer(checkpoint, config),
     }
 
 
@@ -83,10 +81,10 @@ def _rope(config: ModelConfig) -> dict[str, Value]:
     return entries
 
 
-def _tokenizer(directory: Path, config: ModelConfig) -> dict[str, Value]:
-    if contained_file(directory, TOKENIZER_FILE) is None:
+def _tokenizer(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Value]:
+    if not checkpoint.has_file(TOKENIZER_FILE):
         return numbered_vocabulary(config.vocab_size)
-    tokenizer = Tokenizer(directory)
+    tokenizer = Tokenizer(checkpoint.path, files=checkpoint.embedded)
     tokenizer.validate_against(config)
     entries = tokenizer_metadata(tokenizer.definition, vocab_size=config.vocab_size)
     bos = tokenizer.bos_token_id if config.bos_token_id is None else config.bos_token_id
