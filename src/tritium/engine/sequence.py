@@ -45,6 +45,10 @@ class Sequence:
         grammar: GrammarMatcher | None = None,
     ) -> None:
         self.request = request
+        self.tenant = request.tenant
+        self.weight = request.weight
+        self.priority = request.priority
+        self.arrival = request.arrival
         self.serial = serial
         self.limit = limit
         self.grammar = grammar
@@ -80,6 +84,11 @@ class Sequence:
     def num_uncomputed(self) -> int:
         """Tokens still to be computed before the next one can be chosen."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def num_due(self) -> int:
+        """Tokens of the prompt to be paid for: not those that are shared, and nothing is paid for twice."""
+        return 0 if self.num_preemptions else self.num_prompt - self.num_computed
 
     @property
     def scores_prompt(self) -> bool:
