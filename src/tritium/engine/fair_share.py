@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter
 from typing import TYPE_CHECKING, Generic
 
 from tritium.engine.request import MAX_WEIGHT
@@ -33,17 +32,19 @@ class _Tenant(Generic[AnyClaim]):
     Attributes:
         counter: what it was served, over its weight.
         turn: when it had its last turn, or came; counted over all tenants.
-        known: its claims, waiting or running.
+        running: its claims that run.
+        unit: what it is charged for a price of 1.
         is_in_heap: whether the heap holds an entry of it, valid or stale.
     """
 
-    __slots__ = ("counter", "is_in_heap", "known", "line", "turn", "weight")
+    __slots__ = ("counter", "is_in_heap", "line", "running", "turn", "unit", "weight")
 
     def __init__(self, turn: int) -> None:
         self.counter = 0
         self.weight = 1
+        self.unit = _UNIT
         self.turn = turn
-        self.known = 0
+        self.running = 0
         self.is_in_heap = False
         self.line: WaitingLine[AnyClaim] = WaitingLine(_order_within)
 
@@ -73,6 +74,7 @@ class FairShare(Generic[AnyClaim]):
             tuple[int, int, _Tenant[AnyClaim]]
         ] = []  # (counter, turn): at most what they are now
         self._last: _Tenant[AnyClaim] | None = None  # who left the queue last
+        self._in_batch: dict[str, _Tenant[AnyClaim]] = {}  # those of whom something runs
         self._turns = 0
         self._num_waiting = 0
         self._newest = ""  # whose claim came last
@@ -94,8 +96,7 @@ class FairShare(Generic[AnyClaim]):
         if tenant is None:
             self._forget_idle()
             tenant = self._tenants[claim.tenant] = _Tenant(self._next_turn())
-        tenant.known += 1
-        tenant.weight = claim.weight
+        tenant.weight, tenant.unit = claim.weight, _UNIT // claim.weight
         self._enqueue(tenant, claim)
 
     def next(self) -> AnyClaim | None:
@@ -108,21 +109,26 @@ class FairShare(Generic[AnyClaim]):
         tenant = self._tenants[claim.tenant]
         tenant.turn = self._next_turn()
         self._dequeue(tenant, claim)
-        self._serve(tenant, PROMPT_PRICE * claim.num_due)
+        tenant.running += 1
+        self._in_batch[claim.tenant] = tenant
+        tenant.counter += PROMPT_PRICE * claim.num_due * tenant.unit
 
     def stop(self, claim: AnyClaim) -> None:
         """Let a running claim wait again."""
-        self._enqueue(self._tenants[claim.tenant], claim)
+        tenant = self._tenants[claim.tenant]
+        self._leave_batch(tenant, claim)
+        self._enqueue(tenant, claim)
 
     def charge(self, claim: AnyClaim) -> None:
         """Charge one token of an answer."""
-        self._serve(self._tenants[claim.tenant], ANSWER_PRICE)
+        tenant = self._tenants[claim.tenant]
+        tenant.counter += ANSWER_PRICE * tenant.unit
 
     def remove(self, claim: AnyClaim) -> None:
         """Forget a claim in whatever state; nothing that was served is given back."""
         tenant = self._tenants[claim.tenant]
-        tenant.known -= 1
-        self._dequeue(tenant, claim)
+        if not self._dequeue(tenant, claim):
+            self._leave_batch(tenant, claim)
 
     def rank(self, claim: AnyClaim) -> tuple[float, ...]:
         """Return the tenant's counter, then the order within it."""
@@ -134,15 +140,15 @@ class FairShare(Generic[AnyClaim]):
         A tenant keeps its first claim, so that each goes on, and who gave way does not soon take back.
         """
         lowest = self._lowest()
-        if lowest is None or lowest.known - len(lowest.line) == len(running):
+        if lowest is None or lowest.running == len(running):
             return None
-        held = {
-            name: count for name, count in Counter(claim.tenant for claim in running).items() if count > 1
-        }
-        most = max(held, key=lambda name: (held[name] / self._tenants[name].weight, name), default=None)
+        most = None
         # Over the weights, more than twice what the next one's tenant would have then.
-        wanted = _TOO_MANY * (lowest.known - len(lowest.line) + 1)
-        if most is None or held[most] * lowest.weight <= wanted * self._tenants[most].weight:
+        most_running, its_weight = _TOO_MANY * (lowest.running + 1), lowest.weight
+        for name, tenant in self._in_batch.items():
+            if tenant.running > 1 and tenant.running * its_weight > most_running * tenant.weight:
+                most, most_running, its_weight = name, tenant.running, tenant.weight
+        if most is None:
             return None
         return max((claim for claim in running if claim.tenant == most), key=_order_within)
 
@@ -161,21 +167,24 @@ class FairShare(Generic[AnyClaim]):
             self._in_a_row = 1 if self._tenants else _LATELY  # the very first one follows nobody
             self._newest = tenant
 
-    @staticmethod
-    def _serve(tenant: _Tenant[AnyClaim], price: int) -> None:
-        tenant.counter += price * (_UNIT // tenant.weight)
-
     def _enqueue(self, tenant: _Tenant[AnyClaim], claim: AnyClaim) -> None:
         if not tenant.line:
             self._activate(tenant)
         tenant.line.add(claim)
         self._num_waiting += 1
 
-    def _dequeue(self, tenant: _Tenant[AnyClaim], claim: AnyClaim) -> None:
-        if tenant.line.discard(claim):
+    def _dequeue(self, tenant: _Tenant[AnyClaim], claim: AnyClaim) -> bool:
+        was_waiting = tenant.line.discard(claim)
+        if was_waiting:
             self._num_waiting -= 1
             if not tenant.line:
                 self._last = tenant
+        return was_waiting
+
+    def _leave_batch(self, tenant: _Tenant[AnyClaim], claim: AnyClaim) -> None:
+        tenant.running -= 1
+        if not tenant.running:
+            del self._in_batch[claim.tenant]
 
     def _activate(self, tenant: _Tenant[AnyClaim]) -> None:
         tenant.counter = max(tenant.counter, self._floor())
@@ -209,6 +218,6 @@ class FairShare(Generic[AnyClaim]):
         self._tenants = {
             name: tenant
             for name, tenant in self._tenants.items()
-            if tenant.known or tenant.is_in_heap or tenant.counter > floor
+            if tenant.running or tenant.is_in_heap or tenant.counter > floor
         }
         self._sweep_at = max(_FEWEST_TENANTS, 2 * len(self._tenants))

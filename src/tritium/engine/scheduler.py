@@ -102,23 +102,26 @@ class Scheduler:
         self._scored_left = MOST_SCORED
         self._is_short = False
         self._make_place()
-        pending = self._in_order()
-        chunks: list[Chunk] = []
-        self._write(pending, chunks)
-        writing = [chunk.sequence for chunk in chunks]
-        has_settled = any(sequence.num_generated >= _SETTLED for sequence in writing)
-        share = StepShare(
-            writing,
-            policy=self._policy,
-            budget=self._max_batched_tokens - len(writing),
-            paced=self._paced(prompt_tokens, len(writing)) if has_settled else None,
-        )
-        self._read(pending, share, chunks)
+        writing, reading = self._in_order()
+        chunks = self._write(writing, reading)
+        if reading or self._newcomer() is not None:
+            written = [chunk.sequence for chunk in chunks]
+            has_settled = any(sequence.num_generated >= _SETTLED for sequence in written)
+            share = StepShare(
+                written,
+                policy=self._policy,
+                budget=self._max_batched_tokens - len(written),
+                paced=self._paced(prompt_tokens, len(written)) if has_settled else None,
+            )
+            self._read(reading, share, chunks)
         return chunks
 
     def _paced(self, prompt_tokens: int | None, num_writing: int) -> int | None:
-        """Let prompts fill the step up to that of a full batch while more wait than there are places."""
-        if prompt_tokens and len(self._policy) > self._max_running - len(self.running):
+        """Let prompts fill each step up to that of a full batch while more wait than there are places.
+
+        Pacing by what a step of few takes would keep them few.
+        """
+        if prompt_tokens is not None and len(self._policy) > self._max_running - len(self.running):
             return max(prompt_tokens, self._max_running - num_writing)
         return prompt_tokens
 
@@ -128,8 +131,8 @@ class Scheduler:
             if victim is not None:
                 self._preempt(victim)
 
-    def _in_order(self) -> list[Sequence]:
-        """Return those that run: who writes, then who reads its prompt."""
+    def _in_order(self) -> tuple[list[Sequence], list[Sequence]]:
+        """Return who writes, and who reads its prompt."""
         writing: list[Sequence] = []
         reading: list[Sequence] = []
         for sequence in self.running:
@@ -138,26 +141,29 @@ class Scheduler:
         # Ranks cost, and among those that write they count only if there is not enough for all.
         if len(writing) > min(self._max_batched_tokens, self._allocator.num_free):
             writing.sort(key=self._policy.rank)
-        return writing + reading
+        return writing, reading
 
-    def _write(self, pending: list[Sequence], chunks: list[Chunk]) -> None:
+    def _write(self, writing: list[Sequence], reading: list[Sequence]) -> list[Chunk]:
         """Give one token each to those that write, before long prompts take the rest of the budget."""
-        while pending and pending[0].num_uncomputed == 1 and len(chunks) < self._max_batched_tokens:
-            sequence = pending.pop(0)
-            if self._computable(sequence) and self._make_room(sequence, 1, pending):
+        chunks: list[Chunk] = []
+        writing.reverse()
+        while writing and len(chunks) < self._max_batched_tokens:
+            sequence = writing.pop()
+            if self._computable(sequence) and self._make_room(sequence, 1, writing, reading):
                 self._take(sequence, 1, chunks)
+        return chunks
 
-    def _read(self, pending: list[Sequence], share: StepShare, chunks: list[Chunk]) -> None:
+    def _read(self, reading: list[Sequence], share: StepShare, chunks: list[Chunk]) -> None:
         """Go on with prompts and begin new ones, each time where a tenant has least in the step."""
         may_begin = True
         while not share.is_full:
-            first = min(pending, key=share.place, default=None)
+            first = min(reading, key=share.place, default=None)
             newcomer = self._newcomer() if may_begin else None
             if newcomer is not None and (first is None or share.place(newcomer) < share.place(first)):
                 may_begin = self._begin(newcomer, share, chunks)
             elif first is not None:
-                pending.remove(first)
-                self._go_on(first, pending, share, chunks)
+                reading.remove(first)
+                self._go_on(first, reading, share, chunks)
             else:
                 return
 
@@ -167,10 +173,10 @@ class Scheduler:
         return self._policy.next() if has_place else None
 
     def _go_on(
-        self, sequence: Sequence, pending: list[Sequence], share: StepShare, chunks: list[Chunk]
+        self, sequence: Sequence, reading: list[Sequence], share: StepShare, chunks: list[Chunk]
     ) -> None:
         num_tokens = min(self._computable(sequence), share.left_for(sequence))
-        if num_tokens and self._make_room(sequence, num_tokens, pending):
+        if num_tokens and self._make_room(sequence, num_tokens, reading):
             share.take(sequence, num_tokens)
             self._take(sequence, num_tokens, chunks)
 
@@ -194,18 +200,18 @@ class Scheduler:
             self._take(sequence, num_tokens, chunks)
         return True
 
-    def _make_room(self, sequence: Sequence, num_tokens: int, pending: list[Sequence]) -> bool:
+    def _make_room(self, sequence: Sequence, num_tokens: int, *pending: list[Sequence]) -> bool:
         """Reserve blocks, if need be those of whoever comes last; False if that is the sequence itself.
 
-        Only who is not yet scheduled in this step may lose: what was promised stays promised.
+        Only who is not yet scheduled in this step, `pending`, may lose: what was promised stays promised.
         """
         while not self._reserve(sequence, num_tokens):
             self._is_short = True
-            victim = max([sequence, *pending], key=self._policy.rank)
+            victim = max((each for some in ([sequence], *pending) for each in some), key=self._policy.rank)
             self._preempt(victim)
             if victim is sequence:
                 return False
-            pending.remove(victim)
+            next(some for some in pending if victim in some).remove(victim)
         return True
 
     def _computable(self, sequence: Sequence) -> int:
@@ -229,7 +235,10 @@ class Scheduler:
         sequence.block_keys = []
 
     def _reserve(self, sequence: Sequence, num_tokens: int) -> bool:
-        has_room = self._allocator.extend(sequence.blocks, num_tokens=sequence.num_computed + num_tokens)
+        reach = sequence.num_computed + num_tokens
+        if reach <= len(sequence.blocks) * self._allocator.block_size:
+            return True
+        has_room = self._allocator.extend(sequence.blocks, num_tokens=reach)
         sequence.peak_blocks = max(sequence.peak_blocks, len(sequence.blocks))
         return has_room
 

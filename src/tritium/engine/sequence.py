@@ -93,8 +93,9 @@ class Sequence:
     @property
     def scores_prompt(self) -> bool:
         """Whether log-probabilities of the prompt are still to be found."""
-        is_asked = self.request.sampling.echo and self.scored is not None
-        return is_asked and self.num_scored < self.num_prompt - 1
+        if self.scored is None or not self.request.sampling.echo:
+            return False
+        return self.num_scored < self.num_prompt - 1
 
     def score_prompt(self, rows: NDArray[np.float32], *, tokenizer: Tokenizer) -> None:
         """Take the logits [n, V] of the next n tokens to be computed: each scores the one behind its own.

@@ -176,9 +176,9 @@ def test_first_come_first_served_breaks_the_bound_that_fair_shares_keep():
 
 
 class NoCharge(FairShare):
-    @staticmethod
-    def _serve(tenant, price):
-        pass
+    def start(self, claim):
+        self._tenants[claim.tenant].unit = 0
+        super().start(claim)
 
 
 class IgnoresWeights(FairShare):

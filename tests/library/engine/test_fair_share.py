@@ -185,7 +185,7 @@ class Turns(RuleBasedStateMachine):
     @invariant()
     def counters_are_exact_and_running_ones_are_ranked_by_them(self) -> None:
         for name, tenant in self.policy._tenants.items():
-            if tenant.known:
+            if tenant.running or tenant.line:
                 assert Fraction(tenant.counter, fair_share._UNIT) == self.twin.counters[name]
         ranked = sorted(self.running, key=self.policy.rank)
         counters = [self.twin.counters[sequence.tenant] for sequence in ranked]
@@ -194,7 +194,10 @@ class Turns(RuleBasedStateMachine):
     @invariant()
     def memory_is_that_of_who_is_there(self) -> None:
         assert len(self.policy._heap) <= len(self.twin.counters)
-        assert sum(t.known for t in self.policy._tenants.values()) == len(self.running) + len(self.policy)
+        tenants = self.policy._tenants.values()
+        assert sum(tenant.running for tenant in tenants) == len(self.running)
+        assert sum(len(tenant.line) for tenant in tenants) == len(self.policy)
+        assert set(self.policy._in_batch) == {sequence.tenant for sequence in self.running}
 
 
 TestTurns = Turns.TestCase

@@ -133,4 +133,4 @@ def test_while_more_wait_than_there_are_places_prompts_fill_the_step_up_to_that_
     for serial in range(7, 10):
         scheduler.add(new_sequence(serial, num_prompt=20, num_new=50))
     assert play(scheduler, prompt_tokens=2) == {0: 1, 1: 7}
-    assert play(scheduler, prompt_tokens=0) == {0: 1}
+    assert play(scheduler, prompt_tokens=0) == {0: 1, 1: 7}

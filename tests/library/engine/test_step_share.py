@@ -89,7 +89,7 @@ class Steps:
             raise UnfairStepError("a step is empty")
         if preemptions == self.scheduler.num_preemptions:
             settled = any(each.num_generated >= 4 for each in writing)
-            if paced and len(line) > self.places - len(running):  # places may be filled
+            if paced is not None and len(line) > self.places - len(running):  # places may be filled
                 paced = max(paced, self.places - len(writing))
             prompts = [chunk for chunk in chunks if chunk.sequence not in writing]
             had = self.require_order(prompts, writing, reading)
