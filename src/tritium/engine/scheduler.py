@@ -155,15 +155,17 @@ class Scheduler:
 
     def _read(self, reading: list[Sequence], share: StepShare, chunks: list[Chunk]) -> None:
         """Go on with prompts and begin new ones, each time where a tenant has least in the step."""
-        may_begin = True
-        while not share.is_full:
+        fits = True
+        while not share.is_full and (reading or fits):
             first = min(reading, key=share.place, default=None)
-            newcomer = self._newcomer() if may_begin else None
+            # Who did not fit is tried again at the end: with fewer tokens left it may need fewer blocks.
+            newcomer = self._newcomer() if fits else None
             if newcomer is not None and (first is None or share.place(newcomer) < share.place(first)):
-                may_begin = self._begin(newcomer, share, chunks)
+                fits = self._begin(newcomer, share, chunks)
             elif first is not None:
                 reading.remove(first)
                 self._go_on(first, reading, share, chunks)
+                fits = fits or not reading
             else:
                 return
 
