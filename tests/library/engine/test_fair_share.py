@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import random
 from fractions import Fraction
 
 import pytest
@@ -243,27 +244,35 @@ def test_one_tenant_alone_is_served_in_the_order_of_arrival_behind_its_urgent_re
     assert order == [urgent, early, late]
 
 
-def test_of_equal_counters_the_one_whose_turn_is_longest_ago_comes_first():
-    turns = FairShare()
+class KeepsItsPlaceInLine(FairShare):
+    """Of equal counters the one that has waited longest comes first, however often it had its turn."""
+
+    def start(self, claim):
+        turn = self._tenants[claim.tenant].turn
+        super().start(claim)
+        self._tenants[claim.tenant].turn = turn
+
+
+@pytest.mark.parametrize(("policy", "first"), [(FairShare, "visitor"), (KeepsItsPlaceInLine, "flood")])
+def test_of_equal_counters_the_one_whose_turn_is_longest_ago_comes_first(policy, first):
+    turns = policy()
     for _ in range(9):
         turns.add(new_sequence("flood"))
-    visitor = new_sequence("visitor", num_prompt=4)
+    visitor = new_sequence("visitor")
     turns.add(visitor)
-    first = turns.next()
-    assert first.tenant == "flood"  # it came first
-    turns.start(first)
+    assert turns.next().tenant == "flood"  # it came first
+    turns.start(turns.next())
     turns.start(visitor)
     turns.remove(visitor)
-    flood = turns.next()
-    turns.start(flood)
+    turns.start(turns.next())
     turns.add(new_sequence("visitor"))  # starts from the counter of the flood
-    assert turns.rank(flood)[0] == turns._tenants["visitor"].counter
-    assert turns.next().tenant == "visitor"
+    assert len({tenant.counter for tenant in turns._tenants.values()}) == 1
+    assert turns.next().tenant == first
 
 
-def who_gives_way(running, newcomer, weights) -> tuple[int | None, list[Sequence]]:
-    """Return the place in the batch of the claim that gives way to a newcomer, and the batch."""
-    turns = FairShare()
+def who_gives_way(policy, running, newcomer, weights) -> int | None:
+    """Return the place in the batch of the claim that gives way to a newcomer."""
+    turns = policy()
     batch = [new_sequence(name, weight=weights[name]) for name in running]
     for claim in batch:
         turns.add(claim)
@@ -271,7 +280,25 @@ def who_gives_way(running, newcomer, weights) -> tuple[int | None, list[Sequence
         turns.start(claim)
     turns.add(new_sequence(newcomer, weight=weights[newcomer]))
     victim = turns.gives_way(batch)
-    return None if victim is None else batch.index(victim), batch
+    return None if victim is None else batch.index(victim)
+
+
+def require_just_loss(policy, running, newcomer, weights) -> None:
+    """Check that whoever gives way has far more, keeps a claim, and does not take its place back."""
+    held = {name: Fraction(running.count(name), weights[name]) for name in "abcd"}
+    most = max((held[name] for name in "abcd" if running.count(name) > 1), default=Fraction(0))
+    wanted = held[newcomer] + Fraction(1, weights[newcomer])
+    place = who_gives_way(policy, running, newcomer, weights)
+    if place is None:
+        assert most <= 2 * wanted or running.count(newcomer) == len(running)
+        return
+    loser = running[place]
+    own = [number for number, name in enumerate(running) if name == loser]
+    assert held[loser] == most > 2 * wanted
+    assert place == own[-1] != own[0]
+    after = running[:place] + running[place + 1 :] + [newcomer]
+    back = who_gives_way(policy, after, loser, weights)
+    assert back is None or after[back] != newcomer
 
 
 @given(
@@ -280,20 +307,44 @@ def who_gives_way(running, newcomer, weights) -> tuple[int | None, list[Sequence
     newcomer=st.sampled_from("abcd"),
 )
 def test_who_gives_way_has_far_more_keeps_one_and_does_not_take_it_back(running, weights, newcomer):
-    held = {name: Fraction(running.count(name), weights[name]) for name in "abcd"}
-    most = max((held[name] for name in "abcd" if running.count(name) > 1), default=Fraction(0))
-    wanted = held[newcomer] + Fraction(1, weights[newcomer])
-    place, batch = who_gives_way(running, newcomer, weights)
-    if place is None:
-        assert most <= 2 * wanted or running.count(newcomer) == len(running)
-        return
-    loser = batch[place].tenant
-    own = [number for number, claim in enumerate(batch) if claim.tenant == loser]
-    assert held[loser] == most > 2 * wanted
-    assert place == own[-1] != own[0]
-    after = running[:place] + running[place + 1 :] + [newcomer]
-    back, batch = who_gives_way(after, loser, weights)
-    assert back is None or batch[back].tenant != newcomer
+    require_just_loss(FairShare, running, newcomer, weights)
+
+
+class GivesItsOldest(FairShare):
+    def gives_way(self, running):
+        victim = super().gives_way(running)
+        return victim and next(claim for claim in running if claim.tenant == victim.tenant)
+
+
+class GivesItsLast(FairShare):
+    """Lets a tenant give way that has a single claim."""
+
+    def gives_way(self, running):
+        lowest = self._lowest()
+        others = [claim for claim in running if claim.tenant != lowest.line.first.tenant]
+        return max(others, key=self.rank, default=None)
+
+
+class CountsHeads(FairShare):
+    """Gives weights no weight."""
+
+    def add(self, claim):
+        claim.weight = 1
+        super().add(claim)
+
+
+@pytest.mark.parametrize("mutant", [GivesItsOldest, GivesItsLast, CountsHeads])
+def test_a_mutant_of_giving_way_is_caught(mutant):
+    chance = random.Random(1)
+
+    def play() -> None:
+        for _ in range(300):
+            weights = {name: chance.choice((1, 2, 7, 32)) for name in "abcd"}
+            running = [chance.choice("abcd") for _ in range(chance.randint(1, 20))]
+            require_just_loss(mutant, running, chance.choice("abcd"), weights)
+
+    with pytest.raises(AssertionError):
+        play()
 
 
 def test_others_are_expected_until_one_tenant_has_sent_very_many_in_a_row(monkeypatch):
