@@ -5,9 +5,9 @@
 `throughput`: eight tenants' requests, all there from the start, by fair shares and by arrival, in turns;
 tokens per second, and the median over the rounds of the ratio fair / arrival. `isolation`: a quiet tenant
 sends half of its share of that throughput (a quarter of the whole), alone, and while another sends ten times
-its own share; time to first token from the moment a request was due. `policy_us`: one pick, start, token and
-return to the queue, in microseconds; `schedule_us`: the scheduler's part of a step of 32 that write, while
-200 wait. Prompts are random tokens, so that no prefix is found again.
+its own share; time to first token from the moment a request was due, and the tokens per second of both.
+`policy_us`: one pick, start, token and return to the queue, in microseconds; `schedule_us`: the scheduler's
+part of a step of 32 that write, while 200 wait. Prompts are random tokens, so that no prefix is found again.
 
 The engine runs on one thread, and the clock, of its pacing too, is the processor time of this process, put
 forward to the next arrival when there is nothing to do: other work on the machine lengthens the run and
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 MODEL = Path(__file__).resolve().parent.parent / "examples" / "models" / "scripture-bitnet-6m-bitlinear"
 POLICIES: dict[str, Callable[[EngineConfig], SchedulingPolicy]] = {
-    "fair": lambda config: FairShare(places=config.max_running),
+    "fair": lambda _: FairShare(),
     "arrival": lambda _: FirstComeFirstServed(),
 }
 PROMPT_TOKENS, ANSWER_TOKENS, NUM_REQUESTS, NUM_TENANTS = 64, 32, 192, 8
@@ -109,7 +109,7 @@ def arrivals(loads: list[Load], *, seconds: float, chance: np.random.Generator) 
 
 
 def first_tokens(engine: Engine, loads: list[Load], *, seconds: float, seed: int) -> dict[str, list[float]]:
-    """Play the loads; return the times to first token of each tenant."""
+    """Play the loads; return the times to first token of each tenant, and a time for each token at all."""
     chance = np.random.default_rng(seed)
     due = arrivals(loads, seconds=seconds, chance=chance)
     waits: dict[str, list[float]] = defaultdict(list)
@@ -127,6 +127,7 @@ def first_tokens(engine: Engine, loads: list[Load], *, seconds: float, seed: int
         if not engine.has_work:
             clock.skip_to(due[place][0] if place < len(due) else seconds)
         for output in engine.step():
+            waits["tokens"].append(clock.now())
             if output.completion_tokens == 1:
                 at, tenant = begun.pop(output.request_id)
                 waits[tenant].append(clock.now() - at)
@@ -140,6 +141,7 @@ def isolation(model: Path, *, rate: float, rounds: int, seconds: float) -> dict[
     quiet, flood = Load("quiet", rate / 4), Load("flood", 10 * rate / 2)
     found: dict[str, list[float]] = defaultdict(list)
     refused: dict[str, int] = defaultdict(int)
+    tokens: dict[str, int] = defaultdict(int)
     scenes = {"alone": ("fair", [quiet]), "flood, fair": ("fair", [quiet, flood])}
     scenes["flood, arrival"] = ("arrival", [quiet, flood])
     for seed in range(rounds):
@@ -148,10 +150,12 @@ def isolation(model: Path, *, rate: float, rounds: int, seconds: float) -> dict[
             waits = first_tokens(engine, loads, seconds=seconds, seed=seed)
             found[name] += waits["quiet"]
             refused[name] += len(waits["quiet, refused"])
+            tokens[name] += len(waits["tokens"])
     figures = {
         name: {
             "requests": len(waits),
             "refused": refused[name],
+            "tokens_per_second": round(tokens[name] / rounds / seconds),
             "median_ms": round(statistics.median(waits) * 1000, 2) if waits else None,
             "p95_ms": round(statistics.quantiles(waits, n=20)[-1] * 1000, 2) if len(waits) > 1 else None,
         }

@@ -16,7 +16,7 @@ from tritium.engine.monitor import InferenceMetrics, InferenceMonitor
 from tritium.engine.pacing import PromptPacer
 from tritium.engine.request import ContextLengthExceededError
 from tritium.engine.sampler import choose_tokens
-from tritium.engine.scheduler import Chunk, Scheduler, SchedulingPolicy
+from tritium.engine.scheduler import Chunk, Scheduler
 from tritium.engine.sequence import Sequence
 from tritium.engine.waiting_room import WaitingRoom
 from tritium.errors import BitNetServiceError, ProcessingError, ValidationError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from tritium.engine.grammar import Grammar, GrammarMatcher
     from tritium.engine.request import GenerationRequest, TokenOutput
+    from tritium.engine.turns import SchedulingPolicy
     from tritium.model.batch import ForwardBatch
     from tritium.model.config import ModelConfig
     from tritium.model.tokenizer import Tokenizer
@@ -71,7 +72,7 @@ class Engine:
         tokenizer: Tokenizer,
         end_token_ids: Collection[int],
         config: EngineConfig | None = None,
-        policy: SchedulingPolicy | None = None,
+        policy: SchedulingPolicy[Sequence] | None = None,
     ) -> None:
         self.config = config or EngineConfig()
         self.room = WaitingRoom(self.config)
@@ -82,7 +83,7 @@ class Engine:
         self._allocator = BlockAllocator(num_blocks=self._cache.num_blocks, block_size=BLOCK_SIZE)
         self._scheduler = Scheduler(
             self._allocator,
-            policy=FairShare(places=self.config.max_running) if policy is None else policy,
+            policy=FairShare() if policy is None else policy,
             max_batched_tokens=self.config.max_batched_tokens,
             max_running=self.config.max_running,
             shares_prefixes=self.config.shares_prefixes,

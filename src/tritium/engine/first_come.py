@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
+from tritium.engine.turns import AnyClaim
 from tritium.engine.waiting_line import WaitingLine
 
 if TYPE_CHECKING:
-    from tritium.engine.sequence import Sequence
+    from collections.abc import Sequence
 
 
-class FirstComeFirstServed:
+class FirstComeFirstServed(Generic[AnyClaim]):
     """A `SchedulingPolicy` that looks at nothing but the arrival."""
 
+    is_shared = False
+
     def __init__(self) -> None:
-        self._line = WaitingLine(self.rank)
+        self._line: WaitingLine[AnyClaim] = WaitingLine(self.rank)
 
     def __len__(self) -> int:
         return len(self._line)
 
-    def add(self, sequence: Sequence) -> None:
-        """Put a new sequence in line."""
-        self._line.add(sequence)
+    def add(self, claim: AnyClaim) -> None:
+        """Put a new claim in line."""
+        self._line.add(claim)
 
-    def next(self) -> Sequence | None:
-        """Return the oldest sequence that waits."""
+    def next(self) -> AnyClaim | None:
+        """Return the oldest claim that waits."""
         return self._line.first
 
-    def start(self, sequence: Sequence) -> None:
-        """Take a sequence out of the line: it runs."""
-        self._line.discard(sequence)
+    def start(self, claim: AnyClaim) -> None:
+        """Take a claim out of the line: it runs."""
+        self._line.discard(claim)
 
-    def stop(self, sequence: Sequence) -> None:
-        """Put a sequence back in its old place: it lost its blocks."""
-        self._line.add(sequence)
+    def stop(self, claim: AnyClaim) -> None:
+        """Put a claim back in its old place."""
+        self._line.add(claim)
 
-    def charge(self, sequence: Sequence) -> None:
+    def charge(self, claim: AnyClaim) -> None:
         """Nobody is charged here."""
 
-    def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence."""
-        self._line.discard(sequence)
+    def remove(self, claim: AnyClaim) -> None:
+        """Forget a claim."""
+        self._line.discard(claim)
 
-    def rank(self, sequence: Sequence) -> tuple[float, ...]:
+    def rank(self, claim: AnyClaim) -> tuple[float, ...]:
         """Return the arrival, and the order of acceptance where two arrived in the same instant."""
-        return (sequence.request.arrival, sequence.serial)
+        return (claim.arrival, claim.serial)
+
+    def gives_way(self, running: Sequence[AnyClaim]) -> AnyClaim | None:  # noqa: ARG002 - see the contract
+        """Nobody gives way here."""
+        return None
+
+    def has_more(self, claim: AnyClaim) -> bool:  # noqa: ARG002 - all are one tenant here
+        """Return whether anybody waits."""
+        return bool(self._line)

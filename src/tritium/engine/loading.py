@@ -13,7 +13,8 @@ from tritium.errors import ValidationError
 from tritium.model.pretrained import load_model
 
 if TYPE_CHECKING:
-    from tritium.engine.scheduler import SchedulingPolicy
+    from tritium.engine.sequence import Sequence
+    from tritium.engine.turns import SchedulingPolicy
     from tritium.kernels.device import Device
     from tritium.model.tokenizer import Tokenizer
 
@@ -41,7 +42,7 @@ def load_engine(
     *,
     threads: int | None = None,
     config: EngineConfig | None = None,
-    policy: SchedulingPolicy | None = None,
+    policy: SchedulingPolicy[Sequence] | None = None,
 ) -> LoadedEngine:
     """Load a checkpoint and build what runs it.
 

@@ -39,6 +39,7 @@ class InferenceMetrics:
         kv_blocks_used: blocks of the key-value cache somebody holds, of `kv_blocks_total`.
         step_seconds: time in steps altogether.
         cached_tokens: of the prompts' tokens, those that earlier requests had computed.
+        preemptions: how often a request gave its blocks or its place to another.
         finished: requests by finish reason.
         refused: requests that found no place to wait, by the limit in the way; "seconds" for those that
             had one and waited too long.

@@ -138,18 +138,25 @@ class EngineThread:
                 self._aborted.append(request_id)
                 self._wake.notify_all()
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> EmbeddingOutput:
+    async def embed(
+        self, inputs: Sequence[Sequence[int]], *, tenant: str = "", weight: int = 1
+    ) -> EmbeddingOutput:
         """Turn token id lists into vectors, batched together with whoever else asks at the same time.
+
+        Args:
+            inputs: token ids, one list for each vector.
+            tenant: for whom they are; tenants share the batches by weight.
+            weight: the tenant's, 1 to 32.
 
         Raises:
             ValidationError: the model does not embed, or an input is empty or too long.
-            QueueFullError: too many inputs wait already.
+            QueueFullError: too many inputs wait already, of this tenant or altogether.
         """
         if self._batcher is None:
             raise no_encoder()
         with self._wake:
             self._require_open()
-            future = self._batcher.add(inputs)
+            future = self._batcher.add(inputs, tenant=tenant, weight=weight)
             self._wake.notify_all()
         try:
             return await asyncio.wrap_future(future)

@@ -45,6 +45,10 @@ class Sequence:
         grammar: GrammarMatcher | None = None,
     ) -> None:
         self.request = request
+        self.tenant = request.tenant
+        self.weight = request.weight
+        self.priority = request.priority
+        self.arrival = request.arrival
         self.serial = serial
         self.limit = limit
         self.grammar = grammar
@@ -82,10 +86,16 @@ class Sequence:
         return len(self.tokens) - self.num_computed
 
     @property
+    def num_due(self) -> int:
+        """Tokens of the prompt to be paid for: not those that are shared, and nothing is paid for twice."""
+        return 0 if self.num_preemptions else self.num_prompt - self.num_computed
+
+    @property
     def scores_prompt(self) -> bool:
         """Whether log-probabilities of the prompt are still to be found."""
-        is_asked = self.request.sampling.echo and self.scored is not None
-        return is_asked and self.num_scored < self.num_prompt - 1
+        if self.scored is None or not self.request.sampling.echo:
+            return False
+        return self.num_scored < self.num_prompt - 1
 
     def score_prompt(self, rows: NDArray[np.float32], *, tokenizer: Tokenizer) -> None:
         """Take the logits [n, V] of the next n tokens to be computed: each scores the one behind its own.

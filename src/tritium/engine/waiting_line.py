@@ -1,39 +1,39 @@
-"""Sequences that wait, in the order in which they shall run."""
+"""Claims that wait, in the order in which they shall run."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
+
+from tritium.engine.turns import AnyClaim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tritium.engine.sequence import Sequence
 
+class WaitingLine(Generic[AnyClaim]):
+    """Claims sorted by a key that is unique, and never changes while they wait."""
 
-class WaitingLine:
-    """Sequences sorted by a key that is unique, and never changes while they wait."""
-
-    def __init__(self, key: Callable[[Sequence], tuple[float, ...]]) -> None:
+    def __init__(self, key: Callable[[AnyClaim], tuple[float, ...]]) -> None:
         self._key = key
-        self._sequences: list[Sequence] = []
+        self._claims: list[AnyClaim] = []
 
     def __len__(self) -> int:
-        return len(self._sequences)
+        return len(self._claims)
 
     @property
-    def first(self) -> Sequence | None:
+    def first(self) -> AnyClaim | None:
         """Whoever runs next; None if nobody waits."""
-        return self._sequences[0] if self._sequences else None
+        return self._claims[0] if self._claims else None
 
-    def add(self, sequence: Sequence) -> None:
-        """Put a sequence in its place."""
-        insort(self._sequences, sequence, key=self._key)
+    def add(self, claim: AnyClaim) -> None:
+        """Put a claim in its place."""
+        insort(self._claims, claim, key=self._key)
 
-    def discard(self, sequence: Sequence) -> bool:
-        """Take a sequence out; False if it does not wait here."""
-        place = bisect_left(self._sequences, self._key(sequence), key=self._key)
-        is_here = place < len(self._sequences) and self._sequences[place] is sequence
+    def discard(self, claim: AnyClaim) -> bool:
+        """Take a claim out; False if it does not wait here."""
+        place = bisect_left(self._claims, self._key(claim), key=self._key)
+        is_here = place < len(self._claims) and self._claims[place] is claim
         if is_here:
-            del self._sequences[place]
+            del self._claims[place]
         return is_here

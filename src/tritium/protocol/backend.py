@@ -53,7 +53,7 @@ class LocalBackend:
         self._require_generator()
         sampling = require_call(call.sampling, call.tool_use, tokenizer=self._loaded.tokenizer)
         token_ids = await asyncio.to_thread(self._encode, call.prompt, tool_use=call.tool_use)
-        tenant = call.principal if isinstance(call.principal, str) else ""
+        tenant = _tenant_of(call.principal)
         return GenerationRequest(
             request_id=call.request_id,
             prompt_token_ids=token_ids,
@@ -69,7 +69,7 @@ class LocalBackend:
         if self._loaded.batcher is None:
             raise no_encoder()
         inputs = await asyncio.to_thread(self._encode_all, call.inputs)
-        return await self.thread.embed(inputs)
+        return await self.thread.embed(inputs, tenant=_tenant_of(call.principal))
 
     async def tokenize(self, call: TokenizeCall) -> TokenizedPrompt:
         """Tokenise away from the event loop."""
@@ -103,3 +103,7 @@ class LocalBackend:
     def _require_generator(self) -> None:
         if self._loaded.engine is None:
             raise no_generator()
+
+
+def _tenant_of(principal: object) -> str:
+    return principal if isinstance(principal, str) else ""

@@ -35,7 +35,7 @@ class Metrics:
         self._waiting = self._gauge("num_requests_waiting", "Requests that wait in an engine's queue.")
         self._cache_usage = self._gauge("kv_cache_usage_perc", "Used share of the key-value cache, 0 to 1.")
         self._preemptions = self._counter(
-            "num_preemptions", "Requests that lost their place in the cache to another and came again."
+            "num_preemptions", "Requests that lost their blocks or their place to another and came again."
         )
         self._prefix_queries = self._counter(
             "prefix_cache_queries", "Tokens of prompts looked for in the prefix cache."

@@ -145,7 +145,7 @@ class EngineLoad:
         running: requests that share its steps.
         waiting: requests that hold no place yet.
         kv_blocks_used: blocks of the key-value cache somebody holds, of `kv_blocks`.
-        preemptions: how often a request has lost its blocks to another, since the engine started.
+        preemptions: how often a request lost its blocks or its place to another, since the engine started.
     """
 
     running: int = 0

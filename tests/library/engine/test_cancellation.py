@@ -72,7 +72,8 @@ def test_an_abort_gives_everything_back_at_once_and_changes_nobody_elses_tokens(
     for request in others:
         assert tokens_of(outputs[request.request_id]) == tokens_of(expected[request.request_id])
     assert engine._allocator.num_used == 0
-    assert not engine._scheduler._policy._tenants[""].known
+    assert not engine._scheduler._policy._in_batch
+    assert not len(engine._scheduler._policy)
 
 
 @pytest.mark.parametrize("state", [is_queued, is_prefilling, is_decoding])

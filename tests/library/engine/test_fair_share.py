@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import random
 from fractions import Fraction
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -55,43 +56,52 @@ class BruteForce:
         self.num_turns = 0
 
     def queued(self) -> set[str]:
-        return {sequence.request.tenant for sequence in self.waiting}
+        return {sequence.tenant for sequence in self.waiting}
 
     def first_tenant(self) -> str | None:
         return min(self.queued(), key=lambda name: (self.counters[name], self.turns[name]), default=None)
 
     def add(self, sequence: Sequence) -> None:
-        self.weights[sequence.request.tenant] = sequence.request.weight
+        self.weights[sequence.tenant] = sequence.weight
+        if sequence.tenant not in self.turns:
+            self.take_turn(sequence.tenant)
         self.wait(sequence)
 
+    def take_turn(self, name: str) -> None:
+        self.num_turns += 1
+        self.turns[name] = self.num_turns
+
+    def forget_turns(self, known: set[str]) -> None:
+        """Who was forgotten is a newcomer where counters are equal; its counter is that of one anyway."""
+        self.turns = {name: turn for name, turn in self.turns.items() if name in known}
+
     def wait(self, sequence: Sequence) -> None:
-        name = sequence.request.tenant
+        name = sequence.tenant
         if name not in self.queued():
             base = self.first_tenant() or self.last
             floor = self.counters[base] if base is not None else Fraction(0)
             self.counters[name] = max(self.counters.get(name, Fraction(0)), floor)
-            self.num_turns += 1
-            self.turns[name] = self.num_turns
         self.waiting.append(sequence)
 
     def next(self) -> Sequence | None:
         name = self.first_tenant()
-        own = [sequence for sequence in self.waiting if sequence.request.tenant == name]
+        own = [sequence for sequence in self.waiting if sequence.tenant == name]
         return min(own, key=lambda s: (s.request.priority, s.request.arrival, s.serial), default=None)
 
     def leave(self, sequence: Sequence) -> None:
         if sequence in self.waiting:
             self.waiting.remove(sequence)
-            if sequence.request.tenant not in self.queued():
-                self.last = sequence.request.tenant
+            if sequence.tenant not in self.queued():
+                self.last = sequence.tenant
 
     def start(self, sequence: Sequence) -> None:
+        self.take_turn(sequence.tenant)
         self.leave(sequence)
         if not sequence.num_preemptions:
             self.serve(sequence, sequence.num_prompt - sequence.num_computed)
 
     def serve(self, sequence: Sequence, price: int) -> None:
-        name = sequence.request.tenant
+        name = sequence.tenant
         self.counters[name] += Fraction(price, self.weights[name])
 
 
@@ -115,7 +125,12 @@ class Turns(RuleBasedStateMachine):
             tenant, weight=weight, priority=priority, arrival=float(arrival), num_prompt=num_prompt
         )
         self.policy.add(sequence)
+        self.twin.forget_turns(set(self.policy._tenants) - ({tenant} if self.is_new(tenant) else set()))
         self.twin.add(sequence)
+
+    def is_new(self, tenant: str) -> bool:
+        """Whether the policy has just made the tenant, known before or not."""
+        return self.policy._tenants[tenant].turn == self.policy._turns
 
     @precondition(lambda self: self.twin.waiting)
     @rule(num_shared=st.integers(0, 8))
@@ -171,16 +186,19 @@ class Turns(RuleBasedStateMachine):
     @invariant()
     def counters_are_exact_and_running_ones_are_ranked_by_them(self) -> None:
         for name, tenant in self.policy._tenants.items():
-            if tenant.known:
+            if tenant.running or tenant.line:
                 assert Fraction(tenant.counter, fair_share._UNIT) == self.twin.counters[name]
         ranked = sorted(self.running, key=self.policy.rank)
-        counters = [self.twin.counters[sequence.request.tenant] for sequence in ranked]
+        counters = [self.twin.counters[sequence.tenant] for sequence in ranked]
         assert counters == sorted(counters)
 
     @invariant()
     def memory_is_that_of_who_is_there(self) -> None:
         assert len(self.policy._heap) <= len(self.twin.counters)
-        assert sum(t.known for t in self.policy._tenants.values()) == len(self.running) + len(self.policy)
+        tenants = self.policy._tenants.values()
+        assert sum(tenant.running for tenant in tenants) == len(self.running)
+        assert sum(len(tenant.line) for tenant in tenants) == len(self.policy)
+        assert set(self.policy._in_batch) == {sequence.tenant for sequence in self.running}
 
 
 TestTurns = Turns.TestCase
@@ -226,30 +244,122 @@ def test_one_tenant_alone_is_served_in_the_order_of_arrival_behind_its_urgent_re
     assert order == [urgent, early, late]
 
 
-def start_all(turns, *, places) -> list[str]:
-    started = []
-    while len(started) < places and (sequence := turns.next()) is not None:
-        turns.start(sequence)
-        started.append(sequence.request.tenant)
-    return started
+class KeepsItsPlaceInLine(FairShare):
+    """Of equal counters the one that has waited longest comes first, however often it had its turn."""
+
+    def start(self, claim):
+        turn = self._tenants[claim.tenant].turn
+        super().start(claim)
+        self._tenants[claim.tenant].turn = turn
 
 
-def test_places_are_kept_for_who_comes_next_once_there_is_anybody_else(monkeypatch):
-    monkeypatch.setattr(fair_share, "_FEWEST_TENANTS", 1024)
-    turns = FairShare(places=16)
-    for _ in range(40):
+@pytest.mark.parametrize(("policy", "first"), [(FairShare, "visitor"), (KeepsItsPlaceInLine, "flood")])
+def test_of_equal_counters_the_one_whose_turn_is_longest_ago_comes_first(policy, first):
+    turns = policy()
+    for _ in range(9):
         turns.add(new_sequence("flood"))
-    assert start_all(turns, places=16) == ["flood"] * 16  # nobody else has ever come
-    turns = FairShare(places=16)
     visitor = new_sequence("visitor")
     turns.add(visitor)
+    assert turns.next().tenant == "flood"  # it came first
+    turns.start(turns.next())
+    turns.start(visitor)
     turns.remove(visitor)
-    for _ in range(40):
+    turns.start(turns.next())
+    turns.add(new_sequence("visitor"))  # starts from the counter of the flood
+    assert len({tenant.counter for tenant in turns._tenants.values()}) == 1
+    assert turns.next().tenant == first
+
+
+def who_gives_way(policy, running, newcomer, weights) -> int | None:
+    """Return the place in the batch of the claim that gives way to a newcomer."""
+    turns = policy()
+    batch = [new_sequence(name, weight=weights[name]) for name in running]
+    for claim in batch:
+        turns.add(claim)
+    while (claim := turns.next()) is not None:
+        turns.start(claim)
+    turns.add(new_sequence(newcomer, weight=weights[newcomer]))
+    victim = turns.gives_way(batch)
+    return None if victim is None else batch.index(victim)
+
+
+def require_just_loss(policy, running, newcomer, weights) -> None:
+    """Check that whoever gives way has far more, keeps a claim, and does not take its place back."""
+    held = {name: Fraction(running.count(name), weights[name]) for name in "abcd"}
+    most = max((held[name] for name in "abcd" if running.count(name) > 1), default=Fraction(0))
+    wanted = held[newcomer] + Fraction(1, weights[newcomer])
+    place = who_gives_way(policy, running, newcomer, weights)
+    if place is None:
+        assert most <= 2 * wanted or running.count(newcomer) == len(running)
+        return
+    loser = running[place]
+    own = [number for number, name in enumerate(running) if name == loser]
+    assert held[loser] == most > 2 * wanted
+    assert place == own[-1] != own[0]
+    after = running[:place] + running[place + 1 :] + [newcomer]
+    back = who_gives_way(policy, after, loser, weights)
+    assert back is None or after[back] != newcomer
+
+
+@given(
+    running=st.lists(st.sampled_from("abcd"), min_size=1, max_size=20),
+    weights=st.fixed_dictionaries(dict.fromkeys("abcd", st.sampled_from((1, 2, 7, 32)))),
+    newcomer=st.sampled_from("abcd"),
+)
+def test_who_gives_way_has_far_more_keeps_one_and_does_not_take_it_back(running, weights, newcomer):
+    require_just_loss(FairShare, running, newcomer, weights)
+
+
+class GivesItsOldest(FairShare):
+    def gives_way(self, running):
+        victim = super().gives_way(running)
+        return victim and next(claim for claim in running if claim.tenant == victim.tenant)
+
+
+class GivesItsLast(FairShare):
+    """Lets a tenant give way that has a single claim."""
+
+    def gives_way(self, running):
+        lowest = self._lowest()
+        others = [claim for claim in running if claim.tenant != lowest.line.first.tenant]
+        return max(others, key=self.rank, default=None)
+
+
+class CountsHeads(FairShare):
+    """Gives weights no weight."""
+
+    def add(self, claim):
+        claim.weight = 1
+        super().add(claim)
+
+
+@pytest.mark.parametrize("mutant", [GivesItsOldest, GivesItsLast, CountsHeads])
+def test_a_mutant_of_giving_way_is_caught(mutant):
+    chance = random.Random(1)
+
+    def play() -> None:
+        for _ in range(300):
+            weights = {name: chance.choice((1, 2, 7, 32)) for name in "abcd"}
+            running = [chance.choice("abcd") for _ in range(chance.randint(1, 20))]
+            require_just_loss(mutant, running, chance.choice("abcd"), weights)
+
+    with pytest.raises(AssertionError):
+        play()
+
+
+def test_others_are_expected_until_one_tenant_has_sent_very_many_in_a_row(monkeypatch):
+    monkeypatch.setattr(fair_share, "_LATELY", 8)
+    turns = FairShare()
+    for _ in range(3):
         turns.add(new_sequence("flood"))
-    assert start_all(turns, places=16) == ["flood"] * 14
+        assert not turns.is_shared  # nobody else has ever come
     turns.add(new_sequence("visitor"))
-    assert "visitor" in start_all(turns, places=2)
-    assert len(turns) in {25, 24}
+    assert turns.is_shared
+    shared = []
+    for _ in range(10):
+        turns.add(new_sequence("flood"))
+        shared.append(turns.is_shared)
+    assert shared == [True] * 7 + [False] * 3
 
 
 def test_tenants_that_owe_nothing_are_forgotten_and_debtors_are_not():

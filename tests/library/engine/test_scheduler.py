@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -117,3 +118,34 @@ def test_who_comes_together_starts_together_and_who_writes_is_not_held_up_by_who
     scheduler.add(new_sequence(3, num_prompt=20, num_new=50))
     assert play(scheduler, prompt_tokens=2) == {0: 1, 1: 1, 2: 1, 3: 2}
     assert play(scheduler, prompt_tokens=0) == {0: 1, 1: 1, 2: 1}
+
+
+class StaysSmall(Scheduler):
+    """Paces by what few writers take, however many wait."""
+
+    def _paced(self, prompt_tokens, num_writing):
+        return prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("scheduler_type", "filled"), [(Scheduler, {0: 1, 1: 7}), (StaysSmall, {0: 1, 1: 2})]
+)
+def test_while_more_wait_than_there_are_places_prompts_fill_the_step_up_to_that_of_a_full_batch(
+    scheduler_type, filled
+):
+    scheduler = scheduler_type(
+        BlockAllocator(num_blocks=200, block_size=4),
+        policy=FirstComeFirstServed(),
+        max_batched_tokens=32,
+        max_running=8,
+    )
+    scheduler.add(new_sequence(0, num_prompt=10, num_new=50))
+    for _ in range(5):
+        play(scheduler, prompt_tokens=2)
+    for serial in range(1, 7):
+        scheduler.add(new_sequence(serial, num_prompt=20, num_new=50))
+    assert play(scheduler, prompt_tokens=2) == {0: 1, 1: 2}  # there is a place for each
+    for serial in range(7, 10):
+        scheduler.add(new_sequence(serial, num_prompt=20, num_new=50))
+    assert play(scheduler, prompt_tokens=2) == filled
+    assert 1 in play(scheduler, prompt_tokens=0) or scheduler_type is StaysSmall

@@ -7,7 +7,10 @@ import openai
 import pytest
 
 from tritium import LLM
+from tritium.engine.loading import load_engine
 from tritium.protocol.app import create_app
+from tritium.protocol.backend import LocalBackend
+from tritium.protocol.calls import EmbeddingCall
 
 TEXTS = ["A man is eating food.", "Someone eats a meal.", "The stock market fell sharply."]
 
@@ -87,3 +90,13 @@ def test_the_models_own_number_of_dimensions_may_be_asked_for(embedding_client):
 def test_a_model_that_embeds_does_not_write(embedding_client):
     with pytest.raises(openai.BadRequestError, match="does not write"):
         embedding_client.completions.create(model="minilm", prompt="x")
+
+
+async def test_who_has_a_key_is_a_tenant_of_its_own_in_the_batches(minilm_path):
+    loaded = load_engine(minilm_path, threads=1)
+    backend = LocalBackend(loaded, served_name="minilm")
+    backend.thread.start()
+    for principal in ("key 1", "key 2", None):
+        await backend.embed(EmbeddingCall(request_id="r", model="minilm", inputs=("x",), principal=principal))
+    backend.thread.close()
+    assert set(loaded.batcher._policy._tenants) == {"key 1", "key 2", ""}
