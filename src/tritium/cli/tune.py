@@ -45,34 +45,31 @@ def tune(
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Recommend settings from a trace. Nothing is changed; with --set only that change is played."""
+    from tritium.engine.analysis import Analysis, analyse
     from tritium.engine.bottleneck import find_bottleneck
     from tritium.engine.evidence import evidence_of
-    from tritium.engine.recommendations import recommend
     from tritium.engine.trace import read_trace
     from tritium.engine.what_if import what_if
 
     changes = _changes(settings or [])
     recorded = read_trace(trace)
-    evidence = evidence_of(recorded)
-    bottleneck = find_bottleneck(evidence)
-    effects = what_if(recorded, changes, seed=seed) if changes else ()
-    found = () if changes else recommend(recorded, seed=seed)
-    if output_format is OutputFormat.JSON:
-        content = {
-            "evidence": asdict(evidence),
-            "bottleneck": asdict(bottleneck),
-            "what_if": {"change": changes, "expected": [asdict(each) for each in effects]},
-            "recommendations": [asdict(each) for each in found],
-        }
-        write_json(content)
-    elif output_format is OutputFormat.QUIET:
-        write_text("".join(f"{each.id}\n" for each in found))
+    if changes:
+        evidence = evidence_of(recorded)
+        found = Analysis(evidence=evidence, bottleneck=find_bottleneck(evidence), recommendations=())
+        effects = what_if(recorded, changes, seed=seed)
     else:
-        _show(evidence, bottleneck)
+        found, effects = analyse(recorded, seed=seed), ()
+    if output_format is OutputFormat.JSON:
+        played = {"change": changes, "expected": [asdict(each) for each in effects]}
+        write_json(asdict(found) | {"what_if": played})
+    elif output_format is OutputFormat.QUIET:
+        write_text("".join(f"{each.id}\n" for each in found.recommendations))
+    else:
+        _show(found.evidence, found.bottleneck)
         if changes:
             _show_what_if(changes, effects)
         else:
-            _show_recommendations(found, is_thin=evidence.is_thin)
+            _show_recommendations(found.recommendations, is_thin=found.evidence.is_thin)
 
 
 def _changes(settings: list[str]) -> dict[str, int]:

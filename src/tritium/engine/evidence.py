@@ -6,9 +6,11 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tritium.engine.cost import StepCost  # noqa: TC001 - read when records come from another process
+from tritium.engine.trace import TracedEngine  # noqa: TC001 - likewise
+
 if TYPE_CHECKING:
-    from tritium.engine.cost import StepCost
-    from tritium.engine.trace import Trace, TracedEngine, TracedInterval
+    from tritium.engine.trace import Trace, TracedInterval
 
 LEAST_REQUESTS, LEAST_STEPS = 20, 200
 

@@ -10,7 +10,6 @@ from tritium.engine.batcher import BatcherConfig, EmbeddingBatcher
 from tritium.engine.config import EngineConfig
 from tritium.engine.engine import Engine
 from tritium.engine.recording import TraceRecorder
-from tritium.engine.request import no_generator
 from tritium.engine.yardstick import measure_yardstick
 from tritium.errors import ValidationError
 from tritium.model.pretrained import load_model
@@ -54,19 +53,18 @@ def load_engine(
         threads: processor threads; None = as many as measurement finds the fastest.
         config: budgets of the engine.
         policy: who comes first; None for fair shares of tenants.
-        trace: the file that a trace of the engine's work is written to; None for none.
+        trace: the file that a trace of the engine's work is written to; None for none. A model that does not
+            write text leaves none.
 
     Raises:
         ValidationError: the checkpoint is damaged or not supported, or has no tokenizer; the trace cannot be
-            written, or the model does not write text and has nothing to trace.
+            written.
     """
     if config is not None and not isinstance(config, EngineConfig):
         raise ValidationError(f"config must be an EngineConfig, not {type(config).__name__}.", param="config")
     loaded = load_model(source, threads=threads)
     name, tokenizer = loaded.path.name or Path(source).name, loaded.tokenizer
     if loaded.config.is_encoder:
-        if trace is not None:
-            raise no_generator()
         limits = BatcherConfig(max_input_tokens=loaded.config.max_positions)
         batcher = EmbeddingBatcher(loaded.encoder.encode, config=limits)
         return LoadedEngine(

@@ -6,20 +6,20 @@ and is dropped where that is no gain.
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - read when records come from another process
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tritium.engine.bottleneck import BottleneckKind, find_bottleneck
 from tritium.engine.evidence import evidence_of
-from tritium.engine.what_if import what_if
+from tritium.engine.what_if import Effect, what_if
 from tritium.errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from tritium.engine.evidence import Evidence
     from tritium.engine.trace import Trace
-    from tritium.engine.what_if import Effect
 
 _WAITS = 0.2  # of requests' time in the queue
 _PLACES_USED, _PLACES_UNUSED = 0.85, 0.25
@@ -225,8 +225,8 @@ def front_end_bound(evidence: Evidence) -> _Finding | None:
     if bottleneck.kind is not BottleneckKind.NETWORK:
         return None
     return _Finding(
-        summary=f"The way to the clients is the limit ({bottleneck.reason}) Serve with tritiumd, whose "
-        "engines have processes of their own, or look at slow clients and proxies.",
+        summary=f"The way to the clients is the limit ({bottleneck.reason}) Give the front end a processor "
+        "of its own (tritiumd runs engines as processes of their own), or look at slow clients and proxies.",
         evidence=("delivery_seconds", "unread", "step_seconds"),
         change={},
         risk="None.",

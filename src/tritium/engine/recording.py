@@ -118,8 +118,7 @@ class TraceRecorder:
         self._began = clock()
         self._salt = secrets.token_bytes(32)
         self._span = _Span(began=self._began, processor=read())
-        self._last: StepFigures | None = None
-        self._is_going_on = False
+        self._last: StepFigures | None = None  # a step that the next one follows at once
 
     def begin(self, engine: TracedEngine) -> None:
         """Write down which engine it is."""
@@ -144,15 +143,18 @@ class TraceRecorder:
         self._write(line_of(traced))
 
     def step(self, figures: StepFigures, *, has_work: bool) -> None:
-        """Take a step into account; `has_work` says whether the next one follows at once."""
-        last, self._last = self._last, figures
-        if last is not None:
-            # What lies between two steps belongs to the first of them, unless there was nothing to do.
-            gap = figures.started - (last.started + last.seconds) if self._is_going_on else 0.0
-            self._count(last, seconds=last.seconds + max(0.0, gap))
-        self._is_going_on = has_work
+        """Take a step into account; `has_work` says whether the next one follows at once.
+
+        An interval ends after a second, and when there is nothing more to do.
+        """
+        if self._last is not None:  # what lies between two steps belongs to the first of them
+            gap = figures.started - (self._last.started + self._last.seconds)
+            self._count(self._last, seconds=self._last.seconds + max(0.0, gap))
+        self._last = figures if has_work else None
+        if not has_work:
+            self._count(figures, seconds=figures.seconds)
         now = figures.started + figures.seconds
-        if now - self._span.began >= INTERVAL_SECONDS:
+        if not has_work or now - self._span.began >= INTERVAL_SECONDS:
             self._end_span(figures, now)
 
     def close(self) -> None:

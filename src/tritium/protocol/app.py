@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tritium.engine.loading import load_engine
+from tritium.engine.request import no_generator
 from tritium.errors import AuthenticationError, ValidationError
 from tritium.protocol.backend import LocalBackend
 from tritium.protocol.decoding import RequestDecoding
@@ -64,6 +65,8 @@ def create_app(
             "The API key is empty: give one, or leave it out to let everybody in.", param="api_key"
         )
     loaded = load_engine(model_path, threads=threads, config=config, trace=trace)
+    if trace is not None and loaded.engine is None:
+        raise no_generator()
     backend = LocalBackend(loaded, served_name=served_name)
 
     @asynccontextmanager
