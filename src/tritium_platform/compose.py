@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tritium.engine.config import EngineConfig
 from tritium.model.tokenizer import Tokenizer
 from tritium_platform.adapters.engine_process import EngineOptions, EngineProcess
 from tritium_platform.adapters.jobs import DbosJobQueue, QuantizationWorker
@@ -32,6 +33,7 @@ from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlMod
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.security_store import SqlSecurityEventStore
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
+from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst, new_trace
 from tritium_platform.audit.log import AuditLog
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.audit.service import AuditService
@@ -41,6 +43,7 @@ from tritium_platform.config import read_or_create_secret
 from tritium_platform.errors import BitNetServiceError, ResourceError, ValidationError
 from tritium_platform.gateway import Books, Gateway
 from tritium_platform.insight.health import HealthService
+from tritium_platform.insight.recommendations import RecommendationService
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.service import QuotaService
 from tritium_platform.security.service import LocalContainment, SecurityService
@@ -107,6 +110,7 @@ class Platform:
     inference: InferenceService
     idempotency: IdempotencyService
     gateway: Gateway
+    recommendations: RecommendationService
     metrics: Metrics
     is_ready: bool = False
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
@@ -292,6 +296,7 @@ def _assemble(
         inference=serving.inference,
         idempotency=_open_idempotency(config, database=database, clock=clock),
         gateway=Gateway(tenancy=tenancy, books=books),
+        recommendations=RecommendationService(ProcessTraceAnalyst(config.traces_dir)),
         metrics=metrics,
     )
 
@@ -334,6 +339,7 @@ def _open_serving(
         limits=ServingLimits(
             threads=config.threads_per_engine or os.cpu_count() or 1,
             memory_bytes=config.engine_memory_bytes,
+            engine=_engine_limits(config),
         ),
     )
     swaps = SwapService(
@@ -466,12 +472,32 @@ def _tier_limits(config: PlatformConfig) -> Mapping[TenantTier, TierLimits]:
     }
 
 
+def _engine_limits(config: PlatformConfig) -> EngineConfig:
+    """Return the limits of an engine: a tenant may fill half of the places to wait.
+
+    They are as many as the highest tier has requests at a time.
+    """
+    return EngineConfig(
+        max_running=config.engine_max_running,
+        max_batched_tokens=config.engine_max_batched_tokens,
+        kv_cache_bytes=config.engine_kv_cache_bytes,
+        latency_seconds=config.engine_latency_seconds,
+        tuning=config.engine_tuning,
+        max_waiting=512,
+        max_waiting_seconds=60.0,
+    )
+
+
 def _process_launcher(config: PlatformConfig) -> ReplicaLauncher:
     directory = _socket_directory(config.data_dir)
 
     def launch(*, name: str, model_path: str, threads: int, memory_limit_bytes: int) -> EngineProcess:
         options = EngineOptions(
-            threads=threads, memory_limit_bytes=memory_limit_bytes, log_level=config.log_level
+            threads=threads,
+            memory_limit_bytes=memory_limit_bytes,
+            limits=_engine_limits(config),
+            trace=new_trace(config.traces_dir, name) if config.engine_traces else None,
+            log_level=config.log_level,
         )
         return EngineProcess(name=name, model_path=model_path, socket_directory=directory, options=options)
 

@@ -9,7 +9,7 @@ import tomllib
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import pydantic
@@ -75,6 +75,18 @@ class PlatformConfig(BaseSettings):
     """Threads of an engine process; 0 takes one per processor core."""
     engine_memory_bytes: Annotated[int, Field(ge=0)] = 0
     """Address space of an engine process; 0 derives it from the model."""
+    engine_max_running: Annotated[int, Field(ge=1)] = 32
+    """Requests that share a step of an engine."""
+    engine_max_batched_tokens: Annotated[int, Field(ge=1)] = 512
+    """Tokens of a step, over all its requests."""
+    engine_kv_cache_bytes: Annotated[int, Field(ge=1)] = 512 * 2**20
+    """Memory of an engine's key-value cache."""
+    engine_latency_seconds: Annotated[float, Field(gt=0)] | None = None
+    """The longest that a step, and with it the time between two tokens, should take."""
+    engine_tuning: Literal["off", "advise", "apply"] = "advise"
+    """What follows when steps take longer: nothing, a line in the log, or other limits within these."""
+    engine_traces: bool = False
+    """Whether engines write down what they do, without texts, for recommendations."""
     models_memory_bytes: Annotated[int, Field(ge=0)] = 0
     """Memory of all engines together: models that nobody uses leave for those asked for; 0 sets no limit."""
     model_load_seconds: Annotated[float, Field(gt=0)] = 60.0
@@ -129,6 +141,11 @@ class PlatformConfig(BaseSettings):
     def audit_dir(self) -> Path:
         """Where the audit log's tiles lie."""
         return self.data_dir / "audit"
+
+    @property
+    def traces_dir(self) -> Path:
+        """Where engines write down what they do."""
+        return self.data_dir / "traces"
 
     @property
     def models_dir(self) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 NOBODY = str(uuid.UUID(int=7))
-OPERATORS = ("/api/v1/tenants", "/api/v1/security")
+OPERATORS = ("/api/v1/tenants", "/api/v1/security", "/api/v1/recommendations")
 
 
 def zipped(directory):

@@ -27,7 +27,14 @@ OF_VLLM = {
     "request_prefill_time_seconds": "histogram",
     "request_decode_time_seconds": "histogram",
 }
-OURS = {"requests": "counter", "admission_rejections": "counter", "replicas": "gauge"}
+OURS = {
+    "requests": "counter",
+    "admission_rejections": "counter",
+    "replicas": "gauge",
+    "memory_pressure_ratio": "gauge",
+    "memory_pressure_rung": "gauge",
+    "evicted_blocks": "counter",
+}
 LABELS = {"model": "m", "tier": "team"}
 
 
@@ -122,6 +129,21 @@ def test_preemptions_are_counted_on_when_an_engine_starts_anew():
         assert value(families, "num_preemptions_total") == total
     exposed(metrics)  # it is unloaded; one of another name comes
     assert value(exposed(metrics, a_reading("r-1", preemptions=4)), "num_preemptions_total") == 14
+
+
+def test_of_the_engines_of_one_model_the_one_that_is_shortest_of_memory_is_shown():
+    metrics = Metrics()
+    families = exposed(
+        metrics,
+        a_reading("a-0", memory_pressure=0.4, pressure_rung=0, evicted_blocks=3),
+        a_reading("a-1", memory_pressure=0.96, pressure_rung=2, evicted_blocks=5),
+    )
+    assert value(families, "memory_pressure_ratio") == 0.96
+    assert value(families, "memory_pressure_rung") == 2
+    assert value(families, "evicted_blocks_total") == 8
+    families = exposed(metrics, a_reading("a-0", memory_pressure=0.3, evicted_blocks=4))
+    assert value(families, "memory_pressure_rung") == 0
+    assert value(families, "evicted_blocks_total") == 9
 
 
 def test_the_names_of_models_are_bounded():

@@ -17,6 +17,7 @@ from tritium.cli.report import report
 from tritium.cli.run import run
 from tritium.cli.serve import serve
 from tritium.cli.show import show
+from tritium.cli.tune import tune
 
 app = typer.Typer(
     name="tritium",
@@ -58,5 +59,6 @@ app.command()(show)
 app.command()(report)
 app.command()(export)
 app.command()(bench)
+app.command()(tune)
 app.command()(env)
 app.command()(serve)

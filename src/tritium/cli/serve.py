@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -21,6 +22,7 @@ from tritium.errors import MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from tritium.engine.tuning import TuningMode
     from tritium.kernels.pages import KvDtype
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
@@ -36,6 +38,23 @@ ApiKeys = Annotated[
 KvDtypeOption = Annotated[
     str, typer.Option(help="What the key-value cache holds: int8, fp16 or fp32 (four times the memory).")
 ]
+LatencyOption = Annotated[
+    float | None,
+    typer.Option(
+        "--latency-ms", min=0.001, help="The longest a step, and the time between tokens, should take."
+    ),
+]
+TuningOption = Annotated[
+    str,
+    typer.Option(help="What follows when steps take longer than --latency-ms: off, advise (log) or apply."),
+]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(help="Write what the engine does to this file, without texts; tritium tune reads it."),
+]
+MaxRunningOption = Annotated[int, typer.Option(min=1, help="Requests that share a step.")]
+MaxBatchedTokensOption = Annotated[int, typer.Option(min=1, help="Tokens of a step, over all requests.")]
+KvCacheOption = Annotated[int, typer.Option(min=1, help="Memory of the key-value cache in bytes.")]
 Name = Annotated[str | None, typer.Option(help="The model's name in requests; by default its directory's.")]
 
 
@@ -48,6 +67,12 @@ def serve(
     name: Name = None,
     threads: ThreadsOption = None,
     kv_dtype: KvDtypeOption = "int8",
+    kv_cache_bytes: KvCacheOption = 512 * 2**20,
+    max_running: MaxRunningOption = 32,
+    max_batched_tokens: MaxBatchedTokensOption = 512,
+    latency: LatencyOption = None,
+    tuning: TuningOption = "advise",
+    trace: TraceOption = None,
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Serve a model through the OpenAI API until interrupted."""
@@ -67,9 +92,16 @@ def serve(
     with listening(host, port) as listener:
         limits = EngineConfig(
             kv_dtype=cast("KvDtype", kv_dtype),  # which refuses any other
+            kv_cache_bytes=kv_cache_bytes,
+            max_running=max_running,
+            max_batched_tokens=max_batched_tokens,
             max_waiting_seconds=MOST_WAITING_SECONDS,
+            latency_seconds=None if latency is None else latency / 1000,
+            tuning=cast("TuningMode", tuning),  # likewise
         )
-        app = create_app(model, api_key=api_key, served_name=name, threads=threads, config=limits)
+        app = create_app(
+            model, api_key=api_key, served_name=name, threads=threads, config=limits, trace=trace
+        )
         url = url_of(listener)
         if not api_key and not _is_local(host):
             write_note(

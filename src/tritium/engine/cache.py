@@ -34,6 +34,7 @@ class BlockAllocator:
         self._idle: OrderedDict[int, None] = OrderedDict()  # remembered, held by nobody, oldest first
         self._block_of: dict[bytes, int] = {}
         self._key_of: list[bytes | None] = [None] * num_blocks
+        self._is_touched = bytearray(num_blocks)  # by block: somebody may have written to it
         self._secret = secrets.token_bytes(32)
 
     @property
@@ -45,6 +46,16 @@ class BlockAllocator:
     def num_used(self) -> int:
         """Blocks somebody holds."""
         return self.num_blocks - self.num_free
+
+    @property
+    def num_idle(self) -> int:
+        """Blocks nobody holds whose content is remembered."""
+        return len(self._idle)
+
+    @property
+    def num_touched(self) -> int:
+        """Blocks that take memory: they were handed out since the cache was empty or was emptied."""
+        return self._is_touched.count(1)
 
     def blocks_for(self, num_tokens: int) -> int:
         """Return how many blocks so many token positions need."""
@@ -58,6 +69,7 @@ class BlockAllocator:
         for _ in range(missing):
             block = self._free.pop() if self._free else self._forget_oldest()
             self._references[block] = 1
+            self._is_touched[block] = 1
             blocks.append(block)
         return True
 
@@ -107,6 +119,15 @@ class BlockAllocator:
             if key not in self._block_of:  # somebody computed the same at the same time: one is enough
                 self._block_of[key] = blocks[place]
                 self._key_of[blocks[place]] = key
+
+    def forget_idle(self) -> list[int]:
+        """Forget every prefix that nobody holds; return the free blocks whose memory can be given back."""
+        while self._idle:
+            self._free.append(self._forget_oldest())
+        emptied = sorted(block for block in self._free if self._is_touched[block])
+        for block in emptied:
+            self._is_touched[block] = 0
+        return emptied
 
     def _key(self, tokens: Sequence[int], place: int, keys: Sequence[bytes], salt: str) -> bytes:
         before = keys[place - 1] if place else salt.encode()

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tritium.engine.request import whole_number_between
+from tritium.engine.tuning import TUNING_MODES, TuningMode
 from tritium.errors import InsufficientMemoryError, ValidationError
 from tritium.kernels.pages import BLOCK_SIZE, KV_DTYPES, KvDtype, block_bytes
+from tritium.model.batch import KVCache
 
 if TYPE_CHECKING:
     from tritium.model.config import ModelConfig
@@ -38,6 +40,11 @@ class EngineConfig:
         max_waiting_bytes: their size together: prompts, grammars, stop texts, biases.
         max_waiting_seconds: who had no turn for so long is refused; None = it may wait for ever.
         max_context: prompt and answer together, in tokens; None = what the model was trained for.
+        latency_seconds: the longest that a step, and with it the time between two tokens, should take; None =
+            as long as it takes.
+        tuning: what follows when steps do not keep to it: "advise" writes into the log which of max_running
+            and max_batched_tokens should change, "apply" changes them (never above what they are here), "off"
+            does neither.
     """
 
     kv_cache_bytes: int = 512 * 2**20
@@ -50,14 +57,19 @@ class EngineConfig:
     max_waiting_bytes: int = 64 * 2**20
     max_waiting_seconds: float | None = None
     max_context: int | None = None
+    latency_seconds: float | None = None
+    tuning: TuningMode = "advise"
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
             whole_number_between(name, getattr(self, name), low=1, high=_LARGEST)
-        seconds = self.max_waiting_seconds
-        if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds < _LARGEST):
+        for name in ("max_waiting_seconds", "latency_seconds"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds < _LARGEST):
+                raise ValidationError(f"{name} must be a number above 0, or None.", param=name)
+        if self.tuning not in TUNING_MODES:
             raise ValidationError(
-                "max_waiting_seconds must be a number above 0, or None.", param="max_waiting_seconds"
+                f"tuning must be one of {', '.join(TUNING_MODES)}, not {self.tuning!r}.", param="tuning"
             )
         if not isinstance(self.shares_prefixes, bool):
             raise ValidationError("shares_prefixes must be True or False.", param="shares_prefixes")
@@ -89,6 +101,16 @@ class EngineConfig:
     def cache_bytes(self, model: ModelConfig) -> int:
         """Return the bytes of the key-value cache of a model; they are taken as they are written."""
         return self.cache_blocks(model) * self._block_bytes(model)
+
+    def new_cache(self, model: ModelConfig) -> KVCache:
+        """Return an empty key-value cache for a model; raises as `cache_blocks` does."""
+        return KVCache(
+            num_layers=model.num_layers,
+            num_blocks=self.cache_blocks(model),
+            kv_heads=model.num_kv_heads,
+            head_dim=model.head_dim,
+            dtype=self.kv_dtype,
+        )
 
     def _block_bytes(self, model: ModelConfig) -> int:
         of_layer = block_bytes(self.kv_dtype, heads=model.num_kv_heads, head_dim=model.head_dim)

@@ -2,56 +2,43 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from tritium.engine.batch import apportion, lay_out
+from tritium.engine.batch import apportion
 from tritium.engine.cache import BlockAllocator
+from tritium.engine.computing import compute
 from tritium.engine.config import EngineConfig
 from tritium.engine.fair_share import FairShare
+from tritium.engine.governor import Governor
 from tritium.engine.grammar import GrammarCompiler
-from tritium.engine.logprobs import first_token, score_token
-from tritium.engine.monitor import InferenceMetrics, InferenceMonitor
+from tritium.engine.logprobs import first_token
+from tritium.engine.monitor import InferenceMonitor
 from tritium.engine.pacing import PromptPacer
-from tritium.engine.request import ContextLengthExceededError
-from tritium.engine.sampler import choose_tokens
-from tritium.engine.scheduler import Chunk, Scheduler
+from tritium.engine.pressure import Rung
+from tritium.engine.recording import StepFigures
+from tritium.engine.resources import read_memory
+from tritium.engine.runnable import require_runnable
+from tritium.engine.scheduler import Scheduler
 from tritium.engine.sequence import Sequence
+from tritium.engine.trace import TracedEngine
 from tritium.engine.waiting_room import WaitingRoom
-from tritium.errors import BitNetServiceError, ProcessingError, ValidationError
+from tritium.engine.writing import TokenWriter
+from tritium.errors import BitNetServiceError, ValidationError
 from tritium.kernels.pages import BLOCK_SIZE
-from tritium.model.batch import KVCache
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from tritium.engine.computing import GeneratingModel
     from tritium.engine.grammar import Grammar, GrammarMatcher
+    from tritium.engine.monitor import InferenceMetrics
+    from tritium.engine.recording import TraceRecorder
     from tritium.engine.request import GenerationRequest, TokenOutput
+    from tritium.engine.resources import MemoryReading
     from tritium.engine.turns import SchedulingPolicy
-    from tritium.model.batch import ForwardBatch
-    from tritium.model.config import ModelConfig
+    from tritium.engine.yardstick import Yardstick
     from tritium.model.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
-
-
-class GeneratingModel(Protocol):
-    """A model that continues text."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The sizes of the model."""
-
-    @property
-    def threads(self) -> int:
-        """How many threads it may use; so may the choice of tokens."""
-
-    def forward(self, batch: ForwardBatch, cache: KVCache) -> NDArray[np.float32]:
-        """Write the batch's keys and values into the cache and return logits [S, vocabulary]."""
 
 
 class Engine:
@@ -63,6 +50,7 @@ class Engine:
     Args:
         end_token_ids: tokens which end a text.
         policy: who comes first when there is not enough for all; None for fair shares of tenants.
+        read_memory: returns the memory of this process; the engine makes do with less when it is short.
     """
 
     def __init__(
@@ -73,13 +61,13 @@ class Engine:
         end_token_ids: Collection[int],
         config: EngineConfig | None = None,
         policy: SchedulingPolicy[Sequence] | None = None,
+        read_memory: Callable[[], MemoryReading] = read_memory,
     ) -> None:
         self.config = config or EngineConfig()
         self.room = WaitingRoom(self.config)
         self.tokenizer = tokenizer
         self._model = model
-        self._end_tokens = frozenset(end_token_ids)
-        self._cache = _new_cache(model.config, self.config)
+        self._cache = self.config.new_cache(model.config)
         self._allocator = BlockAllocator(num_blocks=self._cache.num_blocks, block_size=BLOCK_SIZE)
         self._scheduler = Scheduler(
             self._allocator,
@@ -95,6 +83,22 @@ class Engine:
         self._serial = 0
         self._monitor = InferenceMonitor()
         self._pacer = PromptPacer()
+        self._writer = TokenWriter(
+            scheduler=self._scheduler,
+            monitor=self._monitor,
+            tokenizer=tokenizer,
+            end_token_ids=end_token_ids,
+            threads=model.threads,
+        )
+        self.governor = Governor(
+            self.config,
+            scheduler=self._scheduler,
+            allocator=self._allocator,
+            cache=self._cache,
+            room=self.room,
+            read=read_memory,
+        )
+        self.recorder: TraceRecorder | None = None
         self.block_bytes = self._cache.block_bytes
         self.context_limit = min(
             self.config.max_context or model.config.max_positions,
@@ -119,17 +123,9 @@ class Engine:
             ValidationError: an empty prompt, or a token (of prompt or biases) outside the vocabulary.
             ContextLengthExceededError: prompt and answer can never fit.
         """
-        if not request.prompt_token_ids:
-            raise ValidationError("The prompt is empty: give at least one token.", param="prompt")
-        vocabulary = self._model.config.vocab_size
-        if not all(0 <= token < vocabulary for token in request.prompt_token_ids):
-            raise ValidationError(
-                f"The prompt holds a token outside of 0 to {vocabulary - 1}.", param="prompt"
-            )
-        request.sampling.require_vocabulary(self.tokenizer.vocab_size)
-        num_prompt = len(request.prompt_token_ids)
-        if num_prompt + (request.sampling.max_tokens or 1) > self.context_limit:
-            raise self._too_long(num_prompt, request.sampling.max_tokens)
+        require_runnable(
+            request, tokenizer=self.tokenizer, model=self._model.config, limit=self.context_limit
+        )
 
     def compile_grammar(self, grammar: Grammar) -> GrammarMatcher:
         """Return a matcher for one answer; may be called from any thread, and may take a moment.
@@ -180,6 +176,15 @@ class Engine:
         sequence.finish_reason = "error"
         return sequence.output(text="", token_ids=(), block_bytes=0, now=time.monotonic(), error=message)
 
+    @property
+    def is_pressed(self) -> bool:
+        """Whether something is done for want of memory, and `look_after` should be called between steps."""
+        return self.governor.rung is not Rung.CALM
+
+    def look_after(self) -> None:
+        """Take or take back measures against want of memory; `step` does it by itself."""
+        self.governor.before_step(time.monotonic(), has_work=self.has_work)
+
     def step(self) -> list[TokenOutput]:
         """Compute one batch and return what it added to each request that got a token or ended.
 
@@ -190,6 +195,7 @@ class Engine:
         overdue = [
             self._send_away(each) for each in self.room.overdue(started / 1e9) if each in self._sequences
         ]
+        self.governor.before_step(started / 1e9, has_work=self.has_work)
         chunks = self._scheduler.schedule(prompt_tokens=self._pacer.budget)
         if not chunks:
             return overdue
@@ -197,11 +203,12 @@ class Engine:
             if chunk.sequence.first_step_at is None:
                 chunk.sequence.first_step_at = started / 1e9
                 self.room.leave(chunk.sequence.request.request_id)
+        kv_used = self._allocator.num_used / self._allocator.num_blocks
         writing = sum(chunk.num_tokens == 1 and chunk.needs_logits for chunk in chunks)
-        logits, errors = self._compute(chunks)
+        logits, errors = compute(chunks, model=self._model, cache=self._cache, tokenizer=self.tokenizer)
         for chunk in chunks:
             chunk.sequence.num_computed += chunk.num_tokens
-        texts = self._extend_all(logits, errors)
+        texts = self._writer.extend_all(self._sequences, logits, errors)
         for chunk in chunks:
             if chunk.sequence.request.request_id not in errors:
                 self._scheduler.remember(chunk.sequence)
@@ -209,45 +216,52 @@ class Engine:
         self._monitor.record_step(elapsed)
         prompt_tokens = sum(chunk.num_tokens for chunk in chunks) - writing
         self._pacer.record(elapsed / 1e9, writing=writing, prompt_tokens=prompt_tokens)
+        self.governor.tuner.record(
+            rows=writing, prompt_tokens=prompt_tokens, seconds=elapsed / 1e9, now=started / 1e9
+        )
         shares = apportion(elapsed, shares=[chunk.num_tokens for chunk in chunks])
         for chunk, share in zip(chunks, shares, strict=True):
             chunk.sequence.compute_nanoseconds += share
         outputs = [self._output(chunk.sequence, texts, errors) for chunk in chunks]
+        if self.recorder is not None:
+            figures = StepFigures(
+                started=started / 1e9,
+                seconds=elapsed / 1e9,
+                rows=writing,
+                prompt_tokens=prompt_tokens,
+                running=len(chunks),
+                waiting=self.num_waiting,
+                kv_used=kv_used,
+                preemptions=self._scheduler.num_preemptions,
+                refused=self.room.refused.total(),
+                pressure=self.governor.figures.pressure,
+            )
+            self.recorder.step(figures, has_work=self.has_work)
         return overdue + [output for output in outputs if output is not None]
+
+    def record(self, recorder: TraceRecorder, *, model: str, yardstick: Yardstick | None = None) -> None:
+        """Write a trace of the work from now on, until `close`."""
+        cache = {"kv_blocks": self._cache.num_blocks, "block_bytes": self.block_bytes}
+        recorder.begin(
+            TracedEngine.of(
+                self.config, model=model, context_limit=self.context_limit, yardstick=yardstick, **cache
+            )
+        )
+        self.recorder = recorder
+
+    def close(self) -> None:
+        """End the trace, if one is written; what still runs is left as it is."""
+        if self.recorder is not None:
+            self.recorder.close()
 
     def metrics(self) -> InferenceMetrics:
         """Return the figures of this moment; may be called from any thread."""
-        monitor = self._monitor
-        return InferenceMetrics(
-            running=len(self._scheduler.running),
-            waiting=self.num_waiting,
-            kv_blocks_used=self._allocator.num_used,
-            kv_blocks_total=self._allocator.num_blocks,
-            kv_bytes_total=self._cache.nbytes,
-            steps=monitor.steps,
-            step_seconds=monitor.step_nanoseconds / 1e9,
-            prompt_tokens=monitor.prompt_tokens,
-            generated_tokens=monitor.generated_tokens,
-            cached_tokens=monitor.cached_tokens,
-            preemptions=self._scheduler.num_preemptions,
-            refused=dict(self.room.refused),
-            finished=dict(monitor.finished),
-            time_to_first_token=monitor.time_to_first_token.histogram(),
-            inter_token_latency=monitor.inter_token_latency.histogram(),
-        )
-
-    def _too_long(self, num_prompt: int, max_tokens: int | None) -> ContextLengthExceededError:
-        is_prompt_alone = num_prompt >= self.context_limit
-        advice = (
-            "it leaves no room for an answer: shorten it."
-            if is_prompt_alone
-            else f"{max_tokens} more were asked for: shorten the prompt or lower max_tokens."
-        )
-        return ContextLengthExceededError(
-            f"The context limit is {self.context_limit} tokens and the prompt has {num_prompt}; {advice}",
-            param="prompt" if is_prompt_alone else "max_tokens",
-            limit=self.context_limit,
-            prompt_tokens=num_prompt,
+        return self._monitor.snapshot(
+            scheduler=self._scheduler,
+            allocator=self._allocator,
+            kv_bytes=self._cache.nbytes,
+            refused=self.room.refused,
+            governor=self.governor,
         )
 
     def _new_sequence(self, request: GenerationRequest, *, grammar: GrammarMatcher | None = None) -> Sequence:
@@ -259,79 +273,6 @@ class Engine:
         if request.sampling.echo and sequence.scored is not None:
             sequence.scored.add(first_token(request.prompt_token_ids[0], tokenizer=self.tokenizer))
         return sequence
-
-    def _compute(self, chunks: list[Chunk]) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
-        """Return logits per request, and messages for the requests whose computation failed.
-
-        If a batch fails, its requests are computed one by one, so that one bad request takes nobody along.
-        """
-        try:
-            rows = self._model.forward(lay_out(chunks), self._cache)
-        except Exception as error:
-            if len(chunks) > 1:
-                return self._compute_apart(chunks)
-            logger.exception("a request failed in the model")
-            message = (
-                str(error) if isinstance(error, BitNetServiceError) else "The model failed on this request."
-            )
-            return {}, {chunks[0].sequence.request.request_id: message}
-        return self._deal_out(chunks, rows)
-
-    def _deal_out(
-        self, chunks: list[Chunk], rows: NDArray[np.float32]
-    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
-        """Score prompts with their rows of logits; return the rows that decide next tokens, and errors."""
-        logits: dict[str, NDArray[np.float32]] = {}
-        errors: dict[str, str] = {}
-        for chunk in chunks:
-            sequence, count = chunk.sequence, chunk.num_logits
-            own, rows = rows[:count], rows[count:]
-            try:
-                if sequence.scores_prompt:
-                    sequence.score_prompt(own, tokenizer=self.tokenizer)
-                if chunk.needs_logits:
-                    logits[sequence.request.request_id] = own[-1]
-            except ProcessingError as error:
-                errors[sequence.request.request_id] = error.message
-        return logits, errors
-
-    def _compute_apart(self, chunks: list[Chunk]) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
-        logits: dict[str, NDArray[np.float32]] = {}
-        errors: dict[str, str] = {}
-        for chunk in chunks:
-            found, failed = self._compute([chunk])
-            logits |= found
-            errors |= failed
-        return logits, errors
-
-    def _extend_all(self, logits: dict[str, NDArray[np.float32]], errors: dict[str, str]) -> dict[str, str]:
-        """Choose the next token of every request that has logits; return the new texts, and note errors."""
-        sequences = [self._sequences[request_id] for request_id in logits]
-        tokens = choose_tokens(list(logits.values()), sequences, threads=self._model.threads)
-        texts: dict[str, str] = {}
-        for request_id, sequence, token in zip(logits, sequences, tokens, strict=True):
-            if isinstance(token, ProcessingError):
-                errors[request_id] = token.message
-            else:
-                texts[request_id] = self._extend(sequence, token, logits[request_id])
-        return texts
-
-    def _extend(self, sequence: Sequence, token: int, logits: NDArray[np.float32]) -> str:
-        self._scheduler.record_token(sequence)
-        now = time.monotonic()
-        last = sequence.last_token_at
-        self._monitor.record_token(
-            since_arrival=now - sequence.request.arrival,
-            since_last_token=None if last is None else now - last,
-        )
-        sequence.last_token_at = now
-        sampling = sequence.request.sampling
-        ignores_end = sampling.ignore_eos and sequence.grammar is None  # a form that is complete must end
-        is_end_token = token in self._end_tokens and not ignores_end
-        if sequence.scored is not None and sampling.logprobs is not None and not is_end_token:
-            scored = score_token(logits, token, top=sampling.logprobs, tokenizer=self.tokenizer)
-            sequence.scored.add(scored)
-        return sequence.append(token, is_end_token=is_end_token)
 
     def _output(
         self, sequence: Sequence, texts: dict[str, str], errors: dict[str, str]
@@ -377,14 +318,8 @@ class Engine:
             retry_after=retry_after,
         )
         self._monitor.record_end(output)
+        if self.recorder is not None:
+            self.recorder.ended(sequence, output, now=time.monotonic())
+        self.governor.note_end(sequence.peak_blocks)
+        self.room.is_short_of_memory &= self.has_work
         return output
-
-
-def _new_cache(model: ModelConfig, config: EngineConfig) -> KVCache:
-    return KVCache(
-        num_layers=model.num_layers,
-        num_blocks=config.cache_blocks(model),
-        kv_heads=model.num_kv_heads,
-        head_dim=model.head_dim,
-        dtype=config.kv_dtype,
-    )

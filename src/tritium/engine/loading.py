@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from tritium.engine.batcher import BatcherConfig, EmbeddingBatcher
 from tritium.engine.config import EngineConfig
 from tritium.engine.engine import Engine
+from tritium.engine.recording import TraceRecorder
+from tritium.engine.yardstick import measure_yardstick
 from tritium.errors import ValidationError
 from tritium.model.pretrained import load_model
 
@@ -43,11 +45,21 @@ def load_engine(
     threads: int | None = None,
     config: EngineConfig | None = None,
     policy: SchedulingPolicy[Sequence] | None = None,
+    trace: Path | None = None,
 ) -> LoadedEngine:
     """Load a checkpoint and build what runs it.
 
+    Args:
+        source: a path, or a hub name.
+        threads: processor threads; None = as many as measurement finds the fastest.
+        config: budgets of the engine.
+        policy: who comes first; None for fair shares of tenants.
+        trace: the file that a trace of the engine's work is written to; None for none. A model that does not
+            write text leaves none.
+
     Raises:
-        ValidationError: the checkpoint is damaged or not supported, or has no tokenizer.
+        ValidationError: the checkpoint is damaged or not supported, or has no tokenizer; the trace cannot be
+            written.
     """
     if config is not None and not isinstance(config, EngineConfig):
         raise ValidationError(f"config must be an EngineConfig, not {type(config).__name__}.", param="config")
@@ -71,6 +83,9 @@ def load_engine(
         config=config,
         policy=policy,
     )
+    if trace is not None:
+        yardstick = measure_yardstick(loaded.generator, loaded.device)
+        engine.record(TraceRecorder(trace), model=name, yardstick=yardstick)
     return LoadedEngine(
         name=name,
         tokenizer=tokenizer,

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tritium.engine.cache import BlockAllocator
+    from tritium.engine.governor import Governor
     from tritium.engine.request import TokenOutput
+    from tritium.engine.scheduler import Scheduler
+    from tritium.engine.tuning import Adjustment
 
 LATENCY_BOUNDS = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
@@ -45,6 +49,13 @@ class InferenceMetrics:
             had one and waited too long.
         time_to_first_token: from arrival to the first token, per request.
         inter_token_latency: from one token to the next, per token.
+        memory_pressure: how short memory is, 0 to 1 and above; measured twice a second.
+        pressure_rung: what is done about it: 0 nothing, 1 caches are emptied, 2 fewer requests run, 3 no new
+            ones are taken.
+        evicted_blocks: blocks of the cache whose memory was given back for it, so far.
+        max_running: requests that may share a step at this moment.
+        max_batched_tokens: tokens that a step may have at this moment.
+        tuned: changes of these two that were made or, in mode "advise", only advised; the latest last.
     """
 
     running: int
@@ -62,6 +73,12 @@ class InferenceMetrics:
     refused: Mapping[str, int]
     time_to_first_token: Histogram
     inter_token_latency: Histogram
+    memory_pressure: float
+    pressure_rung: int
+    evicted_blocks: int
+    max_running: int
+    max_batched_tokens: int
+    tuned: tuple[Adjustment, ...]
 
     @property
     def kv_usage(self) -> float:
@@ -117,3 +134,37 @@ class InferenceMonitor:
         self.finished[str(output.finish_reason)] += 1
         self.prompt_tokens += output.prompt_tokens
         self.cached_tokens += output.cached_tokens
+
+    def snapshot(
+        self,
+        *,
+        scheduler: Scheduler,
+        allocator: BlockAllocator,
+        kv_bytes: int,
+        refused: Mapping[str, int],
+        governor: Governor,
+    ) -> InferenceMetrics:
+        """Return the figures of this moment, together with those that others keep."""
+        return InferenceMetrics(
+            running=len(scheduler.running),
+            waiting=scheduler.num_waiting,
+            kv_blocks_used=allocator.num_used,
+            kv_blocks_total=allocator.num_blocks,
+            kv_bytes_total=kv_bytes,
+            steps=self.steps,
+            step_seconds=self.step_nanoseconds / 1e9,
+            prompt_tokens=self.prompt_tokens,
+            generated_tokens=self.generated_tokens,
+            cached_tokens=self.cached_tokens,
+            preemptions=scheduler.num_preemptions,
+            refused=dict(refused),
+            finished=dict(self.finished),
+            time_to_first_token=self.time_to_first_token.histogram(),
+            inter_token_latency=self.inter_token_latency.histogram(),
+            memory_pressure=governor.figures.pressure,
+            pressure_rung=governor.rung,
+            evicted_blocks=governor.figures.evicted_blocks,
+            max_running=governor.limits[0],
+            max_batched_tokens=governor.limits[1],
+            tuned=tuple(governor.tuner.adjustments),
+        )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
+from tritium.engine.governor import CHECK_SECONDS
 from tritium.engine.request import TokenOutput, no_encoder, no_generator
 from tritium.errors import BitNetServiceError, PlatformError, ValidationError
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from tritium.engine.engine import Engine
     from tritium.engine.grammar import GrammarMatcher
     from tritium.engine.monitor import InferenceMetrics
+    from tritium.engine.recording import Deliveries
     from tritium.engine.request import EmbeddingOutput, GenerationRequest
 
 logger = logging.getLogger(__name__)
@@ -61,6 +64,11 @@ class TokenStream:
     def put(self, output: TokenOutput) -> None:
         """Hand an output over; called in the stream's own loop."""
         self._outputs.put_nowait(output)
+
+    @property
+    def num_unread(self) -> int:
+        """Outputs that wait for whoever iterates."""
+        return self._outputs.qsize()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -213,6 +221,8 @@ class EngineThread:
                 self._is_closed = True
                 left = [_lost_output(request_id) for request_id in self._streams]
             self._deliver(left)
+            if self._engine is not None:
+                self._engine.close()
 
     def _run_steps(self) -> None:
         while self._wait_for_work():
@@ -241,6 +251,9 @@ class EngineThread:
                 delay = self._batcher.seconds_until_due() if self._batcher is not None else None
                 if delay is not None and delay <= 0:
                     return True
+                if self._engine is not None and self._engine.is_pressed:
+                    self._engine.look_after()  # what was done for want of memory ends without a request too
+                    delay = CHECK_SECONDS
                 self._wake.wait(delay)
         return False
 
@@ -279,10 +292,12 @@ class EngineThread:
                 if stream is not None:
                     by_loop.setdefault(stream.loop, []).append((stream, output))
             self._wake.notify_all()
+        recorder = None if self._engine is None else self._engine.recorder
+        deliveries = None if recorder is None else recorder.deliveries
         for loop, items in by_loop.items():
             try:
                 # One wake-up per step and loop, not one per token.
-                loop.call_soon_threadsafe(_put_all, items)
+                loop.call_soon_threadsafe(_put_all, items, deliveries, time.monotonic())
             except RuntimeError:  # the loop is closed: nobody reads any more
                 for stream, _ in items:
                     self.abort(stream.request_id)
@@ -303,6 +318,11 @@ def _lost_output(request_id: str) -> TokenOutput:
     )
 
 
-def _put_all(items: Sequence[tuple[TokenStream, TokenOutput]]) -> None:
+def _put_all(
+    items: Sequence[tuple[TokenStream, TokenOutput]], deliveries: Deliveries | None, sent_at: float
+) -> None:
     for stream, output in items:
         stream.put(output)
+    if deliveries is not None:
+        unread = max(stream.num_unread for stream, _ in items)
+        deliveries.record(seconds=time.monotonic() - sent_at, unread=unread)

@@ -76,6 +76,12 @@ class Scheduler:
         self._policy.remove(sequence)
         self._allocator.release(sequence.blocks)
 
+    def limit(self, *, max_running: int, max_batched_tokens: int) -> None:
+        """Work within other limits from the next step on; who has no place any more waits again."""
+        self._max_running, self._max_batched_tokens = max_running, max_batched_tokens
+        while len(self.running) > max_running:
+            self._preempt(max(self.running, key=self._policy.rank))
+
     def record_token(self, sequence: Sequence) -> None:
         """Take note that a sequence was given a token."""
         self._policy.charge(sequence)

@@ -65,6 +65,7 @@ class Sequence:
         self.peak_blocks = 0
         self.num_preemptions = 0
         self.first_step_at: float | None = None
+        self.first_token_at: float | None = None
         self.last_token_at: float | None = None
         self.finish_reason: FinishReason | None = None
         self._decoder = decoder

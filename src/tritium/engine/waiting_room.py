@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tritium.engine.request import QueueFullError
+from tritium.errors import InsufficientMemoryError, Recovery
 
 if TYPE_CHECKING:
     from tritium.engine.config import EngineConfig
@@ -47,17 +48,20 @@ class WaitingRoom:
         self._left_at: float | None = None
         self._interval = 0.0  # seconds between two that left while others waited
         self.refused: Counter[str] = Counter()  # requests by the limit in the way
+        self.is_short_of_memory = False  # the engine can hold no more than what it has
 
     def has_place(self, request: GenerationRequest) -> bool:
         """Return whether a request would be let in now."""
         with self._lock:
-            return self._obstacle(request.tenant, _load_of(request)) is None
+            is_full = self._obstacle(request.tenant, _load_of(request)) is not None
+            return not (is_full or self.is_short_of_memory)
 
     def require_place(self, request: GenerationRequest) -> None:
         """Check that a request would be let in now.
 
         Raises:
             QueueFullError: details: limit_name, limit, current (of the tenant or of all), retry_after.
+            InsufficientMemoryError: memory is short and others run; details: retry_after.
         """
         with self._lock:
             self._require(request.tenant, _load_of(request))
@@ -111,6 +115,14 @@ class WaitingRoom:
         return max(1.0, self._interval)
 
     def _require(self, tenant: str, load: Counter[str]) -> None:
+        if self.is_short_of_memory:
+            self.refused["memory"] += 1
+            raise InsufficientMemoryError(
+                "The engine is short of memory and takes nothing new until some of its requests have ended: "
+                "try again soon.",
+                recovery=Recovery.RETRY_AFTER,
+                retry_after=self._retry_after,
+            )
         obstacle = self._obstacle(tenant, load)
         if obstacle is None:
             return

@@ -70,3 +70,27 @@ def new_pool(dtype: KvDtype, *, num_blocks: int, heads: int, head_dim: int) -> P
             memory.madvise(mmap.MADV_HUGEPAGE)
     pool: Pool = np.frombuffer(memory, dtype=kind, count=math.prod(shape)).reshape(shape)
     return pool
+
+
+def release_blocks(pool: Pool, *, first: int, count: int) -> None:
+    """Give the memory of some blocks of a pool of `new_pool` back to the system; they read as zeros then.
+
+    Pages that they share with other blocks stay. A system that cannot take memory back keeps it.
+    """
+    memory = _memory_of(pool)
+    if memory is None or not hasattr(mmap, "MADV_REMOVE"):
+        return
+    of_block = pool.nbytes // len(pool)
+    begin = -(-first * of_block // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (first + count) * of_block // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > begin:
+        with contextlib.suppress(OSError):
+            # The map is shared memory: pages that are only dropped would stay where they are.
+            memory.madvise(mmap.MADV_REMOVE, begin, end - begin)
+
+
+def _memory_of(pool: Pool) -> mmap.mmap | None:
+    owner: object = pool
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    return owner if isinstance(owner, mmap.mmap) else None

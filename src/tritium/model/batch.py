@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from tritium.errors import ValidationError
 from tritium.kernels import cpu
-from tritium.kernels.pages import BLOCK_SIZE, KvDtype, Pool, block_bytes, new_pool
+from tritium.kernels.pages import BLOCK_SIZE, KvDtype, Pool, block_bytes, new_pool, release_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -96,3 +96,22 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes of all pools together."""
         return self.num_blocks * self.block_bytes
+
+    def release(self, blocks: Sequence[int]) -> None:
+        """Give the memory of blocks that nobody holds back to the system, in all layers.
+
+        Args:
+            blocks: in ascending order.
+        """
+        for first, count in _runs(blocks):
+            for pool in self.layers:
+                release_blocks(pool, first=first, count=count)
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the length of each run of consecutive numbers."""
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
+            yield numbers[start], end - start
+            start = end

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tritium.engine.loading import load_engine
+from tritium.engine.request import no_generator
 from tritium.errors import AuthenticationError, ValidationError
 from tritium.protocol.backend import LocalBackend
 from tritium.protocol.decoding import RequestDecoding
@@ -41,6 +42,7 @@ def create_app(
     threads: int | None = None,
     config: EngineConfig | None = None,
     drain_seconds: float = DRAIN_SECONDS,
+    trace: Path | None = None,
 ) -> FastAPI:
     """Load a model and return the server for it.
 
@@ -52,16 +54,20 @@ def create_app(
         threads: processor threads; None = as many as the machine has.
         config: budgets of the engine.
         drain_seconds: how long running answers may go on after the server is told to stop.
+        trace: the file that a trace of the engine's work is written to.
 
     Raises:
-        ValidationError: the model cannot be loaded, or the key is empty.
+        ValidationError: the model cannot be loaded, the key is empty, or the trace cannot be written.
     """
     keys = [api_key] if isinstance(api_key, str) else list(api_key or ())
     if not all(key.strip() for key in keys):
         raise ValidationError(
             "The API key is empty: give one, or leave it out to let everybody in.", param="api_key"
         )
-    backend = LocalBackend(load_engine(model_path, threads=threads, config=config), served_name=served_name)
+    loaded = load_engine(model_path, threads=threads, config=config, trace=trace)
+    if trace is not None and loaded.engine is None:
+        raise no_generator()
+    backend = LocalBackend(loaded, served_name=served_name)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - FastAPI's signature

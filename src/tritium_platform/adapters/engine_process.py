@@ -16,10 +16,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 import zmq
 import zmq.asyncio
 
+from tritium.engine.config import EngineConfig
 from tritium_platform.adapters import engine_messages as messages
 from tritium_platform.serving.errors import EngineUnavailableError
 from tritium_platform.serving.model import EngineLoad, ReplicaState, ReplicaStatus
@@ -37,10 +39,15 @@ _MODULE = "tritium_platform.worker.engine_main"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineOptions:
-    """How to run one engine process; times in seconds, memory in bytes (0: no limit)."""
+    """How to run one engine process; times in seconds, memory in bytes (0: no limit).
+
+    `trace` is the file that a trace of its work is written to, anew whenever it starts; None for none.
+    """
 
     threads: int = 1
     memory_limit_bytes: int = 0
+    limits: EngineConfig = field(default_factory=EngineConfig)
+    trace: Path | None = None
     load_timeout: float = 120.0
     heartbeat_timeout: float = 30.0
     log_level: str = "info"
@@ -270,11 +277,13 @@ class EngineProcess:
 
     async def _spawn(self, endpoint: str) -> asyncio.subprocess.Process:
         options = self._options
+        trace = [] if options.trace is None else ["--trace", str(options.trace)]
         return await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", _MODULE, "--endpoint", endpoint, "--model", self._model_path, "--name", self._name),
             *("--threads", str(options.threads), "--memory-limit", str(options.memory_limit_bytes)),
-            *("--log-level", options.log_level),
+            *("--log-level", options.log_level, "--limits", msgspec.json.encode(options.limits).decode()),
+            *trace,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,  # ours carries results of commands
             start_new_session=True,

@@ -30,12 +30,22 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._models: set[str] = set()
-        self._preemptions_seen: dict[str, int] = {}
+        self._seen: dict[str, tuple[int, int]] = {}  # counters of an engine, as they were last
         self._running = self._gauge("num_requests_running", "Requests that share an engine's steps.")
         self._waiting = self._gauge("num_requests_waiting", "Requests that wait in an engine's queue.")
         self._cache_usage = self._gauge("kv_cache_usage_perc", "Used share of the key-value cache, 0 to 1.")
         self._preemptions = self._counter(
             "num_preemptions", "Requests that lost their blocks or their place to another and came again."
+        )
+        self._pressure = self._gauge(
+            "memory_pressure_ratio", "How short memory is for an engine's process, 0 to 1 and above."
+        )
+        self._rung = self._gauge(
+            "memory_pressure_rung",
+            "What engines do about it: 0 nothing, 1 empty caches, 2 run fewer requests, 3 take no new ones.",
+        )
+        self._evicted = self._counter(
+            "evicted_blocks", "Blocks of the key-value cache whose memory was given back under pressure."
         )
         self._prefix_queries = self._counter(
             "prefix_cache_queries", "Tokens of prompts looked for in the prefix cache."
@@ -111,8 +121,9 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _show_engines(self, engines: Sequence[EngineReading]) -> None:
-        for gauge in (self._running, self._waiting, self._cache_usage):
+        for gauge in (self._running, self._waiting, self._cache_usage, self._pressure, self._rung):
             gauge.clear()
+        worst: dict[tuple[str, str], list[float]] = {}
         blocks: dict[tuple[str, str], list[int]] = {}
         for engine in engines:
             labels = (self._model(engine.model), engine.tier.value)
@@ -122,11 +133,17 @@ class Metrics:
             used_and_all = blocks.setdefault(labels, [0, 0])
             used_and_all[0] += load.kv_blocks_used
             used_and_all[1] += load.kv_blocks
-            seen = self._preemptions_seen.get(engine.replica, 0)
-            # An engine that was started anew counts from nothing.
-            new = load.preemptions - seen if load.preemptions >= seen else load.preemptions
-            self._preemptions.labels(*labels).inc(new)
-        self._preemptions_seen = {engine.replica: engine.load.preemptions for engine in engines}
+            most = worst.setdefault(labels, [0.0, 0.0])
+            most[:] = max(most[0], load.memory_pressure), max(most[1], load.pressure_rung)
+            preempted, evicted = self._seen.get(engine.replica, (0, 0))
+            self._preemptions.labels(*labels).inc(_new(load.preemptions, seen=preempted))
+            self._evicted.labels(*labels).inc(_new(load.evicted_blocks, seen=evicted))
+        self._seen = {
+            engine.replica: (engine.load.preemptions, engine.load.evicted_blocks) for engine in engines
+        }
+        for labels, (pressure, rung) in worst.items():
+            self._pressure.labels(*labels).set(pressure)
+            self._rung.labels(*labels).set(rung)
         for labels, (used, total) in blocks.items():
             self._cache_usage.labels(*labels).set(used / total if total else 0.0)
 
@@ -149,3 +166,8 @@ class Metrics:
             return "other"
         self._models.add(name)
         return name
+
+
+def _new(count: int, *, seen: int) -> int:
+    """Return what a counter has gained; an engine that was started anew counts from nothing."""
+    return count - seen if count >= seen else count

@@ -24,6 +24,7 @@ from tritium_platform.api import (
     models,
     operations,
     quantizations,
+    recommendations,
     security,
     tenants,
     uploads,
@@ -77,7 +78,9 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
     )
     for resource in (files, batches):
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
-    resources = (tenants, account, models, uploads, quantizations, deployments, aliases, security)
+    resources = (
+        tenants, account, models, uploads, quantizations, deployments, aliases, security, recommendations
+    )  # fmt: skip
     for router in (
         *(resource.router for resource in resources),
         aliases.operator_router,

@@ -11,6 +11,7 @@ from tritium_platform.cli import (
     compliance,
     models,
     quantize,
+    recommend,
     retention,
     run,
     tenants,
@@ -29,6 +30,7 @@ app.command()(run.serve)
 app.command()(run.worker)
 app.command()(run.migrate)
 app.command()(billing.usage)
+app.command()(recommend.recommend)
 models.model_group.command("quantize")(quantize.quantize_model)
 models.model_group.command("cancel")(quantize.cancel_quantization)
 for name, group in (

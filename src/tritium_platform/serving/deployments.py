@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from tritium.engine.config import EngineConfig
 from tritium_platform.errors import NotFoundError, ValidationError
 from tritium_platform.serving import policy
 from tritium_platform.serving.model import Deployment, DeploymentState, EngineReading, RegisteredModel
@@ -32,10 +33,11 @@ MAX_REPLICAS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServingLimits:
-    """What an engine gets: threads, and address space in bytes (0: derived from the model)."""
+    """What an engine gets: threads, address space in bytes (0: derived from the model), its own limits."""
 
     threads: int = 1
     memory_bytes: int = 0
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,7 +219,9 @@ class DeploymentService:
 
     async def new_pool(self, deployment: Deployment, *, model: RegisteredModel) -> Pool:
         """Return engines for a deployment that are not loaded; ValidationError if the model is unreadable."""
-        need = await asyncio.to_thread(memory_need, model) if self._residency.is_bounded else 0
+        need = 0
+        if self._residency.is_bounded:
+            need = await asyncio.to_thread(memory_need, model, self._limits.engine)
         self._launched += 1
         name = f"{deployment.id.hex[-12:]}-{self._launched}"
 

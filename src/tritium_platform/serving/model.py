@@ -146,6 +146,10 @@ class EngineLoad:
         waiting: requests that hold no place yet.
         kv_blocks_used: blocks of the key-value cache somebody holds, of `kv_blocks`.
         preemptions: how often a request lost its blocks or its place to another, since the engine started.
+        memory_pressure: how short memory is for the process, 0 to 1 and above.
+        pressure_rung: what the engine does about it: 0 nothing, 1 empty caches, 2 run fewer requests, 3 take
+            no new ones.
+        evicted_blocks: blocks of the cache whose memory it gave back for that, since it started.
     """
 
     running: int = 0
@@ -153,6 +157,9 @@ class EngineLoad:
     kv_blocks_used: int = 0
     kv_blocks: int = 0
     preemptions: int = 0
+    memory_pressure: float = 0.0
+    pressure_rung: int = 0
+    evicted_blocks: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

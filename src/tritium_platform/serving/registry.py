@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tritium.engine.config import EngineConfig
 from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.native import is_native, open_native
 from tritium.model.config import parse_config
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from tritium.engine.config import EngineConfig
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock
 
@@ -157,7 +157,7 @@ def read_report(model: RegisteredModel) -> dict[str, Any]:
         return {key: native.manifest.get(key) for key in ("quantization", "metrics", "validation_report")}
 
 
-def memory_need(model: RegisteredModel) -> int:
+def memory_need(model: RegisteredModel, limits: EngineConfig) -> int:
     """Return the bytes that one engine may come to need: its process, the weights, the key-value cache.
 
     The weights count twice what is stored: they are laid out for the kernels while they are read. The engine
@@ -172,7 +172,7 @@ def memory_need(model: RegisteredModel) -> int:
     else:
         with open_checkpoint(model.path, allow_hub=False) as checkpoint:
             config = parse_config(checkpoint.config)
-    cache = 0 if config.is_encoder else EngineConfig().cache_bytes(config)
+    cache = 0 if config.is_encoder else limits.cache_bytes(config)
     return _PROCESS_BYTES + 2 * model.size_bytes + cache
 
 

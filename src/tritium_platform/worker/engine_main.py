@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 import zmq
 import zmq.asyncio
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _HEARTBEAT_SECONDS = 1.0
-# A tenant may fill half of the places: as many as the highest tier has requests at a time.
-LIMITS = EngineConfig(max_waiting=512, max_waiting_seconds=60.0)
 
 
 class EngineServer:
@@ -106,6 +105,9 @@ class EngineServer:
             kv_blocks_used=figures.kv_blocks_used,
             kv_blocks=figures.kv_blocks_total,
             preemptions=figures.preemptions,
+            memory_pressure=figures.memory_pressure,
+            pressure_rung=figures.pressure_rung,
+            evicted_blocks=figures.evicted_blocks,
         )
 
     async def _report(self, report: messages.Report) -> None:
@@ -148,7 +150,8 @@ async def _run(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> tuple[EngineThread, ModelFacts]:
-    loaded = load_engine(options.model, threads=options.threads or None, config=LIMITS)
+    limits = msgspec.json.decode(options.limits, type=EngineConfig)
+    loaded = load_engine(options.model, threads=options.threads or None, config=limits, trace=options.trace)
     facts = ModelFacts(
         kind=ModelKind.EMBED if loaded.engine is None else ModelKind.GENERATE,
         vocabulary_size=loaded.tokenizer.vocab_size,
@@ -165,6 +168,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--memory-limit", type=int, default=0, help="bytes of address space; 0: no limit")
+    parser.add_argument("--limits", default="{}", help="those of EngineConfig, as JSON")
+    parser.add_argument("--trace", type=Path, help="the file that a trace is written to")
     return parser.parse_args(arguments)
 
 

@@ -125,7 +125,7 @@ def test_the_end_token_ends_a_text_and_is_not_shown(scripture, new_engine, new_r
     engine = new_engine()
     engine.add_request(new_request("free", "In the beginning"))
     free = tokens_of(run_to_end(engine)["free"])
-    engine._end_tokens = frozenset({free[5]})
+    engine._writer._end_tokens = frozenset({free[5]})
     engine.add_request(new_request("r", "In the beginning", ignore_eos=False))
     outputs = run_to_end(engine)["r"]
     cut = free[: free.index(free[5]) + 1]
