@@ -16,7 +16,7 @@ export UV_LINK_MODE := copy
 # Where this is set, each of the many processes that tests and demo start compiles every module it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 soak soak-fairness wheel-test lock docs clean
+.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 soak soak-fairness soak-pricing wheel-test lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ soak: $(STAMPS)/dev ## Kill and restart the platform under load, many times
 
 soak-fairness: $(STAMPS)/dev ## Check the bound of fair turns on TRITIUM_FAIRNESS_TRACES (100,000) generated traces
 	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" tests/library/engine/test_fairness_bound.py
+
+soak-pricing: $(STAMPS)/dev ## Price TRITIUM_PRICING_PLANS (20,000) plans x 50 months and count every unit again by hand
+	$(BIN)/pytest -m soak -s -o addopts="--import-mode=importlib -ra" --timeout 7200 tests/platform/billing/test_rating.py
 
 wheel-test: $(STAMPS)/dev ## Install the bare wheel into a clean environment and run tests/library there
 	PYTHON=$(PYTHON) bash tests/wheel.sh
