@@ -114,3 +114,13 @@ def _commitment_line(plan: Plan, *, lines: Sequence[Line], part: Fraction) -> li
     if missing <= 0:
         return []
     return [Line(charge=COMMITMENT, exact=Fraction(missing), amount=missing)]
+
+
+def charge_of(plan: Plan, use: Usage) -> tuple[str, tuple[str, ...]] | None:
+    """Return the key of the line that prices a use; None if it costs nothing."""
+    for charge in plan.charges:
+        if charge.meter is use.meter and charge.tier in (None, use.tier):
+            if not isinstance(charge.price, MatrixPrice):
+                return charge.name, ()
+            return charge.name, charge.price.cells[charge.price.place_of(use.properties())].values
+    return None
