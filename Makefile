@@ -27,7 +27,7 @@ demo: $(STAMPS)/platform ## Quantize, deploy, serve two tenants, bill and audit:
 up: $(STAMPS)/platform ## Start the platform on this machine with embedded defaults
 	$(BIN)/tritiumd up
 
-test: $(STAMPS)/dev ## Run all tests
+test: $(STAMPS)/dev $(STAMPS)/beancount ## Run all tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMPS)/dev ## Format, lint, types, import floors, generated docs
@@ -75,7 +75,7 @@ lock: $(STAMPS)/venv ## Resolve the pinned requirements again
 	    --output-file requirements/$$name.lock || exit 1; done
 
 clean: ## Remove everything that make built
-	rm -rf $(VENV) .venv-peers .venv-peers-avx2 $(STAMPS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers .venv-peers-avx2 .venv-beancount $(STAMPS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:
@@ -94,6 +94,12 @@ $(STAMPS)/dev: $(STAMPS)/platform requirements/dev.lock requirements/oracle.txt
 	$(UV_INSTALL) --require-hashes -r requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/oracle.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/oracle-no-deps.txt
+	touch $@
+
+# What checks our journal, GPL-2: run as a program from an environment of its own, never imported or shipped.
+$(STAMPS)/beancount: $(STAMPS)/venv requirements/beancount.txt
+	$(PYTHON) -m venv .venv-beancount
+	.venv-beancount/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements/beancount.txt
 	touch $@
 
 # The peers, built from source for this machine, in environments of their own: nothing of ours depends on them.

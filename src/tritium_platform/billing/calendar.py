@@ -1,4 +1,4 @@
-"""What is due by the calendar: drafts of the month that ended, their finalization, overdue marks, expiry.
+"""What is due by the calendar: drafts of the months that ended, their finalization, overdue marks, expiry.
 
 Every part is safe to run twice and at the same time: the database holds a month to one invoice, and whoever
 comes second finds nothing to do. So whatever ran half before a crash is finished by the next run.
@@ -87,7 +87,7 @@ class BillingCalendar:
         last = CalendarMonth.of(CalendarMonth.of(self._clock.now()).start - DAY)
         for tenant in await self._tenants.list_tenants():
             try:
-                generated += len(await self._invoices.generate(tenant.id, period=last, actor=ACTOR))
+                generated += await self._invoices.generate_until(tenant.id, last=last, actor=ACTOR)
             except BitNetServiceError as error:
                 _log.warning("invoice_not_generated", tenant_id=str(tenant.id), code=error.code)
                 failed += 1

@@ -66,6 +66,7 @@ class CreditNoteService:
             lines = await self._credited_lines(invoice, document=document, amounts=amounts)
             note = replace(
                 _credit_note(invoice, note_id=note_id, lines=lines),
+                number=f"{SERIES[InvoiceKind.CREDIT_NOTE]}-{sequence:08d}",
                 created_at=self._books.clock.now(),
                 finalized_at=self._books.clock.now(),
             )
@@ -86,17 +87,15 @@ class CreditNoteService:
         reason: str,
     ) -> None:
         document = await self._books.said(invoice)
-        number = f"{SERIES[note.kind]}-{sequence:08d}"
         body = invoice_to_dict(
             note,
             lines=lines,
             tax=TaxStatus(**document["tax"]),
-            number=number,
             extra={"credits_invoice": document["number"], "reason": reason},
         )
         await self._books.invoices.add(note)
         await self._books.invoices.add_document(
-            sign_document(note, body=body, sequence=sequence, number=number, signer=self._signer)
+            sign_document(note, body=body, sequence=sequence, signer=self._signer)
         )
 
     async def _settle_credit(

@@ -13,10 +13,15 @@ from tritium_platform.billing.plans import PlanService
 from tritium_platform.billing.settlement import SettlementService
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.billing.books import BillingBooks
     from tritium_platform.billing.calendar import Tenants
+    from tritium_platform.billing.journal import JournalGroup
     from tritium_platform.billing.plans import PlanStore, PriceLists
+
+PAGE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,15 @@ class BillingDesk:
     credit_notes: CreditNoteService
     grants: GrantService
     calendar: BillingCalendar
+
+    async def whole_journal(self) -> Sequence[JournalGroup]:
+        """Return every group of the journal, oldest first."""
+        groups: list[JournalGroup] = []
+        while True:
+            page = await self.books.journal.list(limit=PAGE, after=groups[-1].id if groups else None)
+            groups += page
+            if len(page) < PAGE:
+                return groups
 
 
 def open_desk(

@@ -81,7 +81,6 @@ def invoice_to_dict(
     lines: Sequence[Mapping[str, Any]],
     tax: TaxStatus,
     draws: Sequence[tuple[UUID, int]] = (),
-    number: str | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Spell an invoice, a draft or a credit note; the sums are those of its lines."""
@@ -91,7 +90,7 @@ def invoice_to_dict(
         "schema": SCHEMA,
         "kind": invoice.kind.value,
         "id": str(invoice.id),
-        "number": number,
+        "number": invoice.number,
         "tenant_id": str(invoice.tenant_id),
         "period": str(invoice.period),
         "currency": invoice.currency,
@@ -116,7 +115,7 @@ def invoice_to_dict(
 
 
 def sign_document(
-    invoice: Invoice, *, body: Mapping[str, Any], sequence: int, number: str, signer: NoteSigner
+    invoice: Invoice, *, body: Mapping[str, Any], sequence: int, signer: NoteSigner
 ) -> InvoiceDocument:
     """Fix what an invoice says: canonical bytes, digest, signed note.
 
@@ -127,7 +126,7 @@ def sign_document(
         data = rfc8785.dumps(dict(body))
     except (rfc8785.CanonicalizationError, ValueError) as error:
         raise ValidationError(f"The invoice has no canonical JSON form: {error}.") from error
-    digest = hashlib.sha256(data).digest()
+    digest, number = hashlib.sha256(data).digest(), str(invoice.number)
     return InvoiceDocument(
         invoice_id=invoice.id,
         tenant_id=invoice.tenant_id,

@@ -45,6 +45,7 @@ class Invoice:
     Attributes:
         period: the month that it is about.
         plan_id: the plan that prices the month.
+        number: None while it is a draft.
         contract_id: None for who has no contract.
         credits_invoice_id: of a credit note, what it corrects.
         total_minor: what it comes to with tax; 0 while it is a draft.
@@ -61,6 +62,7 @@ class Invoice:
     currency: str
     plan_id: str
     created_at: datetime
+    number: str | None = None
     contract_id: UUID | None = None
     credits_invoice_id: UUID | None = None
     finalized_at: datetime | None = None

@@ -77,6 +77,24 @@ class InvoiceService:
                     made.append(draft)
         return made
 
+    async def generate_until(self, tenant_id: UUID, *, last: CalendarMonth, actor: str) -> int:
+        """Make the drafts of every month that is not billed, up to the last one; return how many were made.
+
+        What came late to a month that is billed is no draft of that month: the next draft adjusts it.
+        """
+        billed = await self._books.invoices.last_period(tenant_id)
+        if billed is not None:
+            month = billed.next()
+        else:
+            used = await self._books.usage.unbilled_months(tenant_id, before=last.end)
+            agreed = [CalendarMonth.of(each.starts_at) for each in await self._plans.contracts(tenant_id)]
+            month = min([*used, *agreed, last])
+        count = 0
+        while month <= last:
+            count += len(await self.generate(tenant_id, period=month, actor=actor))
+            month = month.next()
+        return count
+
     async def get(self, invoice_id: UUID, *, tenant_id: UUID | None = None) -> Invoice:
         """Return an invoice, of one tenant if that is given; NotFoundError if there is none."""
         invoice = await self._books.invoices.get(invoice_id)
@@ -166,7 +184,8 @@ class InvoiceService:
         terms = await self._projection.terms_of(draft)
         grants = await self._books.credits.lock(draft.tenant_id, currency=draft.currency)
         draws = self._draws(draft, lines=lines, grants=grants)
-        invoice = self._finalized(draft, lines=lines, terms=terms, drawn=sum(each for _, each in draws))
+        drawn = sum(each for _, each in draws)
+        invoice = self._finalized(replace(draft, number=number), lines=lines, terms=terms, drawn=drawn)
         digests = await self._projection.digests(invoice, lines=lines, months=months)
         body = invoice_to_dict(
             invoice,
@@ -176,9 +195,8 @@ class InvoiceService:
             ],
             tax=terms.tax,
             draws=draws,
-            number=number,
         )
-        document = sign_document(invoice, body=body, sequence=sequence, number=number, signer=self._signer)
+        document = sign_document(invoice, body=body, sequence=sequence, signer=self._signer)
         await self._books.invoices.save(invoice)
         await self._books.invoices.add_document(document)
         await self._books.invoices.add_lines(invoice, _filed(lines))

@@ -10,6 +10,7 @@ from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.billing.contract import UNTAXED, Contract, contract_of
 from tritium_platform.billing.list_plan import plan_of
 from tritium_platform.billing.rating.plan_json import plan_id
+from tritium_platform.billing.rating.tax import STANDARD, rate_of
 from tritium_platform.errors import ConflictError, NotFoundError
 from tritium_platform.values import CalendarMonth, uuid7
 
@@ -116,6 +117,7 @@ class PlanService:
 
         Raises:
             NotFoundError: there is no such plan.
+            ValidationError: the plan has no tax rate for the jurisdiction.
             ConflictError: it changes a month that is billed already, or breaks into the month of another one.
         """
         contract = Contract(
@@ -129,7 +131,7 @@ class PlanService:
             created_at=self._books.clock.now(),
         )
         async with self._books.unit_of_work():
-            await self.get(plan)
+            _require_rates(await self.get(plan), tax=tax, at=starts_at)
             await self._require_free(contract)
             if not await self._store.add_contract(contract):
                 raise ConflictError("Another contract of this tenant starts at the same instant.")
@@ -179,3 +181,9 @@ class PlanService:
             )
         if any(other.starts_at > contract.starts_at for other in others):
             raise ConflictError("A contract that starts later exists already.", field="starts_at")
+
+
+def _require_rates(plan: Plan, *, tax: TaxStatus, at: datetime) -> None:
+    """Find out now, not at the end of a month, that nobody knows the tax."""
+    for category in {STANDARD, *(charge.tax_category for charge in plan.charges)}:
+        rate_of(plan.taxes, status=tax, category=category, at=at)

@@ -58,6 +58,7 @@ invoices = Table(
     Column("period", String(7), nullable=False),
     Column("currency", String(3), nullable=False),
     Column("plan_id", String(32), ForeignKey("price_plans.id"), nullable=False),
+    Column("number", String(40)),
     Column("contract_id", Uuid, ForeignKey("contracts.id")),
     Column("credits_invoice_id", Uuid, ForeignKey("invoices.id")),
     Column("created_at", UtcDateTime, nullable=False),
