@@ -226,7 +226,7 @@ async def _open_books(
     clock: Clock,
 ) -> Books:
     metering = MeteringService(store=SqlUsageStore(database))
-    billing = BillingService(prices=SqlPriceStore(database), usage=metering, clock=clock)
+    billing = BillingService(prices=SqlPriceStore(database), clock=clock)
     await billing.publish_prices(_price_version(config))
     return Books(
         unit_of_work=database.unit_of_work,

@@ -36,7 +36,7 @@ async def bill_for_ever(url: str, chance: random.Random) -> None:
     database = Database(url)
     clock = ManualClock(NOW)
     usage = SqlUsageStore(database)
-    prices = BillingService(prices=SqlPriceStore(database), usage=usage, clock=clock)
+    prices = BillingService(prices=SqlPriceStore(database), clock=clock)
     await prices.publish_prices(default_price_version())
     signer = NoteSigner("tritium.example/audit", private_key=Ed25519PrivateKey.from_private_bytes(b"7" * 32))
     desk = open_sql_desk(

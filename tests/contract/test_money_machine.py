@@ -139,7 +139,7 @@ class Player:
         if database is None:
             memory = MemoryDatabase()
             self.usage = MemoryUsageStore(memory)
-            self.prices = BillingService(prices=MemoryPriceStore(memory), usage=self.usage, clock=self.clock)
+            self.prices = BillingService(prices=MemoryPriceStore(memory), clock=self.clock)
             books = BillingBooks(
                 unit_of_work=memory.unit_of_work,
                 invoices=MemoryInvoiceStore(memory),
@@ -155,7 +155,7 @@ class Player:
             )
         else:
             self.usage = SqlUsageStore(database)
-            self.prices = BillingService(prices=SqlPriceStore(database), usage=self.usage, clock=self.clock)
+            self.prices = BillingService(prices=SqlPriceStore(database), clock=self.clock)
             self.desk = open_sql_desk(database, prices=self.prices, clock=self.clock, **common)
         self.answers: list[object] = []
         self.events = 0

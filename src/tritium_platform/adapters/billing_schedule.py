@@ -10,7 +10,6 @@ import structlog
 from dbos import DBOS
 
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
-from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.money import open_sql_desk
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.billing.invoicing import BillingService
@@ -37,12 +36,10 @@ class BillingSchedule:
     Args:
         calendar: what is done; it is safe to do twice.
         loop: where the database connections of the calendar live.
-        cron: when; every hour unless a test is in a hurry.
+        cron: when.
     """
 
-    def __init__(
-        self, calendar: BillingCalendar, *, loop: asyncio.AbstractEventLoop, cron: str = HOURLY
-    ) -> None:
+    def __init__(self, calendar: BillingCalendar, *, loop: asyncio.AbstractEventLoop, cron: str) -> None:
         self._calendar = calendar
         self._loop = loop
         self._cron = cron
@@ -80,10 +77,10 @@ def open_schedule(
     """Open the schedule over a database, for the process that launches DBOS."""
     desk = open_sql_desk(
         database,
-        prices=BillingService(prices=SqlPriceStore(database), usage=SqlUsageStore(database), clock=clock),
+        prices=BillingService(prices=SqlPriceStore(database), clock=clock),
         tenants=SqlTenantStore(database),
         signer=signer,
         clock=clock,
         grace_days=config.invoice_grace_days,
     )
-    return BillingSchedule(desk.calendar, loop=loop)
+    return BillingSchedule(desk.calendar, loop=loop, cron=HOURLY)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tritium_platform.billing.books import BillingBooks
     from tritium_platform.billing.drafting import DraftLine
     from tritium_platform.billing.plans import PlanService, Terms
+    from tritium_platform.billing.rating.plan import Plan
 
 WITHOUT_CONTRACT_DAYS = 14
 
@@ -44,6 +45,20 @@ class LineEvent:
     event_id: str
     occurred_at: str
     quantity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """A draft that is not kept: its head, the plan of its month, its lines with their taxes."""
+
+    invoice: Invoice
+    plan: Plan
+    lines: Sequence[DraftLine]
+
+    @property
+    def total_minor(self) -> int:
+        """What it comes to with tax, in minor units."""
+        return sum(each.line.net + each.line.tax for each in self.lines)
 
 
 class InvoiceService:
@@ -94,6 +109,14 @@ class InvoiceService:
             count += len(await self.generate(tenant_id, period=month, actor=actor))
             month = month.next()
         return count
+
+    async def preview(self, tenant_id: UUID, *, period: CalendarMonth) -> Preview:
+        """Return what a month's invoice would say now, in the currency of the month; nothing is kept."""
+        found = await self._projection.by_currency(tenant_id, period=period)
+        months = next(months for _, months in found.values() if period in months)
+        draft = self._draft(tenant_id, period=period, terms=months[period])
+        lines = await self._projection.lines(draft, months=months, is_final=False)
+        return Preview(invoice=draft, plan=months[period].plan, lines=lines)
 
     async def get(self, invoice_id: UUID, *, tenant_id: UUID | None = None) -> Invoice:
         """Return an invoice, of one tenant if that is given; NotFoundError if there is none."""

@@ -45,7 +45,7 @@ class Projection:
                 charged=await self._books.invoices.charged(invoice.tenant_id, month),
             )
         drafted = draft_lines(invoice.period, months=facts)
-        terms = await self.terms_of(invoice)
+        terms = months.get(invoice.period) or await self.terms_of(invoice)
         taxed = add_taxes(
             [each.line for each in drafted],
             plan=terms.plan,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tritium_platform.billing.invoice import Invoice
-    from tritium_platform.billing.model import InvoicePreview
+    from tritium_platform.billing.invoices import Preview
     from tritium_platform.compose import Platform
     from tritium_platform.metering.model import UsageTotal
     from tritium_platform.values import CalendarMonth
@@ -76,28 +76,33 @@ def preview(
     """Show what a tenant's invoice for a month would say now."""
     tenant_id = parse_id(tenant)
 
-    async def work(platform: Platform) -> InvoicePreview:
+    async def work(platform: Platform) -> Preview:
         month = _month(platform, period)
         await platform.tenancy.get_tenant(tenant_id)
-        return await platform.books.billing.preview_invoice(tenant_id, period=month)
+        return await platform.desk.invoices.preview(tenant_id, period=month)
 
     config = read_config(config_file, data_dir=data_dir, database_url=database_url)
     made = with_platform(config, work)
+    head, total = made.invoice, str(made.invoice.money(made.total_minor))
     if output_format is OutputFormat.JSON:
-        from tritium_platform.api.account import invoice_out  # noqa: PLC0415 - so that --help stays fast
+        from tritium_platform.api.account import preview_out  # noqa: PLC0415 - so that --help stays fast
 
-        write_json(invoice_out(made).model_dump(mode="json"))
+        write_json(preview_out(made, at=head.created_at).model_dump(mode="json"))
     elif output_format is OutputFormat.QUIET:
-        write_text(f"{made.total}\n")
+        write_text(f"{total}\n")
     else:
         rows = [
-            (line.cost.meter.value, line.cost.tier.value, str(line.cost.quantity), str(line.amount))
-            for line in made.lines
+            (
+                str(each.month),
+                " ".join([each.line.charge, *each.line.cell]),
+                str(each.line.quantity),
+                str(head.money(each.line.net)),
+                str(head.money(each.line.tax)),
+            )
+            for each in made.lines
         ]
-        columns = ("meter", "tier", "quantity", "amount")
-        write_table(
-            f"Invoice preview for {made.period}", columns, [*rows, ("total", "", "", str(made.total))]
-        )
+        columns = ("month", "charge", "quantity", "net", "tax")
+        write_table(f"Invoice preview for {head.period}: {total}", columns, rows)
 
 
 @invoice_group.command("generate")

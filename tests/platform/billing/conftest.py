@@ -51,9 +51,7 @@ class Shop:
         self.clock = ManualClock(start)
         self.tenant_id = uuid7(self.clock)
         self.usage = MemoryUsageStore(self.database)
-        self.prices = BillingService(
-            prices=MemoryPriceStore(self.database), usage=self.usage, clock=self.clock
-        )
+        self.prices = BillingService(prices=MemoryPriceStore(self.database), clock=self.clock)
         self.outbox = MemoryAuditOutbox(self.database)
         self.desk = open_desk(
             BillingBooks(

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from tritium_platform.billing.document import SCHEMA
 from tritium_platform.billing.export import write_csv
 from tritium_platform.billing.invoice import InvoiceStatus
-from tritium_platform.billing.invoicing import round_lines
 from tritium_platform.billing.list_plan import plan_of
 from tritium_platform.billing.model import MeterPrice, PriceVersion
 from tritium_platform.billing.pricing import default_price_version, price_totals
@@ -283,17 +282,14 @@ def test_a_price_list_as_a_plan_costs_exactly_the_same(version, quantities):
         [UsageTotal(tier, meter, quantity) for (tier, meter), quantity in quantities.items()],
         price_version=version,
     )
-    expected, total = round_lines(cost)
     usage = [
         Usage(meter=meter, tier=tier, quantity=quantity) for (tier, meter), quantity in quantities.items()
     ]
     lines = rate(plan_of(version), usage=usage)
-    for line, each in zip(lines, expected, strict=True):
+    for line, each in zip(lines, cost.lines, strict=True):
         found = (line.tier, line.meter, line.quantity, line.included, line.exact)
-        listed = each.cost
-        assert found == (listed.tier, listed.meter, listed.quantity, listed.included, listed.amount)
-        assert line.amount == each.amount.minor
-    assert sum(line.net for line in lines) == total.minor
+        assert found == (each.tier, each.meter, each.quantity, each.included, each.amount)
+        assert line.amount == line.net == round(each.amount)
 
 
 def without_ids(body):
@@ -383,3 +379,21 @@ def test_the_parts_of_a_cut_month_cover_it_exactly():
         for by in (Proration.SECONDS, Proration.DAYS)
     ]
     assert counted == [Fraction(59, 60), Fraction(29, 30)]
+
+
+async def test_a_preview_says_what_the_invoice_will_say_and_keeps_nothing(shop):
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    price = {Meter.OUTPUT_TOKENS: MeterPrice(Fraction(1, 3), 10)}
+    await shop.prices.publish_prices(PriceVersion("USD", start, dict.fromkeys(TenantTier, price)))
+    for at in (SEPTEMBER.start, SEPTEMBER.end - timedelta(microseconds=1), SEPTEMBER.end):
+        await shop.use(100, at=at)
+        await shop.use(6, at=at, tier=TenantTier.DEVELOPER)
+    preview = await shop.desk.invoices.preview(shop.tenant_id, period=SEPTEMBER)
+    lines = [
+        (each.line.tier, each.line.quantity, each.line.included, each.line.net) for each in preview.lines
+    ]
+    assert lines == [(TenantTier.DEVELOPER, 12, 10, 1), (TenantTier.TEAM, 200, 10, 63)]
+    assert preview.total_minor == 64
+    assert await shop.desk.invoices.list() == []
+    invoice, _ = await shop.bill(SEPTEMBER)
+    assert (invoice.total_minor, invoice.plan_id) == (64, preview.invoice.plan_id)

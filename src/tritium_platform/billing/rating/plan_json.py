@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
     from tritium_platform.billing.rating.matrix import ScalarPrice
 
-EXACT = re.compile(r"\d{1,30}(?:/[1-9]\d{0,29})?")
-MAJOR = re.compile(r"(\d{1,12}(?:\.\d{1,12})?) ([A-Z]{3})(?: per ([1-9]\d{0,15}))?")
+EXACT = re.compile(r"\d{1,30}(?:/[1-9]\d{0,29})?", re.ASCII)
+MAJOR = re.compile(r"(\d{1,12}(?:\.\d{1,12})?) ([A-Z]{3})(?: per ([1-9]\d{0,15}))?", re.ASCII)
+SHARE = re.compile(r"\d{1,12}(?:/[1-9]\d{0,11}|\.\d{1,12})?", re.ASCII)
 LARGEST_WHOLE = 2**53 - 1  # beyond it JSON has no exact numbers
 
 
@@ -238,7 +239,7 @@ def _require_known(plain: Mapping[str, Any], known: Any) -> None:
 
 
 def _share(value: object) -> Fraction:
-    if not isinstance(value, str) or re.fullmatch(r"\d{1,12}(?:/[1-9]\d{0,11}|\.\d{1,12})?", value) is None:
+    if not isinstance(value, str) or SHARE.fullmatch(value) is None:
         raise ValidationError("A share is written as text, such as '0.19' or '19/100'.")
     return Fraction(value)
 
