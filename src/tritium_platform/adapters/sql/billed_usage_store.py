@@ -99,11 +99,11 @@ class SqlBilledUsageStore:
             select(usage_records)
             .join(invoice_events, _event.usage_id == _use.id)
             .where(_event.invoice_id == invoice_id)
-            .order_by(_use.id)
+            .order_by(_event.usage_id)  # the order of the key: a page costs a page
             .limit(limit)
         )
         if after is not None:
-            statement = statement.where(_use.id > after)
+            statement = statement.where(_event.usage_id > after)
         if month is not None:
             statement = statement.where(_in(month))
         async with self._database.read() as connection:

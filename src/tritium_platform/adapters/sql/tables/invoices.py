@@ -141,7 +141,7 @@ invoice_events = Table(
         "uq_invoice_events_usage_id",
         "usage_id",
         unique=True,
-        sqlite_where=text("NOT is_void"),
+        sqlite_where=text("is_void = 0"),  # as the queries say it: else the index is not used
         postgresql_where=text("NOT is_void"),
     ),
 )

@@ -207,7 +207,7 @@ def upgrade() -> None:
         "invoice_events",
         ["usage_id"],
         unique=True,
-        sqlite_where=sa.text("NOT is_void"),
+        sqlite_where=sa.text("is_void = 0"),
         postgresql_where=sa.text("NOT is_void"),
     )
     op.create_table(
