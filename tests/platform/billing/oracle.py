@@ -7,6 +7,13 @@ unit is priced by itself, every minor unit that is shared out goes out alone. `P
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
+
+
+@cache
+def exact_of(text):
+    """Read a fraction; the same texts come again and again."""
+    return Fraction(text)
 
 
 def whole(exact, rounding):
@@ -34,12 +41,12 @@ def hand_out(total, parts):
 def unit_costs(price, count):
     """Return the cost of every unit, one after the other, when `count` are used in all."""
     if price["kind"] == "flat":
-        return [Fraction(price["amount"])] + [Fraction(0)] * (count - 1) if count else []
+        return [exact_of(price["amount"])] + [Fraction(0)] * (count - 1) if count else []
     if price["kind"] == "per_unit":
-        return [Fraction(price["unit_price"]) for _ in range(count)]
+        return [exact_of(price["unit_price"]) for _ in range(count)]
     if price["kind"] == "package":
         return [
-            Fraction(price["amount"]) if number % price["size"] == 0 else Fraction(0)
+            exact_of(price["amount"]) if number % price["size"] == 0 else Fraction(0)
             for number in range(count)
         ]
     costs = []
@@ -50,8 +57,8 @@ def unit_costs(price, count):
             place += 1
         step = price["steps"][place]
         first = 1 if place == 0 or price["kind"] == "volume" else price["steps"][place - 1]["up_to"] + 1
-        fee = Fraction(step["flat_fee"]) if number == first else Fraction(0)
-        costs.append(Fraction(step["unit_price"]) + fee)
+        fee = exact_of(step["flat_fee"]) if number == first else Fraction(0)
+        costs.append(exact_of(step["unit_price"]) + fee)
     return costs
 
 
@@ -64,7 +71,7 @@ def cost_of_units(price, units, free):
 def lines_of(charge, uses, part):
     """Return [cell, quantity, included, exact] of a charge."""
     share = part if charge["is_prorated"] else Fraction(1)
-    least = Fraction(charge["minimum"]) * share
+    least = exact_of(charge["minimum"]) * share
     if charge["meter"] is None:
         exact = sum(unit_costs(charge["price"], 1), Fraction(0)) * share
         return [[(), 1, 0, max(least, exact)]]
@@ -76,7 +83,7 @@ def lines_of(charge, uses, part):
     ]
     if charge["price"]["kind"] != "matrix":
         exact, free = cost_of_units(charge["price"], units, charge["included"])
-        if not units and not Fraction(charge["minimum"]):
+        if not units and not exact_of(charge["minimum"]):
             return []
         return [[(), len(units), free, max(least, exact)]]
     matrix, left, lines = charge["price"], charge["included"], []
@@ -108,7 +115,7 @@ def bill(plan, uses, part, status, at):
         names = discount["charges"] or [charge["name"] for charge in plan["charges"]]
         rests = [line[5] - line[6] if line[0] in names else 0 for line in lines]
         base = sum(rests)
-        sought = discount["amount"] or whole(Fraction(discount["share"]) * base, rounding)
+        sought = discount["amount"] or whole(exact_of(discount["share"]) * base, rounding)
         taken = min(sought, base)
         if base and taken:
             parts = [Fraction(taken) * rest / base for rest in rests]
@@ -130,7 +137,7 @@ def taxes_of(plan, lines, status, at):
         for each in plan["taxes"]:
             is_mine = (each["jurisdiction"], each["category"]) == (jurisdiction, line[7])
             if is_mine and each["valid_from"] <= at and (since is None or each["valid_from"] > since):
-                rate, since = Fraction(each["rate"]), each["valid_from"]
+                rate, since = exact_of(each["rate"]), each["valid_from"]
         rates.append(Fraction(0) if is_reversed else rate)
     exact = [rate * (line[5] - line[6]) for rate, line in zip(rates, lines, strict=True)]
     if plan["tax_basis"] == "per_line":
