@@ -9,14 +9,14 @@ UV_VERSION := 0.13.9
 CSRC := $(wildcard src/tritium/kernels/csrc/*)
 NATIVE_TESTS := $(wildcard tests/native/*.h tests/native/*.cpp)
 QUICK_BENCHMARKS := $(filter-out benchmarks/peers.py benchmarks/gguf_oracle.py benchmarks/random_models.py \
-	benchmarks/quantize_memory.py benchmarks/growth.py,$(wildcard benchmarks/*.py))
+	benchmarks/quantize_memory.py benchmarks/growth.py benchmarks/books.py benchmarks/invoices.py,$(wildcard benchmarks/*.py))
 PEER_SOURCE := build/peers/source
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export UV_LINK_MODE := copy
 # Where this is set, each of the many processes that tests and demo start compiles every module it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 soak soak-fairness wheel-test lock docs clean
+.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 soak soak-fairness soak-pricing wheel-test lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}'
@@ -27,7 +27,7 @@ demo: $(STAMPS)/platform ## Quantize, deploy, serve two tenants, bill and audit:
 up: $(STAMPS)/platform ## Start the platform on this machine with embedded defaults
 	$(BIN)/tritiumd up
 
-test: $(STAMPS)/dev ## Run all tests
+test: $(STAMPS)/dev $(STAMPS)/beancount ## Run all tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMPS)/dev ## Format, lint, types, import floors, generated docs
@@ -61,6 +61,9 @@ soak: $(STAMPS)/dev ## Kill and restart the platform under load, many times
 soak-fairness: $(STAMPS)/dev ## Check the bound of fair turns on TRITIUM_FAIRNESS_TRACES (100,000) generated traces
 	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" tests/library/engine/test_fairness_bound.py
 
+soak-pricing: $(STAMPS)/dev ## Price TRITIUM_PRICING_PLANS (20,000) plans x 50 months and count every unit again by hand
+	$(BIN)/pytest -m soak -s -o addopts="--import-mode=importlib -ra" --timeout 7200 tests/platform/billing/test_rating.py
+
 wheel-test: $(STAMPS)/dev ## Install the bare wheel into a clean environment and run tests/library there
 	PYTHON=$(PYTHON) bash tests/wheel.sh
 
@@ -72,7 +75,7 @@ lock: $(STAMPS)/venv ## Resolve the pinned requirements again
 	    --output-file requirements/$$name.lock || exit 1; done
 
 clean: ## Remove everything that make built
-	rm -rf $(VENV) .venv-peers .venv-peers-avx2 $(STAMPS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers .venv-peers-avx2 .venv-beancount $(STAMPS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:
@@ -91,6 +94,12 @@ $(STAMPS)/dev: $(STAMPS)/platform requirements/dev.lock requirements/oracle.txt
 	$(UV_INSTALL) --require-hashes -r requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/oracle.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/oracle-no-deps.txt
+	touch $@
+
+# What checks our journal, GPL-2: run as a program from an environment of its own, never imported or shipped.
+$(STAMPS)/beancount: $(STAMPS)/venv requirements/beancount.txt
+	$(PYTHON) -m venv .venv-beancount
+	.venv-beancount/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements/beancount.txt
 	touch $@
 
 # The peers, built from source for this machine, in environments of their own: nothing of ours depends on them.

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tritium.engine.config import EngineConfig
 from tritium.model.tokenizer import Tokenizer
+from tritium_platform.adapters.billing_schedule import open_schedule
 from tritium_platform.adapters.engine_process import EngineOptions, EngineProcess
 from tritium_platform.adapters.jobs import DbosJobQueue, QuantizationWorker
 from tritium_platform.adapters.metrics import Metrics
@@ -30,6 +31,7 @@ from tritium_platform.adapters.sql.job_store import SqlJobStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlModelStore
+from tritium_platform.adapters.sql.money import open_sql_desk
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.security_store import SqlSecurityEventStore
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
@@ -69,6 +71,7 @@ from tritium_platform.values import SystemClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from tritium_platform.billing.desk import BillingDesk
     from tritium_platform.billing.model import PriceVersion
     from tritium_platform.config import PlatformConfig
     from tritium_platform.serving.pool import ReplicaLauncher
@@ -96,6 +99,7 @@ class Platform:
     tenancy: TenancyService
     security: SecurityService
     books: Books
+    desk: BillingDesk
     registry: RegistryService
     uploads: UploadService
     files: FileService
@@ -194,9 +198,7 @@ async def initialize_platform(
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(config.resolved_database_url)
     await asyncio.to_thread(migrate, config.resolved_database_url)
-    signer = NoteSigner(
-        config.audit_origin, private_key=Ed25519PrivateKey.from_private_bytes(config.signing_key_seed())
-    )
+    signer = _signer(config)
     outbox = SqlAuditOutbox(database)
     audit = await _open_audit(
         config, signer=signer, clock=clock, outbox=outbox, attempts=AUDIT_ATTEMPTS if is_audit_required else 1
@@ -213,7 +215,7 @@ async def initialize_platform(
         database=database,
         books=books,
         metrics=metrics,
-        verifier_key=signer.verifier.vkey,
+        signer=signer,
         launch=launch,
     )
 
@@ -228,7 +230,7 @@ async def _open_books(
     clock: Clock,
 ) -> Books:
     metering = MeteringService(store=SqlUsageStore(database))
-    billing = BillingService(prices=SqlPriceStore(database), usage=metering, clock=clock)
+    billing = BillingService(prices=SqlPriceStore(database), clock=clock)
     await billing.publish_prices(_price_version(config))
     return Books(
         unit_of_work=database.unit_of_work,
@@ -252,7 +254,7 @@ def _assemble(
     database: Database,
     books: Books,
     metrics: Metrics,
-    verifier_key: str,
+    signer: NoteSigner,
     launch: ReplicaLauncher | None,
 ) -> Platform:
     tenancy = _open_tenancy(config, database=database, clock=clock)
@@ -269,10 +271,18 @@ def _assemble(
         clock=clock,
         database=database,
         admin_token=ADMIN_PREFIX + read_or_create_secret(config.data_dir / "secrets" / "admin_key").hex(),
-        verifier_key=verifier_key,
+        verifier_key=signer.verifier.vkey,
         tenancy=tenancy,
         security=_open_security(database, tenancy=tenancy, books=books),
         books=books,
+        desk=open_sql_desk(
+            database,
+            prices=books.billing,
+            tenants=tenancy,
+            signer=signer,
+            clock=clock,
+            grace_days=config.invoice_grace_days,
+        ),
         registry=registry,
         uploads=uploads,
         files=files,
@@ -433,8 +443,16 @@ async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = Non
         clock=clock,
     )
     work = QuantizationWork(books=books, jobs_dir=config.jobs_dir, models_dir=config.models_dir)
+    loop = asyncio.get_running_loop()
+    billing = open_schedule(config, database=database, signer=_signer(config), clock=clock, loop=loop)
     return QuantizationWorker(
-        system_database_url=config.jobs_database_url, work=work, jobs=jobs, loop=asyncio.get_running_loop()
+        system_database_url=config.jobs_database_url, work=work, jobs=jobs, billing=billing, loop=loop
+    )
+
+
+def _signer(config: PlatformConfig) -> NoteSigner:
+    return NoteSigner(
+        config.audit_origin, private_key=Ed25519PrivateKey.from_private_bytes(config.signing_key_seed())
     )
 
 

@@ -117,6 +117,8 @@ class PlatformConfig(BaseSettings):
     """Limits that differ from a tier's own, by tier and name."""
     price_list: PriceListConfig = PriceListConfig()
     """Currency, start, prices and included amounts by tier and meter; no prices: the built-in list."""
+    invoice_grace_days: Annotated[int, Field(ge=0, le=365)] | None = None
+    """Days after a month at which its drafts are finalized by themselves; None: the operator finalizes."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """debug, info, warning or error."""
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import uuid
 import zipfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
+from tritium_platform.tenancy.model import TenantTier
+from tritium_platform.values import CalendarMonth, uuid7
+
 NOBODY = str(uuid.UUID(int=7))
-OPERATORS = ("/api/v1/tenants", "/api/v1/security", "/api/v1/recommendations")
+OPERATORS = ("/api/v1/tenants", "/api/v1/security", "/api/v1/recommendations", "/api/v1/billing")
 
 
 def zipped(directory):
@@ -19,6 +24,29 @@ def zipped(directory):
         for path in directory.iterdir():
             archive.write(path, path.name)
     return content.getvalue()
+
+
+def billed(running, tenant_id):
+    """Finalize an invoice of last month; return its id."""
+    last = CalendarMonth.of(CalendarMonth.of(datetime.now(UTC)).start - timedelta(days=1))
+    record = UsageRecord(
+        id=uuid7(),
+        tenant_id=uuid.UUID(tenant_id),
+        source="test",
+        event_id="1",
+        operation=OperationType.CHAT,
+        tier=TenantTier.DEVELOPER,
+        outcome="success",
+        occurred_at=last.start,
+        quantities=UsageQuantities(output_tokens=10**9),
+        resources=ResourceUsage(),
+    )
+    running.run(running.platform.books.metering.record(record))
+    with running.admin() as admin:
+        wish = {"tenant_id": tenant_id, "period": str(last)}
+        (made,) = admin.post("/api/v1/billing/invoices", json=wish).raise_for_status().json()
+        admin.post(f"/api/v1/billing/invoices/{made['id']}/finalize").raise_for_status()
+    return made["id"]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +66,7 @@ def victim(running):
         wish = {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
         batch = http.post("/v1/batches", json=wish).raise_for_status().json()["id"]
     objects = {
+        "invoice_id": [billed(running, tenant_id)],
         "upload": [upload],
         "model": [model, model_id],
         "model_id": [model],

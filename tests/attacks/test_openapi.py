@@ -26,7 +26,7 @@ LIMITS = {
     "/v1/completions": "max_tokens",
     "/v1/responses": "max_output_tokens",
 }
-OF_THE_OPERATOR = ("/api/v1/tenants", "/api/v1/security", "/api/v1/recommendations")
+OF_THE_OPERATOR = ("/api/v1/tenants", "/api/v1/security", "/api/v1/recommendations", "/api/v1/billing")
 
 
 @pytest.fixture(scope="module")

@@ -21,25 +21,38 @@ from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.file_store import MemoryFileStore
 from tritium_platform.adapters.memory.health_store import MemoryOutcomeStore
+from tritium_platform.adapters.memory.invoice_store import MemoryBilledUsageStore, MemoryInvoiceStore
 from tritium_platform.adapters.memory.job_store import MemoryJobStore
 from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
 from tritium_platform.adapters.memory.model_store import MemoryDeploymentStore, MemoryModelStore
+from tritium_platform.adapters.memory.money_stores import (
+    MemoryCreditStore,
+    MemoryJournalStore,
+    MemoryOperationStore,
+    MemoryPlanStore,
+)
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
 from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
 from tritium_platform.adapters.sql.alias_store import SqlAliasStore
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.batch_store import SqlBatchStore
+from tritium_platform.adapters.sql.billed_usage_store import SqlBilledUsageStore
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
+from tritium_platform.adapters.sql.credit_store import SqlCreditStore
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.file_store import SqlFileStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
+from tritium_platform.adapters.sql.invoice_store import SqlInvoiceStore
 from tritium_platform.adapters.sql.job_store import SqlJobStore
+from tritium_platform.adapters.sql.journal_store import SqlJournalStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlModelStore
+from tritium_platform.adapters.sql.plan_store import SqlOperationStore, SqlPlanStore
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.schema import metadata
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
+from tritium_platform.billing.books import BillingBooks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -47,6 +60,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.audit.service import AuditOutbox
     from tritium_platform.billing.invoicing import PriceStore
+    from tritium_platform.billing.plans import PlanStore
     from tritium_platform.insight.health import OutcomeStore
     from tritium_platform.metering.service import UsageStore
     from tritium_platform.quotas.reservations import ReservationStore
@@ -80,6 +94,8 @@ class Books:
     jobs: JobStore
     files: FileStore
     batches: BatchStore
+    plans: PlanStore
+    money: BillingBooks
 
 
 def books_in_memory() -> Books:
@@ -99,6 +115,17 @@ def books_in_memory() -> Books:
         jobs=MemoryJobStore(database),
         files=MemoryFileStore(database),
         batches=MemoryBatchStore(database),
+        plans=MemoryPlanStore(database),
+        money=BillingBooks(
+            unit_of_work=database.unit_of_work,
+            invoices=MemoryInvoiceStore(database),
+            usage=MemoryBilledUsageStore(database),
+            journal=MemoryJournalStore(database),
+            credits=MemoryCreditStore(database),
+            operations=MemoryOperationStore(database),
+            outbox=MemoryAuditOutbox(database),
+            clock=ManualClock(),
+        ),
     )
 
 
@@ -118,6 +145,17 @@ def books_in_sql(database: Database) -> Books:
         jobs=SqlJobStore(database),
         files=SqlFileStore(database),
         batches=SqlBatchStore(database),
+        plans=SqlPlanStore(database),
+        money=BillingBooks(
+            unit_of_work=database.unit_of_work,
+            invoices=SqlInvoiceStore(database),
+            usage=SqlBilledUsageStore(database),
+            journal=SqlJournalStore(database),
+            credits=SqlCreditStore(database),
+            operations=SqlOperationStore(database),
+            outbox=SqlAuditOutbox(database),
+            clock=ManualClock(),
+        ),
     )
 
 
@@ -190,6 +228,8 @@ def empty_database_url(kind: str, *, request: pytest.FixtureRequest, directory: 
     url: str = request.getfixturevalue("migrated_postgresql")
     tables = ", ".join(f'"{table}"' for table in metadata.tables)
     with psycopg.connect(plain_url(url), autocommit=True) as connection:
+        # What is written once refuses this, too: only who owns the database can switch that off.
+        connection.execute("SET session_replication_role = replica")
         connection.execute(f"TRUNCATE {tables}")
     return url
 

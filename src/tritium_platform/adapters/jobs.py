@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from tritium_platform.serving.quantization_work import STOPPED, failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
+    from tritium_platform.adapters.billing_schedule import BillingSchedule
     from tritium_platform.serving.job import QuantizationJob
     from tritium_platform.serving.quantization import JobStore
     from tritium_platform.serving.quantization_work import QuantizationWork
@@ -50,11 +52,11 @@ class JsonSerializer(Serializer):
         """Return JSON."""
         if isinstance(data, BaseException):
             data = {"__exception__": type(data).__name__, "message": str(data)}
-        return json.dumps(data)
+        return json.dumps(data, default=_moment)
 
     def deserialize(self, serialized_data: str) -> Any:
         """Read JSON."""
-        data = json.loads(serialized_data)
+        data = json.loads(serialized_data, object_hook=_read_moment)
         if isinstance(data, dict) and "__exception__" in data:
             return RuntimeError(f"{data['__exception__']}: {data['message']}")
         return data
@@ -62,6 +64,17 @@ class JsonSerializer(Serializer):
     def name(self) -> str:
         """Return the name under which DBOS remembers this form."""
         return "tritium_json"
+
+
+def _moment(value: object) -> dict[str, str]:
+    """Write an instant, which a schedule hands to its workflow."""
+    if isinstance(value, datetime):
+        return {"__datetime__": value.isoformat()}
+    raise TypeError(f"{type(value).__name__} is not JSON.")
+
+
+def _read_moment(data: dict[str, Any]) -> Any:
+    return datetime.fromisoformat(data["__datetime__"]) if data.keys() == {"__datetime__"} else data
 
 
 class DbosJobQueue:
@@ -114,7 +127,7 @@ class DbosJobQueue:
 
 
 class QuantizationWorker:
-    """Runs jobs in this process: one at a time, one durable step per layer.
+    """Runs jobs in this process: one at a time, one durable step per layer; and the billing calendar.
 
     The steps run on DBOS's threads and do their work on `loop`, where the database connections live.
     """
@@ -125,11 +138,13 @@ class QuantizationWorker:
         system_database_url: str,
         work: QuantizationWork,
         jobs: JobStore,
+        billing: BillingSchedule,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._url = system_database_url
         self._work = work
         self._jobs = jobs
+        self._billing = billing
         self._loop = loop
         self._queue = DbosJobQueue(system_database_url=system_database_url)
 
@@ -146,8 +161,10 @@ class QuantizationWorker:
             }
         )
         self._register()
+        self._billing.register()
         self._work.clean()
         DBOS.launch()
+        self._billing.begin()
         DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLL_SECONDS)
 
     async def search(self) -> None:

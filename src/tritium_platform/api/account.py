@@ -10,10 +10,14 @@ from fastapi import APIRouter, Query
 
 from tritium_platform.api import schemas
 from tritium_platform.api.deps import Caller, ThePlatform, UsageCaller, tenant_key
+from tritium_platform.billing.rating.per_unit import UnitPrice
 from tritium_platform.values import CalendarMonth, Clock
 
 if TYPE_CHECKING:
-    from tritium_platform.billing.model import InvoicePreview
+    from datetime import datetime
+
+    from tritium_platform.billing.drafting import DraftLine
+    from tritium_platform.billing.invoices import Preview
     from tritium_platform.insight.health import HealthScore
     from tritium_platform.metering.model import UsageRecord
     from tritium_platform.quotas.model import QuotaCounter
@@ -74,7 +78,8 @@ async def preview_invoice(
 ) -> schemas.InvoicePreviewOut:
     """Show what the month's invoice would say now."""
     month = month_of(period, clock=platform.clock)
-    return invoice_out(await platform.books.billing.preview_invoice(caller.tenant_id, period=month))
+    preview = await platform.desk.invoices.preview(caller.tenant_id, period=month)
+    return preview_out(preview, at=platform.clock.now())
 
 
 def month_of(period: str | None, *, clock: Clock) -> CalendarMonth:
@@ -82,28 +87,36 @@ def month_of(period: str | None, *, clock: Clock) -> CalendarMonth:
     return CalendarMonth.parse(period) if period else CalendarMonth.of(clock.now())
 
 
-def invoice_out(preview: InvoicePreview) -> schemas.InvoicePreviewOut:
+def preview_out(preview: Preview, *, at: datetime) -> schemas.InvoicePreviewOut:
     """Spell a preview as JSON; exact amounts are fractions, written as text."""
+    prices = {charge.name: charge.price for charge in preview.plan.charges}
     return schemas.InvoicePreviewOut(
-        tenant_id=preview.tenant_id,
-        period=str(preview.period),
-        currency=preview.total.currency,
-        price_version=preview.price_version,
-        lines=[
-            schemas.InvoiceLineOut(
-                tier=line.cost.tier,
-                meter=line.cost.meter.value,
-                quantity=line.cost.quantity,
-                included=line.cost.included,
-                unit_price_minor=str(line.cost.unit_price),
-                exact_minor=str(line.cost.amount),
-                amount_minor=line.amount.minor,
-            )
-            for line in preview.lines
-        ],
-        total_minor=preview.total.minor,
-        total=str(preview.total),
-        generated_at=preview.generated_at,
+        tenant_id=preview.invoice.tenant_id,
+        period=str(preview.invoice.period),
+        currency=preview.invoice.currency,
+        plan_id=preview.invoice.plan_id,
+        lines=[_line_out(each, price=prices.get(each.line.charge)) for each in preview.lines],
+        total_minor=preview.total_minor,
+        total=str(preview.invoice.money(preview.total_minor)),
+        generated_at=at,
+    )
+
+
+def _line_out(draft: DraftLine, *, price: object) -> schemas.InvoiceLineOut:
+    line = draft.line
+    return schemas.InvoiceLineOut(
+        period=str(draft.month),
+        charge=line.charge,
+        cell=list(line.cell),
+        tier=line.tier,
+        meter=line.meter.value if line.meter else None,
+        quantity=line.quantity,
+        included=line.included,
+        unit_price_minor=str(price.unit_price) if isinstance(price, UnitPrice) else None,
+        exact_minor=str(line.exact),
+        amount_minor=line.amount,
+        discount_minor=line.discount,
+        tax_minor=line.tax,
     )
 
 

@@ -19,8 +19,10 @@ from tritium_platform.api import (
     account,
     aliases,
     batches,
+    billing,
     deployments,
     files,
+    invoices,
     models,
     operations,
     quantizations,
@@ -79,8 +81,9 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
     for resource in (files, batches):
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     resources = (
-        tenants, account, models, uploads, quantizations, deployments, aliases, security, recommendations
-    )  # fmt: skip
+        *(tenants, account, invoices, models, uploads, quantizations, deployments, aliases),
+        *(security, billing, recommendations),
+    )
     for router in (
         *(resource.router for resource in resources),
         aliases.operator_router,

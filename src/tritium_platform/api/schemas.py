@@ -261,22 +261,27 @@ class UsageOut(BaseModel):
 class InvoiceLineOut(BaseModel):
     """One line: the exact amount is a fraction of the minor unit, `amount_minor` its one rounding."""
 
-    tier: TenantTier
-    meter: str
+    period: str
+    charge: str
+    cell: list[str]
+    tier: TenantTier | None
+    meter: str | None
     quantity: int
     included: int
-    unit_price_minor: str
+    unit_price_minor: str | None
     exact_minor: str
     amount_minor: int
+    discount_minor: int
+    tax_minor: int
 
 
 class InvoicePreviewOut(BaseModel):
-    """What the invoice would say now; the lines sum to the total."""
+    """What the invoice would say now; amounts less discounts, and taxes, sum to the total."""
 
     tenant_id: UUID
     period: str
     currency: str
-    price_version: str
+    plan_id: str
     lines: list[InvoiceLineOut]
     total_minor: int
     total: str

@@ -1,21 +1,18 @@
-"""From a month's usage to what its invoice would say."""
+"""Price lists: which one is in force, and what one use costs by it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from tritium_platform.billing.model import InvoiceLine, InvoicePreview
-from tritium_platform.billing.pricing import calculate_usage_cost, price_totals
+from tritium_platform.billing.pricing import calculate_usage_cost
 from tritium_platform.errors import ConflictError, PlatformError
-from tritium_platform.values import Money
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
-    from uuid import UUID
 
     from tritium_platform.billing.model import CostBreakdown, PriceVersion
-    from tritium_platform.metering.model import UsageRecord, UsageTotal
+    from tritium_platform.metering.model import UsageRecord
     from tritium_platform.values import CalendarMonth, Clock
 
 CACHE_SECONDS = 30
@@ -31,22 +28,6 @@ class PriceStore(Protocol):
         """Return all versions by `valid_from`, oldest first."""
 
 
-class UsageTotals(Protocol):
-    """Sums up what was used; metering does."""
-
-    async def totals(self, tenant_id: UUID, *, start: datetime, end: datetime) -> Sequence[UsageTotal]:
-        """Return a tenant's sums per tier and meter with start <= occurred_at < end."""
-
-
-def round_lines(cost: CostBreakdown) -> tuple[tuple[InvoiceLine, ...], Money]:
-    """Round each line once, half to even; the total is the sum of the rounded lines."""
-    lines = tuple(
-        InvoiceLine(cost=line, amount=Money.rounded(line.amount, currency=cost.currency))
-        for line in cost.lines
-    )
-    return lines, Money.total((line.amount for line in lines), currency=cost.currency)
-
-
 def version_in_force(versions: Sequence[PriceVersion], *, at: datetime) -> PriceVersion | None:
     """Return the latest version that was valid at an instant, else the earliest there is."""
     ordered = sorted(versions, key=lambda version: version.valid_from)
@@ -55,14 +36,13 @@ def version_in_force(versions: Sequence[PriceVersion], *, at: datetime) -> Price
 
 
 class BillingService:
-    """Prices uses and previews invoices.
+    """Publishes price lists and prices uses by them.
 
     The published versions are read again after `CACHE_SECONDS`, so that pricing a request costs no query.
     """
 
-    def __init__(self, *, prices: PriceStore, usage: UsageTotals, clock: Clock) -> None:
+    def __init__(self, *, prices: PriceStore, clock: Clock) -> None:
         self._prices = prices
-        self._usage = usage
         self._clock = clock
         self._versions: Sequence[PriceVersion] = ()
         self._fresh_until = -1
@@ -101,17 +81,3 @@ class BillingService:
     async def price(self, record: UsageRecord, *, period: CalendarMonth) -> CostBreakdown:
         """Price one use without regard to what is included in the month."""
         return calculate_usage_cost(record, price_version=await self.prices_for(period))
-
-    async def preview_invoice(self, tenant_id: UUID, *, period: CalendarMonth) -> InvoicePreview:
-        """Return what the tenant's invoice for a month would say now."""
-        version = await self.prices_for(period)
-        totals = await self._usage.totals(tenant_id, start=period.start, end=period.end)
-        lines, total = round_lines(price_totals(totals, price_version=version))
-        return InvoicePreview(
-            tenant_id=tenant_id,
-            period=period,
-            price_version=version.id,
-            lines=lines,
-            total=total,
-            generated_at=self._clock.now(),
-        )

@@ -9,16 +9,14 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from tritium_platform.errors import ValidationError
-from tritium_platform.values import CURRENCY_DIGITS, Money
+from tritium_platform.values import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
-    from uuid import UUID
 
     from tritium_platform.metering.model import Meter
     from tritium_platform.tenancy.model import TenantTier
-    from tritium_platform.values import CalendarMonth
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +104,3 @@ class CostBreakdown:
     def total(self) -> Fraction:
         """The exact sum of the lines in minor units."""
         return sum((line.amount for line in self.lines), Fraction(0))
-
-
-@dataclass(frozen=True, slots=True)
-class InvoiceLine:
-    """A cost line with its one rounding."""
-
-    cost: CostLine
-    amount: Money
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InvoicePreview:
-    """What an invoice would say now; the lines sum to the total."""
-
-    tenant_id: UUID
-    period: CalendarMonth
-    price_version: str
-    lines: tuple[InvoiceLine, ...]
-    total: Money
-    generated_at: datetime

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.metering.model import UsageRecord, UsageTotal
 
-PRICE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?) per ([1-9]\d{0,15})")
+PRICE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?) per ([1-9]\d{0,15})", re.ASCII)
 NOTHING_BEFORE: dict[Meter, int] = {}
 
 

@@ -1,8 +1,8 @@
-"""Invoice previews: which prices stand, and what the lines say."""
+"""Price lists: which one stands, and what a use costs by it."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from fractions import Fraction
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from tritium_platform.billing.model import MeterPrice, PriceVersion
 from tritium_platform.errors import ConflictError, PlatformError
 from tritium_platform.metering.model import Meter, OperationType, ResourceUsage, UsageQuantities, UsageRecord
 from tritium_platform.tenancy.model import TenantTier
-from tritium_platform.values import CalendarMonth, Money, uuid7
+from tritium_platform.values import CalendarMonth, uuid7
 
 TENANT = UUID(int=7)
 NOVEMBER = CalendarMonth(2026, 11)
@@ -30,7 +30,7 @@ class Shop:
         database = MemoryDatabase()
         self.clock = ManualClock()
         self.usage = MemoryUsageStore(database)
-        self.billing = BillingService(prices=MemoryPriceStore(database), usage=self.usage, clock=self.clock)
+        self.billing = BillingService(prices=MemoryPriceStore(database), clock=self.clock)
 
     async def publish(self, cents: int, *, valid_from: datetime, included: int = 0) -> PriceVersion:
         price = {Meter.OUTPUT_TOKENS: MeterPrice(Fraction(cents, 3), included)}
@@ -58,27 +58,6 @@ class Shop:
 @pytest.fixture
 def shop() -> Shop:
     return Shop()
-
-
-async def test_a_preview_sums_up_the_month_per_tier_and_its_lines_sum_to_the_total(shop: Shop) -> None:
-    version = await shop.publish(1, valid_from=datetime(2026, 1, 1, tzinfo=UTC), included=10)
-    for at in (NOVEMBER.start, NOVEMBER.end - timedelta(microseconds=1), NOVEMBER.end):
-        await shop.use(100, at=at)
-        await shop.use(6, at=at, tier=TenantTier.DEVELOPER)
-    preview = await shop.billing.preview_invoice(TENANT, period=NOVEMBER)
-    lines = [
-        (line.cost.tier, line.cost.quantity, line.cost.included, line.amount.minor) for line in preview.lines
-    ]
-    assert lines == [(TenantTier.DEVELOPER, 12, 10, 1), (TenantTier.TEAM, 200, 10, 63)]
-    assert preview.total == Money(64, "USD")
-    assert preview.price_version == version.id
-    assert preview.generated_at == shop.clock.now()
-
-
-async def test_without_usage_the_invoice_is_empty_and_costs_nothing(shop: Shop) -> None:
-    await shop.publish(1, valid_from=datetime(2026, 1, 1, tzinfo=UTC))
-    preview = await shop.billing.preview_invoice(TENANT, period=NOVEMBER)
-    assert (preview.lines, preview.total) == ((), Money.zero("USD"))
 
 
 async def test_a_month_is_priced_by_the_version_in_force_when_it_began(shop: Shop) -> None:
@@ -120,4 +99,4 @@ async def test_one_use_is_priced_exactly(shop: Shop) -> None:
 
 async def test_without_any_prices_it_says_so(shop: Shop) -> None:
     with pytest.raises(PlatformError, match="No prices"):
-        await shop.billing.preview_invoice(TENANT, period=NOVEMBER)
+        await shop.billing.prices_for(NOVEMBER)

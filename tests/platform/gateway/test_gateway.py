@@ -69,7 +69,7 @@ class Office:
             log = AuditLog.open(directory, signer=signer, clock=clock)
             office.audit = AuditService(log, outbox=office.outbox)
         office.metering = MeteringService(store=MemoryUsageStore(database))
-        billing = BillingService(prices=MemoryPriceStore(database), usage=office.metering, clock=clock)
+        billing = BillingService(prices=MemoryPriceStore(database), clock=clock)
         await billing.publish_prices(default_price_version())
         office.quotas = QuotaService(store=MemoryReservationStore(database), clock=clock)
         office.tenancy = TenancyService(store=MemoryTenantStore(database), pepper=bytes(32), clock=clock)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.adapters.sql.database import Database
 
-_COLUMN_OF = {
+METER_COLUMNS = {
     Meter.INPUT_TOKENS: usage_records.c.input_tokens,
     Meter.OUTPUT_TOKENS: usage_records.c.output_tokens,
     Meter.EMBEDDING_TOKENS: usage_records.c.embedding_tokens,
@@ -78,14 +78,14 @@ class SqlUsageStore:
             statement = statement.where(usage_records.c.id > after)
         async with self._database.read() as connection:
             rows = await connection.execute(statement)
-        return [_record(row) for row in rows]
+        return [usage_record(row) for row in rows]
 
     async def totals(self, tenant_id: UUID, *, start: datetime, end: datetime) -> Sequence[UsageTotal]:
         """Return a tenant's non-zero sums per tier and meter with start <= occurred_at < end, sorted."""
         statement = (
             select(
                 usage_records.c.tier,
-                *(func.sum(column).label(meter.value) for meter, column in _COLUMN_OF.items()),
+                *(func.sum(column).label(meter.value) for meter, column in METER_COLUMNS.items()),
             )
             .where(
                 usage_records.c.tenant_id == tenant_id,
@@ -123,7 +123,8 @@ def _values(record: UsageRecord) -> dict[str, Any]:
     }
 
 
-def _record(row: Row[Any]) -> UsageRecord:
+def usage_record(row: Row[Any]) -> UsageRecord:
+    """Read a row of the table."""
     return UsageRecord(
         id=row.id,
         tenant_id=row.tenant_id,

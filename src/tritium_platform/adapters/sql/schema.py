@@ -8,7 +8,9 @@ from tritium_platform.adapters.sql.tables import (
     billing,
     idempotency,
     insight,
+    invoices,
     jobs,
+    journal,
     metering,
     quotas,
     security,
@@ -17,6 +19,20 @@ from tritium_platform.adapters.sql.tables import (
 )
 from tritium_platform.adapters.sql.tables.base import metadata
 
-ROOMS = (audit, batches, billing, idempotency, insight, jobs, metering, quotas, security, serving, tenancy)
+ROOMS = (
+    audit,
+    batches,
+    billing,
+    idempotency,
+    insight,
+    invoices,
+    jobs,
+    journal,
+    metering,
+    quotas,
+    security,
+    serving,
+    tenancy,
+)
 
 __all__ = ["ROOMS", "metadata"]

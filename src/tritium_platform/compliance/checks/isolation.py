@@ -19,6 +19,9 @@ SHARED_TABLES: Mapping[str, str] = {
     "tenants": "the tenants themselves: its id is the tenant",
     "authorization_epoch": "one number for all processes",
     "price_versions": "prices are the same for everybody",
+    "price_plans": "a plan is for whoever agrees to it; the contract names the tenant",
+    "number_series": "the numbers of invoices count through all tenants",
+    "billing_operations": "digests of the operator's requests, by keys that the operator chose",
     "audit_outbox": "the operator's log on its way; an entry names its tenant inside",
 }
 # Rows about strangers, too: a failed login has no tenant yet.

@@ -1,0 +1,87 @@
+"""The services of money, opened over one set of books."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tritium_platform.billing.calendar import BillingCalendar
+from tritium_platform.billing.credit_notes import CreditNoteService
+from tritium_platform.billing.grants import GrantService
+from tritium_platform.billing.invoices import InvoiceService
+from tritium_platform.billing.plans import PlanService
+from tritium_platform.billing.settlement import SettlementService
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tritium_platform.audit.note import NoteSigner
+    from tritium_platform.billing.books import BillingBooks
+    from tritium_platform.billing.calendar import Tenants
+    from tritium_platform.billing.journal import JournalGroup
+    from tritium_platform.billing.plans import PlanStore, PriceLists
+
+PAGE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class BillingDesk:
+    """Everything that can be done about money."""
+
+    books: BillingBooks
+    plans: PlanService
+    invoices: InvoiceService
+    settlement: SettlementService
+    credit_notes: CreditNoteService
+    grants: GrantService
+    calendar: BillingCalendar
+
+    async def whole_journal(self) -> Sequence[JournalGroup]:
+        """Return every group of the journal, oldest first."""
+        groups: list[JournalGroup] = []
+        while True:
+            page = await self.books.journal.list(limit=PAGE, after=groups[-1].id if groups else None)
+            groups += page
+            if len(page) < PAGE:
+                return groups
+
+
+def open_desk(
+    books: BillingBooks,
+    *,
+    plan_store: PlanStore,
+    prices: PriceLists,
+    tenants: Tenants,
+    signer: NoteSigner,
+    grace_days: int | None,
+) -> BillingDesk:
+    """Open the services over some books.
+
+    Args:
+        books: what every change is written into.
+        plan_store: where plans and contracts are kept.
+        prices: what prices those who have no contract.
+        tenants: who is billed by the calendar.
+        signer: signs what is finalized.
+        grace_days: see `BillingCalendar`.
+    """
+    plans = PlanService(store=plan_store, prices=prices, books=books)
+    invoices = InvoiceService(books=books, plans=plans, signer=signer)
+    settlement = SettlementService(books=books)
+    grants = GrantService(books=books)
+    return BillingDesk(
+        books=books,
+        plans=plans,
+        invoices=invoices,
+        settlement=settlement,
+        credit_notes=CreditNoteService(books=books, signer=signer),
+        grants=grants,
+        calendar=BillingCalendar(
+            invoices=invoices,
+            settlement=settlement,
+            grants=grants,
+            tenants=tenants,
+            clock=books.clock,
+            grace_days=grace_days,
+        ),
+    )

@@ -1,0 +1,149 @@
+"""What an invoice says, as JSON; once finalized in its canonical bytes, with their digest signed.
+
+Whole numbers beyond 2^53 are written as text, for JSON has no exact numbers there; so are all quantities.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
+
+import rfc8785
+
+from tritium_platform.billing.invoice import SERIES, InvoiceDocument
+from tritium_platform.errors import ValidationError
+from tritium_platform.values import CURRENCY_DIGITS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from tritium_platform.audit.note import NoteSigner
+    from tritium_platform.billing.drafting import DraftLine
+    from tritium_platform.billing.invoice import Invoice
+    from tritium_platform.billing.rating.tax import TaxStatus
+
+SCHEMA = "tritium.invoice.v1"
+NOTE_HEADING = "invoice v1"
+
+
+@dataclass(slots=True)
+class EventDigest:
+    """Which uses a line is made of: how many, and a digest over `source event_id quantity` of each, by id."""
+
+    count: int = 0
+    _sha256: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, *, source: str, event_id: str, quantity: int) -> None:
+        """Take one more use in."""
+        self.count += 1
+        self._sha256.update(json.dumps([source, event_id, str(quantity)]).encode() + b"\n")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the document says of them."""
+        return {"count": str(self.count), "sha256": self._sha256.hexdigest()}
+
+
+def line_to_dict(number: int, draft: DraftLine, *, events: EventDigest | None) -> dict[str, Any]:
+    """Spell a line: how it came about, in exact terms, and its amounts in minor units."""
+    line = draft.line
+    plain: dict[str, Any] = {
+        "number": number,
+        "kind": "adjustment" if draft.is_adjustment else "charge",
+        "period": str(draft.month),
+        "plan_id": draft.plan_id,
+        "charge": line.charge,
+        "meter": line.meter.value if line.meter else None,
+        "tier": line.tier.value if line.tier else None,
+        "cell": list(line.cell),
+        "quantity": str(line.quantity),
+        "included": str(line.included),
+        "exact_minor": str(line.exact),
+        "charged_before_minor": draft.charged,
+        "amount_minor": line.amount,
+        "discount_minor": line.discount,
+        "net_minor": line.net,
+        "tax_minor": line.tax,
+    }
+    if events is not None:
+        plain["events"] = events.to_dict()
+    return plain
+
+
+def invoice_to_dict(
+    invoice: Invoice,
+    *,
+    lines: Sequence[Mapping[str, Any]],
+    tax: TaxStatus,
+    draws: Sequence[tuple[UUID, int]] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Spell an invoice, a draft or a credit note; the sums are those of its lines."""
+    net, taxes = (sum(line[name] for line in lines) for name in ("net_minor", "tax_minor"))
+    drawn = sum(amount for _, amount in draws)
+    return {
+        "schema": SCHEMA,
+        "kind": invoice.kind.value,
+        "id": str(invoice.id),
+        "number": invoice.number,
+        "tenant_id": str(invoice.tenant_id),
+        "period": str(invoice.period),
+        "currency": invoice.currency,
+        "minor_digits": CURRENCY_DIGITS[invoice.currency],
+        "plan_id": invoice.plan_id,
+        "contract_id": str(invoice.contract_id) if invoice.contract_id else None,
+        "issued_at": _moment(invoice.finalized_at),
+        "due_at": _moment(invoice.due_at),
+        "tax": {
+            "jurisdiction": tax.jurisdiction,
+            "is_reverse_charge": tax.is_reverse_charge,
+            "tax_id": tax.tax_id,
+        },
+        "lines": list(lines),
+        "net_minor": net,
+        "tax_minor": taxes,
+        "total_minor": net + taxes,
+        "credits": [{"grant_id": str(grant), "amount_minor": amount} for grant, amount in draws],
+        "due_minor": max(0, net + taxes) - drawn,
+        **(extra or {}),
+    }
+
+
+def sign_document(
+    invoice: Invoice, *, body: Mapping[str, Any], sequence: int, signer: NoteSigner
+) -> InvoiceDocument:
+    """Fix what an invoice says: canonical bytes, digest, signed note.
+
+    Raises:
+        ValidationError: an amount is beyond what JSON writes exactly.
+    """
+    try:
+        data = rfc8785.dumps(dict(body))
+    except (rfc8785.CanonicalizationError, ValueError) as error:
+        raise ValidationError(f"The invoice has no canonical JSON form: {error}.") from error
+    digest, number = hashlib.sha256(data).digest(), str(invoice.number)
+    return InvoiceDocument(
+        invoice_id=invoice.id,
+        tenant_id=invoice.tenant_id,
+        series=SERIES[invoice.kind],
+        sequence=sequence,
+        number=number,
+        body=data,
+        sha256=digest,
+        note=signer.sign_note(note_text(signer.name, number=number, sha256=digest)),
+        verifier_key=signer.verifier.vkey,
+    )
+
+
+def note_text(name: str, *, number: str, sha256: bytes) -> str:
+    """Return what is signed; its first line is the origin of no log: it never reads as a checkpoint."""
+    return f"{name} {NOTE_HEADING}\n{number}\n{base64.b64encode(sha256).decode()}\n"
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,315 @@
+"""Drafts and their finalization: from a month's use to a document that never changes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from tritium_platform.billing.books import invoice_not_found
+from tritium_platform.billing.document import invoice_to_dict, line_to_dict, sign_document
+from tritium_platform.billing.invoice import (
+    SERIES,
+    CreditGrant,
+    FiledLine,
+    Invoice,
+    InvoiceKind,
+    InvoiceStatus,
+)
+from tritium_platform.billing.projection import Projection, uses_of
+from tritium_platform.billing.rating.credits import Credit, draw_credits
+from tritium_platform.billing.rating.rate import charge_of
+from tritium_platform.errors import ConflictError
+from tritium_platform.values import CalendarMonth, uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from tritium_platform.audit.note import NoteSigner
+    from tritium_platform.billing.books import BillingBooks
+    from tritium_platform.billing.drafting import DraftLine
+    from tritium_platform.billing.plans import PlanService, Terms
+    from tritium_platform.billing.rating.plan import Plan
+
+WITHOUT_CONTRACT_DAYS = 14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineEvent:
+    """A use that a line charges, and how much of it."""
+
+    usage_id: UUID
+    source: str
+    event_id: str
+    occurred_at: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """A draft that is not kept: its head, the plan of its month, its lines with their taxes."""
+
+    invoice: Invoice
+    plan: Plan
+    lines: Sequence[DraftLine]
+
+    @property
+    def total_minor(self) -> int:
+        """What it comes to with tax, in minor units."""
+        return sum(each.line.net + each.line.tax for each in self.lines)
+
+
+class InvoiceService:
+    """Makes drafts, shows invoices, and finalizes them.
+
+    A draft is a projection: its lines are worked out whenever it is looked at. Finalizing does in one
+    transaction: the next number, the uses that are charged, canonical bytes, digest and signature, credit,
+    journal and audit intent.
+    """
+
+    def __init__(self, *, books: BillingBooks, plans: PlanService, signer: NoteSigner) -> None:
+        self._books = books
+        self._plans = plans
+        self._signer = signer
+        self._projection = Projection(books=books, plans=plans)
+
+    async def generate(self, tenant_id: UUID, *, period: CalendarMonth, actor: str) -> Sequence[Invoice]:
+        """Make the drafts of a month, one per currency; doing it again finds the same ones.
+
+        Nothing is made for a currency in which there is nothing to charge for.
+        """
+        made = []
+        async with self._books.unit_of_work():
+            for terms, months in (await self._projection.by_currency(tenant_id, period=period)).values():
+                await self._plans.keep(terms)
+                draft = self._draft(tenant_id, period=period, terms=terms)
+                if not await self._projection.lines(draft, months=months, is_final=False):
+                    continue
+                if await self._books.invoices.add(draft):
+                    await self._books.note_invoice("invoice.generate", draft, actor=actor)
+                    made.append(draft)
+        return made
+
+    async def generate_until(self, tenant_id: UUID, *, last: CalendarMonth, actor: str) -> int:
+        """Make the drafts of every month that is not billed, up to the last one; return how many were made.
+
+        What came late to a month that is billed is no draft of that month: the next draft adjusts it.
+        """
+        billed = await self._books.invoices.last_period(tenant_id)
+        if billed is not None:
+            month = billed.next()
+        else:
+            used = await self._books.usage.unbilled_months(tenant_id, before=last.end)
+            agreed = [CalendarMonth.of(each.starts_at) for each in await self._plans.contracts(tenant_id)]
+            month = min([*used, *agreed, last])
+        count = 0
+        while month <= last:
+            count += len(await self.generate(tenant_id, period=month, actor=actor))
+            month = month.next()
+        return count
+
+    async def preview(self, tenant_id: UUID, *, period: CalendarMonth) -> Preview:
+        """Return what a month's invoice would say now, in the currency of the month; nothing is kept."""
+        found = await self._projection.by_currency(tenant_id, period=period)
+        months = next(months for _, months in found.values() if period in months)
+        draft = self._draft(tenant_id, period=period, terms=months[period])
+        lines = await self._projection.lines(draft, months=months, is_final=False)
+        return Preview(invoice=draft, plan=months[period].plan, lines=lines)
+
+    async def get(self, invoice_id: UUID, *, tenant_id: UUID | None = None) -> Invoice:
+        """Return an invoice, of one tenant if that is given; NotFoundError if there is none."""
+        invoice = await self._books.invoices.get(invoice_id)
+        if invoice is None or tenant_id not in (None, invoice.tenant_id):
+            raise invoice_not_found()
+        return invoice
+
+    async def list(
+        self,
+        *,
+        tenant_id: UUID | None = None,
+        statuses: Sequence[InvoiceStatus] = (),
+        limit: int = 50,
+        after: UUID | None = None,
+    ) -> Sequence[Invoice]:
+        """Return a page of invoices, newest first."""
+        return await self._books.invoices.list(
+            tenant_id=tenant_id, statuses=statuses, limit=limit, after=after
+        )
+
+    async def body(self, invoice: Invoice) -> dict[str, Any]:
+        """Return what an invoice says: of a draft what it would say now, else its document."""
+        document = await self._books.invoices.document(invoice.id)
+        if document is not None:
+            body: dict[str, Any] = json.loads(document.body)
+            return body
+        if invoice.status is InvoiceStatus.VOID:  # a draft that was discarded says nothing any more
+            return invoice_to_dict(invoice, lines=[], tax=(await self._projection.terms_of(invoice)).tax)
+        months = await self._projection.months_of(invoice)
+        lines = await self._projection.lines(invoice, months=months, is_final=False)
+        terms = await self._projection.terms_of(invoice)
+        plain = [line_to_dict(number, line, events=None) for number, line in enumerate(lines, start=1)]
+        grants = await self._books.credits.list(invoice.tenant_id)
+        draws = self._draws(invoice, lines=lines, grants=grants)
+        return invoice_to_dict(invoice, lines=plain, tax=terms.tax, draws=draws)
+
+    async def finalize(self, invoice_id: UUID, *, actor: str) -> Invoice:
+        """Finalize a draft; one that is finalized already is returned as it is.
+
+        Raises:
+            NotFoundError: there is no such invoice.
+            ConflictError: the month is not over, or the draft was discarded.
+            ValidationError: the plan lacks a tax rate.
+        """
+        async with self._books.unit_of_work():
+            invoice = await self._books.locked(invoice_id)
+            if invoice.status is not InvoiceStatus.DRAFT:
+                if invoice.status is InvoiceStatus.VOID:
+                    raise ConflictError("A void invoice is not finalized any more.", field="invoice_id")
+                return invoice
+            if self._books.clock.now() < invoice.period.end:
+                raise ConflictError(f"{invoice.period} is not over yet.", field="invoice_id")
+            return await self._finalize(invoice, actor=actor)
+
+    async def line_events(
+        self, invoice: Invoice, *, number: int, limit: int, after: UUID | None = None
+    ) -> tuple[Sequence[LineEvent], UUID | None]:
+        """Return a page of the uses that a line of a finalized invoice charges, and where to go on."""
+        line = next((each for each in (await self.body(invoice))["lines"] if each["number"] == number), None)
+        if line is None:
+            raise invoice_not_found()
+        plan = await self._plans.get(line["plan_id"])
+        month = CalendarMonth.parse(line["period"])
+        wanted = (line["charge"], tuple(line["cell"]))
+        records = await self._books.usage.events(invoice.id, month=month, limit=limit, after=after)
+        events = [
+            LineEvent(
+                usage_id=record.id,
+                source=record.source,
+                event_id=record.event_id,
+                occurred_at=record.occurred_at.isoformat(),
+                quantity=use.quantity,
+            )
+            for record in records
+            for use in uses_of(record)
+            if charge_of(plan, use) == wanted
+        ]
+        return events, records[-1].id if len(records) == limit else None
+
+    async def _finalize(self, draft: Invoice, *, actor: str) -> Invoice:
+        # The number first: whoever finalizes waits here, so that no use is looked at by two at a time.
+        sequence = await self._books.invoices.next_number(SERIES[InvoiceKind.INVOICE])
+        number = f"{SERIES[InvoiceKind.INVOICE]}-{sequence:08d}"
+        months = await self._projection.months_of(draft)
+        await self._books.usage.bill(draft, list(months))
+        lines = await self._projection.lines(draft, months=months, is_final=True)
+        terms = await self._projection.terms_of(draft)
+        grants = await self._books.credits.lock(draft.tenant_id, currency=draft.currency)
+        draws = self._draws(draft, lines=lines, grants=grants)
+        drawn = sum(each for _, each in draws)
+        invoice = self._finalized(replace(draft, number=number), lines=lines, terms=terms, drawn=drawn)
+        digests = await self._projection.digests(invoice, lines=lines, months=months)
+        body = invoice_to_dict(
+            invoice,
+            lines=[
+                line_to_dict(place, line, events=digest)
+                for place, (line, digest) in enumerate(zip(lines, digests, strict=True), start=1)
+            ],
+            tax=terms.tax,
+            draws=draws,
+        )
+        document = sign_document(invoice, body=body, sequence=sequence, signer=self._signer)
+        await self._books.invoices.save(invoice)
+        await self._books.invoices.add_document(document)
+        await self._books.invoices.add_lines(invoice, _filed(lines))
+        await self._books.credits.draw(invoice, draws)
+        await self._post(invoice, number=number, lines=lines)
+        await self._books.note_invoice(
+            "invoice.finalize", invoice, actor=actor, number=number, sha256=document.sha256.hex()
+        )
+        return invoice
+
+    async def _post(self, invoice: Invoice, *, number: str, lines: Sequence[DraftLine]) -> None:
+        tax = sum(each.line.tax for each in lines)
+        surplus = max(0, -invoice.total_minor)
+        await self._books.post(
+            invoice,
+            f"finalize:{invoice.id}",
+            f"{number} for {invoice.period}",
+            receivable=invoice.total_minor + surplus - invoice.drawn_minor,
+            customer_credit=invoice.drawn_minor - surplus,
+            revenue=tax - invoice.total_minor,
+            tax_payable=-tax,
+        )
+        if surplus:  # a month that costs less than was charged: the difference is the customer's
+            await self._books.credits.add(
+                CreditGrant(
+                    id=uuid7(self._books.clock),
+                    tenant_id=invoice.tenant_id,
+                    currency=invoice.currency,
+                    amount_minor=surplus,
+                    remaining_minor=surplus,
+                    reason=f"surplus of {number}",
+                    created_at=self._books.clock.now(),
+                )
+            )
+
+    def _finalized(self, draft: Invoice, *, lines: Sequence[DraftLine], terms: Terms, drawn: int) -> Invoice:
+        now = self._books.clock.now()
+        days = terms.contract.payment_days if terms.contract else WITHOUT_CONTRACT_DAYS
+        total = sum(each.line.net + each.line.tax for each in lines)
+        is_settled = total - drawn <= 0
+        return replace(
+            draft,
+            status=InvoiceStatus.PAID if is_settled else InvoiceStatus.FINALIZED,
+            finalized_at=now,
+            due_at=now + timedelta(days=days),
+            total_minor=total,
+            drawn_minor=drawn,
+        )
+
+    def _draws(
+        self, invoice: Invoice, *, lines: Sequence[DraftLine], grants: Sequence[CreditGrant]
+    ) -> Sequence[tuple[UUID, int]]:
+        total = sum(each.line.net + each.line.tax for each in lines)
+        usable = [
+            Credit(
+                id=grant.id,
+                remaining=grant.remaining_minor,
+                priority=grant.priority,
+                expires_at=grant.expires_at,
+            )
+            for grant in grants
+            if grant.currency == invoice.currency
+        ]
+        return draw_credits(max(0, total), grants=usable, at=self._books.clock.now())
+
+    def _draft(self, tenant_id: UUID, *, period: CalendarMonth, terms: Terms) -> Invoice:
+        return Invoice(
+            id=uuid7(self._books.clock),
+            tenant_id=tenant_id,
+            kind=InvoiceKind.INVOICE,
+            status=InvoiceStatus.DRAFT,
+            period=period,
+            currency=terms.plan.currency,
+            plan_id=terms.plan_id,
+            contract_id=terms.contract.id if terms.contract else None,
+            created_at=self._books.clock.now(),
+        )
+
+
+def _filed(lines: Sequence[DraftLine]) -> list[FiledLine]:
+    return [
+        FiledLine(
+            number=number,
+            period=each.month,
+            charge=each.line.charge,
+            cell=each.line.cell,
+            plan_id=each.plan_id,
+            quantity=each.line.quantity,
+            net_minor=each.line.net,
+            tax_minor=each.line.tax,
+        )
+        for number, each in enumerate(lines, start=1)
+    ]

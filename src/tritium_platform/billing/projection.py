@@ -1,0 +1,117 @@
+"""What a draft would say now: the lines of a month and of earlier ones, worked out from the uses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tritium_platform.billing.document import EventDigest
+from tritium_platform.billing.drafting import MonthFacts, MonthTerms, draft_lines
+from tritium_platform.billing.invoice import InvoiceStatus
+from tritium_platform.billing.rating.plan import Usage
+from tritium_platform.billing.rating.rate import add_taxes, charge_of
+from tritium_platform.values import CalendarMonth
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from uuid import UUID
+
+    from tritium_platform.billing.books import BillingBooks
+    from tritium_platform.billing.drafting import DraftLine
+    from tritium_platform.billing.invoice import Invoice
+    from tritium_platform.billing.plans import PlanService, Terms
+    from tritium_platform.metering.model import UsageRecord
+
+EVENTS_AT_ONCE = 1000
+MOST_DRAFTS = 1000
+
+
+class Projection:
+    """Works out lines; nothing is kept of them until an invoice is finalized."""
+
+    def __init__(self, *, books: BillingBooks, plans: PlanService) -> None:
+        self._books = books
+        self._plans = plans
+
+    async def lines(
+        self, invoice: Invoice, *, months: Mapping[CalendarMonth, Terms], is_final: bool
+    ) -> list[DraftLine]:
+        """Work out the lines with their taxes, from all uses or from those that are billed."""
+        facts = {}
+        for month, terms in months.items():
+            facts[month] = MonthFacts(
+                terms=MonthTerms(plan=terms.plan, plan_id=terms.plan_id, part=terms.part),
+                usage=await self._books.usage.usage(invoice.tenant_id, month=month, is_only_billed=is_final),
+                charged=await self._books.invoices.charged(invoice.tenant_id, month),
+            )
+        drafted = draft_lines(invoice.period, months=facts)
+        terms = months.get(invoice.period) or await self.terms_of(invoice)
+        taxed = add_taxes(
+            [each.line for each in drafted],
+            plan=terms.plan,
+            status=terms.tax,
+            at=self._books.clock.now(),
+        )
+        return [replace(each, line=line) for each, line in zip(drafted, taxed, strict=True)]
+
+    async def by_currency(
+        self, tenant_id: UUID, *, period: CalendarMonth
+    ) -> dict[str, tuple[Terms, dict[CalendarMonth, Terms]]]:
+        """Return, per currency, the terms of the invoice (of its last month) and those of every month."""
+        late = await self._books.usage.unbilled_months(tenant_id, before=period.end)
+        drafts = await self._books.invoices.list(
+            tenant_id=tenant_id, statuses=(InvoiceStatus.DRAFT,), limit=MOST_DRAFTS
+        )
+        own_draft = {(draft.period, draft.currency) for draft in drafts}
+        found: dict[str, tuple[Terms, dict[CalendarMonth, Terms]]] = {}
+        for month in sorted({*late, period}):
+            pinned = await self._pinned(tenant_id, month)
+            terms = await self._plans.terms_of(tenant_id, month=month, pinned=pinned)
+            if month != period and (month, terms.plan.currency) in own_draft:
+                continue  # that one charges for it
+            _, months = found.get(terms.plan.currency, (terms, {}))
+            found[terms.plan.currency] = (terms, {**months, month: terms})
+        return found
+
+    async def _pinned(self, tenant_id: UUID, month: CalendarMonth) -> str | None:
+        charged = await self._books.invoices.charged(tenant_id, month)
+        return charged[0].plan_id if charged else None
+
+    async def months_of(self, invoice: Invoice) -> dict[CalendarMonth, Terms]:
+        """Return the months that an invoice is about, with what prices each."""
+        found = await self.by_currency(invoice.tenant_id, period=invoice.period)
+        _, months = found.get(invoice.currency, (None, {}))
+        return months
+
+    async def terms_of(self, invoice: Invoice) -> Terms:
+        """Return what prices the month of an invoice."""
+        return await self._plans.terms_of(invoice.tenant_id, month=invoice.period, pinned=invoice.plan_id)
+
+    async def digests(
+        self, invoice: Invoice, *, lines: Sequence[DraftLine], months: Mapping[CalendarMonth, Terms]
+    ) -> list[EventDigest]:
+        """Read every use that is charged, once, and digest it into its line."""
+        digests = {(each.month, each.line.key): EventDigest() for each in lines}
+        after = None
+        while True:
+            records = await self._books.usage.events(invoice.id, limit=EVENTS_AT_ONCE, after=after)
+            for record in records:
+                month = CalendarMonth.of(record.occurred_at)
+                for use in uses_of(record):
+                    key = charge_of(months[month].plan, use)
+                    if key is not None and (month, key) in digests:
+                        digests[month, key].add(
+                            source=record.source, event_id=record.event_id, quantity=use.quantity
+                        )
+            if len(records) < EVENTS_AT_ONCE:
+                return [digests[each.month, each.line.key] for each in lines]
+            after = records[-1].id
+
+
+def uses_of(record: UsageRecord) -> list[Usage]:
+    """Return what a record counts, meter by meter."""
+    return [
+        Usage(meter=meter, tier=record.tier, quantity=quantity, model=record.model)
+        for meter, quantity in record.metered().items()
+        if quantity
+    ]

@@ -1,0 +1,126 @@
+"""From what was used to what it costs: one line per charge, each rounded once; parts sum to the whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from tritium_platform.billing.rating.discount import take_off
+from tritium_platform.billing.rating.matrix import MatrixPrice
+from tritium_platform.billing.rating.plan import COMMITMENT, Line
+from tritium_platform.billing.rating.rounding import round_once
+from tritium_platform.billing.rating.tax import rate_of, tax_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from tritium_platform.billing.rating.plan import Charge, Plan, Usage
+    from tritium_platform.billing.rating.tax import TaxStatus
+
+WHOLE = Fraction(1)
+
+
+def rate(plan: Plan, *, usage: Sequence[Usage], part: Fraction = WHOLE) -> tuple[Line, ...]:
+    """Price a period before tax: the charges, what is taken off, and what is missing to the commitment.
+
+    Args:
+        plan: the prices.
+        usage: sums or single uses, in any order: only the sums matter.
+        part: the part of the period that the contract covers.
+    """
+    lines = [line for charge in plan.charges for line in _lines_of(charge, plan=plan, usage=usage, part=part)]
+    taken = take_off(
+        plan.discounts,
+        charges=[line.charge for line in lines],
+        amounts=[line.amount for line in lines],
+        rounding=plan.rounding,
+    )
+    lines = [replace(line, discount=discount) for line, discount in zip(lines, taken, strict=True)]
+    return (*lines, *_commitment_line(plan, lines=lines, part=part))
+
+
+def add_taxes(lines: Sequence[Line], *, plan: Plan, status: TaxStatus, at: datetime) -> tuple[Line, ...]:
+    """Put the tax on each line; ValidationError if the plan's table does not know the rate."""
+    rates = [rate_of(plan.taxes, status=status, category=line.tax_category, at=at) for line in lines]
+    taxes = tax_lines([line.net for line in lines], rates=rates, basis=plan.tax_basis, rounding=plan.rounding)
+    return tuple(replace(line, tax=tax) for line, tax in zip(lines, taxes, strict=True))
+
+
+def _lines_of(charge: Charge, *, plan: Plan, usage: Sequence[Usage], part: Fraction) -> list[Line]:
+    if charge.meter is None:
+        return [_line(charge, plan=plan, quantity=1, included=0, part=part)]
+    mine = [use for use in usage if use.meter is charge.meter and charge.tier in (None, use.tier)]
+    if isinstance(charge.price, MatrixPrice):
+        return _lines_of_matrix(charge, charge.price, plan=plan, usage=mine)
+    quantity = sum(use.quantity for use in mine)
+    if not quantity and not charge.minimum:
+        return []
+    return [_line(charge, plan=plan, quantity=quantity, included=min(quantity, charge.included), part=part)]
+
+
+def _line(charge: Charge, *, plan: Plan, quantity: int, included: int, part: Fraction) -> Line:
+    assert not isinstance(charge.price, MatrixPrice)  # noqa: S101 - its lines are made per cell
+    part = part if charge.is_prorated else WHOLE
+    cost = charge.price.cost(quantity - included)
+    if charge.meter is None:
+        cost *= part
+    exact = max(cost, charge.minimum * part)
+    return Line(
+        charge=charge.name,
+        meter=charge.meter,
+        tier=charge.tier,
+        quantity=quantity,
+        included=included,
+        exact=exact,
+        amount=round_once(exact, rounding=plan.rounding),
+        tax_category=charge.tax_category,
+    )
+
+
+def _lines_of_matrix(
+    charge: Charge, matrix: MatrixPrice, *, plan: Plan, usage: Sequence[Usage]
+) -> list[Line]:
+    quantities = [0] * len(matrix.cells)
+    for use in usage:
+        quantities[matrix.place_of(use.properties())] += use.quantity
+    lines, free = [], charge.included
+    for cell, quantity in zip(matrix.cells, quantities, strict=True):
+        if not quantity:
+            continue
+        included = min(quantity, free)
+        free -= included
+        exact = cell.price.cost(quantity - included)
+        lines.append(
+            Line(
+                charge=charge.name,
+                meter=charge.meter,
+                tier=charge.tier,
+                cell=cell.values,
+                quantity=quantity,
+                included=included,
+                exact=exact,
+                amount=round_once(exact, rounding=plan.rounding),
+                tax_category=charge.tax_category,
+            )
+        )
+    return lines
+
+
+def _commitment_line(plan: Plan, *, lines: Sequence[Line], part: Fraction) -> list[Line]:
+    promised = plan.commitment * part
+    missing = round_once(promised, rounding=plan.rounding) - sum(line.net for line in lines)
+    if missing <= 0:
+        return []
+    return [Line(charge=COMMITMENT, exact=Fraction(missing), amount=missing)]
+
+
+def charge_of(plan: Plan, use: Usage) -> tuple[str, tuple[str, ...]] | None:
+    """Return the key of the line that prices a use; None if it costs nothing."""
+    for charge in plan.charges:
+        if charge.meter is use.meter and charge.tier in (None, use.tier):
+            if not isinstance(charge.price, MatrixPrice):
+                return charge.name, ()
+            return charge.name, charge.price.cells[charge.price.place_of(use.properties())].values
+    return None

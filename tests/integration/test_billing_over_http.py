@@ -1,0 +1,266 @@
+"""Billing as an operator and a tenant see it: over HTTP, on the command line, and by the calendar."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import csv
+import hashlib
+import io
+import json
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from dbos import DBOS
+from typer.testing import CliRunner
+
+from tritium_platform.adapters import billing_schedule
+from tritium_platform.audit.note import NoteVerifier
+from tritium_platform.cli.app import app
+from tritium_platform.compose import initialize_platform, initialize_worker
+from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
+from tritium_platform.tenancy.model import TenantTier
+from tritium_platform.values import CalendarMonth, uuid7
+
+LAST = CalendarMonth.of(CalendarMonth.of(datetime.now(UTC)).start - timedelta(days=1))
+PLAN = {
+    "name": "pro",
+    "currency": "EUR",
+    "charges": [
+        {"name": "seat", "price": {"kind": "flat", "amount": "49.00 EUR"}},
+        {
+            "name": "output",
+            "meter": "output_tokens",
+            "included": 1000,
+            "price": {"kind": "per_unit", "unit_price": "0.40 EUR per 1000000"},
+        },
+    ],
+    "taxes": [
+        {
+            "jurisdiction": "DE",
+            "category": "standard",
+            "valid_from": "2020-01-01T00:00:00+00:00",
+            "rate": "0.19",
+        }
+    ],
+}
+
+
+def use_of(tenant_id, *, tokens=5_001_000, event="1"):
+    return UsageRecord(
+        id=uuid7(),
+        tenant_id=uuid.UUID(str(tenant_id)),
+        source="test",
+        event_id=event,
+        operation=OperationType.CHAT,
+        tier=TenantTier.DEVELOPER,
+        outcome="success",
+        occurred_at=LAST.start,
+        quantities=UsageQuantities(output_tokens=tokens),
+        resources=ResourceUsage(),
+    )
+
+
+@pytest.fixture(scope="module")
+def shop(running):
+    """A tenant with a contract and a finalized invoice: (tenant id, key, invoice)."""
+    tenant_id, key = running.tenant(name="Buyer")
+    running.run(running.platform.books.metering.record(use_of(tenant_id)))
+    with running.admin() as admin:
+        plan = admin.post("/api/v1/billing/plans", json=PLAN).raise_for_status().json()
+        wish = {
+            "tenant_id": tenant_id,
+            "plan_id": plan["id"],
+            "starts_at": LAST.start.isoformat(),
+            "tax": {"jurisdiction": "DE"},
+        }
+        admin.post("/api/v1/billing/contracts", json=wish).raise_for_status()
+        drafts = {"tenant_id": tenant_id, "period": str(LAST)}
+        (draft,) = admin.post("/api/v1/billing/invoices", json=drafts).raise_for_status().json()
+        assert admin.post("/api/v1/billing/invoices", json=drafts).json() == []
+        shown = admin.get(f"/api/v1/billing/invoices/{draft['id']}").raise_for_status().json()
+        assert shown["document"]["total_minor"] == 6069
+        assert shown["sha256"] is None
+        address = f"/api/v1/billing/invoices/{draft['id']}/finalize"
+        invoice = admin.post(address).raise_for_status().json()
+        assert admin.post(address).json() == invoice
+    return tenant_id, key, invoice
+
+
+def test_a_tenant_sees_its_invoice_and_can_prove_what_it_says(running, shop):
+    _, key, invoice = shop
+    assert (invoice["total_minor"], invoice["total"], invoice["status"]) == (6069, "60.69 EUR", "finalized")
+    with running.http(key) as http:
+        page = http.get("/api/v1/invoices").raise_for_status().json()
+        assert [each["id"] for each in page["invoices"]] == [invoice["id"]]
+        shown = http.get(f"/api/v1/invoices/{invoice['id']}").raise_for_status().json()
+        body = http.get(f"/api/v1/invoices/{invoice['id']}/document").raise_for_status().content
+        digest = hashlib.sha256(body).digest()
+        assert (json.loads(body), digest.hex()) == (shown["document"], shown["sha256"])
+        text = NoteVerifier.from_vkey(shown["verifier_key"]).open_note(shown["note"].encode())
+        assert text.splitlines()[1:] == [invoice["number"], base64.b64encode(digest).decode()]
+        table = http.get(f"/api/v1/invoices/{invoice['id']}/csv").raise_for_status()
+        rows = list(csv.DictReader(io.StringIO(table.text)))
+        assert [(row["line_charge"], row["line_net_minor"]) for row in rows] == [
+            ("seat", "4900"),
+            ("output", "200"),
+        ]
+        events = http.get(f"/api/v1/invoices/{invoice['id']}/events", params={"line": 2}).json()
+        assert [(each["event_id"], each["quantity"]) for each in events["events"]] == [("1", "5001000")]
+
+
+def test_pages_go_on_where_the_last_one_ended(running, shop):
+    _, key, invoice = shop
+    with running.http(key) as http:
+        first = http.get("/api/v1/invoices", params={"limit": 1}).json()
+        assert first["next_after"] == invoice["id"]
+        rest = http.get("/api/v1/invoices", params={"limit": 1, "after": first["next_after"]}).json()
+        assert rest == {"invoices": [], "next_after": None}
+    with running.admin() as admin:
+        seen, after = [], None
+        while True:
+            query = {"limit": 1, **({"after": after} if after else {})}
+            page = admin.get("/api/v1/billing/journal", params=query).raise_for_status().json()
+            seen += page["groups"]
+            after = page["next_after"]
+            if after is None:
+                break
+        assert len({group["id"] for group in seen}) == len(seen) >= 1
+        for group in seen:
+            assert sum(entry["amount_minor"] for entry in group["entries"]) == 0
+
+
+def test_what_moves_money_happens_once_per_key(running, shop):
+    tenant_id, _, invoice = shop
+    address = f"/api/v1/billing/invoices/{invoice['id']}/payments"
+    wish = {"amount_minor": 69, "reference": "wire 1"}
+    with running.admin() as admin:
+        missing = admin.post(address, json=wish)
+        assert missing.status_code == 422
+        assert missing.headers["content-type"] == "application/problem+json"
+        keyed = {"idempotency-key": '"pay-1"'}
+        paid = admin.post(address, json=wish, headers=keyed).raise_for_status().json()
+        assert (paid["status"], paid["open_minor"]) == ("partially_paid", 6000)
+        assert admin.post(address, json=wish, headers=keyed).json() == paid
+        other = admin.post(address, json=wish | {"amount_minor": 70}, headers=keyed)
+        assert (other.status_code, "another request" in other.json()["detail"]) == (422, True)
+        assert admin.post(f"/api/v1/billing/invoices/{invoice['id']}/void").status_code == 409
+        note = admin.post(
+            f"/api/v1/billing/invoices/{invoice['id']}/credit-notes",
+            json={"reason": "sorry", "lines": [{"line": 2, "amount_minor": 200}]},
+            headers={"idempotency-key": "note-1"},
+        ).raise_for_status()
+        assert (note.json()["number"], note.json()["total_minor"]) == ("CN-00000001", 238)
+        wish = {"tenant_id": tenant_id, "currency": "EUR", "amount_minor": 500, "reason": "prepaid"}
+        grants = [
+            admin.post("/api/v1/billing/credits", json=wish, headers={"idempotency-key": "grant-1"}).json()
+            for _ in range(2)
+        ]
+        assert grants[0] == grants[1]
+        listed = admin.get("/api/v1/billing/credits", params={"tenant_id": tenant_id}).json()
+        assert listed == grants[:1]
+        ledger = admin.get("/api/v1/billing/journal.beancount").raise_for_status().text
+        assert "Liabilities:CustomerCredit" in ledger
+
+
+def test_what_cannot_be_is_a_problem_and_no_failure(running, shop):
+    tenant_id, _, invoice = shop
+    unknown = str(uuid.UUID(int=9))
+    with running.admin() as admin:
+        for method, address, body, status in [
+            ("POST", "plans", {"name": "x"}, 422),
+            ("POST", "plans", {**PLAN, "charges": [{"name": "a", "price": {"kind": "b"}}]}, 422),
+            ("GET", f"plans/{unknown}", None, 404),
+            ("POST", f"invoices/{unknown}/finalize", None, 404),
+            ("POST", "invoices", {"tenant_id": unknown, "period": "2026-01"}, 404),
+            ("POST", "invoices", {"tenant_id": tenant_id, "period": "2026-13"}, 422),
+            ("POST", f"invoices/{invoice['id']}/payments", {"amount_minor": 10**9, "reference": "w"}, 422),
+            (
+                "POST",
+                f"invoices/{invoice['id']}/credit-notes",
+                {"reason": "r", "lines": [{"line": 9, "amount_minor": 1}]},
+                422,
+            ),
+        ]:
+            answer = admin.request(
+                method,
+                f"/api/v1/billing/{address}",
+                json=body,
+                headers={"idempotency-key": f"bad {uuid7()}"},
+            )
+            assert answer.status_code == status, (address, answer.text)
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+def tritiumd(*arguments, data_dir):
+    """Run a command as `tritiumd` does, in this process."""
+    done = CliRunner().invoke(app, [*map(str, arguments), "--data-dir", str(data_dir)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
+
+
+async def prepare(config, *, uses=1):
+    """Make a tenant with use of last month."""
+    platform = await initialize_platform(config)
+    tenant = await platform.tenancy.create_tenant(
+        organization_name="Buyer", tier=TenantTier.DEVELOPER, limit_overrides={}
+    )
+    for number in range(uses):
+        await platform.books.metering.record(use_of(tenant.id, event=str(number)))
+    await platform.stop()
+    return tenant.id
+
+
+def test_the_command_line_bills_a_month(harness, tmp_path):
+    config = harness.platform_config(tmp_path / "data")
+    tenant_id = asyncio.run(prepare(config))
+    data_dir = config.data_dir
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(PLAN))
+    plan_id = tritiumd("price", "plan", "add", plan, data_dir=data_dir).strip()
+    assert plan_id in tritiumd("price", "plan", "list", data_dir=data_dir)
+    assert json.loads(tritiumd("price", "plan", "show", plan_id, data_dir=data_dir))["name"] == "pro"
+    signed = ("price", "contract", tenant_id, plan_id, "--starts-at", LAST.start.isoformat())
+    tritiumd(*signed, "--jurisdiction", "DE", data_dir=data_dir)
+    made = tritiumd(
+        "invoice", "generate", tenant_id, "--period", str(LAST), "--format", "quiet", data_dir=data_dir
+    )
+    invoice = made.strip()
+    shown = json.loads(tritiumd("invoice", "show", invoice, "--format", "json", data_dir=data_dir))
+    assert shown["total_minor"] == 6069
+    assert "INV-00000001" in tritiumd("invoice", "finalize", invoice, data_dir=data_dir)
+    assert "60.69 EUR" in tritiumd("invoice", "list", "--tenant", tenant_id, data_dir=data_dir)
+    assert "seat" in tritiumd("invoice", "show", invoice, "--csv", data_dir=data_dir)
+    assert "Income:Revenue  -51.00 EUR" in tritiumd("journal", "export", data_dir=data_dir)
+    assert "void" in tritiumd("invoice", "void", invoice, data_dir=data_dir)
+    log = tritiumd("audit", "verify", "--format", "json", data_dir=data_dir)
+    assert json.loads(log)["is_intact"]
+
+
+async def test_the_calendar_bills_last_month_by_itself_and_only_once(harness, tmp_path, monkeypatch):
+    monkeypatch.setattr(billing_schedule, "HOURLY", "* * * * * *")
+    config = harness.platform_config(tmp_path / "data", invoice_grace_days=0)
+    tenant_id = await prepare(config, uses=3)
+    worker = await initialize_worker(config)
+    await asyncio.to_thread(worker.launch)
+    platform = await initialize_platform(config)
+    try:
+        async with asyncio.timeout(60):
+            while not (found := await platform.desk.invoices.list(limit=9)) or found[0].number is None:
+                await asyncio.sleep(0.1)
+            runs = 0
+            while runs < 3:  # more runs change nothing
+                await asyncio.sleep(0.5)
+                runs = len(await asyncio.to_thread(DBOS.list_workflows, status="SUCCESS"))
+        (invoice,) = await platform.desk.invoices.list(limit=9)
+        assert (invoice.tenant_id, invoice.number, str(invoice.period)) == (
+            tenant_id,
+            "INV-00000001",
+            str(LAST),
+        )
+        actions = [each.action for each in await platform.books.outbox.pending(limit=99)]
+        assert actions.count("invoice.generate") == actions.count("invoice.finalize") == 1
+    finally:
+        await worker.close()
+        await platform.stop()

@@ -1,0 +1,208 @@
+"""The pricing engine against the oracle that counts unit by unit, and what must not matter to it.
+
+`make soak-pricing` runs TRITIUM_PRICING_PLANS (20,000) plans with 50 months of use each: a million cases.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections import Counter
+from datetime import timedelta
+from fractions import Fraction
+from uuid import UUID
+
+import pytest
+import tritium_billing_oracle as oracle
+import tritium_billing_plans as drawn
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tritium_platform.billing.rating.credits import Credit, draw_credits
+from tritium_platform.billing.rating.plan import Usage
+from tritium_platform.billing.rating.plan_json import (
+    canonical_plan,
+    plan_from_dict,
+    plan_id,
+    plan_to_dict,
+)
+from tritium_platform.billing.rating.rate import add_taxes, rate
+from tritium_platform.billing.rating.tax import TaxStatus
+from tritium_platform.metering.model import Meter
+from tritium_platform.tenancy.model import TenantTier
+
+PLANS = int(os.environ.get("TRITIUM_PRICING_PLANS", "20000"))
+MONTHS_PER_PLAN = 50
+AT = drawn.AT
+
+
+def usage_of(uses):
+    return [
+        Usage(
+            meter=Meter(use["meter"]),
+            tier=TenantTier(use["tier"]),
+            quantity=use["quantity"],
+            model=use["model"],
+            device=use["device"],
+        )
+        for use in uses
+    ]
+
+
+def status_of(status):
+    jurisdiction, is_reversed = status
+    return TaxStatus(jurisdiction, is_reversed, "DE123" if is_reversed else "")
+
+
+def billed(plan, uses, part, status):
+    lines = add_taxes(
+        rate(plan, usage=usage_of(uses), part=Fraction(part)), plan=plan, status=status_of(status), at=AT
+    )
+    return [
+        (
+            line.charge,
+            line.cell,
+            line.quantity,
+            line.included,
+            line.exact,
+            line.amount,
+            line.discount,
+            line.tax,
+        )
+        for line in lines
+    ]
+
+
+def require_sums(lines, plan):
+    """The parts of an invoice sum to the whole, and nothing of it is below zero."""
+    for *_, amount, discount, tax in lines:
+        assert amount >= discount >= 0
+        assert tax >= 0
+    if plan["commitment"] and lines:
+        assert all(type(line[5]) is int for line in lines)
+
+
+@given(drawn.plans(), drawn.uses, drawn.parts, drawn.statuses)
+@settings(max_examples=400)
+def test_a_month_costs_what_counting_unit_by_unit_says(plan, uses, part, status):
+    found = billed(plan_from_dict(plan), uses, part, status)
+    assert found == oracle.bill(plan, uses, Fraction(part), status, AT.isoformat())
+    require_sums(found, plan)
+
+
+@given(drawn.plans(), drawn.uses, drawn.parts, drawn.statuses, st.randoms(use_true_random=False))
+@settings(max_examples=200)
+def test_neither_order_nor_splitting_of_uses_matters(plan, uses, part, status, chance):
+    read = plan_from_dict(plan)
+    pieces = []
+    for use in uses:
+        cut = chance.randint(0, use["quantity"])
+        pieces += [use | {"quantity": cut}, use | {"quantity": use["quantity"] - cut}]
+    chance.shuffle(pieces)
+    assert billed(read, pieces, part, status) == billed(read, uses, part, status)
+
+
+@given(drawn.plans())
+def test_a_plan_says_the_same_after_it_was_written_and_read(plan):
+    read = plan_from_dict(plan)
+    again = plan_from_dict(plan_to_dict(read))
+    assert again == read
+    assert canonical_plan(again) == canonical_plan(read)
+    assert plan_id(again) == plan_id(read)
+
+
+@given(drawn.plans(), drawn.uses, drawn.statuses, st.integers(1, 10))
+@settings(max_examples=100)
+def test_more_use_never_costs_less_where_no_price_falls_with_volume(plan, uses, status, more):
+    simple = [each for each in plan["charges"] if each["price"]["kind"] not in ("volume", "matrix")]
+    plan = plan | {"charges": simple, "discounts": []}
+    read = plan_from_dict(plan)
+    larger = [use | {"quantity": use["quantity"] + more} for use in uses]
+    before, after = (sum(line[5] for line in billed(read, each, "1", status)) for each in (uses, larger))
+    assert after >= before
+
+
+grants = st.lists(
+    st.fixed_dictionaries(
+        {
+            "id": st.integers(1, 50),
+            "remaining": st.integers(0, 30),
+            "priority": st.integers(0, 2),
+            "days": st.one_of(st.none(), st.integers(-2, 4)),
+        }
+    ),
+    max_size=6,
+    unique_by=lambda each: each["id"],
+)
+
+
+@given(st.integers(0, 90), grants)
+def test_credit_is_used_up_cent_by_cent_in_its_order(due, drawn_grants):
+    plain = [
+        {**each, "expires_at": None if each["days"] is None else AT + timedelta(days=each["days"])}
+        for each in drawn_grants
+    ]
+    made = [
+        Credit(
+            id=UUID(int=each["id"]),
+            remaining=each["remaining"],
+            priority=each["priority"],
+            expires_at=each["expires_at"],
+        )
+        for each in plain
+    ]
+    paid = draw_credits(due, grants=made, at=AT)
+    assert {grant.int: amount for grant, amount in paid} == oracle.draw(due, plain, AT)
+    assert sum(amount for _, amount in paid) <= due
+
+
+@pytest.mark.soak
+def test_a_million_months_differ_from_the_oracle_by_nothing():
+    counted = Counter()
+
+    @given(drawn.plans(), st.integers(0, 2**62))
+    @settings(
+        max_examples=PLANS,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
+    def check(plan, seed):
+        read, chance = plan_from_dict(plan), random.Random(seed)
+        counted["plans"] += 1
+        for charge in plan["charges"]:
+            counted[f"charges: {charge['price']['kind']}"] += 1
+        for _ in range(MONTHS_PER_PLAN):
+            uses = [random_use(chance) for _ in range(chance.randint(0, 8))]
+            part = str(Fraction(chance.randint(0, 31), 31)) if chance.random() < 0.3 else "1"
+            status = chance.choice([("", False), ("DE", False), ("FR", False), ("DE", True)])
+            expected = oracle.bill(plan, uses, Fraction(part), status, AT.isoformat())
+            found = billed(read, uses, part, status)
+            counted["cases"] += 1
+            counted["lines"] += len(found)
+            counted["minor units"] += sum(line[5] - line[6] + line[7] for line in found)
+            counted["minor units of difference"] += sum(
+                abs(mine[place] - theirs[place])
+                for mine, theirs in zip(found, expected, strict=True)
+                for place in (5, 6, 7)
+            )
+            assert found == expected
+
+    try:
+        check()
+    finally:  # what was compared is told also of a run that is broken off
+        for name, count in sorted(counted.items()):
+            print(f"{name}: {count}", file=sys.stderr, flush=True)  # noqa: T201 - a measurement
+    assert counted["cases"] >= PLANS * MONTHS_PER_PLAN
+
+
+def random_use(chance):
+    return {
+        "meter": chance.choice([*drawn.METERS, "compute_ms"]),
+        "tier": chance.choice(drawn.TIERS),
+        "model": chance.choice(drawn.MODELS),
+        "device": chance.choice(drawn.DEVICES),
+        "quantity": chance.randint(0, 12),
+    }
