@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 0.5
+_WORKING_BYTES = 256 * 2**20  # that steps, prompts and answers may take beside weights and cache
 _SHRUNK = 4  # under pressure one in so many places is left
 _NEWEST = 0.1  # weight of the newest sequence in what one is expected to take
 
@@ -107,14 +108,16 @@ class Governor:
 
     def _check(self, now: float) -> None:
         reading = self._read()
-        self.figures.pressure = reading.pressure
+        untouched = self._allocator.num_blocks - self._allocator.num_touched
+        needed_bytes = untouched * self._cache.block_bytes + _WORKING_BYTES
+        self.figures.pressure = reading.pressure(needed_bytes=needed_bytes)
         before = self.rung
-        if self._ladder.observe(reading.pressure, now):
+        if self._ladder.observe(self.figures.pressure, now):
             up = self.rung > before
             logger.log(
                 logging.WARNING if up else logging.INFO,
                 "memory pressure %.2f: %s -> %s",
-                reading.pressure,
+                self.figures.pressure,
                 before.name.lower(),
                 self.rung.name.lower(),
             )
@@ -130,9 +133,10 @@ class Governor:
     def _places_in(self, reading: MemoryReading) -> int:
         """Return how many sequences memory holds, at least those that run."""
         running, most = len(self._scheduler.running), self.tuner.max_running
-        headroom = reading.headroom_bytes(self._ladder.high)
-        if headroom is None:
+        share, whole = reading.headroom_bytes(self._ladder.high), reading.headroom_bytes(1.0)
+        if share is None or whole is None:
             return most
+        headroom = max(share, whole - _WORKING_BYTES)
         block_bytes = self._cache.block_bytes
         try:
             places = optimal_batch_size(

@@ -61,13 +61,17 @@ class MemoryReading:
     resident_bytes: int | None = None
     stalled: float | None = None
 
-    @property
-    def pressure(self) -> float:
-        """How short memory is, from 0 to 1 and above: the used share of the tightest limit.
+    def pressure(self, *, needed_bytes: int) -> float:
+        """Return how short memory is, from 0 to 1 and above: the used share of the tightest limit.
 
-        Or, if more, the stalls: a tenth of the time counts as 1.
+        Limits that leave more than is needed do not count: nine tenths of a large machine may be in use. If
+        they are more, the stalls count: a tenth of the time is 1.
+
+        Args:
+            needed_bytes: what the process could still come to take.
         """
-        used = max((budget.used_share for budget in self.budgets), default=0.0)
+        tight = (budget for budget in self.budgets if budget.headroom_bytes(1.0) < needed_bytes)
+        used = max((budget.used_share for budget in tight), default=0.0)
         return max(used, min(1.0, (self.stalled or 0.0) / _STALLED_FULLY))
 
     def headroom_bytes(self, share: float) -> int | None:

@@ -166,6 +166,19 @@ def test_with_nothing_to_do_a_first_request_is_let_in_whatever_the_pressure(
     engine.room.require_place(new_request("b", "And"))
 
 
+def test_nine_tenths_of_a_large_machine_may_be_in_use(scripture, new_request, run_to_end, hasty):
+    def large():
+        budget = MemoryBudget(name="machine", limit_bytes=256 * 2**30, used_bytes=250 * 2**30)
+        return MemoryReading(budgets=(budget,))
+
+    engine = Engine(scripture.generator, tokenizer=scripture.tokenizer, end_token_ids=(), read_memory=large)
+    for name in range(20):
+        engine.add_request(new_request(str(name), "And", max_tokens=3))
+    engine.step()
+    figures = engine.metrics()
+    assert (figures.pressure_rung, figures.running, figures.max_running) == (Rung.CALM, 20, 32)
+
+
 def test_where_memory_is_nearly_used_up_nobody_more_is_begun_than_it_holds(
     pressed_engine, new_request, memory
 ):

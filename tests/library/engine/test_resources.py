@@ -26,14 +26,15 @@ def by_name(reading):
 def test_a_system_that_tells_nothing_presses_nobody():
     reading = reading_of({})
     assert reading == MemoryReading()
-    assert reading.pressure == 0
+    assert reading.pressure(needed_bytes=2**60) == 0
     assert reading.headroom_bytes(0.9) is None
 
 
 def test_the_machine_counts_what_a_new_process_could_not_have():
     reading = reading_of({"/proc/meminfo": MEMINFO, "/proc/self/statm": STATM})
     assert by_name(reading) == {"machine": (8 * GIB, 6 * GIB)}
-    assert reading.pressure == 0.75
+    assert reading.pressure(needed_bytes=3 * GIB) == 0.75
+    assert reading.pressure(needed_bytes=2 * GIB) == 0  # as much is left
     assert reading.headroom_bytes(0.875) == GIB
     assert reading.resident_bytes == 250 * os.sysconf("SC_PAGE_SIZE")
 
@@ -86,7 +87,7 @@ def test_the_limit_of_the_address_space_counts_the_whole_space():
     page = os.sysconf("SC_PAGE_SIZE")
     reading = reading_of({"/proc/self/statm": STATM}, address_limit=2000 * page)
     assert by_name(reading) == {"address_space": (2000 * page, 1000 * page)}
-    assert reading.pressure == 0.5
+    assert reading.pressure(needed_bytes=2**60) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -104,9 +105,10 @@ def test_stalls_are_the_groups_where_it_tells_them(group, machine, stalled):
 
 def test_a_tenth_of_the_time_at_a_stand_is_as_bad_as_nothing_left():
     budget = MemoryBudget(name="machine", limit_bytes=100, used_bytes=30)
-    assert MemoryReading(budgets=(budget,), stalled=0.05).pressure == 0.5
-    assert MemoryReading(budgets=(budget,), stalled=0.5).pressure == 1.0
-    assert MemoryReading(budgets=(budget,), stalled=0.0).pressure == 0.3
+    for stalled, expected in ((0.05, 0.5), (0.5, 1.0), (0.0, 0.3)):
+        reading = MemoryReading(budgets=(budget,), stalled=stalled)
+        assert reading.pressure(needed_bytes=1000) == expected
+    assert MemoryReading(budgets=(budget,), stalled=0.05).pressure(needed_bytes=1) == 0.5
 
 
 @given(limit=st.integers(0, 2**50), used=st.integers(0, 2**50), share=st.floats(0, 1))
