@@ -20,7 +20,7 @@ from tritium_platform.billing.invoice import (
 from tritium_platform.billing.projection import Projection, uses_of
 from tritium_platform.billing.rating.credits import Credit, draw_credits
 from tritium_platform.billing.rating.rate import charge_of
-from tritium_platform.errors import ConflictError
+from tritium_platform.errors import ConflictError, NotFoundError
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ class InvoiceService:
         self, invoice: Invoice, *, number: int, limit: int, after: UUID | None = None
     ) -> tuple[Sequence[LineEvent], UUID | None]:
         """Return a page of the uses that a line of a finalized invoice charges, and where to go on."""
+        if invoice.kind is not InvoiceKind.INVOICE:
+            raise NotFoundError("A credit note has no uses of its own: look at the invoice that it corrects.")
         line = next((each for each in (await self.body(invoice))["lines"] if each["number"] == number), None)
         if line is None:
             raise invoice_not_found()

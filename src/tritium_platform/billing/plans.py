@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.billing.contract import UNTAXED, Contract, contract_of
+from tritium_platform.billing.invoice import InvoiceStatus
 from tritium_platform.billing.list_plan import plan_of
 from tritium_platform.billing.rating.plan_json import plan_id
 from tritium_platform.billing.rating.tax import STANDARD, rate_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tritium_platform.billing.rating.tax import TaxStatus
 
 WHOLE = Fraction(1)
+MOST_DRAFTS = 1000
 
 
 class PlanStore(Protocol):
@@ -173,6 +175,14 @@ class PlanService:
         if billed is not None and month <= billed:
             raise ConflictError(
                 f"{billed} is billed already: a contract starts in a later month.", field="starts_at"
+            )
+        drafts = await self._books.invoices.list(
+            tenant_id=contract.tenant_id, statuses=(InvoiceStatus.DRAFT,), limit=MOST_DRAFTS
+        )
+        if any(draft.period >= month for draft in drafts):
+            raise ConflictError(
+                "There is a draft of that month already: void it before the contract changes what it says.",
+                field="starts_at",
             )
         others = await self._store.list_contracts(contract.tenant_id)
         if others and contract.starts_at != month.start:

@@ -62,13 +62,16 @@ class Projection:
         drafts = await self._books.invoices.list(
             tenant_id=tenant_id, statuses=(InvoiceStatus.DRAFT,), limit=MOST_DRAFTS
         )
-        own_draft = {(draft.period, draft.currency) for draft in drafts}
+        own_draft = {(draft.period, draft.currency): draft.plan_id for draft in drafts}
         found: dict[str, tuple[Terms, dict[CalendarMonth, Terms]]] = {}
         for month in sorted({*late, period}):
             pinned = await self._pinned(tenant_id, month)
             terms = await self._plans.terms_of(tenant_id, month=month, pinned=pinned)
-            if month != period and (month, terms.plan.currency) in own_draft:
+            drafted = own_draft.get((month, terms.plan.currency))
+            if drafted is not None and month != period:
                 continue  # that one charges for it
+            if drafted is not None and pinned is None:  # a list that came later does not price a draft anew
+                terms = await self._plans.terms_of(tenant_id, month=month, pinned=drafted)
             _, months = found.get(terms.plan.currency, (terms, {}))
             found[terms.plan.currency] = (terms, {**months, month: terms})
         return found

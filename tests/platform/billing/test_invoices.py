@@ -397,3 +397,42 @@ async def test_a_preview_says_what_the_invoice_will_say_and_keeps_nothing(shop):
     assert await shop.desk.invoices.list() == []
     invoice, _ = await shop.bill(SEPTEMBER)
     assert (invoice.total_minor, invoice.plan_id) == (64, preview.invoice.plan_id)
+
+
+async def test_what_changes_prices_leaves_a_draft_as_it_was(shop):
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    price = {Meter.OUTPUT_TOKENS: MeterPrice(Fraction(2))}
+    await shop.prices.publish_prices(PriceVersion("USD", start, dict.fromkeys(TenantTier, price)))
+    await shop.use(100)
+    (draft,) = await shop.desk.invoices.generate(shop.tenant_id, period=SEPTEMBER, actor="test")
+    dearer = {Meter.OUTPUT_TOKENS: MeterPrice(Fraction(9))}
+    later = PriceVersion("USD", start + timedelta(days=1), dict.fromkeys(TenantTier, dearer))
+    await shop.prices.publish_prices(later)
+    with pytest.raises(ConflictError, match="draft of that month"):
+        await shop.sign(VOLUME)
+    while shop.clock.now() < SEPTEMBER.end:
+        shop.clock.advance(seconds=86_400)
+    invoice = await shop.desk.invoices.finalize(draft.id, actor="test")
+    body = await shop.desk.invoices.body(invoice)
+    assert (invoice.total_minor, invoice.plan_id) == (200, draft.plan_id)
+    assert {line["plan_id"] for line in body["lines"]} == {draft.plan_id}
+    await shop.use(1, at=SEPTEMBER.start)  # and so does what comes late
+    await shop.use(1, at=OCTOBER.start)
+    _, body = await shop.bill(OCTOBER)
+    assert [(line["period"], line["net_minor"]) for line in body["lines"]] == [
+        ("2026-10", 9),
+        ("2026-09", 2),
+    ]
+
+
+async def test_a_credit_note_has_no_uses_of_its_own(shop):
+    await shop.sign(VOLUME)
+    await shop.use(100)
+    invoice, _ = await shop.bill(SEPTEMBER)
+    note = await shop.desk.credit_notes.credit(
+        invoice.id, amounts={1: 5}, reason="sorry", key=None, actor="test"
+    )
+    with pytest.raises(NotFoundError, match="corrects"):
+        await shop.desk.invoices.line_events(note, number=1, limit=2)
+    rows = list(csv.DictReader(io.StringIO(write_csv(await shop.desk.invoices.body(note)))))
+    assert [(row["invoice_number"], row["line_net_minor"]) for row in rows] == [("CN-00000001", "5")]
