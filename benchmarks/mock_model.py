@@ -1,12 +1,12 @@
 """A mock model with a fixed pace, in the places where a model can stand: what is measured is the road to it.
 
-    python benchmarks/mock_model.py upstream --port P        a bare OpenAI server: what LiteLLM's proxy calls
-    python benchmarks/mock_model.py direct --port P          the library's own server over the mock engine
-    python benchmarks/mock_model.py platform --data-dir D    the whole platform; one engine process per replica
-    python benchmarks/mock_model.py platform --in-process    the same with the mock engine in the gateway
+    python benchmarks/mock_model.py upstream --port P     a bare OpenAI server: what LiteLLM's proxy calls
+    python benchmarks/mock_model.py direct --port P       the library's own server over the mock engine
+    python benchmarks/mock_model.py platform --data-dir D the whole platform; one engine process per replica
+    python benchmarks/mock_model.py platform --in-process the same with the mock engine in the gateway
 
-The mock engine gives one token per `--interval` seconds (0: as fast as they are taken), as many as the request
-asks for. Every server prints one line of JSON with its address when it serves.
+The mock engine gives one token per TRITIUM_MOCK_INTERVAL seconds (0: as fast as they are taken), as many as
+the request asks for. Every server prints one line of JSON with its address when it serves.
 """
 
 from __future__ import annotations
@@ -98,9 +98,7 @@ class MockReplica:
     """One replica in the gateway's own process: no socket, no child."""
 
     def __init__(self, *, name: str) -> None:
-        facts = ModelFacts(
-            kind=ModelKind.GENERATE, vocabulary_size=VOCABULARY, maximum_positions=POSITIONS
-        )
+        facts = ModelFacts(kind=ModelKind.GENERATE, vocabulary_size=VOCABULARY, maximum_positions=POSITIONS)
         self.status = ReplicaStatus(name=name, state=ReplicaState.READY, facts=facts)
 
     async def start(self) -> None:
@@ -146,7 +144,7 @@ def process_launcher(directory: Path) -> object:
 def run_engine(endpoint: str) -> None:
     """Be an engine process, as `tritium_platform.worker.engine_main` is one."""
     facts = ModelFacts(kind=ModelKind.GENERATE, vocabulary_size=VOCABULARY, maximum_positions=POSITIONS)
-    engine_main._load = lambda _: (MockEngine(), facts)
+    engine_main._load = lambda _: (MockEngine(), facts)  # noqa: SLF001 - the one thing that is not real
     engine_main.main(["--endpoint", endpoint, "--model", "mock", "--name", "mock", "--log-level", "error"])
 
 
@@ -204,7 +202,9 @@ class BareServer(asyncio.Protocol):
             if not gap:
                 return
             lower = head.lower()
-            length = int(lower.split(b"content-length:")[1].split(b"\r\n")[0]) if b"content-length" in lower else 0
+            length = (
+                int(lower.split(b"content-length:")[1].split(b"\r\n")[0]) if b"content-length" in lower else 0
+            )
             if len(rest) < length:
                 return
             body, self._seen = rest[:length], rest[length:]

@@ -1,11 +1,11 @@
-"""What the platform's whole road costs beside the engine alone, and beside LiteLLM's proxy, with one mock model.
+"""What the whole road costs beside the engine alone, and beside LiteLLM's proxy, with one mock model.
 
-    python benchmarks/road.py [latency] [throughput] [streams] [--rounds 2000] [--litellm .venv-litellm/bin/litellm]
+    python benchmarks/road.py [latency] [throughput] [streams] [--litellm .venv-litellm/bin/litellm]
 
 latency     one request after the other, every target once per round in random order; the added latency is the
             difference within a round: platform - library's server, litellm - bare upstream.
 throughput  a closed loop of N clients for a few seconds, N growing; the highest rate with p99 <= 10 ms.
-streams     N streams at once, 10 tokens a second each: every frame counted, the longest silence of any stream.
+streams     N streams at once, 10 tokens a second each: every frame counted, the longest silence of any.
 
 The load generator is one more process on the same cores. The platform authenticates, checks rates, takes from
 the month's quota, records and audits every request durably; the proxy has neither a database nor keys but its
@@ -44,6 +44,7 @@ TITLES = {
     "in-process": "platform, engine in the gateway",
     "upstream": "bare upstream",
     "litellm": "LiteLLM proxy",
+    "disk": "one synced write to this disk",
 }
 BASELINE = {"platform": "direct", "in-process": "direct", "litellm": "upstream"}
 CLIENTS = (1, 2, 4, 8, 16, 32)
@@ -128,9 +129,26 @@ def answer_size(seen: bytes) -> int | None:
     return len(head) + len(gap) + int(length)
 
 
-def latency(targets: Sequence[Target], *, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+class SyncedFile:
+    """A file that grows by one record and is synced: what durability alone costs on this disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self._descriptor = os.open(directory / "synced", os.O_WRONLY | os.O_CREAT)
+
+    def milliseconds(self) -> float:
+        """Write a record of 900 bytes and return the time until it is on the disk."""
+        started = time.perf_counter()
+        os.write(self._descriptor, bytes(900))
+        os.fdatasync(self._descriptor)
+        return (time.perf_counter() - started) * 1000
+
+
+def latency(
+    targets: Sequence[Target], *, rounds: int, directory: Path
+) -> dict[str, dict[str, dict[str, float]]]:
     """Ask every target once per round, in random order."""
-    connections = {target.name: Connection(target) for target in targets}
+    connections: dict[str, Connection | SyncedFile] = {each.name: Connection(each) for each in targets}
+    connections["disk"] = SyncedFile(directory)
     times: dict[str, list[float]] = {name: [] for name in connections}
     for number in range(WARM_UP + rounds):
         for name in random.sample(list(connections), len(connections)):
@@ -142,7 +160,9 @@ def latency(targets: Sequence[Target], *, rounds: int) -> dict[str, dict[str, di
         if name in times and baseline in times:
             pairs = zip(times[name], times[baseline], strict=True)
             found[name]["added"] = percentiles([mine - alone for mine, alone in pairs])
-            cost = {each: found[name]["whole"][each] - found[baseline]["whole"][each] for each in ("p50", "p99")}
+            cost = {
+                each: found[name]["whole"][each] - found[baseline]["whole"][each] for each in ("p50", "p99")
+            }
             found[name]["added of percentiles"] = {each: round(value, 3) for each, value in cost.items()}
     return found
 
@@ -365,9 +385,7 @@ def running(directory: Path, options: argparse.Namespace, *, interval: float) ->
     directory.mkdir()
     try:
         targets.append(start_mock("direct", interval=interval))
-        targets.append(
-            start_platform(directory / "p", interval=interval, database_url=options.database_url)
-        )
+        targets.append(start_platform(directory / "p", interval=interval, database_url=options.database_url))
         if not interval:
             targets.append(start_platform(directory / "q", name="in-process"))
         if options.litellm and not interval:
@@ -397,7 +415,7 @@ def main() -> None:
         if {"latency", "throughput"} & set(options.parts):
             with running(Path(name) / "a", options, interval=0.0) as targets:
                 if "latency" in options.parts:
-                    results["latency, ms"] = latency(targets, rounds=options.rounds)
+                    results["latency, ms"] = latency(targets, rounds=options.rounds, directory=Path(name))
                 if "throughput" in options.parts:
                     results["throughput, requests/s"] = throughput(targets, seconds=options.seconds)
         if "streams" in options.parts:

@@ -31,6 +31,7 @@ from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlModelStore
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.security_store import SqlSecurityEventStore
+from tritium_platform.adapters.sql.settling import open_journal
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.audit.log import AuditLog
 from tritium_platform.audit.note import NoteSigner
@@ -66,6 +67,7 @@ from tritium_platform.values import SystemClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from tritium_platform.adapters.spooled_settlements import SpooledSettlements
     from tritium_platform.billing.model import PriceVersion
     from tritium_platform.config import PlatformConfig
     from tritium_platform.serving.pool import ReplicaLauncher
@@ -108,6 +110,7 @@ class Platform:
     idempotency: IdempotencyService
     gateway: Gateway
     metrics: Metrics
+    journal: SpooledSettlements | None
     is_ready: bool = False
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -126,6 +129,13 @@ class Platform:
         ]
         self.is_ready = True
 
+    async def _close_books(self) -> None:
+        await self.gateway.close()
+        if self.journal is not None:
+            await self.journal.close()
+        with contextlib.suppress(BitNetServiceError):  # what was leased comes back when it expires
+            await self.books.quotas.close()
+
     async def stop(self) -> None:
         """Finish what runs, write it down, close everything; safe to call twice."""
         self.is_ready = False
@@ -135,7 +145,7 @@ class Platform:
         self._loops = []
         await self.deployments.shut_down()
         await self.job_queue.close()
-        await self.gateway.close()
+        await self._close_books()
         if self.books.audit is not None:
             with contextlib.suppress(BitNetServiceError):
                 await self.books.audit.recover()
@@ -200,11 +210,14 @@ async def initialize_platform(
     if audit is None and is_audit_required:
         raise ResourceError("Another server runs on this data directory: stop it first.")
     metrics = Metrics()
+    # Who owns the audit log owns the data directory, and with it the spool.
+    journal = None if audit is None else await open_journal(config.spool_dir, database=database, clock=clock)
     books = await _open_books(
-        config, database=database, outbox=outbox, audit=audit, metrics=metrics, clock=clock
+        config, database=database, outbox=outbox, audit=audit, journal=journal, metrics=metrics, clock=clock
     )
     return _assemble(
         config,
+        journal=journal,
         clock=clock,
         database=database,
         books=books,
@@ -220,6 +233,7 @@ async def _open_books(
     database: Database,
     outbox: SqlAuditOutbox,
     audit: AuditService | None,
+    journal: SpooledSettlements | None,
     metrics: Metrics,
     clock: Clock,
 ) -> Books:
@@ -238,6 +252,7 @@ async def _open_books(
         health=HealthService(store=SqlOutcomeStore(database), clock=clock),
         telemetry=metrics,
         clock=clock,
+        journal=journal,
     )
 
 
@@ -247,6 +262,7 @@ def _assemble(
     clock: Clock,
     database: Database,
     books: Books,
+    journal: SpooledSettlements | None,
     metrics: Metrics,
     verifier_key: str,
     launch: ReplicaLauncher | None,
@@ -293,6 +309,7 @@ def _assemble(
         idempotency=_open_idempotency(config, database=database, clock=clock),
         gateway=Gateway(tenancy=tenancy, books=books),
         metrics=metrics,
+        journal=journal,
     )
 
 

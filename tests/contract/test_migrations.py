@@ -71,7 +71,7 @@ def test_processes_that_start_together_migrate_once(empty_url: str) -> None:
 
 
 def test_every_table_of_tenants_names_its_tenant() -> None:
-    of_everybody = {"authorization_epoch", "price_versions", "audit_outbox", "tenants"}
+    of_everybody = {"authorization_epoch", "price_versions", "audit_outbox", "spools", "tenants"}
     of_a_job = {"quantization_layers", "batch_lines"}
     for name, table in metadata.tables.items():
         assert ("tenant_id" in table.columns) != (name in of_everybody | of_a_job), name
