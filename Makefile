@@ -16,7 +16,7 @@ export UV_LINK_MODE := copy
 # Where this is set, each of the many processes that tests and demo start compiles every module it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 bench-litellm soak soak-fairness wheel-test lock docs clean
+.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 bench-litellm soak soak-exactness soak-memory soak-fairness wheel-test lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}'
@@ -60,6 +60,13 @@ bench-litellm: $(STAMPS)/dev $(STAMPS)/litellm ## Measure the whole road beside 
 
 soak: $(STAMPS)/dev ## Kill and restart the platform under load, many times
 	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" --timeout 7200
+
+soak-exactness: $(STAMPS)/dev ## Walk TRITIUM_EXACT_REQUESTS (100,000) through kills and disconnects: usage is exact
+	$(BIN)/pytest -m soak -s -o addopts="--import-mode=importlib -ra" \
+	  tests/simulation/test_exactness.py::test_usage_is_exact_over_many_kills_and_disconnects
+
+soak-memory: $(STAMPS)/dev ## Watch the resident memory over TRITIUM_MEMORY_REQUESTS (200,000)
+	$(BIN)/pytest -m soak -s -o addopts="--import-mode=importlib -ra" tests/simulation/test_exactness.py::test_memory_stays_as_it_is
 
 soak-fairness: $(STAMPS)/dev ## Check the bound of fair turns on TRITIUM_FAIRNESS_TRACES (100,000) generated traces
 	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" tests/library/engine/test_fairness_bound.py
