@@ -137,7 +137,7 @@ class QuotaLeases:
                 amount=reservation.amount - left,
                 at=self._clock.now(),
             )
-            if lease.left == left:
+            if lease.left == left and lease in self._ended:  # another may give back at the same time
                 self._ended.remove(lease)
 
     async def close(self) -> None:

@@ -136,7 +136,7 @@ class QuotaService:
         reservation = self._reservation(
             context.tenant_id, meter=QuotaMeter.REQUESTS, amount=requests, lifetime=self._lifetime
         )
-        admitted, counter = await self._store.hold(reservation, limit=context.limits.monthly_quota)
+        admitted, counter = await self._hold(reservation, limit=context.limits.monthly_quota)
         if not admitted:
             raise self._quota_exceeded(counter, own=0)
         return Admission(reservation=reservation, tokens=0, allowance=self.allowance(context, month=counter))
@@ -254,6 +254,15 @@ class QuotaService:
             self._give_back_tokens(context, tokens=sum(tokens))
             raise
 
+    async def _hold(self, reservation: Reservation, *, limit: int) -> tuple[bool, QuotaCounter]:
+        """Hold a part of a month; if it does not fit, with what lies unused in leases of this process."""
+        admitted, counter = await self._store.hold(reservation, limit=limit)
+        if not admitted and self._leases.unused(reservation.tenant_id, period=reservation.period):
+            self._leases.end(reservation.tenant_id)
+            await self._leases.give_back()
+            admitted, counter = await self._store.hold(reservation, limit=limit)
+        return admitted, counter
+
     async def _hold_each(
         self, context: TenantContext, *, count: int
     ) -> tuple[list[Reservation], QuotaCounter]:
@@ -264,11 +273,7 @@ class QuotaService:
                 reservation = self._reservation(
                     context.tenant_id, meter=QuotaMeter.REQUESTS, amount=1, lifetime=self._lifetime
                 )
-                limit = context.limits.monthly_quota
-                admitted, counter = await self._store.hold(reservation, limit=limit)
-                if not admitted and self._leases.unused(context.tenant_id, period=reservation.period):
-                    await self._leases.give_back()
-                    admitted, counter = await self._store.hold(reservation, limit=limit)
+                admitted, counter = await self._hold(reservation, limit=context.limits.monthly_quota)
                 if not admitted:
                     raise self._quota_exceeded(counter, own=len(held))
                 held.append(reservation)

@@ -92,6 +92,23 @@ async def test_many_at_once_share_one_lease() -> None:
     assert (await quotas.usage_of_month(caller)).held == 100
 
 
+async def test_what_lies_in_a_lease_is_there_for_requests_that_are_reserved_one_by_one() -> None:
+    clock = ManualClock()
+    store = MemoryReservationStore(MemoryDatabase())
+    quotas, caller = QuotaService(store=store, clock=clock), a_caller(clock, limit=1000)
+    (leased,) = await quotas.admit_all(caller, tokens=[0])
+    assert leased.is_leased
+    await quotas.reserve_deferred(caller, requests=980)
+    keyed = await quotas.reserve_all(caller, tokens=[0] * 19)
+    assert not any(each.is_leased for each in keyed)
+    for refused in (quotas.reserve(caller), quotas.admit_all(caller, tokens=[0])):
+        with pytest.raises(QuotaExceededError) as caught:
+            await refused
+        assert caught.value.details["current"] == 1000
+    await end(quotas, store, caller, leased, clock, is_counted=False)
+    await quotas.reserve(caller)
+
+
 async def test_a_new_limit_counts_at_once_and_a_new_month_has_a_new_lease() -> None:
     clock = ManualClock(datetime(2026, 11, 30, 23, 59, 50, tzinfo=UTC))
     store = MemoryReservationStore(MemoryDatabase())
