@@ -4,7 +4,8 @@
 
 latency     one request after the other, every target once per round in random order; the added latency is the
             difference within a round: platform - library's server, litellm - bare upstream.
-throughput  a closed loop of N clients for a few seconds, N growing; the highest rate with p99 <= 10 ms.
+throughput  a closed loop of N clients for a few seconds, N growing; the highest rate with p99 <= 10 ms, and
+            the processor time of the server's processes per request.
 streams     N streams at once, 10 tokens a second each: every frame counted, the longest silence of any.
 
 The load generator is one more process on the same cores. The platform authenticates, checks rates, takes from
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import psutil
 import uvloop
 
 if TYPE_CHECKING:
@@ -68,6 +70,12 @@ class Target:
         """Host and port."""
         parts = urlsplit(self.url)
         return str(parts.hostname), int(parts.port or 80)
+
+    def processor_seconds(self) -> float:
+        """Return the processor time that its processes have used."""
+        parents = [psutil.Process(process.pid) for process in self.processes]
+        family = [each for parent in parents for each in (parent, *parent.children(recursive=True))]
+        return sum(sum(each.cpu_times()[:2]) for each in family)
 
     def request(self, *, max_tokens: int, is_stream: bool = False) -> bytes:
         """Return a chat request."""
@@ -220,6 +228,7 @@ class LoadedConnection(asyncio.Protocol):
 async def closed_loop(target: Target, *, clients: int, seconds: float) -> dict[str, float]:
     """Let clients ask for some seconds; return rate and percentiles."""
     times: list[float] = []
+    used = target.processor_seconds()
     started = time.perf_counter()
     loop, request = asyncio.get_running_loop(), target.request(max_tokens=1)
     pairs = [
@@ -229,7 +238,9 @@ async def closed_loop(target: Target, *, clients: int, seconds: float) -> dict[s
         for _ in range(clients)
     ]
     await asyncio.gather(*(protocol.done for _, protocol in pairs))
-    return {"rate": round(len(times) / (time.perf_counter() - started)), **percentiles(times)}
+    rate = round(len(times) / (time.perf_counter() - started))
+    used = 1e6 * (target.processor_seconds() - used) / len(times)
+    return {"rate": rate, "processor us": round(used), **percentiles(times)}
 
 
 def throughput(targets: Sequence[Target], *, seconds: float) -> dict[str, dict[str, object]]:
@@ -281,7 +292,7 @@ class Stream(asyncio.Protocol):
 async def stream_all(target: Target, *, clients: int, tokens: int) -> dict[str, object]:
     """Run streams side by side; they begin within one second."""
     request = target.request(max_tokens=tokens, is_stream=True)
-    loop = asyncio.get_running_loop()
+    loop, used = asyncio.get_running_loop(), target.processor_seconds()
 
     async def one(number: int) -> Stream:
         await asyncio.sleep(number / clients)
@@ -298,6 +309,7 @@ async def stream_all(target: Target, *, clients: int, tokens: int) -> dict[str, 
         "complete": sum(stream.is_complete for stream in streams),
         "errors": len(results) - len(streams),
         "stalled over 1 s": sum(stream.silence > STALL_SECONDS for stream in streams),
+        "processor us per frame": round(1e6 * (target.processor_seconds() - used) / (clients * tokens)),
         "longest silence": round(max((stream.silence for stream in streams), default=0.0), 3),
     }
 

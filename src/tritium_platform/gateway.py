@@ -7,6 +7,7 @@ It sequences; every decision is made in a room below.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from uuid import UUID
@@ -45,7 +46,7 @@ _log = structlog.get_logger(__name__)
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 SOURCE = "gateway"
-GROUP_SECONDS = 0.25
+GROUP_SECONDS = 1.0
 # A database that starts anew or hands over to its twin is back within this time.
 SETTLEMENT_SECONDS = 30.0
 SETTLEMENT = RetryPolicy(max_attempts=10, base_delay=0.2, max_delay=5.0, attempt_seconds=SETTLEMENT_SECONDS)
@@ -122,6 +123,7 @@ class Gateway:
         )
         self.telemetry = books.telemetry
         self._is_logging_due = False
+        self._is_urgent = asyncio.Event()
         self._background: set[asyncio.Task[object]] = set()
 
     async def process_customer_request(
@@ -253,8 +255,10 @@ class Gateway:
 
     async def close(self) -> None:
         """Wait until everything that ended is in the books."""
+        self._is_urgent.set()
         while self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
+        self._is_urgent.clear()
 
     def in_background(self, work: asyncio.Task[object]) -> None:
         """Keep a task until it is done."""
@@ -408,7 +412,9 @@ class Gateway:
             self.in_background(asyncio.create_task(self._empty_outbox(self._books.audit)))
 
     async def _empty_outbox(self, audit: AuditService) -> None:
-        await asyncio.sleep(GROUP_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GROUP_SECONDS):
+                await self._is_urgent.wait()
         self._is_logging_due = False
         try:
             await audit.recover()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tritium_platform.values import Clock
 
 _log = structlog.get_logger(__name__)
-GROUP_SECONDS = 0.25
+GROUP_SECONDS = 1.0
 AWAY_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
 MOST_AT_ONCE = 1000

@@ -19,6 +19,7 @@ SHARED_TABLES: Mapping[str, str] = {
     "tenants": "the tenants themselves: its id is the tenant",
     "authorization_epoch": "one number for all processes",
     "price_versions": "prices are the same for everybody",
+    "spools": "how far a gateway's own file is in the books",
     "audit_outbox": "the operator's log on its way; an entry names its tenant inside",
 }
 # Rows about strangers, too: a failed login has no tenant yet.
