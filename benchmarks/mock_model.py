@@ -4,6 +4,7 @@
     python benchmarks/mock_model.py direct --port P       the library's own server over the mock engine
     python benchmarks/mock_model.py platform --data-dir D the whole platform; one engine process per replica
     python benchmarks/mock_model.py platform --in-process the same with the mock engine in the gateway
+    python benchmarks/mock_model.py platform --transactions reserves and settles in two database transactions
 
 The mock engine gives one token per TRITIUM_MOCK_INTERVAL seconds (0: as fast as they are taken), as many as
 the request asks for. Every server prints one line of JSON with its address when it serves.
@@ -18,6 +19,7 @@ import os
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -166,6 +168,8 @@ async def run_platform(options: argparse.Namespace) -> None:
     options.data_dir.mkdir(parents=True, exist_ok=True)
     launch = launch_in_process if options.in_process else process_launcher(options.data_dir)
     platform = await initialize_platform(config, launch=launch, is_audit_required=True)
+    if options.transactions:
+        platform.gateway._books = replace(platform.books, journal=None)  # noqa: SLF001 - the slow twin
     await serve_platform(platform, on_listening=lambda url: announce(url=url, key=platform.admin_token))
 
 
@@ -244,6 +248,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--database-url")
     parser.add_argument("--in-process", action="store_true")
+    parser.add_argument("--transactions", action="store_true")
     parser.add_argument("--endpoint", default="")
     options = parser.parse_args()
     if options.role == "engine":

@@ -44,11 +44,12 @@ TITLES = {
     "direct": "library's server (engine alone)",
     "platform": "platform, engine process",
     "in-process": "platform, engine in the gateway",
+    "transactions": "platform, engine in the gateway, two database transactions in the place of the spool",
     "upstream": "bare upstream",
     "litellm": "LiteLLM proxy",
     "disk": "one synced write to this disk",
 }
-BASELINE = {"platform": "direct", "in-process": "direct", "litellm": "upstream"}
+BASELINE = {"platform": "direct", "in-process": "direct", "transactions": "direct", "litellm": "upstream"}
 CLIENTS = (1, 2, 4, 8, 16, 32)
 P99_LIMIT_MS = 10.0
 WARM_UP = 100
@@ -338,7 +339,8 @@ def start_platform(
 ) -> Target:
     """Start the platform, with a tenant and a deployment."""
     options: list[str | Path] = ["--data-dir", directory]
-    options += ["--in-process"] if name == "in-process" else []
+    options += ["--in-process"] if name in {"in-process", "transactions"} else []
+    options += ["--transactions"] if name == "transactions" else []
     options += ["--database-url", database_url] if database_url else []
     target = start_mock("platform", *options, interval=interval)
     admin, target.name = target.key, name
@@ -400,6 +402,7 @@ def running(directory: Path, options: argparse.Namespace, *, interval: float) ->
         targets.append(start_platform(directory / "p", interval=interval, database_url=options.database_url))
         if not interval:
             targets.append(start_platform(directory / "q", name="in-process"))
+            targets.append(start_platform(directory / "r", name="transactions"))
         if options.litellm and not interval:
             targets.append(start_mock("upstream"))
             targets.append(start_litellm(options.litellm, upstream=targets[-1], directory=directory))
