@@ -9,14 +9,14 @@ UV_VERSION := 0.13.9
 CSRC := $(wildcard src/tritium/kernels/csrc/*)
 NATIVE_TESTS := $(wildcard tests/native/*.h tests/native/*.cpp)
 QUICK_BENCHMARKS := $(filter-out benchmarks/peers.py benchmarks/gguf_oracle.py benchmarks/random_models.py \
-	benchmarks/quantize_memory.py benchmarks/growth.py benchmarks/books.py benchmarks/invoices.py,$(wildcard benchmarks/*.py))
+	benchmarks/quantize_memory.py benchmarks/growth.py benchmarks/mock_model.py benchmarks/books.py benchmarks/invoices.py,$(wildcard benchmarks/*.py))
 PEER_SOURCE := build/peers/source
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export UV_LINK_MODE := copy
 # Where this is set, each of the many processes that tests and demo start compiles every module it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 soak soak-fairness soak-pricing wheel-test lock docs clean
+.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 bench-litellm soak soak-exactness soak-memory soak-fairness soak-pricing wheel-test lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}'
@@ -55,8 +55,18 @@ bench-peers: $(STAMPS)/dev $(STAMPS)/peers ## Measure beside llama.cpp, interlea
 bench-peers-avx2: $(STAMPS)/dev $(STAMPS)/peers-avx2 ## The same with AVX2 on both sides, kernels and whole model
 	$(BIN)/python benchmarks/peers.py --avx2 $(ARGS)
 
+bench-litellm: $(STAMPS)/dev $(STAMPS)/litellm ## Measure the whole road beside LiteLLM's proxy, one mock model; ARGS=...
+	$(BIN)/python benchmarks/road.py --litellm .venv-litellm/bin/litellm $(ARGS)
+
 soak: $(STAMPS)/dev ## Kill and restart the platform under load, many times
 	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" --timeout 7200
+
+soak-exactness: $(STAMPS)/dev ## Walk TRITIUM_EXACT_REQUESTS (100,000) through kills and disconnects: usage is exact
+	$(BIN)/pytest -m soak -s -o addopts="--import-mode=importlib -ra" \
+	  tests/simulation/test_exactness.py::test_usage_is_exact_over_many_kills_and_disconnects
+
+soak-memory: $(STAMPS)/dev ## Watch the resident memory over TRITIUM_MEMORY_REQUESTS (200,000)
+	$(BIN)/pytest -m soak -s -o addopts="--import-mode=importlib -ra" tests/simulation/test_exactness.py::test_memory_stays_as_it_is
 
 soak-fairness: $(STAMPS)/dev ## Check the bound of fair turns on TRITIUM_FAIRNESS_TRACES (100,000) generated traces
 	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" tests/library/engine/test_fairness_bound.py
@@ -75,7 +85,7 @@ lock: $(STAMPS)/venv ## Resolve the pinned requirements again
 	    --output-file requirements/$$name.lock || exit 1; done
 
 clean: ## Remove everything that make built
-	rm -rf $(VENV) .venv-peers .venv-peers-avx2 .venv-beancount $(STAMPS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers .venv-peers-avx2 .venv-beancount .venv-litellm $(STAMPS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:
@@ -114,6 +124,12 @@ $(STAMPS)/peers: $(STAMPS)/venv requirements/peers.txt
 	  -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
 	  -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
 	$(BIN)/cmake --build build/peers/server --target llama-server --parallel $(shell nproc)
+	touch $@
+
+# LiteLLM's proxy as its users install it, in an environment of its own.
+$(STAMPS)/litellm: $(STAMPS)/venv requirements/litellm.txt
+	$(PYTHON) -m venv .venv-litellm
+	$(BIN)/uv pip install --quiet --python .venv-litellm/bin/python -r requirements/litellm.txt
 	touch $@
 
 $(STAMPS)/peers-avx2: $(STAMPS)/venv requirements/peers.txt

@@ -34,6 +34,7 @@ from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlMod
 from tritium_platform.adapters.sql.money import open_sql_desk
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.security_store import SqlSecurityEventStore
+from tritium_platform.adapters.sql.settling import open_journal
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst, new_trace
 from tritium_platform.audit.log import AuditLog
@@ -71,6 +72,7 @@ from tritium_platform.values import SystemClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from tritium_platform.adapters.spooled_settlements import SpooledSettlements
     from tritium_platform.billing.desk import BillingDesk
     from tritium_platform.billing.model import PriceVersion
     from tritium_platform.config import PlatformConfig
@@ -116,6 +118,7 @@ class Platform:
     gateway: Gateway
     recommendations: RecommendationService
     metrics: Metrics
+    journal: SpooledSettlements | None
     is_ready: bool = False
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -134,6 +137,13 @@ class Platform:
         ]
         self.is_ready = True
 
+    async def _close_books(self) -> None:
+        await self.gateway.close()
+        if self.journal is not None:
+            await self.journal.close()
+        with contextlib.suppress(BitNetServiceError):  # what was leased comes back when it expires
+            await self.books.quotas.close()
+
     async def stop(self) -> None:
         """Finish what runs, write it down, close everything; safe to call twice."""
         self.is_ready = False
@@ -143,7 +153,7 @@ class Platform:
         self._loops = []
         await self.deployments.shut_down()
         await self.job_queue.close()
-        await self.gateway.close()
+        await self._close_books()
         if self.books.audit is not None:
             with contextlib.suppress(BitNetServiceError):
                 await self.books.audit.recover()
@@ -206,11 +216,14 @@ async def initialize_platform(
     if audit is None and is_audit_required:
         raise ResourceError("Another server runs on this data directory: stop it first.")
     metrics = Metrics()
+    # Who owns the audit log owns the data directory, and with it the spool.
+    journal = None if audit is None else await open_journal(config.spool_dir, database=database, clock=clock)
     books = await _open_books(
-        config, database=database, outbox=outbox, audit=audit, metrics=metrics, clock=clock
+        config, database=database, outbox=outbox, audit=audit, journal=journal, metrics=metrics, clock=clock
     )
     return _assemble(
         config,
+        journal=journal,
         clock=clock,
         database=database,
         books=books,
@@ -226,6 +239,7 @@ async def _open_books(
     database: Database,
     outbox: SqlAuditOutbox,
     audit: AuditService | None,
+    journal: SpooledSettlements | None,
     metrics: Metrics,
     clock: Clock,
 ) -> Books:
@@ -244,6 +258,7 @@ async def _open_books(
         health=HealthService(store=SqlOutcomeStore(database), clock=clock),
         telemetry=metrics,
         clock=clock,
+        journal=journal,
     )
 
 
@@ -253,6 +268,7 @@ def _assemble(
     clock: Clock,
     database: Database,
     books: Books,
+    journal: SpooledSettlements | None,
     metrics: Metrics,
     signer: NoteSigner,
     launch: ReplicaLauncher | None,
@@ -308,6 +324,7 @@ def _assemble(
         gateway=Gateway(tenancy=tenancy, books=books),
         recommendations=RecommendationService(ProcessTraceAnalyst(config.traces_dir)),
         metrics=metrics,
+        journal=journal,
     )
 
 

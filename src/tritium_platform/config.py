@@ -176,6 +176,11 @@ class PlatformConfig(BaseSettings):
         """Where the input and output files of batches lie."""
         return self.data_dir / "files"
 
+    @property
+    def spool_dir(self) -> Path:
+        """Where settlements lie until they are in the database."""
+        return self.data_dir / "spool"
+
     def pepper(self) -> bytes:
         """Return the secret under which API keys are hashed, 32 bytes; made on first use."""
         return read_or_create_secret(self.pepper_file or self.data_dir / "secrets" / "pepper")

@@ -7,6 +7,7 @@ It sequences; every decision is made in a room below.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from uuid import UUID
@@ -15,11 +16,13 @@ import structlog
 
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError
+from tritium_platform.insight.health import latency_bucket
 from tritium_platform.metering.model import UsageRecord
 from tritium_platform.passage import Passage
 from tritium_platform.resilience import Deadline, ResilientCaller, RetryBudget, RetryPolicy
 from tritium_platform.serving import policy
 from tritium_platform.serving.model import Outcome
+from tritium_platform.settlement import Settlement
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from tritium_platform.quotas.model import Admission
     from tritium_platform.quotas.service import QuotaService
     from tritium_platform.serving.model import Consumption
+    from tritium_platform.settlement import SettlementJournal
     from tritium_platform.tenancy.model import Tenant, TenantContext
     from tritium_platform.tenancy.service import TenancyService
     from tritium_platform.values import Clock, UnitOfWork
@@ -42,7 +46,7 @@ _log = structlog.get_logger(__name__)
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 SOURCE = "gateway"
-GROUP_SECONDS = 0.25
+GROUP_SECONDS = 1.0
 # A database that starts anew or hands over to its twin is back within this time.
 SETTLEMENT_SECONDS = 30.0
 SETTLEMENT = RetryPolicy(max_attempts=10, base_delay=0.2, max_delay=5.0, attempt_seconds=SETTLEMENT_SECONDS)
@@ -86,7 +90,9 @@ def key_changed(action: str, *, key_id: str, tenant_id: UUID) -> Change:
 class Books:
     """Where the gateway writes down what happened.
 
-    `audit` is None in a process that does not own the audit log: the owner empties the outbox.
+    `audit` is None in a process that does not own the audit log: the owner empties the outbox. With a
+    `journal` what happens once is settled through it, and taken from leases; without one everything is one
+    transaction.
     """
 
     unit_of_work: UnitOfWork
@@ -98,6 +104,7 @@ class Books:
     health: HealthService
     telemetry: Telemetry
     clock: Clock
+    journal: SettlementJournal | None = None
 
 
 class Gateway:
@@ -116,6 +123,7 @@ class Gateway:
         )
         self.telemetry = books.telemetry
         self._is_logging_due = False
+        self._is_urgent = asyncio.Event()
         self._background: set[asyncio.Task[object]] = set()
 
     async def process_customer_request(
@@ -146,7 +154,7 @@ class Gateway:
         """
         context = await self._tenancy.authenticate_request(token)
         try:
-            admissions = await self._admit(requests, context=context)
+            admissions = await self._admit(requests, context=context, may_run_twice=event_ids is not None)
         except BitNetServiceError as error:
             await self._refuse(requests[0], context=context, error=error, request_id=request_id)
             raise
@@ -163,14 +171,19 @@ class Gateway:
         ]
 
     async def _admit(
-        self, requests: Sequence[CustomerRequest[Piece]], *, context: TenantContext
+        self, requests: Sequence[CustomerRequest[Piece]], *, context: TenantContext, may_run_twice: bool
     ) -> list[Admission]:
+        quotas, journal = self._books.quotas, self._books.journal
         try:
+            if journal is not None:
+                journal.require_room()
             tokens = []
             for request in requests:
                 context.require(request.scope)
                 tokens.append(await request.admit(context))
-            return await self._books.quotas.reserve_all(context, tokens=tokens)
+            if journal is None or may_run_twice:
+                return await quotas.reserve_all(context, tokens=tokens)
+            return await quotas.admit_all(context, tokens=tokens)
         except BaseException:
             for request in requests:
                 request.release()
@@ -242,8 +255,10 @@ class Gateway:
 
     async def close(self) -> None:
         """Wait until everything that ended is in the books."""
+        self._is_urgent.set()
         while self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
+        self._is_urgent.clear()
 
     def in_background(self, work: asyncio.Task[object]) -> None:
         """Keep a task until it is done."""
@@ -251,9 +266,10 @@ class Gateway:
         work.add_done_callback(self._background.discard)
 
     async def settle(self, passage: Passage[Piece], *, outcome: Outcome, error: BaseException | None) -> None:
-        """End a passage in one transaction: reservation, usage record and audit intent; then the rest.
+        """End a passage durably: reservation, usage record and audit intent in one; then the rest.
 
-        A database that is away for a moment is waited for: the work is done, and nobody would count it later.
+        What happens once goes through the journal. What may run twice is one transaction, whose unique keys
+        decide whether it counts; a database that is away for a moment is waited for.
         """
         seconds = passage.seconds
         consumption = passage.request.consumed(outcome)
@@ -262,9 +278,22 @@ class Gateway:
         async def write(_: Deadline) -> None:  # may run twice: the record, the intent and the end have one id
             await self._write(passage, record=record, consumption=consumption, seconds=seconds, error=error)
 
+        journal = self._books.journal
         try:
-            deadline = Deadline.after(self._books.clock, seconds=SETTLEMENT_SECONDS)
-            await self._database.call(write, deadline=deadline)
+            if journal is not None and passage.once is None and not passage.may_run_twice:
+                settlement = await self._settlement(
+                    passage, record=record, is_counted=consumption.is_counted, seconds=seconds, error=error
+                )
+                await journal.append(settlement)
+                self._books.quotas.finish(
+                    passage.context,
+                    admission=passage.admission,
+                    tokens=consumption.tokens,
+                    is_counted=consumption.is_counted,
+                )
+            else:
+                deadline = Deadline.after(self._books.clock, seconds=SETTLEMENT_SECONDS)
+                await self._database.call(write, deadline=deadline)
         except Exception:
             _log.exception("usage_not_recorded", event_id=record.event_id, **asdict(record.quantities))
             raise
@@ -279,6 +308,29 @@ class Gateway:
                 consumption=consumption,
             )
         self._log_soon()
+
+    async def _settlement(
+        self,
+        passage: Passage[Piece],
+        *,
+        record: UsageRecord,
+        is_counted: bool,
+        seconds: float,
+        error: BaseException | None,
+    ) -> Settlement:
+        price = await self._books.billing.price(record, period=CalendarMonth.of(record.occurred_at))
+        code = error.code if isinstance(error, BitNetServiceError) else None
+        reservation = passage.admission.reservation
+        whole = 1 if passage.admission.is_leased else reservation.amount
+        return Settlement(
+            record=record,
+            intent=_intent(passage, record=record, cost=str(price.total), code=code),
+            kind=policy.outcome_kind(Outcome(record.outcome), error=error),
+            latency_bucket=latency_bucket(round(seconds * 1000)),
+            reservation_id=reservation.id,
+            is_leased=passage.admission.is_leased,
+            requests=whole if is_counted else 0,
+        )
 
     async def _write(
         self,
@@ -360,7 +412,9 @@ class Gateway:
             self.in_background(asyncio.create_task(self._empty_outbox(self._books.audit)))
 
     async def _empty_outbox(self, audit: AuditService) -> None:
-        await asyncio.sleep(GROUP_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GROUP_SECONDS):
+                await self._is_urgent.wait()
         self._is_logging_due = False
         try:
             await audit.recover()

@@ -75,6 +75,7 @@ def test_every_table_of_tenants_names_its_tenant() -> None:
         "authorization_epoch",
         "price_versions",
         "audit_outbox",
+        "spools",
         "tenants",
         "price_plans",
         "number_series",

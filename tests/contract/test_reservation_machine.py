@@ -28,6 +28,8 @@ steps = st.lists(
         st.tuples(st.just("hold"), small, small),
         st.tuples(st.just("settle"), small, small),
         st.tuples(st.just("void"), small, small),
+        st.tuples(st.just("use"), small, small),
+        st.tuples(st.just("shrink"), small, small),
         st.tuples(st.just("expire"), small, small),
         st.tuples(st.just("release"), small, small),
     ),
@@ -79,6 +81,16 @@ class Player:
 
     async def void(self, number: int, _: int) -> bool:
         return await self.store.void(self.pick(number), tenant_id=self.tenant_id, at=self.clock.now())
+
+    async def use(self, number: int, amount: int) -> bool:
+        return await self.store.use(
+            self.pick(number), tenant_id=self.tenant_id, amount=amount, at=self.clock.now()
+        )
+
+    async def shrink(self, number: int, amount: int) -> bool:
+        return await self.store.shrink(
+            self.pick(number), tenant_id=self.tenant_id, amount=amount, at=self.clock.now()
+        )
 
     async def expire(self, limit: int, _: int) -> list[UUID]:
         return [each.id for each in await self.store.expire(at=self.clock.now(), limit=limit)]

@@ -72,6 +72,42 @@ async def test_a_reservation_ends_once(books: Books, clock: ManualClock) -> None
     assert await counter_of(store, tenant_id) == QuotaCounter(10, 1, 0)
 
 
+async def test_a_lease_is_used_up_in_parts_and_what_is_left_comes_back(
+    books: Books, clock: ManualClock
+) -> None:
+    store, tenant_id = books.reservations, uuid7(clock)
+    lease = a_reservation(clock, tenant_id=tenant_id, amount=8)
+    part = {"tenant_id": tenant_id, "at": clock.now()}
+    assert await store.hold(lease, limit=10) == (True, QuotaCounter(10, 0, 8))
+    assert await store.use(lease.id, amount=3, **part)
+    assert await counter_of(store, tenant_id) == QuotaCounter(10, 3, 5)
+    assert not await store.use(lease.id, amount=6, **part)
+    for is_changed in (True, False):  # the same again changes nothing
+        assert await store.shrink(lease.id, amount=5, **part) is is_changed
+        assert await counter_of(store, tenant_id) == QuotaCounter(10, 3, 2)
+    assert not await store.use(lease.id, tenant_id=uuid7(clock), amount=1, at=clock.now())
+    assert await store.use(lease.id, amount=2, **part)
+    assert await counter_of(store, tenant_id) == QuotaCounter(10, 5, 0)
+    assert not await store.use(lease.id, amount=0, **part)
+    assert not await store.void(lease.id, **part)
+
+
+async def test_a_lease_that_expired_gives_back_what_was_not_used_and_late_parts_count_if_they_fit(
+    books: Books, clock: ManualClock
+) -> None:
+    store, tenant_id = books.reservations, uuid7(clock)
+    lease = a_reservation(clock, tenant_id=tenant_id, amount=8, seconds=1)
+    await store.hold(lease, limit=10)
+    await store.use(lease.id, tenant_id=tenant_id, amount=3, at=clock.now())
+    clock.advance(seconds=1)
+    assert [each.used for each in await store.expire(at=clock.now(), limit=10)] == [3]
+    assert await counter_of(store, tenant_id) == QuotaCounter(10, 3, 0)
+    await store.hold(a_reservation(clock, tenant_id=tenant_id, amount=6), limit=10)
+    assert await store.use(lease.id, tenant_id=tenant_id, amount=2, at=clock.now())
+    assert await counter_of(store, tenant_id) == QuotaCounter(10, 4, 6)
+    assert not await store.use(lease.id, tenant_id=tenant_id, amount=4, at=clock.now())
+
+
 async def test_a_tenant_cannot_end_the_reservation_of_another(books: Books, clock: ManualClock) -> None:
     store, owner, stranger = books.reservations, uuid7(clock), uuid7(clock)
     reservation = a_reservation(clock, tenant_id=owner)

@@ -33,7 +33,7 @@ class Books:
             "quantized_parameters storage_bytes",
         )
         self.counters = self._table("quota_counters", "tenant_id meter used held ceiling")
-        self.reservations = self._table("reservations", "id tenant_id meter amount state")
+        self.reservations = self._table("reservations", "id tenant_id meter amount used state")
         self.jobs = self._table("quantization_jobs", "id tenant_id model_name state error_code")
         self.models = self._table("models", "id tenant_id name path")
         self.outbox = self._table("audit_outbox", "id log_index")
@@ -164,13 +164,12 @@ def check_quotas(books):
     counted = Counter(
         each["tenant_id"] for each in books.usage if each["source"] == "gateway" and is_counted(each)
     )
-    settled = Counter(
-        each["tenant_id"]
-        for each in books.reservations
-        if (each["meter"], each["state"]) == ("requests", "settled")
-    )
+    used_up = Counter()
+    for each in books.reservations:
+        if each["meter"] == "requests":
+            used_up[each["tenant_id"]] += each["used"]
     used = {each["tenant_id"]: each["used"] for each in books.counters if each["meter"] == "requests"}
-    assert used == counted == settled
+    assert used == counted == +used_up
 
 
 def check_storage(books):

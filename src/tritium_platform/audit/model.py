@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import msgspec
 import rfc8785
 
 from tritium_platform.errors import ValidationError
@@ -26,6 +27,8 @@ MAX_LEAF_BYTES = 65_535
 SEQUENCING_BYTES = 512
 MAX_EXACT_INTEGER = 2**53 - 1
 ACTION = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
+
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 Detail = str | int | bool | None
 
@@ -125,11 +128,31 @@ def payload_digest(payload: bytes) -> dict[str, Detail]:
 
 
 def canonical_json(value: Mapping[str, Any]) -> bytes:
-    """Encode as RFC 8785 canonical JSON; ValidationError if the value has no canonical form."""
+    """Encode as RFC 8785 canonical JSON; ValidationError if the value has no canonical form.
+
+    For what entries are made of msgspec writes the same bytes, many times faster; a test holds them together.
+    """
     try:
-        return rfc8785.dumps(dict(value))
+        return _encode_sorted(value) if _is_plain(value) else rfc8785.dumps(dict(value))
     except (rfc8785.CanonicalizationError, ValueError) as error:
         raise ValidationError(f"An audit entry has no canonical JSON form: {error}.") from error
+
+
+def _is_plain(value: Mapping[str, Any]) -> bool:
+    """Tell whether all names are ASCII (which sorts alike everywhere) and all numbers exact integers."""
+    for name, each in value.items():
+        kind = type(each)
+        if type(name) is not str or not name.isascii():
+            return False
+        if kind is dict:
+            if not _is_plain(each):
+                return False
+        elif kind is int:
+            if abs(each) > MAX_EXACT_INTEGER:
+                return False
+        elif kind is not str and kind is not bool and each is not None:
+            return False
+    return True
 
 
 def format_time(moment: datetime) -> str:

@@ -63,11 +63,18 @@ class HealthScore:
 class OutcomeStore(Protocol):
     """Counts outcomes per tenant and hour."""
 
-    async def count(self, tenant_id: UUID, *, hour: datetime, kind: OutcomeKind, latency_bucket: int) -> None:
-        """Add one outcome to an hour."""
+    async def count(
+        self, tenant_id: UUID, *, hour: datetime, kind: OutcomeKind, latency_bucket: int, times: int = 1
+    ) -> None:
+        """Add outcomes of one kind to an hour."""
 
     async def recent(self, tenant_id: UUID, *, since: datetime) -> Sequence[OutcomeCount]:
         """Return the sums over all hours that start at `since` or later."""
+
+
+def hour_of(instant: datetime) -> datetime:
+    """Return the start of the hour of an instant."""
+    return instant.replace(minute=0, second=0, microsecond=0)
 
 
 def latency_bucket(milliseconds: int) -> int:
@@ -135,7 +142,7 @@ class HealthService:
 
     async def update_health(self, tenant_id: UUID, *, kind: OutcomeKind, latency_ms: int) -> None:
         """Count how a request ended."""
-        hour = self._clock.now().replace(minute=0, second=0, microsecond=0)
+        hour = hour_of(self._clock.now())
         await self._store.count(tenant_id, hour=hour, kind=kind, latency_bucket=latency_bucket(latency_ms))
 
     async def health_of(self, tenant_id: UUID, *, quota_used: float) -> HealthScore:

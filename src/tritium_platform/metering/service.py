@@ -20,6 +20,9 @@ class UsageStore(Protocol):
     async def insert(self, record: UsageRecord) -> bytes | None:
         """Keep a record and return None; if its key is taken, return the kept body's digest instead."""
 
+    async def insert_all(self, records: Sequence[UsageRecord]) -> None:
+        """Keep records, but for those whose key is taken."""
+
     async def list(
         self, tenant_id: UUID, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
     ) -> Sequence[UsageRecord]:

@@ -31,7 +31,10 @@ class ReservationState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """An amount set aside before the work. `period` is a month such as `2026-11`, or `always`."""
+    """An amount set aside before the work. `period` is a month such as `2026-11`, or `always`.
+
+    `used` is what of it has been used up; a lease is used up in parts, any other reservation at once.
+    """
 
     id: UUID
     tenant_id: UUID
@@ -41,6 +44,7 @@ class Reservation:
     created_at: datetime
     expires_at: datetime
     state: ReservationState = ReservationState.HELD
+    used: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +80,15 @@ class Allowance:
     month: RateStatus | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Admission:
     """A request that may run: its reservation and what to tell the caller about the limits.
 
-    `tokens` were taken from the rate; `settle` gives back what was not needed.
+    `tokens` were taken from the rate; `settle` gives back what was not needed. One that `is_leased` is a part
+    of its reservation, and ends by `QuotaService.finish`.
     """
 
     reservation: Reservation
     tokens: int
     allowance: Allowance
+    is_leased: bool = False

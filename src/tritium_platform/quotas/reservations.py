@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
+
+from tritium_platform.quotas.model import ReservationState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -10,6 +13,13 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tritium_platform.quotas.model import QuotaCounter, QuotaMeter, Reservation
+
+
+def ended_if_used_up(reservation: Reservation) -> Reservation:
+    """Return a reservation in the state that follows from what is used of it: with nothing left it ends."""
+    if reservation.state is not ReservationState.HELD or reservation.used < reservation.amount:
+        return reservation
+    return replace(reservation, state=ReservationState.SETTLED if reservation.used else ReservationState.VOID)
 
 
 class ReservationStore(Protocol):
@@ -30,6 +40,18 @@ class ReservationStore(Protocol):
 
     async def void(self, reservation_id: UUID, *, tenant_id: UUID, at: datetime) -> bool:
         """Give back a held reservation; False if it was not held."""
+
+    async def use(self, reservation_id: UUID, *, tenant_id: UUID, amount: int, at: datetime) -> bool:
+        """Use up a part of a held reservation, whose last part settles it; False if it does not hold so much.
+
+        A part of one that expired is used as far as it still fits.
+        """
+
+    async def shrink(self, reservation_id: UUID, *, tenant_id: UUID, amount: int, at: datetime) -> bool:
+        """Give back all but `amount` of a held reservation, or all but its use; False if it held no more.
+
+        The same again changes nothing. One that is used up by it is settled, one that is empty is void.
+        """
 
     async def expire(self, *, at: datetime, limit: int) -> Sequence[Reservation]:
         """Give back up to `limit` held reservations whose time was over at `at`, and return them."""

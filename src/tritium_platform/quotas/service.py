@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from tritium_platform.errors import (
     StorageQuotaExceededError,
     ValidationError,
 )
+from tritium_platform.quotas.leases import QuotaLeases
 from tritium_platform.quotas.model import (
     ALWAYS,
     Admission,
@@ -27,9 +29,10 @@ from tritium_platform.quotas.ratelimit import SECOND, RateLimiter
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from uuid import UUID
 
+    from tritium_platform.quotas.leases import QuotaLease
     from tritium_platform.quotas.reservations import ReservationStore
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock
@@ -48,7 +51,7 @@ class QuotaService:
     """Reserve, then settle or void: nobody can overdraw by asking twice at the same time.
 
     Rates and concurrency are kept in this process (exact in it); the quota of the month and the storage are
-    kept in the store (exact among all processes).
+    kept in the store (exact among all processes), from which a process takes leases.
     """
 
     def __init__(
@@ -58,8 +61,9 @@ class QuotaService:
         self._clock = clock
         self._lifetime = timedelta(seconds=reservation_seconds)
         self._rates = RateLimiter()
+        self._leases = QuotaLeases(store=store, clock=clock, reservation_seconds=reservation_seconds)
         self._running: Counter[UUID] = Counter()
-        self._admitted: dict[UUID, Admission] = {}
+        self._admitted: dict[Admission, QuotaLease | None] = {}
 
     async def reserve(self, context: TenantContext, *, tokens: int = 0) -> Admission:
         """Admit a request that may use up to `tokens` tokens (prompt and answer); raises as `reserve_all`."""
@@ -76,33 +80,36 @@ class QuotaService:
             RateLimitExceededError: too fast, or too many at one time; waiting `retry_after` helps.
             QuotaExceededError: the month is spent.
         """
-        for amount in tokens:
-            _require_amounts(tokens=amount)
-        self._take_rates(context, requests=len(tokens), tokens=sum(tokens))
-        self._running[context.tenant_id] += len(tokens)
-        held: list[Reservation] = []
-        try:
-            for _ in tokens:
-                reservation = self._reservation(
-                    context.tenant_id, meter=QuotaMeter.REQUESTS, amount=1, lifetime=self._lifetime
-                )
-                admitted, counter = await self._store.hold(reservation, limit=context.limits.monthly_quota)
-                if not admitted:
-                    raise self._quota_exceeded(counter, own=len(held))
-                held.append(reservation)
-        except BaseException:
-            self._leave(context.tenant_id, places=len(tokens))
-            self._give_back_tokens(context, tokens=sum(tokens))
-            for reservation in held:  # what a second failure leaves is swept when it expires
-                await self._store.void(reservation.id, tenant_id=context.tenant_id, at=self._clock.now())
-            raise
-        allowance = self.allowance(context, month=counter)
-        admissions = [
-            Admission(reservation=reservation, tokens=amount, allowance=allowance)
-            for reservation, amount in zip(held, tokens, strict=True)
-        ]
-        self._admitted |= {each.reservation.id: each for each in admissions}
-        return admissions
+        with self._entered(context, tokens=tokens):
+            held, counter = await self._hold_each(context, count=len(tokens))
+        return self._admit(context, held, tokens=tokens, month=counter)
+
+    async def admit_all(self, context: TenantContext, *, tokens: Sequence[int]) -> list[Admission]:
+        """As `reserve_all`, but out of the tenant's lease where there is one: then the store is not asked.
+
+        Such requests end by `finish`, and by the settlement that it returns.
+        """
+        count = len(tokens)
+        with self._entered(context, tokens=tokens):
+            lease = self._leases.take(context, count=count)
+            if lease is None:
+                lease = await self._leases.take_from_new(context, count=count)
+            if lease is None:
+                held, counter = await self._hold_each(context, count=count)
+                return self._admit(context, held, tokens=tokens, month=counter)
+        held = [lease.reservation] * count
+        return self._admit(context, held, tokens=tokens, month=lease.month, lease=lease)
+
+    def finish(self, context: TenantContext, *, admission: Admission, tokens: int, is_counted: bool) -> None:
+        """End a request whose settlement is durable, as `settle` or `void` would, without asking the store.
+
+        The settlement turns what was reserved into use; what was not used of a lease is there for the next.
+        """
+        lease = self._admitted.get(admission)
+        if lease is not None and not is_counted:
+            self._leases.put_back(lease)
+        unused = max(0, admission.tokens - tokens) if is_counted else admission.tokens
+        self._finish(context, admission=admission, unused=unused)
 
     def allowance(self, context: TenantContext, *, month: QuotaCounter | None = None) -> Allowance:
         """Return what the limits of this process leave now, beside what was just read of the month."""
@@ -129,7 +136,7 @@ class QuotaService:
         reservation = self._reservation(
             context.tenant_id, meter=QuotaMeter.REQUESTS, amount=requests, lifetime=self._lifetime
         )
-        admitted, counter = await self._store.hold(reservation, limit=context.limits.monthly_quota)
+        admitted, counter = await self._hold(reservation, limit=context.limits.monthly_quota)
         if not admitted:
             raise self._quota_exceeded(counter, own=0)
         return Admission(reservation=reservation, tokens=0, allowance=self.allowance(context, month=counter))
@@ -205,7 +212,10 @@ class QuotaService:
         month = str(CalendarMonth.of(self._clock.now()))
         counter = await self._store.counter(context.tenant_id, meter=QuotaMeter.REQUESTS, period=month)
         limit = context.limits.monthly_quota
-        return QuotaCounter(limit, counter.used, counter.held) if counter else QuotaCounter(limit)
+        if counter is None:
+            return QuotaCounter(limit)
+        unused = self._leases.unused(context.tenant_id, period=month)
+        return QuotaCounter(limit, counter.used, max(0, counter.held - unused))
 
     async def usage_of_storage(self, context: TenantContext) -> QuotaCounter:
         """Return how many bytes of storage are used and held."""
@@ -219,11 +229,78 @@ class QuotaService:
         What this process admitted and never ended leaves its place among the concurrent requests, too.
         """
         now = self._clock.now()
-        for admission in list(self._admitted.values()):
+        for admission in list(self._admitted):
             if admission.reservation.expires_at <= now:
-                del self._admitted[admission.reservation.id]
+                del self._admitted[admission]
                 self._leave(admission.reservation.tenant_id)
+        await self._leases.give_back()
         return await self._store.expire(at=now, limit=SWEEP_AT_ONCE)
+
+    async def close(self) -> None:
+        """Give back what this process has leased and did not use."""
+        await self._leases.close()
+
+    @contextmanager
+    def _entered(self, context: TenantContext, *, tokens: Sequence[int]) -> Iterator[None]:
+        """Take from the rates and a place for each request; what fails inside gives them back."""
+        for amount in tokens:
+            _require_amounts(tokens=amount)
+        self._take_rates(context, requests=len(tokens), tokens=sum(tokens))
+        self._running[context.tenant_id] += len(tokens)
+        try:
+            yield
+        except BaseException:
+            self._leave(context.tenant_id, places=len(tokens))
+            self._give_back_tokens(context, tokens=sum(tokens))
+            raise
+
+    async def _hold(self, reservation: Reservation, *, limit: int) -> tuple[bool, QuotaCounter]:
+        """Hold a part of a month; if it does not fit, with what lies unused in leases of this process."""
+        admitted, counter = await self._store.hold(reservation, limit=limit)
+        if not admitted and self._leases.unused(reservation.tenant_id, period=reservation.period):
+            self._leases.end(reservation.tenant_id)
+            await self._leases.give_back()
+            admitted, counter = await self._store.hold(reservation, limit=limit)
+        return admitted, counter
+
+    async def _hold_each(
+        self, context: TenantContext, *, count: int
+    ) -> tuple[list[Reservation], QuotaCounter]:
+        held: list[Reservation] = []
+        counter = QuotaCounter(context.limits.monthly_quota)
+        try:
+            for _ in range(count):
+                reservation = self._reservation(
+                    context.tenant_id, meter=QuotaMeter.REQUESTS, amount=1, lifetime=self._lifetime
+                )
+                admitted, counter = await self._hold(reservation, limit=context.limits.monthly_quota)
+                if not admitted:
+                    raise self._quota_exceeded(counter, own=len(held))
+                held.append(reservation)
+        except BaseException:
+            for reservation in held:  # what a second failure leaves is swept when it expires
+                await self._store.void(reservation.id, tenant_id=context.tenant_id, at=self._clock.now())
+            raise
+        return held, counter
+
+    def _admit(
+        self,
+        context: TenantContext,
+        held: Sequence[Reservation],
+        *,
+        tokens: Sequence[int],
+        month: QuotaCounter,
+        lease: QuotaLease | None = None,
+    ) -> list[Admission]:
+        allowance = self.allowance(context, month=month)
+        admissions = [
+            Admission(
+                reservation=reservation, tokens=amount, allowance=allowance, is_leased=lease is not None
+            )
+            for reservation, amount in zip(held, tokens, strict=True)
+        ]
+        self._admitted |= dict.fromkeys(admissions, lease)
+        return admissions
 
     def _take_rates(self, context: TenantContext, *, requests: int, tokens: int) -> None:
         """Take from both rates or from none."""
@@ -298,7 +375,8 @@ class QuotaService:
 
     def _finish(self, context: TenantContext, *, admission: Admission, unused: int) -> None:
         """Leave the running ones and give tokens back, the first time only."""
-        if self._admitted.pop(admission.reservation.id, None) is not None:
+        if admission in self._admitted:
+            del self._admitted[admission]
             self._leave(context.tenant_id)
             self._give_back_tokens(context, tokens=unused)
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,25 @@ INTENTS = st.builds(
     compliance_impact=st.sampled_from(ComplianceImpact),
     details=st.dictionaries(TEXT, DETAIL, max_size=5),
 )
+
+
+ANY_TEXT = st.text(max_size=12)  # lone surrogates, too
+ANY = st.recursive(
+    st.one_of(ANY_TEXT, st.integers(-(2**54), 2**54), st.booleans(), st.none(), st.floats()),
+    lambda inner: st.dictionaries(ANY_TEXT, inner, max_size=4) | st.lists(inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(ANY_TEXT, ANY, max_size=6))
+def test_canonical_json_is_rfc_8785_to_the_byte_and_refuses_what_has_no_such_form(value):
+    try:
+        expected = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, ValueError):
+        with pytest.raises(ValidationError):
+            canonical_json(value)
+    else:
+        assert canonical_json(value) == expected
 
 
 @given(INTENTS)

@@ -8,10 +8,11 @@ import uuid
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from typing import ClassVar
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tritium_platform.adapters.memory.audit_outbox import MemoryAuditOutbox
@@ -20,8 +21,11 @@ from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.health_store import MemoryOutcomeStore
 from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
+from tritium_platform.adapters.memory.spool_positions import MemorySpoolPositions
 from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
 from tritium_platform.adapters.metrics import Metrics
+from tritium_platform.adapters.settlement_store import GroupSettlement, RoomStores
+from tritium_platform.adapters.spooled_settlements import SpooledSettlements
 from tritium_platform.audit.log import AuditLog
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.audit.note import NoteSigner
@@ -55,7 +59,10 @@ FROM, UNTIL = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 
 class Office:
-    """A gateway over memory, with one tenant."""
+    """A gateway over memory, with one tenant; `spool_directory` decides which of the two ways it settles."""
+
+    spool_directory = None
+    opened: ClassVar = []
 
     @classmethod
     async def open(cls, directory, *, outbox=None, **limits):
@@ -74,6 +81,10 @@ class Office:
         office.quotas = QuotaService(store=MemoryReservationStore(database), clock=clock)
         office.tenancy = TenancyService(store=MemoryTenantStore(database), pepper=bytes(32), clock=clock)
         office.health = HealthService(store=MemoryOutcomeStore(database), clock=clock)
+        office.journal = None
+        if cls.spool_directory is not None and outbox is None:
+            office.journal = a_journal(cls.spool_directory / uuid7().hex, database=database, clock=clock)
+        cls.opened.append(office)
         office.gateway = Gateway(
             tenancy=office.tenancy,
             books=Books(
@@ -86,6 +97,7 @@ class Office:
                 health=office.health,
                 telemetry=Metrics(),
                 clock=clock,
+                journal=office.journal,
             ),
         )
         tenant = await office.tenancy.create_tenant(
@@ -96,6 +108,11 @@ class Office:
         office.context = await office.tenancy.authenticate_request(office.key)
         return office
 
+    async def close(self):
+        Office.opened.remove(self)
+        if self.journal is not None:
+            await self.journal.close()
+
     async def walk(self, work, *, key=None):
         return await self.gateway.process_customer_request(work, token=key or self.key, request_id="r")
 
@@ -105,6 +122,32 @@ class Office:
     async def actions(self):
         await self.gateway.close()
         return sorted(intent.action for intent in await self.outbox.pending(limit=1000))
+
+
+def a_journal(directory, *, database, clock):
+    """Settlements through a spool into the stores of a database in memory."""
+    stores = RoomStores(
+        unit_of_work=database.unit_of_work,
+        usage=MemoryUsageStore(database),
+        reservations=MemoryReservationStore(database),
+        intents=MemoryAuditOutbox(database),
+        outcomes=MemoryOutcomeStore(database),
+        positions=MemorySpoolPositions(database),
+        clock=clock,
+    )
+    journal = SpooledSettlements(directory, store=GroupSettlement(stores), clock=clock)
+    database.settle_first = journal.drained
+    return journal
+
+
+@pytest.fixture(autouse=True, params=["one transaction", "spool"])
+async def settling(request, tmp_path_factory, monkeypatch):
+    """Every test runs on both: what the spool does, one transaction does."""
+    if request.param == "spool":
+        monkeypatch.setattr(Office, "spool_directory", tmp_path_factory.mktemp("spools"))
+    yield
+    while Office.opened:
+        await Office.opened[-1].close()
 
 
 @dataclass
@@ -344,7 +387,7 @@ async def test_every_ending_becomes_one_leaf_of_the_log(tmp_path):
     await office.audit.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(st.sampled_from(["finish", "fail", "close", "abandon"]), st.integers(0, 3)), max_size=8
@@ -379,6 +422,7 @@ def test_however_requests_end_nothing_stays_held_and_each_is_recorded_once(endin
             work.pieces for work in works
         )
         assert (await office.quotas.usage_of_month(office.context)).held == 0
+        await office.close()
 
     asyncio.run(play())
 

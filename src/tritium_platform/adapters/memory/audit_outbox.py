@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from tritium_platform.adapters.memory.database import MemoryDatabase
@@ -23,8 +23,15 @@ class MemoryAuditOutbox:
         async with self._database.write():
             self._rows.setdefault(intent.id, (intent, None))
 
+    async def add_all(self, intents: Sequence[AuditIntent]) -> None:
+        """Keep several; those that are kept already change nothing."""
+        async with self._database.write():
+            for intent in intents:
+                await self.add(intent)
+
     async def pending(self, *, limit: int) -> list[AuditIntent]:
         """Return the oldest intents without an index, at most `limit`."""
+        await self._database.read_books()
         found = [intent for intent, index in self._rows.values() if index is None]
         return sorted(found, key=lambda intent: (intent.occurred_at, intent.id))[:limit]
 

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 _writing: ContextVar[MemoryDatabase | None] = ContextVar("tritium_memory_transaction", default=None)
 
@@ -20,12 +20,19 @@ class MemoryDatabase:
     def __init__(self) -> None:
         self.tables: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
         self._writer = asyncio.Lock()
+        # What is on its way into the books is waited for before they are read; see `read_books`.
+        self.settle_first: Callable[[], Awaitable[None]] | None = None
 
     @asynccontextmanager
     async def unit_of_work(self) -> AsyncIterator[None]:
         """Let everything written inside stay together or vanish together."""
         async with self.write():
             yield
+
+    async def read_books(self) -> None:
+        """Wait until everything is in the books that a client was told of."""
+        if self.settle_first is not None and _writing.get() is not self:
+            await self.settle_first()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[None]:

@@ -23,14 +23,17 @@ class MemoryOutcomeStore:
     def __init__(self, database: MemoryDatabase) -> None:
         self._database = database
 
-    async def count(self, tenant_id: UUID, *, hour: datetime, kind: OutcomeKind, latency_bucket: int) -> None:
-        """Add one outcome to an hour."""
+    async def count(
+        self, tenant_id: UUID, *, hour: datetime, kind: OutcomeKind, latency_bucket: int, times: int = 1
+    ) -> None:
+        """Add outcomes of one kind to an hour."""
         async with self._database.write():
             key = (tenant_id, hour, kind, latency_bucket)
-            self._counts[key] = self._counts.get(key, 0) + 1
+            self._counts[key] = self._counts.get(key, 0) + times
 
     async def recent(self, tenant_id: UUID, *, since: datetime) -> Sequence[OutcomeCount]:
         """Return the sums over all hours that start at `since` or later."""
+        await self._database.read_books()
         sums: Counter[tuple[OutcomeKind, int]] = Counter()
         for (of, hour, kind, bucket), count in self._counts.items():
             if of == tenant_id and hour >= since:

@@ -34,10 +34,17 @@ class MemoryUsageStore:
             self._records[key] = record
         return None
 
+    async def insert_all(self, records: Sequence[UsageRecord]) -> None:
+        """Keep records, but for those whose key is taken."""
+        async with self._database.write():
+            for record in records:
+                await self.insert(record)
+
     async def list(
         self, tenant_id: UUID, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
     ) -> Sequence[UsageRecord]:
         """Return a tenant's records with start <= occurred_at < end by their ids, those after `after`."""
+        await self._database.read_books()
         found = [
             record
             for record in self._between(tenant_id, start=start, end=end)
@@ -47,6 +54,7 @@ class MemoryUsageStore:
 
     async def totals(self, tenant_id: UUID, *, start: datetime, end: datetime) -> Sequence[UsageTotal]:
         """Return a tenant's non-zero sums per tier and meter with start <= occurred_at < end, sorted."""
+        await self._database.read_books()
         sums: Counter[tuple[TenantTier, Meter]] = Counter()
         for record in self._between(tenant_id, start=start, end=end):
             for meter, quantity in record.metered().items():

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tritium_platform.quotas.model import QuotaCounter, QuotaMeter, Reservation, ReservationState
+from tritium_platform.quotas.reservations import ended_if_used_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +49,11 @@ class MemoryReservationStore:
             found = self._find(reservation_id, tenant_id=tenant_id)
             if found is None or found.state not in {ReservationState.HELD, ReservationState.EXPIRED}:
                 return False
-            held = found.amount if found.state is ReservationState.HELD else 0
-            self._end(found, state=ReservationState.SETTLED, held=held, amount=min(amount, found.amount))
+            held = found.amount - found.used if found.state is ReservationState.HELD else 0
+            used = max(found.used, min(amount, found.amount))
+            self._move(
+                replace(found, state=ReservationState.SETTLED, used=used), held=held, amount=used - found.used
+            )
         return True
 
     async def void(
@@ -64,7 +68,45 @@ class MemoryReservationStore:
             found = self._find(reservation_id, tenant_id=tenant_id)
             if found is None or found.state is not ReservationState.HELD:
                 return False
-            self._end(found, state=ReservationState.VOID, held=found.amount, amount=0)
+            self._move(replace(found, state=ReservationState.VOID), held=found.amount - found.used, amount=0)
+        return True
+
+    async def use(
+        self,
+        reservation_id: UUID,
+        *,
+        tenant_id: UUID,
+        amount: int,
+        at: datetime,  # noqa: ARG002 - kept by the database only
+    ) -> bool:
+        """Use up a part of a held reservation; of an expired one as far as the part still fits."""
+        async with self._database.write():
+            found = self._find(reservation_id, tenant_id=tenant_id)
+            if found is None or found.state not in {ReservationState.HELD, ReservationState.EXPIRED}:
+                return False
+            if found.used + amount > found.amount:
+                return False
+            held = amount if found.state is ReservationState.HELD else 0
+            self._move(ended_if_used_up(replace(found, used=found.used + amount)), held=held, amount=amount)
+        return True
+
+    async def shrink(
+        self,
+        reservation_id: UUID,
+        *,
+        tenant_id: UUID,
+        amount: int,
+        at: datetime,  # noqa: ARG002 - kept by the database only
+    ) -> bool:
+        """Give back all but `amount` of a held reservation, or all but what is used."""
+        async with self._database.write():
+            found = self._find(reservation_id, tenant_id=tenant_id)
+            if found is None or found.state is not ReservationState.HELD:
+                return False
+            kept = max(amount, found.used)
+            if kept >= found.amount:
+                return False
+            self._move(ended_if_used_up(replace(found, amount=kept)), held=found.amount - kept, amount=0)
         return True
 
     async def expire(self, *, at: datetime, limit: int) -> Sequence[Reservation]:
@@ -77,7 +119,9 @@ class MemoryReservationStore:
             ]
             due = sorted(due, key=lambda each: (each.expires_at, each.id))[:limit]
             for each in due:
-                self._end(each, state=ReservationState.EXPIRED, held=each.amount, amount=0)
+                self._move(
+                    replace(each, state=ReservationState.EXPIRED), held=each.amount - each.used, amount=0
+                )
             return [self._reservations[each.id] for each in due]
 
     async def release(self, tenant_id: UUID, *, meter: QuotaMeter, period: str, amount: int) -> int:
@@ -92,6 +136,7 @@ class MemoryReservationStore:
 
     async def counter(self, tenant_id: UUID, *, meter: QuotaMeter, period: str) -> QuotaCounter | None:
         """Return a counter, None if nothing was ever reserved."""
+        await self._database.read_books()
         return self._counters.get((tenant_id, meter, period))
 
     @property
@@ -106,9 +151,9 @@ class MemoryReservationStore:
         found = self._reservations.get(reservation_id)
         return found if found is not None and found.tenant_id == tenant_id else None
 
-    def _end(self, reservation: Reservation, *, state: ReservationState, held: int, amount: int) -> None:
-        """Give back what is held and use as much of the amount as fits under the limit."""
+    def _move(self, reservation: Reservation, *, held: int, amount: int) -> None:
+        """Keep a reservation, give back what is held, use as much of the amount as fits under the limit."""
         key = (reservation.tenant_id, reservation.meter, reservation.period)
         freed = replace(self._counters[key], held=self._counters[key].held - held)
         self._counters[key] = replace(freed, used=freed.used + min(amount, freed.remaining))
-        self._reservations[reservation.id] = replace(reservation, state=state)
+        self._reservations[reservation.id] = reservation

@@ -11,7 +11,7 @@ from tritium_platform.adapters.sql.tables.audit import audit_outbox
 from tritium_platform.audit.model import intent_from_dict, intent_to_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from tritium_platform.adapters.sql.database import Database
@@ -26,11 +26,23 @@ class SqlAuditOutbox:
 
     async def add(self, intent: AuditIntent) -> None:
         """Keep an intent; adding the same one again changes nothing."""
-        statement = self._database.insert(audit_outbox).values(
-            id=intent.id, entry_json=json.dumps(intent_to_dict(intent)), created_at=intent.occurred_at
-        )
+        await self.add_all([intent])
+
+    async def add_all(self, intents: Sequence[AuditIntent]) -> None:
+        """Keep several; those that are kept already change nothing."""
+        if not intents:
+            return
+        rows = [
+            {
+                "id": intent.id,
+                "entry_json": json.dumps(intent_to_dict(intent)),
+                "created_at": intent.occurred_at,
+            }
+            for intent in intents
+        ]
+        statement = self._database.insert(audit_outbox).on_conflict_do_nothing()
         async with self._database.write() as connection:
-            await connection.execute(statement.on_conflict_do_nothing())
+            await connection.execute(statement, rows)
 
     async def pending(self, *, limit: int) -> list[AuditIntent]:
         """Return the oldest intents without an index, at most `limit`."""
@@ -40,7 +52,7 @@ class SqlAuditOutbox:
             .order_by(audit_outbox.c.created_at, audit_outbox.c.id)
             .limit(limit)
         )
-        async with self._database.read() as connection:
+        async with self._database.read_books() as connection:
             rows = (await connection.execute(statement)).scalars().all()
         return [intent_from_dict(json.loads(row)) for row in rows]
 

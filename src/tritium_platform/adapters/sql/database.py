@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from tritium_platform.errors import OverloadedError, PlatformError, ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from sqlalchemy import Connection, Engine, Table
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -64,6 +64,8 @@ class Database:
             hide_parameters=True,  # an error that is logged must not bring a row with it
             **arguments,
         )
+        # What is on its way into the books is waited for before they are read; see `read_books`.
+        self.settle_first: Callable[[], Awaitable[None]] | None = None
         # SQLite has one writer at a time: waiting here is fair and costs nothing, waiting there is polling.
         self._writer = asyncio.Lock() if self.is_sqlite else None
         if self.is_sqlite:
@@ -108,6 +110,14 @@ class Database:
         with _translated():
             async with self.engine.connect() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def read_books(self) -> AsyncIterator[AsyncConnection]:
+        """As `read`, with everything in the books that a client was told of before."""
+        if self.settle_first is not None and self._joined() is None:
+            await self.settle_first()
+        async with self.read() as connection:
+            yield connection
 
     def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
         """Return an INSERT that knows ON CONFLICT: an error instead would end the whole transaction."""

@@ -23,16 +23,18 @@ class SqlOutcomeStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def count(self, tenant_id: UUID, *, hour: datetime, kind: OutcomeKind, latency_bucket: int) -> None:
-        """Add one outcome to an hour."""
+    async def count(
+        self, tenant_id: UUID, *, hour: datetime, kind: OutcomeKind, latency_bucket: int, times: int = 1
+    ) -> None:
+        """Add outcomes of one kind to an hour."""
         statement = self._database.insert(health_outcomes).values(
-            tenant_id=tenant_id, hour=hour, kind=kind.value, latency_bucket=latency_bucket, count=1
+            tenant_id=tenant_id, hour=hour, kind=kind.value, latency_bucket=latency_bucket, count=times
         )
         async with self._database.write() as connection:
             await connection.execute(
                 statement.on_conflict_do_update(
                     index_elements=list(health_outcomes.primary_key.columns),
-                    set_={"count": health_outcomes.c["count"] + 1},
+                    set_={"count": health_outcomes.c["count"] + times},
                 )
             )
 
@@ -45,6 +47,6 @@ class SqlOutcomeStore:
             .group_by(kind, bucket)
             .order_by(kind, bucket)
         )
-        async with self._database.read() as connection:
+        async with self._database.read_books() as connection:
             rows = (await connection.execute(statement)).all()
         return [OutcomeCount(OutcomeKind(row.kind), row.latency_bucket, int(row.total)) for row in rows]

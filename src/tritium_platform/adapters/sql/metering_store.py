@@ -60,6 +60,16 @@ class SqlUsageStore:
                 return None
             return bytes((await connection.execute(kept)).scalar_one())
 
+    async def insert_all(self, records: Sequence[UsageRecord]) -> None:
+        """Keep records, but for those whose key is taken."""
+        if not records:
+            return
+        statement = self._database.insert(usage_records).on_conflict_do_nothing(
+            index_elements=[usage_records.c.tenant_id, usage_records.c.source, usage_records.c.event_id]
+        )
+        async with self._database.write() as connection:
+            await connection.execute(statement, [_values(record) for record in records])
+
     async def list(
         self, tenant_id: UUID, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
     ) -> Sequence[UsageRecord]:
@@ -76,7 +86,7 @@ class SqlUsageStore:
         )
         if after is not None:
             statement = statement.where(usage_records.c.id > after)
-        async with self._database.read() as connection:
+        async with self._database.read_books() as connection:
             rows = await connection.execute(statement)
         return [usage_record(row) for row in rows]
 
@@ -94,7 +104,7 @@ class SqlUsageStore:
             )
             .group_by(usage_records.c.tier)
         )
-        async with self._database.read() as connection:
+        async with self._database.read_books() as connection:
             rows = (await connection.execute(statement)).mappings().all()
         # PostgreSQL sums integers into an exact decimal, SQLite into an integer.
         totals = [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, case, insert, select, update
 
 from tritium_platform.adapters.sql.tables.quotas import quota_counters, reservations
 from tritium_platform.quotas.model import QuotaCounter, QuotaMeter, Reservation, ReservationState
+from tritium_platform.quotas.reservations import ended_if_used_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,8 +62,10 @@ class SqlReservationStore:
                     state=(state, ReservationState.SETTLED),
                 )
                 if ended is not None:
-                    held = ended.amount if state is ReservationState.HELD else 0
-                    await self._use(connection, ended, held=held, amount=min(amount, ended.amount))
+                    held = ended.amount - ended.used if state is ReservationState.HELD else 0
+                    used = max(ended.used, min(amount, ended.amount))
+                    await self._keep(connection, replace(ended, used=used))
+                    await self._use(connection, ended, held=held, amount=used - ended.used)
                     return True
         return False
 
@@ -71,8 +75,35 @@ class SqlReservationStore:
         async with self._database.write() as connection:
             ended = await self._end(connection, reservation_id, tenant_id=tenant_id, at=at, state=states)
             if ended is not None:
-                await self._use(connection, ended, held=ended.amount, amount=0)
+                await self._use(connection, ended, held=ended.amount - ended.used, amount=0)
         return ended is not None
+
+    async def use(self, reservation_id: UUID, *, tenant_id: UUID, amount: int, at: datetime) -> bool:
+        """Use up a part of a held reservation; of an expired one as far as the part still fits."""
+        async with self._database.write() as connection:
+            found = await self._locked(connection, reservation_id, tenant_id=tenant_id)
+            if found is None or found.state not in {ReservationState.HELD, ReservationState.EXPIRED}:
+                return False
+            if found.used + amount > found.amount:
+                return False
+            held = amount if found.state is ReservationState.HELD else 0
+            used = replace(found, used=found.used + amount)
+            await self._keep(connection, ended_if_used_up(used), at=at)
+            await self._use(connection, found, held=held, amount=amount)
+        return True
+
+    async def shrink(self, reservation_id: UUID, *, tenant_id: UUID, amount: int, at: datetime) -> bool:
+        """Give back all but `amount` of a held reservation, or all but what is used."""
+        async with self._database.write() as connection:
+            found = await self._locked(connection, reservation_id, tenant_id=tenant_id)
+            if found is None or found.state is not ReservationState.HELD:
+                return False
+            kept = max(amount, found.used)
+            if kept >= found.amount:
+                return False
+            await self._keep(connection, ended_if_used_up(replace(found, amount=kept)), at=at)
+            await self._use(connection, found, held=found.amount - kept, amount=0)
+        return True
 
     async def expire(self, *, at: datetime, limit: int) -> Sequence[Reservation]:
         """Give back up to `limit` held reservations whose time was over at `at`, and return them."""
@@ -88,7 +119,7 @@ class SqlReservationStore:
             for row in (await connection.execute(due)).all():
                 ended = await self._end(connection, row.id, tenant_id=row.tenant_id, at=at, state=states)
                 if ended is not None:
-                    await self._use(connection, ended, held=ended.amount, amount=0)
+                    await self._use(connection, ended, held=ended.amount - ended.used, amount=0)
                     expired.append(ended)
         return expired
 
@@ -104,7 +135,7 @@ class SqlReservationStore:
     async def counter(self, tenant_id: UUID, *, meter: QuotaMeter, period: str) -> QuotaCounter | None:
         """Return a counter, None if nothing was ever reserved."""
         here = _counter_of(tenant_id, meter=meter, period=period)
-        async with self._database.read() as connection:
+        async with self._database.read_books() as connection:
             row = (await connection.execute(select(_ceiling, _used, _held).where(here))).one_or_none()
         return QuotaCounter(row.ceiling, row.used, row.held) if row else None
 
@@ -143,6 +174,26 @@ class SqlReservationStore:
         )
         row = (await connection.execute(statement)).one_or_none()
         return _reservation(row) if row else None
+
+    async def _locked(
+        self, connection: AsyncConnection, reservation_id: UUID, *, tenant_id: UUID
+    ) -> Reservation | None:
+        here = and_(reservations.c.id == reservation_id, reservations.c.tenant_id == tenant_id)
+        row = (await connection.execute(select(reservations).where(here).with_for_update())).one_or_none()
+        return _reservation(row) if row else None
+
+    async def _keep(
+        self, connection: AsyncConnection, reservation: Reservation, *, at: datetime | None = None
+    ) -> None:
+        values: dict[str, Any] = {
+            "amount": reservation.amount,
+            "used": reservation.used,
+            "state": reservation.state.value,
+        }
+        if at is not None and reservation.state in {ReservationState.SETTLED, ReservationState.VOID}:
+            values["ended_at"] = at
+        here = reservations.c.id == reservation.id
+        await connection.execute(update(reservations).where(here).values(values))
 
     async def _use(
         self, connection: AsyncConnection, reservation: Reservation, *, held: int, amount: int
@@ -186,4 +237,5 @@ def _reservation(row: Row[Any]) -> Reservation:
         created_at=row.created_at,
         expires_at=row.expires_at,
         state=ReservationState(row.state),
+        used=row.used,
     )

@@ -22,6 +22,7 @@ SHARED_TABLES: Mapping[str, str] = {
     "price_plans": "a plan is for whoever agrees to it; the contract names the tenant",
     "number_series": "the numbers of invoices count through all tenants",
     "billing_operations": "digests of the operator's requests, by keys that the operator chose",
+    "spools": "how far a gateway's own file is in the books",
     "audit_outbox": "the operator's log on its way; an entry names its tenant inside",
 }
 # Rows about strangers, too: a failed login has no tenant yet.

@@ -21,6 +21,14 @@ quota_counters = Table(
     CheckConstraint("held + used <= ceiling", name="within_ceiling"),
 )
 
+# How far the settlements of a gateway's spool are in the books: written in the transaction that applies them.
+spools = Table(
+    "spools",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+
 reservations = Table(
     "reservations",
     metadata,
@@ -29,10 +37,12 @@ reservations = Table(
     Column("meter", String(40), nullable=False),
     Column("period", String(10), nullable=False),
     Column("amount", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False, server_default="0"),
     Column("state", String(10), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
     CheckConstraint("amount >= 0", name="amount_not_negative"),
+    CheckConstraint("used >= 0 AND used <= amount", name="used_within_amount"),
     Index("ix_reservations_state_expires_at", "state", "expires_at"),
 )

@@ -1,0 +1,42 @@
+"""The journal of a gateway over one database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tritium_platform.adapters.settlement_store import GroupSettlement, RoomStores
+from tritium_platform.adapters.spooled_settlements import SpooledSettlements
+from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
+from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
+from tritium_platform.adapters.sql.metering_store import SqlUsageStore
+from tritium_platform.adapters.sql.quota_store import SqlReservationStore
+from tritium_platform.adapters.sql.spool_positions import SqlSpoolPositions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tritium_platform.adapters.sql.database import Database
+    from tritium_platform.values import Clock
+
+
+async def open_journal(directory: Path, *, database: Database, clock: Clock) -> SpooledSettlements:
+    """Return the journal whose spool lies in a directory, with what a crash left there in the books.
+
+    From now on whoever reads the books through this database waits for what is on its way into them.
+
+    Raises:
+        PlatformError: the spool is damaged.
+    """
+    stores = RoomStores(
+        unit_of_work=database.unit_of_work,
+        usage=SqlUsageStore(database),
+        reservations=SqlReservationStore(database),
+        intents=SqlAuditOutbox(database),
+        outcomes=SqlOutcomeStore(database),
+        positions=SqlSpoolPositions(database),
+        clock=clock,
+    )
+    journal = SpooledSettlements(directory, store=GroupSettlement(stores), clock=clock)
+    await journal.recover()
+    database.settle_first = journal.drained
+    return journal
