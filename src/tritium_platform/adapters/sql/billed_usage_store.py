@@ -44,7 +44,7 @@ class SqlBilledUsageStore:
             .distinct()
             .order_by(month)
         )
-        async with self._database.read() as connection:
+        async with self._database.read_books() as connection:
             return [CalendarMonth.parse(text) for text in (await connection.execute(statement)).scalars()]
 
     async def usage(self, tenant_id: UUID, *, month: CalendarMonth, is_only_billed: bool) -> Sequence[Usage]:
@@ -60,7 +60,7 @@ class SqlBilledUsageStore:
         )
         if is_only_billed:
             statement = statement.where(_is_billed())
-        async with self._database.read() as connection:
+        async with self._database.read_books() as connection:
             rows = (await connection.execute(statement)).mappings().all()
         found = [
             Usage(
