@@ -22,6 +22,7 @@ from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.batch_store import SqlBatchStore
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.fairuse_store import SqlFairUseStore
 from tritium_platform.adapters.sql.file_store import SqlFileStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.idempotency_store import SqlIdempotencyStore
@@ -41,7 +42,9 @@ from tritium_platform.config import read_or_create_secret
 from tritium_platform.errors import BitNetServiceError, ResourceError, ValidationError
 from tritium_platform.gateway import Books, Gateway
 from tritium_platform.insight.health import HealthService
+from tritium_platform.insight.prediction import PredictionService
 from tritium_platform.metering.service import MeteringService
+from tritium_platform.quotas.enforcement import FairUseMode, FairUseService
 from tritium_platform.quotas.service import QuotaService
 from tritium_platform.security.service import LocalContainment, SecurityService
 from tritium_platform.serving.aliases import AliasService
@@ -75,6 +78,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 ADMIN_PREFIX = "btn_admin_"
 SWEEP_SECONDS = 5.0
+FAIR_USE_SECONDS = 60.0
+FORECAST_SECONDS = 300.0
 AUDIT_ATTEMPTS = 20
 AUDIT_PAUSE_SECONDS = 0.25
 # Unix socket paths end at 107 bytes; the longest name we append has about 40.
@@ -93,6 +98,8 @@ class Platform:
     tenancy: TenancyService
     security: SecurityService
     books: Books
+    fair_use: FairUseService
+    predictions: PredictionService
     registry: RegistryService
     uploads: UploadService
     files: FileService
@@ -118,11 +125,14 @@ class Platform:
             await asyncio.to_thread(self.uploads.clean)
             await self.files.clean()
         await self.aliases.load()
+        await self.fair_use.refresh()
         await self.deployments.start_all()
         self._loops = [
             asyncio.create_task(_every(SWEEP_SECONDS, self._sweep), name="sweep"),
             asyncio.create_task(_every(1.0, self.residency.trim), name="trim"),
             asyncio.create_task(_every(1.0, self._recover_audit), name="audit outbox"),
+            asyncio.create_task(_every(FAIR_USE_SECONDS, self._enforce_fair_use), name="fair use"),
+            asyncio.create_task(_every(FORECAST_SECONDS, self._forecast), name="forecast"),
         ]
         self.is_ready = True
 
@@ -147,6 +157,14 @@ class Platform:
         if expired:
             _log.warning("reservations_expired", count=len(expired))
         await self.idempotency.sweep()
+        await self.fair_use.refresh()
+
+    async def _forecast(self) -> None:
+        self.metrics.foreseen(await self.predictions.refresh())
+
+    async def _enforce_fair_use(self) -> None:
+        if self.books.audit is not None:  # one server decides, the others follow what is written
+            await self.fair_use.enforce()
 
     async def _recover_audit(self) -> None:
         if self.books.audit is not None:
@@ -200,13 +218,23 @@ async def initialize_platform(
     if audit is None and is_audit_required:
         raise ResourceError("Another server runs on this data directory: stop it first.")
     metrics = Metrics()
+    tenancy = _open_tenancy(config, database=database, clock=clock)
+    fair_use = _open_fair_use(config, database=database, tenancy=tenancy, outbox=outbox, clock=clock)
     books = await _open_books(
-        config, database=database, outbox=outbox, audit=audit, metrics=metrics, clock=clock
+        config,
+        database=database,
+        fair_use=fair_use,
+        outbox=outbox,
+        audit=audit,
+        metrics=metrics,
+        clock=clock,
     )
     return _assemble(
         config,
         clock=clock,
         database=database,
+        tenancy=tenancy,
+        fair_use=fair_use,
         books=books,
         metrics=metrics,
         verifier_key=signer.verifier.vkey,
@@ -218,6 +246,7 @@ async def _open_books(
     config: PlatformConfig,
     *,
     database: Database,
+    fair_use: FairUseService,
     outbox: SqlAuditOutbox,
     audit: AuditService | None,
     metrics: Metrics,
@@ -231,6 +260,7 @@ async def _open_books(
         quotas=QuotaService(
             store=SqlReservationStore(database), clock=clock, reservation_seconds=config.reservation_seconds
         ),
+        fair_use=fair_use,
         metering=metering,
         billing=billing,
         outbox=outbox,
@@ -246,12 +276,13 @@ def _assemble(
     *,
     clock: Clock,
     database: Database,
+    tenancy: TenancyService,
+    fair_use: FairUseService,
     books: Books,
     metrics: Metrics,
     verifier_key: str,
     launch: ReplicaLauncher | None,
 ) -> Platform:
-    tenancy = _open_tenancy(config, database=database, clock=clock)
     registry = RegistryService(store=SqlModelStore(database), roots=config.model_roots, clock=clock)
     uploads = UploadService(
         directory=config.uploads_dir, limit=config.max_upload_bytes, quotas=books.quotas, clock=clock
@@ -269,6 +300,8 @@ def _assemble(
         tenancy=tenancy,
         security=_open_security(database, tenancy=tenancy, books=books),
         books=books,
+        fair_use=fair_use,
+        predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
         registry=registry,
         uploads=uploads,
         files=files,
@@ -380,6 +413,25 @@ def _open_security(database: Database, *, tenancy: TenancyService, books: Books)
         trail=books.outbox,
         containment=LocalContainment(tenancy=tenancy, clock=books.clock),
         clock=books.clock,
+    )
+
+
+def _open_fair_use(
+    config: PlatformConfig,
+    *,
+    database: Database,
+    tenancy: TenancyService,
+    outbox: SqlAuditOutbox,
+    clock: Clock,
+) -> FairUseService:
+    return FairUseService(
+        store=SqlFairUseStore(database),
+        activity=SqlUsageStore(database),
+        tenants=tenancy,
+        trail=outbox,
+        unit_of_work=database.unit_of_work,
+        clock=clock,
+        mode=FairUseMode(config.fair_use),
     )
 
 

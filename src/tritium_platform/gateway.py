@@ -15,6 +15,7 @@ import structlog
 
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError
+from tritium_platform.insight.health import OutcomeKind
 from tritium_platform.metering.model import UsageRecord
 from tritium_platform.passage import Passage
 from tritium_platform.resilience import Deadline, ResilientCaller, RetryBudget, RetryPolicy
@@ -56,6 +57,16 @@ class Outbox(Protocol):
         """Keep an intent."""
 
 
+class FairUse(Protocol):
+    """Knows who used more than its share, and what follows from it."""
+
+    def apply(self, context: TenantContext) -> TenantContext:
+        """Return what a caller may do now; FairUseSuspendedError if nothing."""
+
+    async def count_refusal(self, tenant_id: UUID, *, code: str) -> None:
+        """Write down that a request was refused."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
     """What the audit log says of a change: `noun.verb`, the thing, whose it is, and who asked."""
@@ -91,6 +102,7 @@ class Books:
 
     unit_of_work: UnitOfWork
     quotas: QuotaService
+    fair_use: FairUse
     metering: MeteringService
     billing: BillingService
     outbox: Outbox
@@ -146,6 +158,7 @@ class Gateway:
         """
         context = await self._tenancy.authenticate_request(token)
         try:
+            context = self._books.fair_use.apply(context)
             admissions = await self._admit(requests, context=context)
         except BitNetServiceError as error:
             await self._refuse(requests[0], context=context, error=error, request_id=request_id)
@@ -195,9 +208,12 @@ class Gateway:
             once: makes it happen once.
         """
         try:
+            context = self._books.fair_use.apply(context)
             admission = await self._admit_deferred(request, context=context, num_requests=num_requests)
         except BitNetServiceError as error:
-            await self._refuse(request, context=context, error=error, request_id=request_id)
+            await self._refuse(
+                request, context=context, error=error, request_id=request_id, is_own_turn=False
+            )
             raise
         return Passage(self, request, context=context, admission=admission, request_id=request_id, once=once)
 
@@ -305,6 +321,8 @@ class Gateway:
             price = str(cost.total) if is_first else "0"
             await books.outbox.add(_intent(passage, record=record, cost=price, code=code))
             await books.health.update_health(context.tenant_id, kind=kind, latency_ms=round(seconds * 1000))
+            if kind is OutcomeKind.REFUSED and code is not None and passage.once is None:
+                await books.fair_use.count_refusal(context.tenant_id, code=code)
 
     def _record(self, passage: Passage[Piece], *, outcome: Outcome, consumption: Consumption) -> UsageRecord:
         context, request = passage.context, passage.request
@@ -330,6 +348,7 @@ class Gateway:
         context: TenantContext,
         error: BitNetServiceError,
         request_id: str,
+        is_own_turn: bool = True,
     ) -> None:
         self._books.telemetry.refused(tier=context.tier.value, reason=error.code)
         books, moment = self._books, self._books.clock.now()
@@ -347,6 +366,8 @@ class Gateway:
         async with books.unit_of_work():
             await books.outbox.add(intent)
             await books.health.update_health(context.tenant_id, kind=policy.refusal_kind(error), latency_ms=0)
+            if is_own_turn:  # a turn that we chose says nothing of how its tenant behaves
+                await books.fair_use.count_refusal(context.tenant_id, code=error.code)
         self._log_soon()
 
     def _log_soon(self) -> None:

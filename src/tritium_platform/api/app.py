@@ -19,7 +19,9 @@ from tritium_platform.api import (
     account,
     aliases,
     batches,
+    capacity,
     deployments,
+    fairuse,
     files,
     models,
     operations,
@@ -77,11 +79,23 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
     )
     for resource in (files, batches):
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
-    resources = (tenants, account, models, uploads, quantizations, deployments, aliases, security)
+    resources = (
+        tenants,
+        account,
+        models,
+        uploads,
+        quantizations,
+        deployments,
+        aliases,
+        security,
+        capacity,
+        fairuse,
+    )
     for router in (
         *(resource.router for resource in resources),
         aliases.operator_router,
         deployments.operator_router,
+        fairuse.operator_router,
     ):
         app.include_router(router, responses=PROBLEM_RESPONSES)
     for router in (operations.router, *routers):

@@ -6,6 +6,7 @@ from tritium_platform.adapters.sql.tables import (
     audit,
     batches,
     billing,
+    fairuse,
     idempotency,
     insight,
     jobs,
@@ -17,6 +18,19 @@ from tritium_platform.adapters.sql.tables import (
 )
 from tritium_platform.adapters.sql.tables.base import metadata
 
-ROOMS = (audit, batches, billing, idempotency, insight, jobs, metering, quotas, security, serving, tenancy)
+ROOMS = (
+    audit,
+    batches,
+    billing,
+    fairuse,
+    idempotency,
+    insight,
+    jobs,
+    metering,
+    quotas,
+    security,
+    serving,
+    tenancy,
+)
 
 __all__ = ["ROOMS", "metadata"]
