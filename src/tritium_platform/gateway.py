@@ -7,20 +7,17 @@ It sequences; every decision is made in a room below.
 from __future__ import annotations
 
 import asyncio
-import time
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
-from opentelemetry import trace
-from opentelemetry.trace import StatusCode
 
+from tritium_platform import spans
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError
 from tritium_platform.insight.health import OutcomeKind
-from tritium_platform.metering.model import OperationType, UsageRecord
+from tritium_platform.metering.model import UsageRecord
 from tritium_platform.passage import Passage
 from tritium_platform.resilience import Deadline, ResilientCaller, RetryBudget, RetryPolicy
 from tritium_platform.serving import policy
@@ -28,8 +25,7 @@ from tritium_platform.serving.model import Outcome
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from tritium_platform.audit.model import Detail
     from tritium_platform.audit.service import AuditService
@@ -47,13 +43,6 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
-_tracer = trace.get_tracer("tritium")
-_NO_SPAN = nullcontext()
-_GEN_AI_NAMES = {
-    OperationType.CHAT: "chat",
-    OperationType.COMPLETION: "text_completion",
-    OperationType.EMBEDDING: "embeddings",
-}
 SOURCE = "gateway"
 GROUP_SECONDS = 0.25
 # A database that starts anew or hands over to its twin is back within this time.
@@ -168,7 +157,7 @@ class Gateway:
 
         `event_ids` are those of a call that may run twice: under each id, only the first use is counted.
         """
-        with _span("authenticate"):
+        with spans.step("authenticate"):
             context = await self._tenancy.authenticate_request(token)
         try:
             context = self._books.fair_use.apply(context)
@@ -192,7 +181,7 @@ class Gateway:
         self, requests: Sequence[CustomerRequest[Piece]], *, context: TenantContext
     ) -> list[Admission]:
         try:
-            with _span("reserve"):
+            with spans.step("reserve"):
                 tokens = []
                 for request in requests:
                     context.require(request.scope)
@@ -292,10 +281,10 @@ class Gateway:
         async def write(_: Deadline) -> None:  # may run twice: the record, the intent and the end have one id
             await self._write(passage, record=record, consumption=consumption, seconds=seconds, error=error)
 
-        _trace_work(passage, outcome=outcome, consumption=consumption, seconds=seconds, error=error)
+        spans.work(passage, outcome=outcome, consumption=consumption, seconds=seconds, error=error)
         try:
             deadline = Deadline.after(self._books.clock, seconds=SETTLEMENT_SECONDS)
-            with _span("settle"):
+            with spans.step("settle"):
                 await self._database.call(write, deadline=deadline)
         except Exception:
             _log.exception("usage_not_recorded", event_id=record.event_id, **asdict(record.quantities))
@@ -335,7 +324,7 @@ class Gateway:
             if passage.once is not None and record.outcome == Outcome.SUCCESS.value:
                 await passage.once.keep()
             price = str(cost.total) if is_first else "0"
-            with _span("audit"):
+            with spans.step("audit"):
                 await books.outbox.add(_intent(passage, record=record, cost=price, code=code))
             await books.health.update_health(context.tenant_id, kind=kind, latency_ms=round(seconds * 1000))
             if kind is OutcomeKind.REFUSED and code is not None and passage.once is None:
@@ -404,67 +393,6 @@ class Gateway:
             await audit.recover()
         except BitNetServiceError as error:
             _log.error("audit_append_failed", code=error.code, reason=error.message)
-
-
-def _span(name: str) -> AbstractContextManager[None]:
-    """Hold the span of a step, if the request is traced."""
-    return _traced_span(name) if _is_traced() else _NO_SPAN
-
-
-@contextmanager
-def _traced_span(name: str) -> Iterator[None]:
-    """Hold the span of a step; of an error it holds the code alone."""
-    with _tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as span:
-        try:
-            yield
-        except BaseException as error:
-            span.set_attribute("error.type", _error_type(error))
-            span.set_status(StatusCode.ERROR)
-            raise
-
-
-def _is_traced() -> bool:
-    return trace.get_current_span().get_span_context().trace_flags.sampled
-
-
-def _error_type(error: BaseException) -> str:
-    return error.code if isinstance(error, BitNetServiceError) else type(error).__name__
-
-
-def _trace_work(
-    passage: Passage[Piece],
-    *,
-    outcome: Outcome,
-    consumption: Consumption,
-    seconds: float,
-    error: BaseException | None,
-) -> None:
-    """Make the span of the work, now that it is known how it went; names are OpenTelemetry's for GenAI."""
-    if not _is_traced():
-        return
-    end = time.time_ns()
-    operation = passage.request.operation
-    name = _GEN_AI_NAMES.get(operation, operation.value)
-    used, course, model = consumption.quantities, consumption.course, passage.request.model
-    attributes: dict[str, str | int | float | list[str]] = {
-        "gen_ai.operation.name": name,
-        "gen_ai.provider.name": "tritium",
-        "gen_ai.request.model": model,
-        "gen_ai.response.model": model,
-        "gen_ai.usage.input_tokens": used.input_tokens + used.embedding_tokens,
-        "gen_ai.usage.output_tokens": used.output_tokens,
-        "tritium.request_id": passage.request_id,
-        "tritium.tier": passage.context.tier.value,
-        "tritium.outcome": outcome.value,
-    }
-    if course is not None and course.finish_reason is not None:
-        attributes["gen_ai.response.finish_reasons"] = [course.finish_reason]
-    if passage.first_seconds is not None:
-        attributes["tritium.time_to_first_piece"] = passage.first_seconds
-    if error is not None:
-        attributes["error.type"] = _error_type(error)
-    begin = end - round(seconds * 1e9)
-    _tracer.start_span(f"{name} {model}", attributes=attributes, start_time=begin).end(end_time=end)
 
 
 def _intent(passage: Passage[Piece], *, record: UsageRecord, cost: str, code: str | None) -> AuditIntent:

@@ -12,7 +12,10 @@ from fractions import Fraction
 
 import pytest
 
+from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
 from tritium_platform.quotas.fairuse import FairUseAction, FairUseMeasure, FairUseRule
+from tritium_platform.tenancy.model import TenantTier
+from tritium_platform.values import uuid7
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +111,42 @@ def test_an_operator_sees_who_has_what_of_the_memory_and_why(strict):
     assert "it has all it asks for" in shown
     assert json.loads(tritiumd(strict, "capacity", "memory", "--format", "json"))["budget"] == 2_000_000_000
     assert f"{tenant_id} {own['used']}" in tritiumd(strict, "capacity", "memory", "--format", "quiet")
+
+
+def test_an_operator_sees_the_load_to_come_of_what_the_books_recorded(strict):
+    tenant_id, key = strict.tenant(name="Regular", tier="business")
+    hour = strict.platform.clock.now().replace(minute=0, second=0, microsecond=0)
+
+    async def record(age):
+        moment = hour - timedelta(hours=age) + timedelta(minutes=30)
+        tokens = 1000 + 900 * (moment.hour in range(9, 17))
+        record = UsageRecord(
+            id=uuid7(),
+            tenant_id=uuid.UUID(tenant_id),
+            source="gateway",
+            event_id=f"hour {age}",
+            operation=OperationType.CHAT,
+            tier=TenantTier.BUSINESS,
+            outcome="success",
+            occurred_at=moment,
+            quantities=UsageQuantities(input_tokens=tokens - 10, output_tokens=10),
+            resources=ResourceUsage(compute_time_ms=tokens),
+            model="regular",
+        )
+        await strict.platform.books.metering.record(record)
+
+    for age in range(1, 9 * 24 + 1):
+        strict.run(record(age))
+    with strict.http(key) as http, strict.admin() as admin:
+        found = admin.get("/api/v1/capacity/forecast").raise_for_status().json()["forecasts"]
+        (made,) = [each for each in found if each["model"] == "regular"]
+        assert (made["tier"], made["published"]) == ("business", "seasonal_naive_24")
+        assert made["start"] == hour.isoformat().replace("+00:00", "Z")
+        ahead = [(hour + timedelta(hours=place)).hour in range(9, 17) for place in range(24)]
+        assert made["expected"] == [1900.0 if is_busy else 1000.0 for is_busy in ahead]
+        assert made["tokens_per_replica"] == 3_600_000
+        assert (made["replicas"], made["replicas_wanted"]) == (0, 1)
+        assert http.get("/api/v1/capacity/forecast").status_code == 403
+    assert "seasonal_naive_24" in tritiumd(strict, "capacity", "forecast")
+    assert "regular business 1\n" in tritiumd(strict, "capacity", "forecast", "--format", "quiet")
+    assert json.loads(tritiumd(strict, "capacity", "forecast", "--format", "json"))["forecasts"] == found

@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tritium_platform.errors import MissingExtraError, ValidationError
+from tritium_platform.spans import SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from tritium.engine.request import GenerationRequest, TokenOutput
 
-SCOPE = "tritium"
 NANOSECONDS = 1_000_000_000
 FLUSH_SECONDS = 2.0
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
