@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 NOBODY = str(uuid.UUID(int=7))
-OPERATORS = ("/api/v1/tenants", "/api/v1/security")
+OPERATORS = ("/api/v1/tenants", "/api/v1/security", "/api/v1/capacity", "/api/v1/fair-use")
 
 
 def zipped(directory):
@@ -142,6 +142,7 @@ def test_the_operators_routes_refuse_a_tenant(running, victim, attacker):
     with running.http(attacker) as http:
         for method, path in routes(running, is_admin=True):
             address = path.replace("{tenant_id}", tenant_id).replace("{key_id}", "a" * 12)
+            address = address.replace("{measure_id}", NOBODY)
             answer = ask(http, method, address)
             assert answer.status_code == 403, (method, path)
             assert answer.json()["code"] == "insufficient_permissions"
