@@ -24,6 +24,7 @@ from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.batch_store import SqlBatchStore
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.fairuse_store import SqlFairUseStore
 from tritium_platform.adapters.sql.file_store import SqlFileStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.idempotency_store import SqlIdempotencyStore
@@ -46,8 +47,10 @@ from tritium_platform.config import read_or_create_secret
 from tritium_platform.errors import BitNetServiceError, ResourceError, ValidationError
 from tritium_platform.gateway import Books, Gateway
 from tritium_platform.insight.health import HealthService
+from tritium_platform.insight.prediction import PredictionService
 from tritium_platform.insight.recommendations import RecommendationService
 from tritium_platform.metering.service import MeteringService
+from tritium_platform.quotas.enforcement import FairUseMode, FairUseService
 from tritium_platform.quotas.service import QuotaService
 from tritium_platform.security.service import LocalContainment, SecurityService
 from tritium_platform.serving.aliases import AliasService
@@ -83,6 +86,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 ADMIN_PREFIX = "btn_admin_"
 SWEEP_SECONDS = 5.0
+FAIR_USE_SECONDS = 60.0
+FORECAST_SECONDS = 300.0
 AUDIT_ATTEMPTS = 20
 AUDIT_PAUSE_SECONDS = 0.25
 # Unix socket paths end at 107 bytes; the longest name we append has about 40.
@@ -102,6 +107,8 @@ class Platform:
     security: SecurityService
     books: Books
     desk: BillingDesk
+    fair_use: FairUseService
+    predictions: PredictionService
     registry: RegistryService
     uploads: UploadService
     files: FileService
@@ -129,11 +136,14 @@ class Platform:
             await asyncio.to_thread(self.uploads.clean)
             await self.files.clean()
         await self.aliases.load()
+        await self.fair_use.refresh()
         await self.deployments.start_all()
         self._loops = [
             asyncio.create_task(_every(SWEEP_SECONDS, self._sweep), name="sweep"),
             asyncio.create_task(_every(1.0, self.residency.trim), name="trim"),
             asyncio.create_task(_every(1.0, self._recover_audit), name="audit outbox"),
+            asyncio.create_task(_every(FAIR_USE_SECONDS, self._enforce_fair_use), name="fair use"),
+            asyncio.create_task(_every(FORECAST_SECONDS, self._forecast), name="forecast"),
         ]
         self.is_ready = True
 
@@ -165,6 +175,14 @@ class Platform:
         if expired:
             _log.warning("reservations_expired", count=len(expired))
         await self.idempotency.sweep()
+        await self.fair_use.refresh()
+
+    async def _forecast(self) -> None:
+        self.metrics.foreseen(await self.predictions.refresh())
+
+    async def _enforce_fair_use(self) -> None:
+        if self.books.audit is not None:  # one server decides, the others follow what is written
+            await self.fair_use.enforce()
 
     async def _recover_audit(self) -> None:
         if self.books.audit is not None:
@@ -218,14 +236,25 @@ async def initialize_platform(
     metrics = Metrics()
     # Who owns the audit log owns the data directory, and with it the spool.
     journal = None if audit is None else await open_journal(config.spool_dir, database=database, clock=clock)
+    tenancy = _open_tenancy(config, database=database, clock=clock)
+    fair_use = _open_fair_use(config, database=database, tenancy=tenancy, outbox=outbox, clock=clock)
     books = await _open_books(
-        config, database=database, outbox=outbox, audit=audit, journal=journal, metrics=metrics, clock=clock
+        config,
+        database=database,
+        fair_use=fair_use,
+        outbox=outbox,
+        audit=audit,
+        journal=journal,
+        metrics=metrics,
+        clock=clock,
     )
     return _assemble(
         config,
         journal=journal,
         clock=clock,
         database=database,
+        tenancy=tenancy,
+        fair_use=fair_use,
         books=books,
         metrics=metrics,
         signer=signer,
@@ -237,6 +266,7 @@ async def _open_books(
     config: PlatformConfig,
     *,
     database: Database,
+    fair_use: FairUseService,
     outbox: SqlAuditOutbox,
     audit: AuditService | None,
     journal: SpooledSettlements | None,
@@ -251,6 +281,7 @@ async def _open_books(
         quotas=QuotaService(
             store=SqlReservationStore(database), clock=clock, reservation_seconds=config.reservation_seconds
         ),
+        fair_use=fair_use,
         metering=metering,
         billing=billing,
         outbox=outbox,
@@ -267,13 +298,14 @@ def _assemble(
     *,
     clock: Clock,
     database: Database,
+    tenancy: TenancyService,
+    fair_use: FairUseService,
     books: Books,
     journal: SpooledSettlements | None,
     metrics: Metrics,
     signer: NoteSigner,
     launch: ReplicaLauncher | None,
 ) -> Platform:
-    tenancy = _open_tenancy(config, database=database, clock=clock)
     registry = RegistryService(store=SqlModelStore(database), roots=config.model_roots, clock=clock)
     uploads = UploadService(
         directory=config.uploads_dir, limit=config.max_upload_bytes, quotas=books.quotas, clock=clock
@@ -299,6 +331,8 @@ def _assemble(
             clock=clock,
             grace_days=config.invoice_grace_days,
         ),
+        fair_use=fair_use,
+        predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
         registry=registry,
         uploads=uploads,
         files=files,
@@ -413,6 +447,25 @@ def _open_security(database: Database, *, tenancy: TenancyService, books: Books)
         trail=books.outbox,
         containment=LocalContainment(tenancy=tenancy, clock=books.clock),
         clock=books.clock,
+    )
+
+
+def _open_fair_use(
+    config: PlatformConfig,
+    *,
+    database: Database,
+    tenancy: TenancyService,
+    outbox: SqlAuditOutbox,
+    clock: Clock,
+) -> FairUseService:
+    return FairUseService(
+        store=SqlFairUseStore(database),
+        activity=SqlUsageStore(database),
+        tenants=tenancy,
+        trail=outbox,
+        unit_of_work=database.unit_of_work,
+        clock=clock,
+        mode=FairUseMode(config.fair_use),
     )
 
 

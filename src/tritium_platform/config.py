@@ -113,6 +113,8 @@ class PlatformConfig(BaseSettings):
     """How many such answers one tenant may have at a time; more are refused."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long running requests may take to finish at the end."""
+    fair_use: Annotated[str, Field(pattern="^(off|dry_run|enforce)$")] = "dry_run"
+    """What follows when a tenant uses far more than its share: off, dry_run (it is noted) or enforce."""
     tiers: dict[str, dict[str, int]] = {}
     """Limits that differ from a tier's own, by tier and name."""
     price_list: PriceListConfig = PriceListConfig()

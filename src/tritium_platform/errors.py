@@ -5,6 +5,7 @@ BitNetServiceError
 │   ├── InvalidTokenError             the key is unknown, revoked or misspelt      refresh_token
 │   └── TokenExpiredError             the key was good once                        reauth_required
 ├── AuthorizationError
+│   ├── FairUseSuspendedError         its use was far beyond its share             contact_operator
 │   ├── InsufficientPermissionsError  the key lacks a scope                        upgrade_tier
 │   ├── ModelSizeExceededError        the tier does not take models this big       upgrade_tier
 │   └── TenantSuspendedError          the operator has closed the account          contact_operator
@@ -59,6 +60,7 @@ __all__ = [
     "ConflictError",
     "DeadlineExceededError",
     "ErrorCategory",
+    "FairUseSuspendedError",
     "InsufficientMemoryError",
     "InsufficientPermissionsError",
     "InvalidTokenError",
@@ -133,6 +135,25 @@ class TenantSuspendedError(AuthorizationError):
 
     def __init__(self) -> None:
         super().__init__("This organization is suspended: contact the operator of the service.")
+
+
+class FairUseSuspendedError(AuthorizationError):
+    """The tenant used far more than its fair share and is suspended for a while, by rule.
+
+    Details: reason, ends_at, measure (its id, for an appeal), retry_after (whole seconds).
+    """
+
+    default_recovery = Recovery.CONTACT_OPERATOR
+
+    def __init__(self, *, reason: str, ends_at: datetime, measure: str, retry_after: int) -> None:
+        super().__init__(
+            f"This organization is suspended until {ends_at.isoformat()} for its use: {reason} "
+            f"To appeal, name the measure {measure} to the operator of the service.",
+            reason=reason,
+            ends_at=ends_at.isoformat(),
+            measure=measure,
+            retry_after=retry_after,
+        )
 
 
 class NotFoundError(ValidationError):

@@ -14,9 +14,10 @@ from uuid import UUID
 
 import structlog
 
+from tritium_platform import spans
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError
-from tritium_platform.insight.health import latency_bucket
+from tritium_platform.insight.health import OutcomeKind, latency_bucket
 from tritium_platform.metering.model import UsageRecord
 from tritium_platform.passage import Passage
 from tritium_platform.resilience import Deadline, ResilientCaller, RetryBudget, RetryPolicy
@@ -60,6 +61,16 @@ class Outbox(Protocol):
         """Keep an intent."""
 
 
+class FairUse(Protocol):
+    """Knows who used more than its share, and what follows from it."""
+
+    def apply(self, context: TenantContext) -> TenantContext:
+        """Return what a caller may do now; FairUseSuspendedError if nothing."""
+
+    async def count_refusal(self, tenant_id: UUID, *, code: str) -> None:
+        """Write down that a request was refused."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
     """What the audit log says of a change: `noun.verb`, the thing, whose it is, and who asked."""
@@ -97,6 +108,7 @@ class Books:
 
     unit_of_work: UnitOfWork
     quotas: QuotaService
+    fair_use: FairUse
     metering: MeteringService
     billing: BillingService
     outbox: Outbox
@@ -152,8 +164,10 @@ class Gateway:
 
         `event_ids` are those of a call that may run twice: under each id, only the first use is counted.
         """
-        context = await self._tenancy.authenticate_request(token)
+        with spans.step("authenticate"):
+            context = await self._tenancy.authenticate_request(token)
         try:
+            context = self._books.fair_use.apply(context)
             admissions = await self._admit(requests, context=context, may_run_twice=event_ids is not None)
         except BitNetServiceError as error:
             await self._refuse(requests[0], context=context, error=error, request_id=request_id)
@@ -175,15 +189,16 @@ class Gateway:
     ) -> list[Admission]:
         quotas, journal = self._books.quotas, self._books.journal
         try:
-            if journal is not None:
-                journal.require_room()
-            tokens = []
-            for request in requests:
-                context.require(request.scope)
-                tokens.append(await request.admit(context))
-            if journal is None or may_run_twice:
-                return await quotas.reserve_all(context, tokens=tokens)
-            return await quotas.admit_all(context, tokens=tokens)
+            with spans.step("reserve"):
+                if journal is not None:
+                    journal.require_room()
+                tokens = []
+                for request in requests:
+                    context.require(request.scope)
+                    tokens.append(await request.admit(context))
+                if journal is None or may_run_twice:
+                    return await quotas.reserve_all(context, tokens=tokens)
+                return await quotas.admit_all(context, tokens=tokens)
         except BaseException:
             for request in requests:
                 request.release()
@@ -208,9 +223,12 @@ class Gateway:
             once: makes it happen once.
         """
         try:
+            context = self._books.fair_use.apply(context)
             admission = await self._admit_deferred(request, context=context, num_requests=num_requests)
         except BitNetServiceError as error:
-            await self._refuse(request, context=context, error=error, request_id=request_id)
+            await self._refuse(
+                request, context=context, error=error, request_id=request_id, is_own_turn=False
+            )
             raise
         return Passage(self, request, context=context, admission=admission, request_id=request_id, once=once)
 
@@ -275,25 +293,10 @@ class Gateway:
         consumption = passage.request.consumed(outcome)
         record = self._record(passage, outcome=outcome, consumption=consumption)
 
-        async def write(_: Deadline) -> None:  # may run twice: the record, the intent and the end have one id
-            await self._write(passage, record=record, consumption=consumption, seconds=seconds, error=error)
-
-        journal = self._books.journal
+        spans.work(passage, outcome=outcome, consumption=consumption, seconds=seconds, error=error)
         try:
-            if journal is not None and passage.once is None and not passage.may_run_twice:
-                settlement = await self._settlement(
-                    passage, record=record, is_counted=consumption.is_counted, seconds=seconds, error=error
-                )
-                await journal.append(settlement)
-                self._books.quotas.finish(
-                    passage.context,
-                    admission=passage.admission,
-                    tokens=consumption.tokens,
-                    is_counted=consumption.is_counted,
-                )
-            else:
-                deadline = Deadline.after(self._books.clock, seconds=SETTLEMENT_SECONDS)
-                await self._database.call(write, deadline=deadline)
+            with spans.step("settle"):
+                await self._end(passage, record=record, consumption=consumption, seconds=seconds, error=error)
         except Exception:
             _log.exception("usage_not_recorded", event_id=record.event_id, **asdict(record.quantities))
             raise
@@ -308,6 +311,37 @@ class Gateway:
                 consumption=consumption,
             )
         self._log_soon()
+
+    async def _end(
+        self,
+        passage: Passage[Piece],
+        *,
+        record: UsageRecord,
+        consumption: Consumption,
+        seconds: float,
+        error: BaseException | None,
+    ) -> None:
+        journal = self._books.journal
+        if journal is None or passage.once is not None or passage.may_run_twice:
+
+            async def write(_: Deadline) -> None:  # may run twice: record, intent and end have one id
+                await self._write(
+                    passage, record=record, consumption=consumption, seconds=seconds, error=error
+                )
+
+            deadline = Deadline.after(self._books.clock, seconds=SETTLEMENT_SECONDS)
+            await self._database.call(write, deadline=deadline)
+            return
+        is_counted = consumption.is_counted
+        settlement = await self._settlement(
+            passage, record=record, is_counted=is_counted, seconds=seconds, error=error
+        )
+        await journal.append(settlement)
+        self._books.quotas.finish(
+            passage.context, admission=passage.admission, tokens=consumption.tokens, is_counted=is_counted
+        )
+        if settlement.kind is OutcomeKind.REFUSED and isinstance(error, BitNetServiceError):
+            await self._books.fair_use.count_refusal(passage.context.tenant_id, code=error.code)
 
     async def _settlement(
         self,
@@ -355,8 +389,11 @@ class Gateway:
             if passage.once is not None and record.outcome == Outcome.SUCCESS.value:
                 await passage.once.keep()
             price = str(cost.total) if is_first else "0"
-            await books.outbox.add(_intent(passage, record=record, cost=price, code=code))
+            with spans.step("audit"):
+                await books.outbox.add(_intent(passage, record=record, cost=price, code=code))
             await books.health.update_health(context.tenant_id, kind=kind, latency_ms=round(seconds * 1000))
+            if kind is OutcomeKind.REFUSED and code is not None and passage.once is None:
+                await books.fair_use.count_refusal(context.tenant_id, code=code)
 
     def _record(self, passage: Passage[Piece], *, outcome: Outcome, consumption: Consumption) -> UsageRecord:
         context, request = passage.context, passage.request
@@ -382,6 +419,7 @@ class Gateway:
         context: TenantContext,
         error: BitNetServiceError,
         request_id: str,
+        is_own_turn: bool = True,
     ) -> None:
         self._books.telemetry.refused(tier=context.tier.value, reason=error.code)
         books, moment = self._books, self._books.clock.now()
@@ -399,6 +437,8 @@ class Gateway:
         async with books.unit_of_work():
             await books.outbox.add(intent)
             await books.health.update_health(context.tenant_id, kind=policy.refusal_kind(error), latency_ms=0)
+            if is_own_turn:  # a turn that we chose says nothing of how its tenant behaves
+                await books.fair_use.count_refusal(context.tenant_id, code=error.code)
         self._log_soon()
 
     def _log_soon(self) -> None:

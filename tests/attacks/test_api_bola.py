@@ -15,7 +15,10 @@ from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import CalendarMonth, uuid7
 
 NOBODY = str(uuid.UUID(int=7))
-OPERATORS = ("/api/v1/tenants", "/api/v1/security", "/api/v1/recommendations", "/api/v1/billing")
+OPERATORS = (
+    *("/api/v1/tenants", "/api/v1/security", "/api/v1/recommendations", "/api/v1/billing"),
+    *("/api/v1/capacity", "/api/v1/fair-use"),
+)
 
 
 def zipped(directory):
@@ -171,6 +174,7 @@ def test_the_operators_routes_refuse_a_tenant(running, victim, attacker):
     with running.http(attacker) as http:
         for method, path in routes(running, is_admin=True):
             address = path.replace("{tenant_id}", tenant_id).replace("{key_id}", "a" * 12)
+            address = address.replace("{measure_id}", NOBODY)
             answer = ask(http, method, address)
             assert answer.status_code == 403, (method, path)
             assert answer.json()["code"] == "insufficient_permissions"

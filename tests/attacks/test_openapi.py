@@ -26,7 +26,10 @@ LIMITS = {
     "/v1/completions": "max_tokens",
     "/v1/responses": "max_output_tokens",
 }
-OF_THE_OPERATOR = ("/api/v1/tenants", "/api/v1/security", "/api/v1/recommendations", "/api/v1/billing")
+OF_THE_OPERATOR = (
+    *("/api/v1/tenants", "/api/v1/security", "/api/v1/recommendations", "/api/v1/billing"),
+    *("/api/v1/capacity", "/api/v1/fair-use"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,12 +14,13 @@ from tritium_platform.metering.model import (
     Meter,
     OperationType,
     ResourceUsage,
+    TenantActivity,
     UsageQuantities,
     UsageRecord,
     UsageTotal,
 )
 from tritium_platform.metering.service import MeteringService
-from tritium_platform.tenancy.model import TenantTier
+from tritium_platform.tenancy.model import Tenant, TenantTier
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
@@ -123,6 +124,64 @@ async def test_totals_are_exact_per_tier_and_meter_and_end_before_the_next_month
         UsageTotal(TenantTier.TEAM, Meter.COMPUTE_MS, 500),
         UsageTotal(TenantTier.TEAM, Meter.INPUT_TOKENS, 2**61),
     ]
+
+
+async def two_tenants(books: Books, clock: ManualClock) -> tuple[UUID, UUID]:
+    found = []
+    for name in ("a", "b"):
+        tenant = Tenant(id=uuid7(clock), organization_name=name, tier=TenantTier.TEAM, created_at=clock.now())
+        await books.tenants.add_tenant(tenant)
+        found.append(tenant.id)
+    first, second = sorted(found)
+    return first, second
+
+
+async def test_the_activity_of_all_tenants_in_a_period(books: Books, clock: ManualClock) -> None:
+    first, second = await two_tenants(books, clock)
+    start = clock.now()
+    for tenant_id, moment in (
+        (first, start),
+        (first, start + timedelta(seconds=59)),
+        (second, start),
+        (second, start - timedelta(microseconds=1)),
+        (second, start + timedelta(minutes=1)),
+    ):
+        await books.usage.insert(
+            replace(a_record(clock, tenant_id=tenant_id, event_id=uuid7(clock).hex), occurred_at=moment)
+        )
+    compute = 250
+    assert await books.usage.activity(start=start, end=start + timedelta(minutes=1)) == [
+        TenantActivity(tenant_id=first, requests=2, compute_ms=2 * compute),
+        TenantActivity(tenant_id=second, requests=1, compute_ms=compute),
+    ]
+    assert list(await books.usage.activity(start=start, end=start)) == []
+
+
+async def test_tokens_are_summed_by_tier_model_and_hour_of_utc(books: Books, clock: ManualClock) -> None:
+    first, second = await two_tenants(books, clock)
+    noon = clock.now().replace(minute=0, second=0, microsecond=0)
+    east = timezone(timedelta(hours=5, minutes=30))
+    for number, (tenant_id, moment, model) in enumerate(
+        (
+            (first, noon, "m"),
+            (second, (noon + timedelta(minutes=59, seconds=59, microseconds=999999)).astimezone(east), "m"),
+            (first, noon + timedelta(hours=1), "m"),
+            (first, noon, "n"),
+            (first, noon + timedelta(hours=24), "m"),
+        )
+    ):
+        record = a_record(clock, tenant_id=tenant_id, event_id=str(number))
+        await books.usage.insert(replace(record, occurred_at=moment, model=model))
+    silent = a_record(clock, tenant_id=first, event_id="silent")
+    await books.usage.insert(replace(silent, occurred_at=noon, model="z", quantities=UsageQuantities()))
+    tier, tokens = TenantTier.TEAM, 18
+    found = await books.usage.hourly_tokens(start=noon, end=noon + timedelta(hours=24))
+    assert [(each.tier, each.model, each.hour, each.tokens) for each in found] == [
+        (tier, "m", noon, 2 * tokens),
+        (tier, "m", noon + timedelta(hours=1), tokens),
+        (tier, "n", noon, tokens),
+    ]
+    assert found[0].compute_ms == 500
 
 
 async def test_pages_follow_each_other_without_gap_or_overlap(books: Books, clock: ManualClock) -> None:

@@ -270,3 +270,21 @@ def test_the_command_tells_wrong_use_in_one_line(clumsy, shop, arguments, says):
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_job_that_waits_is_told_when_it_will_be_done_once_one_of_its_kind_was(
+    shop, harness, scripture_llama
+):
+    _, key = shop.tenant(name="Waiter")
+    with shop.http(key) as http:
+        made = upload(http, zipped(scripture_llama))
+        source = {"upload": made["id"]}
+        unknown = quantize(http, source=source, name="first", strategy="absmean")
+        assert unknown["expected"] is None
+        first = follow(http, harness, unknown)[-1]
+        assert first["state"] == "succeeded", first
+        assert first["expected"] is None
+        known = quantize(http, source=source, name="second", strategy="absmean")
+        assert known["expected"]["earliest"] <= known["expected"]["at"] <= known["expected"]["latest"]
+        assert known["expected"]["latest"] > known["created_at"]
+        follow(http, harness, known)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from tritium_platform.adapters.metrics import Metrics
+from tritium_platform.insight.forecast import LoadForecast
+from tritium_platform.insight.prediction import ModelForecast
 from tritium_platform.metering.model import UsageQuantities
 from tritium_platform.serving.model import Consumption, Course, EngineLoad, EngineReading
 from tritium_platform.tenancy.model import TenantTier
@@ -34,6 +38,8 @@ OURS = {
     "memory_pressure_ratio": "gauge",
     "memory_pressure_rung": "gauge",
     "evicted_blocks": "counter",
+    "forecast_peak_tokens": "gauge",
+    "forecast_relative_error": "gauge",
 }
 LABELS = {"model": "m", "tier": "team"}
 
@@ -66,6 +72,30 @@ def test_the_names_and_kinds_are_those_of_vllm_and_labels_name_no_tenant():
     }
     labels = {label for family in families.values() for sample in family.samples for label in sample.labels}
     assert "tenant" not in " ".join(labels)
+
+
+def test_a_forecast_is_shown_by_its_peak_and_an_old_one_not_at_all():
+    metrics = Metrics()
+
+    def a_forecast(model, *, expected, high, errors):
+        load = LoadForecast(
+            start=datetime(2026, 11, 30, tzinfo=UTC),
+            published="fourier_ridge",
+            reason="",
+            expected=expected,
+            high=high,
+            errors=errors,
+        )
+        return ModelForecast(tier=TenantTier.TEAM, model=model, forecast=load, tokens_per_replica=1.0)
+
+    errors = {"seasonal_naive_24": 1.0, "fourier_ridge": 0.5}
+    metrics.foreseen([a_forecast("old", expected=(1.0,), high=(1.0,), errors=errors)])
+    metrics.foreseen([a_forecast("m", expected=(3.0, 5.0), high=(9.0, 8.0), errors=errors)])
+    families = exposed(metrics)
+    assert value(families, "forecast_peak_tokens", quantile="0.5") == 5
+    assert value(families, "forecast_peak_tokens", quantile="0.9") == 9
+    assert value(families, "forecast_relative_error") == 0.5
+    assert {sample.labels["model"] for sample in families["tritium_forecast_peak_tokens"].samples} == {"m"}
 
 
 def test_a_generation_is_told_by_its_tokens_and_times():

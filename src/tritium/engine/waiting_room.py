@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -114,6 +115,21 @@ class WaitingRoom:
     def _retry_after(self) -> float:
         return max(1.0, self._interval)
 
+    def _until_room(self, name: str, tenant: str, load: Counter[str], *, is_own: bool) -> float:
+        """Return the seconds until so many have left, at the pace until now, that a request would come in.
+
+        Each that leaves frees what waits on the average. Tenants have turns: one in so many as wait is the
+        tenant's own, and frees both its part and what it must leave to others.
+        """
+        whole, mean = self._whole[name] + load[name], self._whole[name] / len(self._places)
+        short, freed = whole - self._limits[name], mean
+        if is_own:
+            short += self._loads[tenant][name] + load[name]
+            freed += mean / len(self._loads)
+        everybody = len(self._places)  # whoever is alone comes in
+        leaving = min(everybody, math.ceil(short / freed)) if freed else everybody
+        return max(1.0, self._interval * leaving)
+
     def _require(self, tenant: str, load: Counter[str]) -> None:
         if self.is_short_of_memory:
             self.refused["memory"] += 1
@@ -133,7 +149,7 @@ class WaitingRoom:
             limit_name=name,
             limit=self._limits[name],
             current=current,
-            retry_after=self._retry_after,
+            retry_after=self._until_room(name, tenant, load, is_own=bool(whose)),
         )
 
     def _obstacle(self, tenant: str, load: Counter[str]) -> tuple[str, int, str] | None:

@@ -10,9 +10,10 @@ from tritium_platform.serving.model import EngineLoad, ModelFacts
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """Generate for this request; the answer is a row of `Tokens`."""
+    """Generate for this request; the answer is a row of `Tokens`. `traceparent` is W3C's, or empty."""
 
     request: GenerationRequest
+    traceparent: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

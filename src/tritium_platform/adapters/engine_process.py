@@ -23,6 +23,7 @@ import zmq.asyncio
 
 from tritium.engine.config import EngineConfig
 from tritium_platform.adapters import engine_messages as messages
+from tritium_platform.adapters.tracing import current_traceparent
 from tritium_platform.serving.errors import EngineUnavailableError
 from tritium_platform.serving.model import EngineLoad, ReplicaState, ReplicaStatus
 
@@ -127,7 +128,7 @@ class EngineProcess:
         """Run one request and yield its tokens; closing the iterator aborts it in the engine."""
         finished = False
         with self._waiting(request.request_id) as waiter:
-            await self._send(messages.Submit(request))
+            await self._send(messages.Submit(request, current_traceparent()))
             try:
                 while not finished:
                     report = await self._next(waiter)

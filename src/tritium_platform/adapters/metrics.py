@@ -15,6 +15,7 @@ from tritium_platform.metering.model import OperationType
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tritium_platform.insight.prediction import ModelForecast
     from tritium_platform.serving.model import Consumption, EngineReading
 
 _MAX_MODEL_LABELS = 100
@@ -70,6 +71,15 @@ class Metrics:
         self._rejections = Counter(
             "tritium_admission_rejections", "Requests refused.", ("tier", "reason"), registry=self.registry
         )
+        self._foreseen = Gauge(
+            "tritium_forecast_peak_tokens",
+            "Tokens in the busiest of the next 24 hours: the median (0.5), and what nine in ten stay below.",
+            (*_LABELS, "quantile"),
+            registry=self.registry,
+        )
+        self._foreseen_error = self._gauge(
+            "forecast_relative_error", "Error of the published forecast beside the seasonal-naive one."
+        )
         self._replicas = Gauge(
             "tritium_replicas", "Engine processes by state.", ("state",), registry=self.registry
         )
@@ -111,6 +121,18 @@ class Metrics:
     def refused(self, *, tier: str, reason: str) -> None:
         """Count a request that was not admitted."""
         self._rejections.labels(tier, reason).inc()
+
+    def foreseen(self, forecasts: Sequence[ModelForecast]) -> None:
+        """Show the newest forecasts of the load, and no older ones."""
+        self._foreseen.clear()
+        self._foreseen_error.clear()
+        for each in forecasts:
+            labels, load = (self._model(each.model), each.tier.value), each.forecast
+            if load.expected:
+                self._foreseen.labels(*labels, "0.5").set(max(load.expected))
+                self._foreseen.labels(*labels, "0.9").set(max(load.high))
+            if load.relative_error is not None:
+                self._foreseen_error.labels(*labels).set(load.relative_error)
 
     def render(self, *, replica_states: Mapping[str, int], engines: Sequence[EngineReading]) -> bytes:
         """Return the Prometheus text, with engine processes by state and what engines have to do now."""

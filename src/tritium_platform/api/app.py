@@ -20,7 +20,9 @@ from tritium_platform.api import (
     aliases,
     batches,
     billing,
+    capacity,
     deployments,
+    fairuse,
     files,
     invoices,
     models,
@@ -82,12 +84,13 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     resources = (
         *(tenants, account, invoices, models, uploads, quantizations, deployments, aliases),
-        *(security, billing, recommendations),
+        *(security, billing, recommendations, capacity, fairuse),
     )
     for router in (
         *(resource.router for resource in resources),
         aliases.operator_router,
         deployments.operator_router,
+        fairuse.operator_router,
     ):
         app.include_router(router, responses=PROBLEM_RESPONSES)
     for router in (operations.router, *routers):

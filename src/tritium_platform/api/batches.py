@@ -14,11 +14,13 @@ from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.gateway import Change
 from tritium_platform.serving.batch import BatchEndpoint
 from tritium_platform.serving.batches import batch_not_found
+from tritium_platform.serving.expectation import expect_batch
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from tritium_platform.serving.batch import Batch
+    from tritium_platform.serving.expectation import Expectation
     from tritium_platform.tenancy.model import TenantContext
 
 router = APIRouter(prefix="/v1/batches", tags=["OpenAI"], dependencies=[tenant_key])
@@ -62,8 +64,19 @@ class RequestCounts(BaseModel):
     failed: int
 
 
+class ExpectedEnd(BaseModel):
+    """When a batch is expected to be answered, and the interval that holds it in about four of five cases."""
+
+    at: int
+    earliest: int
+    latest: int
+
+
 class BatchOut(BaseModel):
-    """A batch; moments are Unix time in whole seconds."""
+    """A batch; moments are Unix time in whole seconds.
+
+    `expected` is ours: the end at the pace of the lines until now, once ten are answered.
+    """
 
     id: str
     object: Literal["batch"] = "batch"
@@ -85,6 +98,7 @@ class BatchOut(BaseModel):
     cancelled_at: int | None
     request_counts: RequestCounts
     metadata: dict[str, str] | None
+    expected: ExpectedEnd | None
 
 
 class BatchList(BaseModel):
@@ -107,7 +121,7 @@ async def create_batch(platform: ThePlatform, caller: InferenceCaller, wish: New
         ),
         describe=lambda created: _change("batch.create", created, caller=caller),
     )
-    return _batch_out(batch)
+    return _batch_out(batch, now=platform.clock.now())
 
 
 @router.get("")
@@ -121,7 +135,7 @@ async def list_batches(
     found = await platform.batches.list(
         caller.tenant_id, limit=limit + 1, after=None if after is None else _parse_batch_id(after)
     )
-    shown = [_batch_out(batch) for batch in found[:limit]]
+    shown = [_batch_out(batch, now=platform.clock.now()) for batch in found[:limit]]
     return BatchList(
         data=shown,
         first_id=shown[0].id if shown else None,
@@ -133,7 +147,8 @@ async def list_batches(
 @router.get("/{batch_id}")
 async def get_batch(platform: ThePlatform, caller: InferenceCaller, batch_id: str) -> BatchOut:
     """Show a batch."""
-    return _batch_out(await platform.batches.get(caller.tenant_id, _parse_batch_id(batch_id)))
+    batch = await platform.batches.get(caller.tenant_id, _parse_batch_id(batch_id))
+    return _batch_out(batch, now=platform.clock.now())
 
 
 @router.post("/{batch_id}/cancel")
@@ -144,7 +159,7 @@ async def cancel_batch(platform: ThePlatform, caller: InferenceCaller, batch_id:
         lambda: platform.batches.cancel(caller.tenant_id, wanted),
         describe=lambda cancelled: _change("batch.cancel", cancelled, caller=caller),
     )
-    return _batch_out(batch)
+    return _batch_out(batch, now=platform.clock.now())
 
 
 def _parse_batch_id(text: str) -> UUID:
@@ -154,7 +169,8 @@ def _parse_batch_id(text: str) -> UUID:
         raise batch_not_found() from None
 
 
-def _batch_out(batch: Batch) -> BatchOut:
+def _batch_out(batch: Batch, *, now: datetime) -> BatchOut:
+    expected = expect_batch(batch, now=now)
     problems = [
         BatchProblem(code=each.code, line=each.line, message=each.message, param=each.param)
         for each in batch.problems
@@ -178,6 +194,15 @@ def _batch_out(batch: Batch) -> BatchOut:
         cancelled_at=_seconds(batch.cancelled_at),
         request_counts=RequestCounts(total=batch.total, completed=batch.completed, failed=batch.failed),
         metadata=dict(batch.metadata) or None,
+        expected=None if expected is None else _expected_end(expected),
+    )
+
+
+def _expected_end(expected: Expectation) -> ExpectedEnd:
+    return ExpectedEnd(
+        at=int(expected.at.timestamp()),
+        earliest=int(expected.earliest.timestamp()),
+        latest=int(expected.latest.timestamp()),
     )
 
 

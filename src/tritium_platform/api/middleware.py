@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from tritium_platform.adapters.tracing import end_request_span, request_span, trace_id_of
 from tritium_platform.api.overhead import overhead_headers
 from tritium_platform.api.problems import refusal_response
 from tritium_platform.errors import RequestTooLargeError
@@ -42,12 +43,22 @@ class RequestEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
         request_id = given.decode("ascii") if _SANE_ID.fullmatch(given) else uuid7().hex
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, scope=scope, request_id=request_id)
+        with request_span(headers, request_id=request_id, method=scope["method"]) as span:
+            trace_id = trace_id_of(span)
+            if trace_id is not None:
+                structlog.contextvars.bind_contextvars(trace_id=trace_id)
+            await self._log(scope, receive, answer)
+            route = _route_of(scope)
+            end_request_span(span, method=scope["method"], route=route, status=answer.status)
+
+    async def _log(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
             await self._serve(scope, receive, answer)
         finally:

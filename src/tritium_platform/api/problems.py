@@ -36,6 +36,7 @@ RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     **LIBRARY_RULES,
     errors.TokenExpiredError: ErrorRule(401, _INVALID, "token_expired"),
     errors.TenantSuspendedError: ErrorRule(403, "permission_error", "tenant_suspended"),
+    errors.FairUseSuspendedError: ErrorRule(403, "permission_error", "fair_use_suspended"),
     errors.InsufficientPermissionsError: ErrorRule(403, "permission_error", "insufficient_permissions"),
     errors.ModelSizeExceededError: ErrorRule(403, "permission_error", "model_size_exceeded"),
     MethodNotAllowedError: ErrorRule(405, _INVALID, "method_not_allowed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -10,11 +11,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from tritium_platform.api.deps import ModelsCaller, ThePlatform, bearer_token, tenant_key
+from tritium_platform.api.schemas import ExpectationOut
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.gateway import Change
 from tritium_platform.serving.quantization import QuantizeModel
 
 if TYPE_CHECKING:
+    from tritium_platform.serving.expectation import Expectation
     from tritium_platform.serving.job import QuantizationJob
 
 router = APIRouter(prefix="/api/v1/quantizations", tags=["quantizations"], dependencies=[tenant_key])
@@ -49,7 +52,10 @@ class LayerOut(BaseModel):
 
 
 class QuantizationOut(BaseModel):
-    """A quantization job; `layers` is filled where one job is asked for."""
+    """A quantization job; `layers` and `expected` (of an open job) are filled where one job is asked for.
+
+    `expected` is null as long as no job of the same kind has succeeded.
+    """
 
     id: UUID
     name: str
@@ -63,6 +69,7 @@ class QuantizationOut(BaseModel):
     error_code: str | None
     error_message: str | None
     error_recovery: str | None
+    expected: ExpectationOut | None = None
     layers: list[LayerOut] | None = None
 
 
@@ -76,7 +83,8 @@ async def create_quantization(
     passage = await platform.gateway.process_customer_request(
         work, token=bearer_token(request), request_id=request.state.request_id
     )
-    return _quantization_out(await anext(passage))
+    job = await anext(passage)
+    return _quantization_out(job, expected=await platform.quantizations.expect(job))
 
 
 @router.get("")
@@ -91,7 +99,11 @@ async def get_quantization(
 ) -> QuantizationOut:
     """Show a quantization with its finished layers."""
     job = await platform.quantizations.get(caller.tenant_id, quantization)
-    return _quantization_out(job, layers=[LayerOut(**_fields(layer)) for layer in job.layers])
+    return _quantization_out(
+        job,
+        layers=[LayerOut(**_fields(layer)) for layer in job.layers],
+        expected=await platform.quantizations.expect(job),
+    )
 
 
 @router.delete("/{quantization}", status_code=202)
@@ -115,7 +127,9 @@ def _fields(layer: object) -> dict[str, Any]:
     return {name: getattr(layer, name) for name in LayerOut.model_fields}
 
 
-def _quantization_out(job: QuantizationJob, *, layers: list[LayerOut] | None = None) -> QuantizationOut:
+def _quantization_out(
+    job: QuantizationJob, *, layers: list[LayerOut] | None = None, expected: Expectation | None = None
+) -> QuantizationOut:
     return QuantizationOut(
         id=job.id,
         name=job.model_name,
@@ -129,5 +143,6 @@ def _quantization_out(job: QuantizationJob, *, layers: list[LayerOut] | None = N
         error_code=job.error_code,
         error_message=job.error_message,
         error_recovery=job.error_recovery,
+        expected=None if expected is None else ExpectationOut(**asdict(expected)),
         layers=layers,
     )

@@ -40,6 +40,14 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+class ExpectationOut(BaseModel):
+    """When work is expected to be done, and the interval that holds its end in about four of five cases."""
+
+    at: datetime
+    earliest: datetime
+    latest: datetime
+
+
 class NewTenant(BaseModel):
     """A tenant to create."""
 

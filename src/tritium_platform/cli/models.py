@@ -28,6 +28,9 @@ model_group = typer.Typer(no_args_is_help=True, help="A tenant's models.")
 deploy_group = typer.Typer(no_args_is_help=True, help="A tenant's deployments.")
 Url = Annotated[str, typer.Option(envvar="TRITIUM_URL", help="Where the platform listens.")]
 Key = Annotated[str, typer.Option(envvar="TRITIUM_API_KEY", help="The tenant's API key.", show_default=False)]
+AdminKey = Annotated[
+    str, typer.Option(envvar="TRITIUM_ADMIN_KEY", help="The operator's key.", show_default=False)
+]
 DeploymentName = Annotated[str, typer.Argument(help="The deployment's name or id.")]
 ModelName = Annotated[str, typer.Argument(help="The model's name or id.")]
 LOCAL = "http://127.0.0.1:8000"
@@ -117,9 +120,7 @@ def pin_deployment(
     deployment: DeploymentName,
     *,
     tenant: Annotated[str, typer.Option("--tenant", help="The tenant's id.")],
-    key: Annotated[
-        str, typer.Option(envvar="TRITIUM_ADMIN_KEY", help="The operator's key.", show_default=False)
-    ],
+    key: AdminKey,
     release: Annotated[bool, typer.Option("--release", help="Let it leave memory again.")] = False,
     url: Url = LOCAL,
     output_format: FormatOption = OutputFormat.HUMAN,

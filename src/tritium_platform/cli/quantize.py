@@ -93,13 +93,18 @@ def _follow(client: ServerClient, job_id: str, output_format: OutputFormat) -> N
     with progress_bar(output_format) as move:
         while (job := client.get(f"{PLACE}/", job_id))["state"] not in FINAL:
             layers = job["layers"]
-            what = f"layer {layers[-1]['name']}" if layers else job["state"]
+            what = f"layer {layers[-1]['name']}" if layers else _waiting(job)
             move(what, len(layers), job["total_layers"] or 0)
             time.sleep(POLL_SECONDS)
     if job["state"] == "cancelled":
         raise ProcessingError("The quantization was cancelled.")
     if job["state"] == "failed":
         raise ProcessingError(f"The quantization failed: {job['error_message']}")
+
+
+def _waiting(job: dict[str, Any]) -> str:
+    expected = job["expected"]
+    return f"{job['state']}, expected by {expected['at']}" if expected else str(job["state"])
 
 
 def _upload(client: ServerClient, source: Path) -> str:
@@ -120,7 +125,9 @@ def _write_job(job: dict[str, Any], output_format: OutputFormat) -> None:
     elif output_format is OutputFormat.QUIET:
         write_text(f"{job['id']}\n")
     else:
-        write_text(f"Quantization {job['id']} of {job['name']}: {job['state']}.\n")
+        expected = job["expected"]
+        until = f" Expected by {expected['at']}, nine in ten: by {expected['latest']}." if expected else ""
+        write_text(f"Quantization {job['id']} of {job['name']}: {job['state']}.{until}\n")
 
 
 def _read_settings(file: Path) -> dict[str, Any]:

@@ -137,12 +137,17 @@ def _serve(config: PlatformConfig, output_format: OutputFormat, *, is_with_worke
     import uvloop
 
     from tritium_platform.adapters.telemetry import configure_logging
+    from tritium_platform.adapters.tracing import configure_tracing, flush_tracing
 
     configure_logging(level=config.log_level)
+    configure_tracing(process="gateway")
     is_first_start = not (config.data_dir / "secrets" / "admin_key").exists()
-    uvloop.run(
-        _run_server(config, output_format, is_first_start=is_first_start, is_with_worker=is_with_worker)
-    )
+    try:
+        uvloop.run(
+            _run_server(config, output_format, is_first_start=is_first_start, is_with_worker=is_with_worker)
+        )
+    finally:
+        flush_tracing()
 
 
 async def _run_server(

@@ -147,3 +147,26 @@ class UsageTotal:
     tier: TenantTier
     meter: Meter
     quantity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantActivity:
+    """What a tenant used in a period: how often, and for how many milliseconds of computing."""
+
+    tenant_id: UUID
+    requests: int
+    compute_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCount:
+    """Tokens (read, written and embedded) of one model at one tier, of all tenants, in an hour of UTC.
+
+    `compute_ms` is what engines worked for them.
+    """
+
+    tier: TenantTier
+    model: str
+    hour: datetime
+    tokens: int
+    compute_ms: int

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from tritium_platform.metering.model import UsageRecord, UsageTotal
+    from tritium_platform.metering.model import TenantActivity, TokenCount, UsageRecord, UsageTotal
 
 
 class UsageStore(Protocol):
@@ -30,6 +30,12 @@ class UsageStore(Protocol):
 
     async def totals(self, tenant_id: UUID, *, start: datetime, end: datetime) -> Sequence[UsageTotal]:
         """Return a tenant's non-zero sums per tier and meter with start <= occurred_at < end, sorted."""
+
+    async def activity(self, *, start: datetime, end: datetime) -> Sequence[TenantActivity]:
+        """Return every tenant's uses with start <= occurred_at < end, sorted by tenant; none without any."""
+
+    async def hourly_tokens(self, *, start: datetime, end: datetime) -> Sequence[TokenCount]:
+        """Return the non-zero sums per tier, model and hour with start <= occurred_at < end, sorted."""
 
 
 class MeteringService:
@@ -68,3 +74,11 @@ class MeteringService:
     async def totals(self, tenant_id: UUID, *, start: datetime, end: datetime) -> Sequence[UsageTotal]:
         """Return a tenant's sums per tier and meter with start <= occurred_at < end."""
         return await self._store.totals(tenant_id, start=start, end=end)
+
+    async def activity(self, *, start: datetime, end: datetime) -> Sequence[TenantActivity]:
+        """Return every tenant's uses with start <= occurred_at < end."""
+        return await self._store.activity(start=start, end=end)
+
+    async def hourly_tokens(self, *, start: datetime, end: datetime) -> Sequence[TokenCount]:
+        """Return tokens per tier, model and hour of uses with start <= occurred_at < end."""
+        return await self._store.hourly_tokens(start=start, end=end)

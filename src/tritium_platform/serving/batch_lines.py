@@ -13,6 +13,7 @@ import structlog
 from tritium_platform.errors import (
     BitNetServiceError,
     ErrorCategory,
+    FairUseSuspendedError,
     InvalidTokenError,
     PlatformError,
     ProcessingError,
@@ -182,7 +183,7 @@ def _written(
 
 def _is_refusal(error: Exception) -> bool:
     """Whether there is no room at the moment."""
-    is_suspended = isinstance(error, TenantSuspendedError)
+    is_suspended = isinstance(error, TenantSuspendedError | FairUseSuspendedError)
     return is_suspended or (isinstance(error, BitNetServiceError) and error.category in _WAITED_FOR)
 
 

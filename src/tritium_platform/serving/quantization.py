@@ -18,6 +18,7 @@ from tritium_platform.metering.model import OperationType
 from tritium_platform.serving import policy
 from tritium_platform.serving.checkpoint_check import check_source
 from tritium_platform.serving.directories import directory_bytes, remove_directory
+from tritium_platform.serving.expectation import expect_quantization
 from tritium_platform.serving.job import OPEN_STATES, JobState, QuantizationJob
 from tritium_platform.serving.model import Consumption, Outcome
 from tritium_platform.serving.registry import require_name
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
     from tritium_platform.quotas.service import QuotaService
+    from tritium_platform.serving.expectation import Expectation
     from tritium_platform.serving.job import JobLayer
     from tritium_platform.serving.model import RegisteredModel
     from tritium_platform.serving.registry import RegistryService
@@ -47,6 +49,8 @@ LONGEST_SOURCE = 400
 # All tenants stand in one queue: nobody fills it alone.
 MAX_OPEN = 20
 RETRY_SECONDS = 60
+# The newest jobs, of which those that succeeded tell the pace.
+PACE_OF = 100
 
 
 class JobStore(Protocol):
@@ -184,6 +188,18 @@ class QuantizationService:
         if job is None:
             raise NotFoundError(f"There is no quantization {job_id}.")
         return job
+
+    async def expect(self, job: QuantizationJob) -> Expectation | None:
+        """Return when an open job will be done; None if nothing is known of the pace of its kind yet."""
+        if job.state.is_final:
+            return None
+        newest = await self._jobs.list(limit=PACE_OF)
+        return expect_quantization(
+            job,
+            waiting=await self._jobs.list_in(OPEN_STATES),
+            finished=[each for each in newest if each.state is JobState.SUCCEEDED],
+            now=self._clock.now(),
+        )
 
     async def cancel(self, tenant_id: UUID, job_id: UUID) -> QuantizationJob:
         """Stop a job at once if it waits, else before its next layer; a cancelled one stays as it is.

@@ -1,4 +1,4 @@
-"""Which models are in memory: loaded when asked for, within a budget; the least recently used leave."""
+"""Which models are in memory: loaded when asked for, within a budget that tenants share fairly."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import structlog
 
 from tritium_platform.errors import BitNetServiceError, InsufficientMemoryError
 from tritium_platform.serving.errors import EngineUnavailableError
+from tritium_platform.serving.memory_shares import leaving_order, share_memory
 from tritium_platform.serving.pool import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from tritium_platform.serving.memory_shares import MemoryShare
     from tritium_platform.serving.pool import Pool
     from tritium_platform.values import Clock
 
@@ -70,6 +72,16 @@ class Residency:
     def charged_bytes(self) -> int:
         """What all engines are charged at this moment."""
         return sum(pool.charged_bytes for pool in self._pools)
+
+    @property
+    def budget_bytes(self) -> int:
+        """Memory of all engines together; 0: no bound."""
+        return self._budget
+
+    def shares(self) -> Sequence[MemoryShare]:
+        """Return what each tenant has of the memory, what it should have and why, by their ids."""
+        shares = share_memory(self._pools, budget=self._budget, now=self._clock.monotonic_nanoseconds())
+        return [shares[tenant] for tenant in sorted(shares)]
 
     def add(self, *pools: Pool) -> None:
         """Take pools under control; they are not loaded yet."""
@@ -153,9 +165,10 @@ class Residency:
         async with self._making_room:
             if self._idle_seconds:
                 since = self._clock.monotonic_nanoseconds() - round(self._idle_seconds * _NANOSECONDS)
-                await self._unload(*(each for each in _by_last_use(self._pools) if each.last_used < since))
-            while self._excess(0) and (idle := _by_last_use(self._pools)):
-                await self._unload(idle[0])
+                idle = [each for each in self._pools if each.is_evictable and each.last_used < since]
+                await self._unload(*idle)
+            while self._excess(0) and (leaving := self._leaving_order(None)):
+                await self._unload(leaving[0])
 
     async def shut_down(self) -> None:
         """Let every pool finish what it runs, then stop it."""
@@ -215,13 +228,14 @@ class Residency:
             _log.warning("model_not_loaded", deployment_id=str(pool.deployment.id), reason=reason)
 
     async def _make_room(self, pool: Pool) -> None:
-        """Unload what is least recently used until a pool fits; wait for what is in use, if that can help."""
+        """Unload what is missed least until a pool fits; wait for what is in use, if that can help."""
         self.require_room(pool.required_bytes, of=pool)
         try:
             async with asyncio.timeout(self._load_seconds):
                 while pool.is_leaving or (excess := self._excess(pool.required_bytes)):
                     self._freed.clear()
-                    leaving = [] if pool.is_leaving else choose_leaving(self._pools, excess=excess)
+                    order = [] if pool.is_leaving else self._leaving_order(pool)
+                    leaving = choose_leaving(order, excess=excess)
                     if leaving:
                         await self._unload(*leaving)
                     else:
@@ -233,6 +247,10 @@ class Residency:
                 retry_after=1,
             ) from None
 
+    def _leaving_order(self, newcomer: Pool | None) -> Sequence[Pool]:
+        now = self._clock.monotonic_nanoseconds()
+        return leaving_order(list(self._pools), budget=self._budget, now=now, newcomer=newcomer)
+
     async def _unload(self, *pools: Pool) -> None:
         """Stop pools that nobody holds any more; once begun it is not given up with whoever asked for it."""
         for pool in pools:  # all at once, before anybody else has a turn: no lease slips in
@@ -243,16 +261,12 @@ class Residency:
         await asyncio.shield(drains)
 
 
-def choose_leaving(pools: Iterable[Pool], *, excess: int) -> Sequence[Pool]:
-    """Return the least recently used pools that free `excess` bytes; none if all together do not."""
+def choose_leaving(order: Iterable[Pool], *, excess: int) -> Sequence[Pool]:
+    """Return the first pools that free `excess` bytes; none if all together do not."""
     chosen: list[Pool] = []
-    for pool in _by_last_use(pools):
+    for pool in order:
         if excess <= 0:
             break
         chosen.append(pool)
         excess -= pool.charged_bytes
     return chosen if excess <= 0 else []
-
-
-def _by_last_use(pools: Iterable[Pool]) -> Sequence[Pool]:
-    return sorted((pool for pool in pools if pool.is_evictable), key=lambda pool: pool.last_used)

@@ -22,6 +22,7 @@ from tritium.engine.runner import EngineThread
 from tritium.errors import BitNetServiceError, ProcessingError
 from tritium_platform.adapters import engine_messages as messages
 from tritium_platform.adapters.telemetry import configure_logging
+from tritium_platform.adapters.tracing import GenerationSpans, configure_tracing
 from tritium_platform.serving.model import EngineLoad, ModelFacts, ModelKind
 from tritium_platform.worker.parent import die_with_parent
 
@@ -82,9 +83,14 @@ class EngineServer:
             await self._report(messages.Failed.of(failure, request_id=request_id))
 
     async def _generate(self, command: messages.Submit) -> None:
-        async with contextlib.aclosing(await self._engine.generate(command.request)) as outputs:
-            async for output in outputs:
-                await self._report(messages.Tokens(output))
+        spans = GenerationSpans(command.request, traceparent=command.traceparent)
+        try:
+            async with contextlib.aclosing(await self._engine.generate(command.request)) as outputs:
+                async for output in outputs:
+                    spans.note(output)
+                    await self._report(messages.Tokens(output))
+        finally:
+            spans.end()
 
     async def _embed(self, command: messages.Embed) -> None:
         output = await self._engine.embed(command.token_ids)
@@ -119,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     configure_logging(level=options.log_level)
     structlog.contextvars.bind_contextvars(replica=options.name)
+    configure_tracing(process="engine")
     die_with_parent()
     if options.memory_limit:
         resource.setrlimit(resource.RLIMIT_AS, (options.memory_limit, options.memory_limit))

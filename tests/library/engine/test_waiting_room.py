@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import random
 import time
+from collections import Counter, deque
 
 import pytest
 from hypothesis import given, settings
@@ -116,6 +119,46 @@ def test_the_time_to_come_back_follows_the_pace_at_which_places_are_left(monkeyp
     with pytest.raises(QueueFullError) as caught:
         room.enter(a_request(70))
     assert caught.value.details["retry_after"] == pytest.approx(7.0, rel=0.01)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("tenants", [("",), ("a", "b", "c")])
+def test_who_comes_back_when_told_finds_a_place_in_a_simulated_queue(monkeypatch, seed, tenants):
+    """The queue is served in turns of its tenants; prompts and times are drawn, the estimate is a mean."""
+    now, source, numbers = 0.0, random.Random(seed), itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    room = WaitingRoom(EngineConfig(max_waiting=1000, max_waiting_tokens=4000))
+    lines = {tenant: deque() for tenant in tenants}
+
+    def fill():
+        tenant = source.choice(tenants)
+        request = a_request(next(numbers), tenant=tenant, num_prompt=source.randint(20, 120))
+        if room.has_place(request):
+            room.enter(request)
+            lines[tenant].append(request.request_id)
+
+    def serve():
+        nonlocal now
+        now += source.uniform(1.0, 3.0)
+        waiting = [tenant for tenant in tenants if lines[tenant]]
+        room.leave(lines[min(waiting, key=lambda tenant: served[tenant])].popleft())
+        served[min(waiting, key=lambda tenant: served[tenant])] += 1
+
+    served = Counter()
+    for _ in range(400):
+        for _ in range(3):
+            fill()
+        serve()
+    for _ in range(60):
+        fill()
+    wanted = a_request("late", tenant=tenants[0], num_prompt=900)
+    with pytest.raises(QueueFullError) as caught:
+        room.enter(wanted)
+    told = caught.value.details["retry_after"]
+    began = now
+    while not room.has_place(wanted):
+        serve()
+    assert 0.6 <= told / (now - began) <= 1.6
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf"), "60"])

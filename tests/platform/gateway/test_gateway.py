@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tritium_platform.adapters.memory.audit_outbox import MemoryAuditOutbox
 from tritium_platform.adapters.memory.billing_store import MemoryPriceStore
 from tritium_platform.adapters.memory.database import MemoryDatabase
+from tritium_platform.adapters.memory.fairuse_store import MemoryFairUseStore
 from tritium_platform.adapters.memory.health_store import MemoryOutcomeStore
 from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
@@ -35,6 +36,7 @@ from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.pricing import default_price_version
 from tritium_platform.errors import (
     ConflictError,
+    FairUseSuspendedError,
     InsufficientPermissionsError,
     InvalidTokenError,
     NotFoundError,
@@ -48,6 +50,8 @@ from tritium_platform.insight.health import HealthService
 from tritium_platform.metering.model import OperationType, UsageQuantities
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.passage import OnceOnly
+from tritium_platform.quotas.enforcement import FairUseMode, FairUseService
+from tritium_platform.quotas.fairuse import FairUseAction, FairUseMeasure, FairUseRule
 from tritium_platform.quotas.service import QuotaService
 from tritium_platform.serving.model import Consumption, Outcome
 from tritium_platform.tenancy.model import Scope, TenantTier
@@ -80,6 +84,15 @@ class Office:
         await billing.publish_prices(default_price_version())
         office.quotas = QuotaService(store=MemoryReservationStore(database), clock=clock)
         office.tenancy = TenancyService(store=MemoryTenantStore(database), pepper=bytes(32), clock=clock)
+        office.fair_use = FairUseService(
+            store=MemoryFairUseStore(database),
+            activity=MemoryUsageStore(database),
+            tenants=office.tenancy,
+            trail=office.outbox,
+            unit_of_work=database.unit_of_work,
+            clock=clock,
+            mode=FairUseMode.ENFORCE,
+        )
         office.health = HealthService(store=MemoryOutcomeStore(database), clock=clock)
         office.journal = None
         if cls.spool_directory is not None and outbox is None:
@@ -90,6 +103,7 @@ class Office:
             books=Books(
                 unit_of_work=database.unit_of_work,
                 quotas=office.quotas,
+                fair_use=office.fair_use,
                 metering=office.metering,
                 billing=billing,
                 outbox=office.outbox,
@@ -282,6 +296,57 @@ async def test_refusals_reserve_nothing_and_are_logged_as_denied():
     assert (await office.quotas.usage_of_month(office.context)).held == 0
     assert await office.actions() == ["completion.refuse"]
     assert await office.records() == []
+
+
+async def test_only_refusals_that_a_tenant_brings_about_itself_count_against_it():
+    office = await Office.open(None, requests_per_minute=2, monthly_quota=2)
+    for _ in range(2):
+        assert [piece async for piece in await office.walk(CountToThree())] == [0, 1, 2]
+    with pytest.raises(RateLimitExceededError):
+        await office.walk(CountToThree())
+    once = OnceOnly(event_id=uuid.uuid4(), keep=lambda: asyncio.sleep(0))
+    with pytest.raises(QuotaExceededError):  # our own turn
+        await office.gateway.process_deferred_request(
+            CountToThree(), context=office.context, request_id="r", num_requests=1, once=once
+        )
+    (requests,) = [each for each in await office.fair_use.read() if each.rule == "requests"]
+    (quota,) = [each for each in await office.fair_use.read() if each.rule == "quota"]
+    assert (requests.used, quota.used) == (1, 0)
+
+
+async def test_a_tenant_that_floods_is_throttled_then_suspended_and_the_reason_is_told():
+    office = await Office.open(None)
+    measure = FairUseMeasure(
+        id=uuid.uuid4(),
+        tenant_id=office.tenant_id,
+        rule=FairUseRule.REQUESTS,
+        action=FairUseAction.THROTTLE,
+        reason="Too many came.",
+        used=9,
+        share=Fraction(1),
+        starts_at=FROM,
+        ends_at=UNTIL,
+        is_dry_run=False,
+    )
+    measure = replace(measure, starts_at=SystemClock().now())
+    store = office.fair_use._store
+    await store.add(measure)
+    await office.fair_use.refresh()
+    passage = await office.walk(CountToThree())
+    limits, normal = passage.context.limits, office.context.limits
+    assert limits.requests_per_minute == normal.requests_per_minute // 4
+    assert passage.admission.allowance.requests.limit == limits.requests_per_minute
+    assert [piece async for piece in passage] == [0, 1, 2]
+    await store.add(replace(measure, id=uuid.uuid4(), action=FairUseAction.SUSPEND))
+    await office.fair_use.refresh()
+    with pytest.raises(FairUseSuspendedError, match=r"Too many came\. To appeal, name the measure"):
+        await office.walk(CountToThree())
+    once = OnceOnly(event_id=uuid.uuid4(), keep=lambda: asyncio.sleep(0))
+    with pytest.raises(FairUseSuspendedError):
+        await office.gateway.process_deferred_request(
+            CountToThree(), context=office.context, request_id="r", num_requests=1, once=once
+        )
+    assert (await office.quotas.usage_of_month(office.context)).held == 0
 
 
 async def test_the_health_score_tells_failures_from_wrong_requests_and_success():

@@ -74,7 +74,7 @@ class Engine:
         self.machine.engines.remove(self)
 
 
-def a_pool(machine, clock, *, need, replicas=1, is_pinned=False):
+def a_pool(machine, clock, *, need, replicas=1, is_pinned=False, tenant_id=None):
     holder = []
 
     def launch(_index):
@@ -87,7 +87,7 @@ def a_pool(machine, clock, *, need, replicas=1, is_pinned=False):
 
     deployment = Deployment(
         id=uuid7(clock),
-        tenant_id=uuid7(clock),
+        tenant_id=tenant_id or uuid7(clock),
         model_id=uuid7(clock),
         name=f"need-{need}",
         replicas=replicas,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC
 from typing import TYPE_CHECKING
 
-from tritium_platform.metering.model import UsageTotal
+from tritium_platform.metering.model import TenantActivity, TokenCount, UsageTotal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +61,38 @@ class MemoryUsageStore:
             for meter, quantity in record.metered().items():
                 sums[record.tier, meter] += quantity
         return [UsageTotal(*key, quantity) for key, quantity in sorted(sums.items()) if quantity]
+
+    async def activity(self, *, start: datetime, end: datetime) -> Sequence[TenantActivity]:
+        """Return every tenant's uses with start <= occurred_at < end, sorted by tenant; none without any."""
+        requests: Counter[UUID] = Counter()
+        compute: Counter[UUID] = Counter()
+        for record in self._records.values():
+            if start <= record.occurred_at < end:
+                requests[record.tenant_id] += 1
+                compute[record.tenant_id] += record.resources.compute_time_ms
+        return [
+            TenantActivity(tenant_id=tenant, requests=requests[tenant], compute_ms=compute[tenant])
+            for tenant in sorted(requests)
+        ]
+
+    async def hourly_tokens(self, *, start: datetime, end: datetime) -> Sequence[TokenCount]:
+        """Return the non-zero sums per tier, model and hour with start <= occurred_at < end, sorted."""
+        sums: Counter[tuple[TenantTier, str, datetime]] = Counter()
+        compute: Counter[tuple[TenantTier, str, datetime]] = Counter()
+        for record in self._records.values():
+            if start <= record.occurred_at < end:
+                used, moment = record.quantities, record.occurred_at.astimezone(UTC)
+                hour = moment.replace(minute=0, second=0, microsecond=0)
+                tokens = used.input_tokens + used.output_tokens + used.embedding_tokens
+                sums[record.tier, record.model, hour] += tokens
+                compute[record.tier, record.model, hour] += record.resources.compute_time_ms
+        return [
+            TokenCount(
+                tier=tier, model=model, hour=hour, tokens=tokens, compute_ms=compute[tier, model, hour]
+            )
+            for (tier, model, hour), tokens in sorted(sums.items())
+            if tokens
+        ]
 
     @property
     def _records(self) -> dict[Key, UsageRecord]:

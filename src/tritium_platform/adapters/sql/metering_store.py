@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import String, cast, func, literal, select
 
 from tritium_platform.adapters.sql.tables.metering import QUANTITIES, RESOURCES, usage_records
+from tritium_platform.adapters.sql.tables.tenancy import tenants
 from tritium_platform.metering.model import (
     Meter,
     OperationType,
     ResourceUsage,
+    TenantActivity,
+    TokenCount,
     UsageQuantities,
     UsageRecord,
     UsageTotal,
@@ -19,10 +23,9 @@ from tritium_platform.tenancy.model import TenantTier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
     from uuid import UUID
 
-    from sqlalchemy import Row
+    from sqlalchemy import ColumnElement, Row
 
     from tritium_platform.adapters.sql.database import Database
 
@@ -33,6 +36,7 @@ METER_COLUMNS = {
     Meter.QUANTIZED_PARAMETERS: usage_records.c.quantized_parameters,
     Meter.COMPUTE_MS: usage_records.c.compute_time_ms,
 }
+_HOUR = "%Y-%m-%d %H"
 
 
 class SqlUsageStore:
@@ -113,6 +117,68 @@ class SqlUsageStore:
             for meter in Meter
         ]
         return sorted((each for each in totals if each.quantity), key=lambda each: (each.tier, each.meter))
+
+    async def activity(self, *, start: datetime, end: datetime) -> Sequence[TenantActivity]:
+        """Return every tenant's uses with start <= occurred_at < end, sorted by tenant; none without any."""
+        statement = (
+            select(
+                usage_records.c.tenant_id,
+                func.count().label("requests"),
+                func.sum(usage_records.c.compute_time_ms).label("compute_ms"),
+            )
+            .where(*_of_everybody(start=start, end=end))
+            .group_by(usage_records.c.tenant_id)
+            .order_by(usage_records.c.tenant_id)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [
+            TenantActivity(tenant_id=row.tenant_id, requests=row.requests, compute_ms=int(row.compute_ms))
+            for row in rows
+        ]
+
+    async def hourly_tokens(self, *, start: datetime, end: datetime) -> Sequence[TokenCount]:
+        """Return the non-zero sums per tier, model and hour with start <= occurred_at < end, sorted."""
+        table = usage_records.c
+        hour = self._hour().label("hour")
+        kinds = (table.input_tokens, table.output_tokens, table.embedding_tokens)
+        tokens = sum(map(func.sum, kinds), start=literal(0)).label("tokens")
+        compute = func.sum(table.compute_time_ms).label("compute_ms")
+        statement = (
+            select(table.tier, table.model, hour, tokens, compute)
+            .where(*_of_everybody(start=start, end=end))
+            .group_by(table.tier, table.model, hour)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).all()
+        counts = [
+            TokenCount(
+                tier=TenantTier(row.tier),
+                model=row.model,
+                hour=datetime.strptime(row.hour, _HOUR).replace(tzinfo=UTC),
+                tokens=int(row.tokens),
+                compute_ms=int(row.compute_ms),
+            )
+            for row in rows
+            if row.tokens
+        ]
+        return sorted(counts, key=lambda each: (each.tier, each.model, each.hour))
+
+    def _hour(self) -> ColumnElement[str]:
+        """Return the hour of a use as text: SQLite keeps moments as text in UTC, PostgreSQL as moments."""
+        occurred = usage_records.c.occurred_at
+        if self._database.is_sqlite:
+            return func.substr(cast(occurred, String), 1, len("2026-11-29 12"))
+        return func.to_char(func.timezone("UTC", occurred), "YYYY-MM-DD HH24")
+
+
+def _of_everybody(*, start: datetime, end: datetime) -> list[ColumnElement[bool]]:
+    """Return the conditions of a period; the tenants are named, so that the index of each finds its part."""
+    return [
+        usage_records.c.tenant_id.in_(select(tenants.c.id)),
+        usage_records.c.occurred_at >= start,
+        usage_records.c.occurred_at < end,
+    ]
 
 
 def _values(record: UsageRecord) -> dict[str, Any]:
