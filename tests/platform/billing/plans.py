@@ -12,12 +12,14 @@ MODELS = ["small", "large"]
 DEVICES = ["cpu", "cuda", ""]
 CURRENCIES = ["USD", "JPY", "KWD"]
 AT = datetime(2026, 11, 30, tzinfo=UTC)
+TOMORROW = "2026-12-01T00:00:00+00:00"
 
 # Denominators that make halves, thirds and things that never come out even.
 amounts = st.one_of(
     st.fractions(0, 9, max_denominator=8), st.fractions(0, 3, max_denominator=1000), st.just(0)
 ).map(str)
 counts = st.integers(0, 12)
+currency = st.sampled_from(CURRENCIES)
 
 
 @st.composite
@@ -108,7 +110,7 @@ def tax_table(draw):
     table = []
     for jurisdiction in ("DE", "FR"):
         for category in ("standard", "reduced"):
-            for since in ("2026-01-01T00:00:00+00:00", "2026-11-01T00:00:00+00:00"):
+            for since in ("2026-01-01T00:00:00+00:00", "2026-11-01T00:00:00+00:00", TOMORROW):
                 rate = draw(st.sampled_from(["19/100", "7/100", "1/5", "0", "1/3"]))
                 table.append(
                     {"jurisdiction": jurisdiction, "category": category, "valid_from": since, "rate": rate}
@@ -122,7 +124,7 @@ def plans(draw):
     made = draw(charges())
     return {
         "name": "drawn",
-        "currency": draw(st.sampled_from(CURRENCIES)),
+        "currency": draw(currency),
         "charges": made,
         "discounts": draw(discounts([charge["name"] for charge in made])),
         "commitment": draw(st.one_of(st.just(0), st.integers(0, 80))),

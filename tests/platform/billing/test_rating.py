@@ -91,6 +91,14 @@ def test_a_month_costs_what_counting_unit_by_unit_says(plan, uses, part, status)
     require_sums(found, plan)
 
 
+@given(drawn.scalars, drawn.currency)
+def test_every_quantity_up_to_beyond_the_last_step_costs_what_its_units_cost(price, currency):
+    charge = drawn.made_fee("one", price, is_prorated=False) | {"meter": "output_tokens"}
+    read = plan_from_dict({"name": "p", "currency": currency, "charges": [charge]})
+    for quantity in range(17):
+        assert read.charges[0].price.cost(quantity) == sum(oracle.unit_costs(price, quantity))
+
+
 @given(drawn.plans(), drawn.uses, drawn.parts, drawn.statuses, st.randoms(use_true_random=False))
 @settings(max_examples=200)
 def test_neither_order_nor_splitting_of_uses_matters(plan, uses, part, status, chance):
