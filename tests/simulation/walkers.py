@@ -21,6 +21,7 @@ from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.fairuse_store import SqlFairUseStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import migrate
@@ -34,6 +35,7 @@ from tritium_platform.gateway import Books, Gateway
 from tritium_platform.insight.health import HealthService
 from tritium_platform.metering.model import OperationType, UsageQuantities
 from tritium_platform.metering.service import MeteringService
+from tritium_platform.quotas.enforcement import FairUseMode, FairUseService
 from tritium_platform.quotas.service import QuotaService
 from tritium_platform.serving.model import Consumption, Outcome
 from tritium_platform.tenancy.model import Scope, TenantTier
@@ -89,17 +91,26 @@ async def open_gateway(data_dir):
     database = Database(url)
     tenancy = TenancyService(store=SqlTenantStore(database), pepper=bytes(32), clock=clock)
     journal = await open_journal(data_dir / "spool", database=database, clock=clock)
-    metering = MeteringService(store=SqlUsageStore(database))
-    billing = BillingService(prices=SqlPriceStore(database), usage=metering, clock=clock)
+    usage, outbox = SqlUsageStore(database), SqlAuditOutbox(database)
+    billing = BillingService(prices=SqlPriceStore(database), clock=clock)
     await billing.publish_prices(default_price_version())
     books = Books(
         unit_of_work=database.unit_of_work,
         quotas=QuotaService(
             store=SqlReservationStore(database), clock=clock, reservation_seconds=RESERVATION_SECONDS
         ),
-        metering=metering,
+        fair_use=FairUseService(
+            store=SqlFairUseStore(database),
+            activity=usage,
+            tenants=tenancy,
+            trail=outbox,
+            unit_of_work=database.unit_of_work,
+            clock=clock,
+            mode=FairUseMode.DRY_RUN,
+        ),
+        metering=MeteringService(store=usage),
         billing=billing,
-        outbox=SqlAuditOutbox(database),
+        outbox=outbox,
         audit=None,
         health=HealthService(store=SqlOutcomeStore(database), clock=clock),
         telemetry=Metrics(),
