@@ -10,6 +10,7 @@ from collections.abc import Mapping  # noqa: TC003 - read when records come from
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tritium.engine.batch_size import rows_within
 from tritium.engine.bottleneck import BottleneckKind, find_bottleneck
 from tritium.engine.evidence import evidence_of
 from tritium.engine.what_if import Effect, what_if
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _WAITS = 0.2  # of requests' time in the queue
 _PLACES_USED, _PLACES_UNUSED = 0.85, 0.25
+_PLACES_HALF_USED = 0.5
 _CACHE_FULL = 0.1  # of the steps
 _CACHE_UNUSED = 0.25
 _PREEMPTED = 0.01  # of the requests
@@ -86,10 +88,12 @@ def recommend(trace: Trace, *, seed: int = 0) -> tuple[Recommendation, ...]:
 
 
 def queue_wait(evidence: Evidence) -> _Finding | None:
-    """Requests wait though the cache has room: more of them could share a step."""
+    """Requests wait though cache and latency have room: more of them could share a step."""
     if evidence.queue_wait < _WAITS or evidence.fill < _PLACES_USED or evidence.kv_full >= _CACHE_FULL:
         return None
-    now = evidence.engine.max_running
+    now, wanted = evidence.engine.max_running, evidence.engine.latency_seconds
+    if wanted is not None and evidence.cost.seconds(rows=2 * now) > wanted:
+        return None
     return _Finding(
         summary=f"Requests spend {evidence.queue_wait:.0%} of their time waiting while all places are taken: "
         f"let {2 * now} share a step.",
@@ -97,6 +101,21 @@ def queue_wait(evidence: Evidence) -> _Finding | None:
         change={"max_running": (now, 2 * now)},
         risk="Steps become longer, and with them the time between two tokens.",
         aim="first_token_seconds",
+    )
+
+
+def latency(evidence: Evidence) -> _Finding | None:
+    """Steps of as many rows as are allowed take longer than is wanted."""
+    now, wanted = evidence.engine.max_running, evidence.engine.latency_seconds
+    if wanted is None or evidence.fill < _PLACES_HALF_USED or evidence.cost.seconds(rows=now) <= wanted:
+        return None
+    fitting = rows_within(wanted, cost=evidence.cost, most=now)
+    return _Finding(
+        summary=f"A step of {now} rows takes {1000 * evidence.cost.seconds(rows=now):.1f} ms and "
+        f"{1000 * wanted:.1f} ms are wanted: let {fitting} share one.",
+        evidence=("step_seconds", "rows", "fill", "queue_wait"),
+        change={"max_running": (now, fitting)},
+        risk="Requests wait longer for a place.",
     )
 
 
@@ -235,6 +254,7 @@ def front_end_bound(evidence: Evidence) -> _Finding | None:
 
 RULES: tuple[Callable[[Evidence], _Finding | None], ...] = (
     queue_wait,
+    latency,
     cache_full,
     batch_fill,
     prefill_share,

@@ -72,6 +72,18 @@ def test_requests_that_hardly_wait_need_no_places(new_trace):
     assert "queue_wait" not in ids(queued(new_trace(crowd(), running=2.0)))  # places are free
 
 
+def test_steps_that_are_longer_than_is_wanted_get_fewer_rows_and_never_more(new_trace):
+    wanted = {"max_running": 8, "latency_seconds": 0.0062}  # 4 ms and half a one for each row: four rows
+    trace = queued(new_trace(crowd(), engine=wanted, running=8.0))
+    found = one(trace, "latency")
+    assert found.change == {"max_running": (8, 4)}
+    assert {effect.figure for effect in found.expected} >= {"first_token_seconds", "tokens_per_second"}
+    assert "queue_wait" not in ids(trace)
+    assert "latency" not in ids(queued(new_trace(crowd(), engine=wanted | {"latency_seconds": 0.05})))
+    assert "latency" not in ids(new_trace(crowd(), engine=wanted, running=2.0))
+    assert "latency" not in ids(new_trace(crowd(), engine={"max_running": 8}, running=8.0))
+
+
 def test_a_full_cache_gets_more_memory_unless_there_is_none(new_trace):
     small = {"kv_cache_bytes": 12 * 1024, "kv_blocks": 12}
     trace = new_trace(crowd(output=60), engine=small, kv_full=0.6)
