@@ -121,6 +121,8 @@ class SpooledSettlements:
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 while self._applied < target:
+                    if self._is_closing:  # nobody drains any more: the next process brings it in
+                        raise OverloadedError("The books are closed.")
                     self._is_urgent.set()
                     self._progress.clear()
                     await self._progress.wait()
