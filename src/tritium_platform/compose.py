@@ -75,7 +75,6 @@ from tritium_platform.values import SystemClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from tritium_platform.adapters.spooled_settlements import SpooledSettlements
     from tritium_platform.billing.desk import BillingDesk
     from tritium_platform.billing.model import PriceVersion
     from tritium_platform.config import PlatformConfig
@@ -125,7 +124,6 @@ class Platform:
     gateway: Gateway
     recommendations: RecommendationService
     metrics: Metrics
-    journal: SpooledSettlements | None
     is_ready: bool = False
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -147,13 +145,6 @@ class Platform:
         ]
         self.is_ready = True
 
-    async def _close_books(self) -> None:
-        await self.gateway.close()
-        if self.journal is not None:
-            await self.journal.close()
-        with contextlib.suppress(BitNetServiceError):  # what was leased comes back when it expires
-            await self.books.quotas.close()
-
     async def stop(self) -> None:
         """Finish what runs, write it down, close everything; safe to call twice."""
         self.is_ready = False
@@ -163,7 +154,11 @@ class Platform:
         self._loops = []
         await self.deployments.shut_down()
         await self.job_queue.close()
-        await self._close_books()
+        await self.gateway.close()
+        if self.books.journal is not None:
+            await self.books.journal.close()
+        with contextlib.suppress(BitNetServiceError):  # what was leased comes back when it expires
+            await self.books.quotas.close()
         if self.books.audit is not None:
             with contextlib.suppress(BitNetServiceError):
                 await self.books.audit.recover()
@@ -234,8 +229,6 @@ async def initialize_platform(
     if audit is None and is_audit_required:
         raise ResourceError("Another server runs on this data directory: stop it first.")
     metrics = Metrics()
-    # Who owns the audit log owns the data directory, and with it the spool.
-    journal = None if audit is None else await open_journal(config.spool_dir, database=database, clock=clock)
     tenancy = _open_tenancy(config, database=database, clock=clock)
     fair_use = _open_fair_use(config, database=database, tenancy=tenancy, outbox=outbox, clock=clock)
     books = await _open_books(
@@ -244,13 +237,11 @@ async def initialize_platform(
         fair_use=fair_use,
         outbox=outbox,
         audit=audit,
-        journal=journal,
         metrics=metrics,
         clock=clock,
     )
     return _assemble(
         config,
-        journal=journal,
         clock=clock,
         database=database,
         tenancy=tenancy,
@@ -269,10 +260,11 @@ async def _open_books(
     fair_use: FairUseService,
     outbox: SqlAuditOutbox,
     audit: AuditService | None,
-    journal: SpooledSettlements | None,
     metrics: Metrics,
     clock: Clock,
 ) -> Books:
+    # Who owns the audit log owns the data directory, and with it the spool.
+    journal = None if audit is None else await open_journal(config.spool_dir, database=database, clock=clock)
     metering = MeteringService(store=SqlUsageStore(database))
     billing = BillingService(prices=SqlPriceStore(database), clock=clock)
     await billing.publish_prices(_price_version(config))
@@ -301,7 +293,6 @@ def _assemble(
     tenancy: TenancyService,
     fair_use: FairUseService,
     books: Books,
-    journal: SpooledSettlements | None,
     metrics: Metrics,
     signer: NoteSigner,
     launch: ReplicaLauncher | None,
@@ -358,7 +349,6 @@ def _assemble(
         gateway=Gateway(tenancy=tenancy, books=books),
         recommendations=RecommendationService(ProcessTraceAnalyst(config.traces_dir)),
         metrics=metrics,
-        journal=journal,
     )
 
 

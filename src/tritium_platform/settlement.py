@@ -51,6 +51,9 @@ class SettlementJournal(Protocol):
     async def drained(self) -> None:
         """Wait until everything that was appended is in the books; OverloadedError if that takes too long."""
 
+    async def close(self) -> None:
+        """Bring everything into the books and end; safe to call twice."""
+
 
 class SettlementStore(Protocol):
     """Brings settlements into the books, each once."""
