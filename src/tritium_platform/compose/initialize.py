@@ -1,0 +1,207 @@
+"""From a configuration to a platform, or to a worker beside one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from tritium_platform.adapters.billing_schedule import open_schedule
+from tritium_platform.adapters.jobs import DbosJobQueue, QuantizationWorker
+from tritium_platform.adapters.metrics import Metrics
+from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
+from tritium_platform.adapters.sql.batch_store import SqlBatchStore
+from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.job_store import SqlJobStore
+from tritium_platform.adapters.sql.metering_store import SqlUsageStore
+from tritium_platform.adapters.sql.migrate import migrate
+from tritium_platform.adapters.sql.model_store import SqlModelStore
+from tritium_platform.adapters.sql.money import open_sql_desk
+from tritium_platform.adapters.sql.quota_store import SqlReservationStore
+from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst
+from tritium_platform.compose.books import note_signer, open_audit, open_books, open_fair_use, price_version
+from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
+from tritium_platform.compose.models import open_serving
+from tritium_platform.compose.platform import Platform
+from tritium_platform.compose.storage import batch_work, open_files, open_idempotency
+from tritium_platform.config import read_or_create_secret
+from tritium_platform.errors import ResourceError, ValidationError
+from tritium_platform.gateway import Books, Gateway
+from tritium_platform.insight.prediction import PredictionService
+from tritium_platform.insight.recommendations import RecommendationService
+from tritium_platform.metering.service import MeteringService
+from tritium_platform.quotas.service import QuotaService
+from tritium_platform.serving.batches import BatchService
+from tritium_platform.serving.quantization import QuantizationService
+from tritium_platform.serving.quantization_work import QuantizationWork, WorkBooks
+from tritium_platform.serving.registry import RegistryService
+from tritium_platform.serving.uploads import UploadService
+from tritium_platform.values import SystemClock
+
+if TYPE_CHECKING:
+    from tritium_platform.audit.note import NoteSigner
+    from tritium_platform.config import PlatformConfig
+    from tritium_platform.quotas.enforcement import FairUseService
+    from tritium_platform.serving.pool import ReplicaLauncher
+    from tritium_platform.tenancy.service import TenancyService
+    from tritium_platform.values import Clock
+
+ADMIN_PREFIX = "btn_admin_"
+AUDIT_ATTEMPTS = 20
+
+
+def problems_of(config: PlatformConfig) -> list[str]:
+    """Return what would stop a platform from starting, one sentence each; empty if nothing would."""
+    problems = config.check()
+    for read in (tier_limits, price_version):
+        try:
+            read(config)
+        except ValidationError as error:
+            problems.append(error.message)
+    return problems
+
+
+async def initialize_platform(
+    config: PlatformConfig,
+    *,
+    clock: Clock | None = None,
+    launch: ReplicaLauncher | None = None,
+    is_audit_required: bool = False,
+) -> Platform:
+    """Wire a platform: directories, secrets, database at the newest schema, services. Nothing runs yet.
+
+    Args:
+        config: the configuration.
+        clock: the time; the machine's unless a test owns it.
+        launch: makes engine replicas; child processes unless a test brings its own.
+        is_audit_required: a server must own the audit log; a command beside a server leaves it to the server.
+
+    Raises:
+        ResourceError: the audit log is required and another server writes it.
+        ValidationError: the configuration cannot work; the message says what to change.
+    """
+    clock = clock or SystemClock()
+    problems = problems_of(config)
+    if problems:
+        raise ValidationError(" ".join(problems))
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(config.resolved_database_url)
+    await asyncio.to_thread(migrate, config.resolved_database_url)
+    signer = note_signer(config)
+    outbox = SqlAuditOutbox(database)
+    audit = await open_audit(
+        config, signer=signer, clock=clock, outbox=outbox, attempts=AUDIT_ATTEMPTS if is_audit_required else 1
+    )
+    if audit is None and is_audit_required:
+        raise ResourceError("Another server runs on this data directory: stop it first.")
+    metrics = Metrics()
+    tenancy = open_tenancy(config, database=database, clock=clock)
+    fair_use = open_fair_use(config, database=database, tenancy=tenancy, outbox=outbox, clock=clock)
+    books = await open_books(
+        config,
+        database=database,
+        fair_use=fair_use,
+        outbox=outbox,
+        audit=audit,
+        metrics=metrics,
+        clock=clock,
+    )
+    return _assemble(
+        config,
+        clock=clock,
+        database=database,
+        tenancy=tenancy,
+        fair_use=fair_use,
+        books=books,
+        metrics=metrics,
+        signer=signer,
+        launch=launch,
+    )
+
+
+def _assemble(
+    config: PlatformConfig,
+    *,
+    clock: Clock,
+    database: Database,
+    tenancy: TenancyService,
+    fair_use: FairUseService,
+    books: Books,
+    metrics: Metrics,
+    signer: NoteSigner,
+    launch: ReplicaLauncher | None,
+) -> Platform:
+    registry = RegistryService(store=SqlModelStore(database), roots=config.model_roots, clock=clock)
+    uploads = UploadService(
+        directory=config.uploads_dir, limit=config.max_upload_bytes, quotas=books.quotas, clock=clock
+    )
+    batches = SqlBatchStore(database)
+    files = open_files(config, database=database, batches=batches, books=books)
+    job_queue = DbosJobQueue(system_database_url=config.jobs_database_url)
+    serving = open_serving(config, database=database, registry=registry, launch=launch, clock=clock)
+    return Platform(
+        config=config,
+        clock=clock,
+        database=database,
+        admin_token=ADMIN_PREFIX + read_or_create_secret(config.data_dir / "secrets" / "admin_key").hex(),
+        verifier_key=signer.verifier.vkey,
+        tenancy=tenancy,
+        security=open_security(database, tenancy=tenancy, books=books),
+        books=books,
+        desk=open_sql_desk(
+            database,
+            prices=books.billing,
+            tenants=tenancy,
+            signer=signer,
+            clock=clock,
+            grace_days=config.invoice_grace_days,
+        ),
+        fair_use=fair_use,
+        predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
+        registry=registry,
+        uploads=uploads,
+        files=files,
+        batches=BatchService(store=batches, files=files, clock=clock),
+        batch_work=batch_work(batches, files=files, tenancy=tenancy, books=books),
+        quantizations=QuantizationService(
+            jobs=SqlJobStore(database),
+            queue=job_queue,
+            uploads=uploads,
+            registry=registry,
+            quotas=books.quotas,
+            unit_of_work=database.unit_of_work,
+            models_dir=config.models_dir,
+            clock=clock,
+        ),
+        job_queue=job_queue,
+        aliases=serving.aliases,
+        deployments=serving.deployments,
+        residency=serving.residency,
+        swaps=serving.swaps,
+        inference=serving.inference,
+        idempotency=open_idempotency(config, database=database, clock=clock),
+        gateway=Gateway(tenancy=tenancy, books=books),
+        recommendations=RecommendationService(ProcessTraceAnalyst(config.traces_dir)),
+        metrics=metrics,
+    )
+
+
+async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = None) -> QuantizationWorker:
+    """Wire what does quantization jobs; the calling process launches it. The database must be migrated."""
+    clock = clock or SystemClock()
+    database = Database(config.resolved_database_url)
+    jobs = SqlJobStore(database)
+    books = WorkBooks(
+        jobs=jobs,
+        models=SqlModelStore(database),
+        quotas=QuotaService(store=SqlReservationStore(database), clock=clock),
+        metering=MeteringService(store=SqlUsageStore(database)),
+        outbox=SqlAuditOutbox(database),
+        unit_of_work=database.unit_of_work,
+        clock=clock,
+    )
+    work = QuantizationWork(books=books, jobs_dir=config.jobs_dir, models_dir=config.models_dir)
+    loop = asyncio.get_running_loop()
+    billing = open_schedule(config, database=database, signer=note_signer(config), clock=clock, loop=loop)
+    return QuantizationWorker(
+        system_database_url=config.jobs_database_url, work=work, jobs=jobs, billing=billing, loop=loop
+    )
