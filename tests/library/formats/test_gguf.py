@@ -124,7 +124,7 @@ def test_a_byte_level_tokenizer_keeps_its_ids_kinds_and_merges():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model": {"type": "Unigram"}}, "only a byte-level BPE"),
+        ({"model": {"type": "Unigram"}}, "only a BPE"),
         ({"model": {"type": "BPE", "byte_fallback": True, "vocab": {}}}, "byte_fallback"),
         ({"normalizer": {"type": "NFC"}}, "normalizer"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "splits text"),
