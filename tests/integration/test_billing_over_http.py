@@ -263,4 +263,6 @@ async def test_the_calendar_bills_last_month_by_itself_and_only_once(harness, tm
         assert actions.count("invoice.generate") == actions.count("invoice.finalize") == 1
     finally:
         await worker.close()
+        DBOS.destroy(destroy_registry=True)
+        await worker._jobs._database.close()
         await platform.stop()
