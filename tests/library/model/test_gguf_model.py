@@ -187,13 +187,13 @@ def test_import_and_export_again_give_the_same_bytes(exported, tmp_path, embeddi
     np.testing.assert_array_equal(logits(tmp_path / "model"), logits(first))
 
 
-@pytest.mark.gguf
 def test_a_gguf_file_is_exported_without_a_directory_between(exported, tmp_path):
     kind, path, _ = exported
     export_gguf(path, tmp_path / f"{path.stem}.gguf", ternary_type=kind, embedding_type="f32")
     assert (tmp_path / f"{path.stem}.gguf").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.gguf
 def test_every_weight_is_what_the_official_package_reads(exported):
     import gguf  # noqa: PLC0415 - the bare wheel comes without it
 
