@@ -341,7 +341,14 @@ class Gateway:
             passage.context, admission=passage.admission, tokens=consumption.tokens, is_counted=is_counted
         )
         if settlement.kind is OutcomeKind.REFUSED and isinstance(error, BitNetServiceError):
-            await self._books.fair_use.count_refusal(passage.context.tenant_id, code=error.code)
+            await self._count_refusal(passage.context.tenant_id, code=error.code)
+
+    async def _count_refusal(self, tenant_id: UUID, *, code: str) -> None:
+        """Count it for fair use; the request is in the books already, whether or not the database is there."""
+        try:
+            await self._books.fair_use.count_refusal(tenant_id, code=code)
+        except BitNetServiceError as error:
+            _log.warning("refusal_not_counted", tenant_id=str(tenant_id), code=error.code)
 
     async def _settlement(
         self,
