@@ -344,7 +344,7 @@ class Gateway:
             await self._count_refusal(passage.context.tenant_id, code=error.code)
 
     async def _count_refusal(self, tenant_id: UUID, *, code: str) -> None:
-        """Count it for fair use; the request is in the books already, whether or not the database is there."""
+        """Count it for fair use; the request is in the books already, even if the database is away."""
         try:
             await self._books.fair_use.count_refusal(tenant_id, code=code)
         except BitNetServiceError as error:
