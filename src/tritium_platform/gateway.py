@@ -17,7 +17,7 @@ import structlog
 from tritium_platform import spans
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
 from tritium_platform.errors import BitNetServiceError
-from tritium_platform.insight.health import OutcomeKind, latency_bucket
+from tritium_platform.insight.health import latency_bucket
 from tritium_platform.metering.model import UsageRecord
 from tritium_platform.passage import Passage
 from tritium_platform.resilience import Deadline, ResilientCaller, RetryBudget, RetryPolicy
@@ -340,15 +340,6 @@ class Gateway:
         self._books.quotas.finish(
             passage.context, admission=passage.admission, tokens=consumption.tokens, is_counted=is_counted
         )
-        if settlement.kind is OutcomeKind.REFUSED and isinstance(error, BitNetServiceError):
-            await self._count_refusal(passage.context.tenant_id, code=error.code)
-
-    async def _count_refusal(self, tenant_id: UUID, *, code: str) -> None:
-        """Count it for fair use; the request is in the books already, even if the database is away."""
-        try:
-            await self._books.fair_use.count_refusal(tenant_id, code=code)
-        except BitNetServiceError as error:
-            _log.warning("refusal_not_counted", tenant_id=str(tenant_id), code=error.code)
 
     async def _settlement(
         self,
@@ -399,8 +390,6 @@ class Gateway:
             with spans.step("audit"):
                 await books.outbox.add(_intent(passage, record=record, cost=price, code=code))
             await books.health.update_health(context.tenant_id, kind=kind, latency_ms=round(seconds * 1000))
-            if kind is OutcomeKind.REFUSED and code is not None and passage.once is None:
-                await books.fair_use.count_refusal(context.tenant_id, code=code)
 
     def _record(self, passage: Passage[Piece], *, outcome: Outcome, consumption: Consumption) -> UsageRecord:
         context, request = passage.context, passage.request

@@ -11,6 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tritium.engine.bottleneck import find_bottleneck
+from tritium.engine.evidence import evidence_of
+from tritium.engine.recommendations import recommend
+from tritium.engine.trace import read_trace
+
 PROMPT = "And God said unto Noah"
 REQUESTS, TOKENS = 30, 80
 
@@ -44,14 +49,14 @@ def test_an_operator_sees_what_limits_an_engine_and_what_to_change(traced):
     assert engine["deployment"] == "scripture-llama-6m"
     assert engine["requests"] == REQUESTS
     assert engine["bottleneck"]["kind"] in {"cpu", "memory", "network", "demand", "not known"}
-    # Which rules fire depends on what steps cost here; each is tested on traces of its own.
-    for each in engine["recommendations"]:
-        assert each["summary"]
-        assert each["evidence"]
-        assert each["undo"]
-    for path in directory.glob("traces/*.jsonl"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert "Noah" not in path.read_text()
+    (path,) = directory.glob("traces/*.jsonl")
+    # What is recommended depends on what steps cost here: it is what the library says of the same file.
+    expected = recommend(read_trace(path))
+    assert [each["id"] for each in engine["recommendations"]] == [each.id for each in expected]
+    assert [each["undo"] for each in engine["recommendations"]] == [each.undo for each in expected]
+    assert engine["bottleneck"]["kind"] == find_bottleneck(evidence_of(read_trace(path))).kind
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "Noah" not in path.read_text()
 
 
 def test_nobody_else_sees_it(traced):
