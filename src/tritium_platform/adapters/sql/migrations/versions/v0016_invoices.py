@@ -44,6 +44,16 @@ FINAL = ("void", "uncollectible")
 
 def upgrade() -> None:
     """Make the tables, and the triggers that refuse."""
+    _make_plans_and_contracts()
+    _make_invoices()
+    _make_documents()
+    _make_credit()
+    is_sqlite = op.get_bind().dialect.name == "sqlite"
+    (_refuse_on_sqlite if is_sqlite else _refuse_on_postgresql)()
+
+
+def _make_plans_and_contracts() -> None:
+    """Make what decides prices, and the numbers of invoices."""
     op.create_table(
         "billing_operations",
         sa.Column("id", sa.String(length=300), nullable=False),
@@ -52,25 +62,6 @@ def upgrade() -> None:
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_billing_operations")),
     )
-    op.create_table(
-        "credit_grants",
-        sa.Column("id", sa.Uuid(), nullable=False),
-        sa.Column("tenant_id", sa.Uuid(), nullable=False),
-        sa.Column("currency", sa.String(length=3), nullable=False),
-        sa.Column("amount_minor", sa.BigInteger(), nullable=False),
-        sa.Column("remaining_minor", sa.BigInteger(), nullable=False),
-        sa.Column("priority", sa.Integer(), nullable=False),
-        sa.Column("expires_at", UtcDateTime(), nullable=True),
-        sa.Column("reason", sa.String(length=200), nullable=False),
-        sa.Column("created_at", UtcDateTime(), nullable=False),
-        sa.CheckConstraint("amount_minor > 0", name=op.f("ck_credit_grants_amount_positive")),
-        sa.CheckConstraint(
-            "remaining_minor >= 0 AND remaining_minor <= amount_minor",
-            name=op.f("ck_credit_grants_remaining_within_amount"),
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_credit_grants")),
-    )
-    op.create_index("ix_credit_grants_tenant_id_id", "credit_grants", ["tenant_id", "id"], unique=False)
     op.create_table(
         "number_series",
         sa.Column("name", sa.String(length=20), nullable=False),
@@ -105,6 +96,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_contracts")),
         sa.UniqueConstraint("tenant_id", "starts_at", name=op.f("uq_contracts_tenant_id_starts_at")),
     )
+
+
+def _make_invoices() -> None:
+    """Make the heads of invoices."""
     op.create_table(
         "invoices",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -154,21 +149,10 @@ def upgrade() -> None:
         sqlite_where=sa.text("kind = 'invoice' AND status <> 'void'"),
         postgresql_where=sa.text("kind = 'invoice' AND status <> 'void'"),
     )
-    op.create_table(
-        "credit_draws",
-        sa.Column("invoice_id", sa.Uuid(), nullable=False),
-        sa.Column("grant_id", sa.Uuid(), nullable=False),
-        sa.Column("tenant_id", sa.Uuid(), nullable=False),
-        sa.Column("amount_minor", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("amount_minor > 0", name=op.f("ck_credit_draws_amount_positive")),
-        sa.ForeignKeyConstraint(
-            ["grant_id"], ["credit_grants.id"], name=op.f("fk_credit_draws_grant_id_credit_grants")
-        ),
-        sa.ForeignKeyConstraint(
-            ["invoice_id"], ["invoices.id"], name=op.f("fk_credit_draws_invoice_id_invoices")
-        ),
-        sa.PrimaryKeyConstraint("invoice_id", "grant_id", name=op.f("pk_credit_draws")),
-    )
+
+
+def _make_documents() -> None:
+    """Make what an invoice says, charges and is paid by."""
     op.create_table(
         "invoice_documents",
         sa.Column("invoice_id", sa.Uuid(), nullable=False),
@@ -187,28 +171,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("invoice_id", name=op.f("pk_invoice_documents")),
         sa.UniqueConstraint("number", name=op.f("uq_invoice_documents_number")),
         sa.UniqueConstraint("series", "sequence", name=op.f("uq_invoice_documents_series_sequence")),
-    )
-    op.create_table(
-        "invoice_events",
-        sa.Column("invoice_id", sa.Uuid(), nullable=False),
-        sa.Column("usage_id", sa.Uuid(), nullable=False),
-        sa.Column("tenant_id", sa.Uuid(), nullable=False),
-        sa.Column("is_void", sa.Boolean(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["invoice_id"], ["invoices.id"], name=op.f("fk_invoice_events_invoice_id_invoices")
-        ),
-        sa.ForeignKeyConstraint(
-            ["usage_id"], ["usage_records.id"], name=op.f("fk_invoice_events_usage_id_usage_records")
-        ),
-        sa.PrimaryKeyConstraint("invoice_id", "usage_id", name=op.f("pk_invoice_events")),
-    )
-    op.create_index(
-        "uq_invoice_events_usage_id",
-        "invoice_events",
-        ["usage_id"],
-        unique=True,
-        sqlite_where=sa.text("is_void = 0"),
-        postgresql_where=sa.text("NOT is_void"),
     )
     op.create_table(
         "invoice_lines",
@@ -234,6 +196,28 @@ def upgrade() -> None:
         "ix_invoice_lines_tenant_id_period", "invoice_lines", ["tenant_id", "period"], unique=False
     )
     op.create_table(
+        "invoice_events",
+        sa.Column("invoice_id", sa.Uuid(), nullable=False),
+        sa.Column("usage_id", sa.Uuid(), nullable=False),
+        sa.Column("tenant_id", sa.Uuid(), nullable=False),
+        sa.Column("is_void", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["invoice_id"], ["invoices.id"], name=op.f("fk_invoice_events_invoice_id_invoices")
+        ),
+        sa.ForeignKeyConstraint(
+            ["usage_id"], ["usage_records.id"], name=op.f("fk_invoice_events_usage_id_usage_records")
+        ),
+        sa.PrimaryKeyConstraint("invoice_id", "usage_id", name=op.f("pk_invoice_events")),
+    )
+    op.create_index(
+        "uq_invoice_events_usage_id",
+        "invoice_events",
+        ["usage_id"],
+        unique=True,
+        sqlite_where=sa.text("is_void = 0"),
+        postgresql_where=sa.text("NOT is_void"),
+    )
+    op.create_table(
         "invoice_payments",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("invoice_id", sa.Uuid(), nullable=False),
@@ -248,8 +232,44 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_invoice_payments")),
     )
     op.create_index("ix_invoice_payments_invoice_id", "invoice_payments", ["invoice_id"], unique=False)
-    is_sqlite = op.get_bind().dialect.name == "sqlite"
-    (_refuse_on_sqlite if is_sqlite else _refuse_on_postgresql)()
+
+
+def _make_credit() -> None:
+    """Make prepaid credit and what is drawn of it."""
+    op.create_table(
+        "credit_grants",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("tenant_id", sa.Uuid(), nullable=False),
+        sa.Column("currency", sa.String(length=3), nullable=False),
+        sa.Column("amount_minor", sa.BigInteger(), nullable=False),
+        sa.Column("remaining_minor", sa.BigInteger(), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("expires_at", UtcDateTime(), nullable=True),
+        sa.Column("reason", sa.String(length=200), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.CheckConstraint("amount_minor > 0", name=op.f("ck_credit_grants_amount_positive")),
+        sa.CheckConstraint(
+            "remaining_minor >= 0 AND remaining_minor <= amount_minor",
+            name=op.f("ck_credit_grants_remaining_within_amount"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_credit_grants")),
+    )
+    op.create_index("ix_credit_grants_tenant_id_id", "credit_grants", ["tenant_id", "id"], unique=False)
+    op.create_table(
+        "credit_draws",
+        sa.Column("invoice_id", sa.Uuid(), nullable=False),
+        sa.Column("grant_id", sa.Uuid(), nullable=False),
+        sa.Column("tenant_id", sa.Uuid(), nullable=False),
+        sa.Column("amount_minor", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("amount_minor > 0", name=op.f("ck_credit_draws_amount_positive")),
+        sa.ForeignKeyConstraint(
+            ["grant_id"], ["credit_grants.id"], name=op.f("fk_credit_draws_grant_id_credit_grants")
+        ),
+        sa.ForeignKeyConstraint(
+            ["invoice_id"], ["invoices.id"], name=op.f("fk_credit_draws_invoice_id_invoices")
+        ),
+        sa.PrimaryKeyConstraint("invoice_id", "grant_id", name=op.f("pk_credit_draws")),
+    )
 
 
 def downgrade() -> None:
