@@ -41,6 +41,25 @@ class PriceListConfig(BaseModel):
     included: dict[str, dict[str, int]] = {}
 
 
+class SellerConfig(BaseModel):
+    """Who issues invoices, as EN 16931 asks for it; without a name they name nobody."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = ""
+    street: tuple[str, ...] = ()
+    post_code: str = ""
+    city: str = ""
+    country: str = ""
+    email: str = ""
+    vat_id: str = ""
+    tax_number: str = ""
+    registration_id: str = ""
+    iban: str = ""
+    bic: str = ""
+    exemption_reason: str = ""
+
+
 class PlatformConfig(BaseSettings):
     """Everything an operator can set; immutable once read. Sizes are bytes, times are seconds."""
 
@@ -121,6 +140,11 @@ class PlatformConfig(BaseSettings):
     """Currency, start, prices and included amounts by tier and meter; no prices: the built-in list."""
     invoice_grace_days: Annotated[int, Field(ge=0, le=365)] | None = None
     """Days after a month at which its drafts are finalized by themselves; None: the operator finalizes."""
+    seller: SellerConfig = SellerConfig()
+    """Who issues invoices: name, street, post_code, city, country, email, vat_id, tax_number,
+    registration_id, iban, bic, exemption_reason."""
+    invoice_fonts: Path | None = None
+    """A directory of fonts for names in scripts that the built-in ones lack, such as Chinese."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """debug, info, warning or error."""
 
@@ -197,6 +221,8 @@ class PlatformConfig(BaseSettings):
         problems += [
             f"model_roots: {root} is not a directory." for root in self.model_roots if not root.is_dir()
         ]
+        if self.invoice_fonts is not None and not self.invoice_fonts.is_dir():
+            problems.append(f"invoice_fonts: {self.invoice_fonts} is not a directory.")
         for path in (self.pepper_file, self.signing_key_file):
             if path is not None and not path.is_file():
                 problems.append(f"{path} does not exist.")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tritium_platform.adapters.sql.database import Database
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.billing.calendar import BillingCalendar
+    from tritium_platform.billing.party import Seller
     from tritium_platform.config import PlatformConfig
     from tritium_platform.values import Clock
 
@@ -71,6 +72,7 @@ def open_schedule(
     *,
     database: Database,
     signer: NoteSigner,
+    seller: Seller | None,
     clock: Clock,
     loop: asyncio.AbstractEventLoop,
 ) -> BillingSchedule:
@@ -82,5 +84,6 @@ def open_schedule(
         signer=signer,
         clock=clock,
         grace_days=config.invoice_grace_days,
+        seller=seller,
     )
     return BillingSchedule(desk.calendar, loop=loop, cron=HOURLY)

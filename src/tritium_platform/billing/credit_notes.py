@@ -16,6 +16,7 @@ from tritium_platform.billing.invoice import (
     InvoiceKind,
     InvoiceStatus,
 )
+from tritium_platform.billing.party import Parties
 from tritium_platform.billing.rating.rounding import Rounding, round_once
 from tritium_platform.billing.rating.tax import TaxStatus
 from tritium_platform.billing.settlement import require_text, settled
@@ -91,7 +92,12 @@ class CreditNoteService:
             note,
             lines=lines,
             tax=TaxStatus(**document["tax"]),
-            extra={"credits_invoice": document["number"], "reason": reason},
+            parties=Parties.of(document),
+            extra={
+                "credits_invoice": document["number"],
+                "credits_issued_at": document["issued_at"],
+                "reason": reason,
+            },
         )
         await self._books.invoices.add(note)
         await self._books.invoices.add_document(
@@ -156,6 +162,7 @@ class CreditNoteService:
                     "period": line["period"],
                     "net_minor": amount,
                     "tax_minor": taxes[1] - taxes[0],
+                    **{name: line[name] for name in ("tax_code", "tax_rate") if name in line},
                 }
             )
         if not lines:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tritium_platform.billing.books import BillingBooks
     from tritium_platform.billing.calendar import Tenants
     from tritium_platform.billing.journal import JournalGroup
+    from tritium_platform.billing.party import Seller
     from tritium_platform.billing.plans import PlanStore, PriceLists
 
 PAGE = 1000
@@ -54,6 +55,7 @@ def open_desk(
     tenants: Tenants,
     signer: NoteSigner,
     grace_days: int | None,
+    seller: Seller | None = None,
 ) -> BillingDesk:
     """Open the services over some books.
 
@@ -64,9 +66,10 @@ def open_desk(
         tenants: who is billed by the calendar.
         signer: signs what is finalized.
         grace_days: see `BillingCalendar`.
+        seller: who issues the invoices; None: they name nobody.
     """
     plans = PlanService(store=plan_store, prices=prices, books=books)
-    invoices = InvoiceService(books=books, plans=plans, signer=signer)
+    invoices = InvoiceService(books=books, plans=plans, signer=signer, seller=seller)
     settlement = SettlementService(books=books)
     grants = GrantService(books=books)
     return BillingDesk(

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.billing.drafting import DraftLine
     from tritium_platform.billing.invoice import Invoice
+    from tritium_platform.billing.party import Parties
     from tritium_platform.billing.rating.tax import TaxStatus
 
-SCHEMA = "tritium.invoice.v1"
+# v1 knew no parties, no rates of tax and no breakdown of it; its documents stay as they are.
+SCHEMA = "tritium.invoice.v2"
 NOTE_HEADING = "invoice v1"
 
 
@@ -69,6 +71,8 @@ def line_to_dict(number: int, draft: DraftLine, *, events: EventDigest | None) -
         "discount_minor": line.discount,
         "net_minor": line.net,
         "tax_minor": line.tax,
+        "tax_code": line.tax_code.value,
+        "tax_rate": str(line.tax_rate),
     }
     if events is not None:
         plain["events"] = events.to_dict()
@@ -80,6 +84,7 @@ def invoice_to_dict(
     *,
     lines: Sequence[Mapping[str, Any]],
     tax: TaxStatus,
+    parties: Parties,
     draws: Sequence[tuple[UUID, int]] = (),
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -99,6 +104,7 @@ def invoice_to_dict(
         "contract_id": str(invoice.contract_id) if invoice.contract_id else None,
         "issued_at": _moment(invoice.finalized_at),
         "due_at": _moment(invoice.due_at),
+        **parties.to_dict(),
         "tax": {
             "jurisdiction": tax.jurisdiction,
             "is_reverse_charge": tax.is_reverse_charge,
@@ -107,11 +113,26 @@ def invoice_to_dict(
         "lines": list(lines),
         "net_minor": net,
         "tax_minor": taxes,
+        "taxes": tax_breakdown(lines),
         "total_minor": net + taxes,
         "credits": [{"grant_id": str(grant), "amount_minor": amount} for grant, amount in draws],
         "due_minor": max(0, net + taxes) - drawn,
         **(extra or {}),
     }
+
+
+def tax_breakdown(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the sums of lines by code and rate of their tax; of a line that names none there are none."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    for line in lines:
+        if "tax_code" in line:
+            sum_of = sums.setdefault((line["tax_code"], line["tax_rate"]), [0, 0])
+            sum_of[0] += line["net_minor"]
+            sum_of[1] += line["tax_minor"]
+    return [
+        {"code": code, "rate": rate, "net_minor": net, "tax_minor": tax}
+        for (code, rate), (net, tax) in sums.items()
+    ]
 
 
 def sign_document(

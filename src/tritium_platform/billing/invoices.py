@@ -17,9 +17,10 @@ from tritium_platform.billing.invoice import (
     InvoiceKind,
     InvoiceStatus,
 )
-from tritium_platform.billing.projection import Projection, uses_of
+from tritium_platform.billing.line_events import LineEvent, events_of
+from tritium_platform.billing.party import Parties
+from tritium_platform.billing.projection import Projection
 from tritium_platform.billing.rating.credits import Credit, draw_credits
-from tritium_platform.billing.rating.rate import charge_of
 from tritium_platform.errors import ConflictError, NotFoundError
 from tritium_platform.values import CalendarMonth, uuid7
 
@@ -30,21 +31,11 @@ if TYPE_CHECKING:
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.billing.books import BillingBooks
     from tritium_platform.billing.drafting import DraftLine
+    from tritium_platform.billing.party import Seller
     from tritium_platform.billing.plans import PlanService, Terms
     from tritium_platform.billing.rating.plan import Plan
 
 WITHOUT_CONTRACT_DAYS = 14
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LineEvent:
-    """A use that a line charges, and how much of it."""
-
-    usage_id: UUID
-    source: str
-    event_id: str
-    occurred_at: str
-    quantity: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +60,13 @@ class InvoiceService:
     journal and audit intent.
     """
 
-    def __init__(self, *, books: BillingBooks, plans: PlanService, signer: NoteSigner) -> None:
+    def __init__(
+        self, *, books: BillingBooks, plans: PlanService, signer: NoteSigner, seller: Seller | None = None
+    ) -> None:
         self._books = books
         self._plans = plans
         self._signer = signer
+        self._seller = seller
         self._projection = Projection(books=books, plans=plans)
 
     async def generate(self, tenant_id: UUID, *, period: CalendarMonth, actor: str) -> Sequence[Invoice]:
@@ -145,14 +139,20 @@ class InvoiceService:
             body: dict[str, Any] = json.loads(document.body)
             return body
         if invoice.status is InvoiceStatus.VOID:  # a draft that was discarded says nothing any more
-            return invoice_to_dict(invoice, lines=[], tax=(await self._projection.terms_of(invoice)).tax)
+            return invoice_to_dict(
+                invoice,
+                lines=[],
+                tax=(await self._projection.terms_of(invoice)).tax,
+                parties=await self._parties(invoice),
+            )
         months = await self._projection.months_of(invoice)
         lines = await self._projection.lines(invoice, months=months, is_final=False)
         terms = await self._projection.terms_of(invoice)
         plain = [line_to_dict(number, line, events=None) for number, line in enumerate(lines, start=1)]
         grants = await self._books.credits.list(invoice.tenant_id)
         draws = self._draws(invoice, lines=lines, grants=grants)
-        return invoice_to_dict(invoice, lines=plain, tax=terms.tax, draws=draws)
+        parties = await self._parties(invoice)
+        return invoice_to_dict(invoice, lines=plain, tax=terms.tax, parties=parties, draws=draws)
 
     async def finalize(self, invoice_id: UUID, *, actor: str) -> Invoice:
         """Finalize a draft; one that is finalized already is returned as it is.
@@ -175,28 +175,22 @@ class InvoiceService:
     async def line_events(
         self, invoice: Invoice, *, number: int, limit: int, after: UUID | None = None
     ) -> tuple[Sequence[LineEvent], UUID | None]:
-        """Return a page of the uses that a line of a finalized invoice charges, and where to go on."""
-        if invoice.kind is not InvoiceKind.INVOICE:
-            raise NotFoundError("A credit note has no uses of its own: look at the invoice that it corrects.")
-        line = next((each for each in (await self.body(invoice))["lines"] if each["number"] == number), None)
+        """Return a page of the uses behind a line of a finalized invoice or credit note, and where to go on.
+
+        Raises:
+            NotFoundError: there is no such line, or the invoice is a draft.
+        """
+        body = await self._books.said(invoice) if invoice.number else {"lines": ()}
+        line = next((each for each in body["lines"] if each["number"] == number), None)
         if line is None:
-            raise invoice_not_found()
+            raise NotFoundError("There is no such line in a finalized invoice.")
+        if invoice.credits_invoice_id is not None:  # what it takes off was charged by the invoice it corrects
+            credited = await self.get(invoice.credits_invoice_id)
+            return await self.line_events(credited, number=line["credits_line"], limit=limit, after=after)
         plan = await self._plans.get(line["plan_id"])
         month = CalendarMonth.parse(line["period"])
-        wanted = (line["charge"], tuple(line["cell"]))
         records = await self._books.usage.events(invoice.id, month=month, limit=limit, after=after)
-        events = [
-            LineEvent(
-                usage_id=record.id,
-                source=record.source,
-                event_id=record.event_id,
-                occurred_at=record.occurred_at.isoformat(),
-                quantity=use.quantity,
-            )
-            for record in records
-            for use in uses_of(record)
-            if charge_of(plan, use) == wanted
-        ]
+        events = events_of(records, plan=plan, key=(line["charge"], tuple(line["cell"])))
         return events, records[-1].id if len(records) == limit else None
 
     async def _finalize(self, draft: Invoice, *, actor: str) -> Invoice:
@@ -219,6 +213,7 @@ class InvoiceService:
                 for place, (line, digest) in enumerate(zip(lines, digests, strict=True), start=1)
             ],
             tax=terms.tax,
+            parties=await self._parties(invoice),
             draws=draws,
         )
         document = sign_document(invoice, body=body, sequence=sequence, signer=self._signer)
@@ -270,6 +265,9 @@ class InvoiceService:
             total_minor=total,
             drawn_minor=drawn,
         )
+
+    async def _parties(self, invoice: Invoice) -> Parties:
+        return Parties(seller=self._seller, buyer=await self._plans.buyer(invoice.tenant_id))
 
     def _draws(
         self, invoice: Invoice, *, lines: Sequence[DraftLine], grants: Sequence[CreditGrant]

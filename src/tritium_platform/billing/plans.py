@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.billing.books import BillingBooks
     from tritium_platform.billing.model import PriceVersion
+    from tritium_platform.billing.party import Party
     from tritium_platform.billing.rating.plan import Plan
     from tritium_platform.billing.rating.tax import TaxStatus
 
@@ -30,7 +31,7 @@ MOST_DRAFTS = 1000
 
 
 class PlanStore(Protocol):
-    """Keeps plans by the digest of their content, and contracts; neither ever changes."""
+    """Keeps plans by the digest of their content, and contracts: neither ever changes. And who buys."""
 
     async def add_plan(self, plan: Plan, *, at: datetime) -> bool:
         """Keep a plan; False if it is kept already."""
@@ -46,6 +47,12 @@ class PlanStore(Protocol):
 
     async def list_contracts(self, tenant_id: UUID) -> Sequence[Contract]:
         """Return a tenant's contracts by their starts, oldest first."""
+
+    async def put_buyer(self, tenant_id: UUID, buyer: Party, *, at: datetime) -> None:
+        """Keep who a tenant is on its invoices from now on."""
+
+    async def buyer(self, tenant_id: UUID) -> Party | None:
+        """Return who a tenant is on its invoices."""
 
 
 class PriceLists(Protocol):
@@ -149,6 +156,22 @@ class PlanService:
     async def contracts(self, tenant_id: UUID) -> Sequence[Contract]:
         """Return a tenant's contracts, oldest first."""
         return await self._store.list_contracts(tenant_id)
+
+    async def name_buyer(self, tenant_id: UUID, buyer: Party, *, actor: str) -> None:
+        """Say who a tenant is on invoices that are finalized from now on."""
+        async with self._books.unit_of_work():
+            await self._store.put_buyer(tenant_id, buyer, at=self._books.clock.now())
+            await self._books.note(
+                "buyer.name",
+                subject=ResourceIdentifier("buyer", str(tenant_id)),
+                tenant_id=tenant_id,
+                actor=actor,
+                country=buyer.country,
+            )
+
+    async def buyer(self, tenant_id: UUID) -> Party | None:
+        """Return who a tenant is on its invoices; None if nobody said."""
+        return await self._store.buyer(tenant_id)
 
     async def terms_of(self, tenant_id: UUID, *, month: CalendarMonth, pinned: str | None = None) -> Terms:
         """Return what prices a month: the plan that priced it before, the contract's, or the price list.

@@ -17,8 +17,9 @@ from tritium_platform.audit.log import AuditLog
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.audit.service import AuditService
 from tritium_platform.billing.invoicing import BillingService
+from tritium_platform.billing.party import Party, Seller
 from tritium_platform.billing.pricing import default_price_version, parse_price_list
-from tritium_platform.errors import ResourceError
+from tritium_platform.errors import ResourceError, ValidationError
 from tritium_platform.gateway import Books
 from tritium_platform.insight.health import HealthService
 from tritium_platform.metering.service import MeteringService
@@ -110,6 +111,23 @@ def note_signer(config: PlatformConfig) -> NoteSigner:
     return NoteSigner(
         config.audit_origin, private_key=Ed25519PrivateKey.from_private_bytes(config.signing_key_seed())
     )
+
+
+def seller_of(config: PlatformConfig) -> Seller | None:
+    """Return who issues invoices; None if the configuration names nobody.
+
+    Raises:
+        ValidationError: something of it cannot stand on an invoice.
+    """
+    told = config.seller.model_dump()
+    if not told["name"]:
+        if any(told.values()):
+            raise ValidationError("seller.name is missing.", field="seller.name")
+        return None
+    party = Party(
+        **{name: told.pop(name) for name in ("name", "street", "post_code", "city", "country", "email")}
+    )
+    return Seller(party=party, **told)
 
 
 def price_version(config: PlatformConfig) -> PriceVersion:

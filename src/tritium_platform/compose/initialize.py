@@ -18,7 +18,14 @@ from tritium_platform.adapters.sql.model_store import SqlModelStore
 from tritium_platform.adapters.sql.money import open_sql_desk
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst
-from tritium_platform.compose.books import note_signer, open_audit, open_books, open_fair_use, price_version
+from tritium_platform.compose.books import (
+    note_signer,
+    open_audit,
+    open_books,
+    open_fair_use,
+    price_version,
+    seller_of,
+)
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
 from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform
@@ -52,7 +59,7 @@ AUDIT_ATTEMPTS = 20
 def problems_of(config: PlatformConfig) -> list[str]:
     """Return what would stop a platform from starting, one sentence each; empty if nothing would."""
     problems = config.check()
-    for read in (tier_limits, price_version):
+    for read in (tier_limits, price_version, seller_of):
         try:
             read(config)
         except ValidationError as error:
@@ -154,6 +161,7 @@ def _assemble(
             signer=signer,
             clock=clock,
             grace_days=config.invoice_grace_days,
+            seller=seller_of(config),
         ),
         fair_use=fair_use,
         predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
@@ -201,7 +209,14 @@ async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = Non
     )
     work = QuantizationWork(books=books, jobs_dir=config.jobs_dir, models_dir=config.models_dir)
     loop = asyncio.get_running_loop()
-    billing = open_schedule(config, database=database, signer=note_signer(config), clock=clock, loop=loop)
+    billing = open_schedule(
+        config,
+        database=database,
+        signer=note_signer(config),
+        seller=seller_of(config),
+        clock=clock,
+        loop=loop,
+    )
     return QuantizationWorker(
         system_database_url=config.jobs_database_url, work=work, jobs=jobs, billing=billing, loop=loop
     )

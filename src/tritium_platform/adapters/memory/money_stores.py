@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tritium_platform.billing.contract import Contract
     from tritium_platform.billing.invoice import CreditGrant, Invoice
     from tritium_platform.billing.journal import JournalGroup
+    from tritium_platform.billing.party import Party
     from tritium_platform.billing.rating.plan import Plan
 
 
@@ -109,7 +110,7 @@ class MemoryCreditStore:
 
 
 class MemoryPlanStore:
-    """Keeps plans by the digest of their content, and contracts; neither ever changes."""
+    """Keeps plans by the digest of their content, and contracts: neither ever changes. And who buys."""
 
     def __init__(self, database: MemoryDatabase) -> None:
         self._database = database
@@ -143,6 +144,15 @@ class MemoryPlanStore:
         """Return a tenant's contracts by their starts, oldest first."""
         mine = [each for each in self._contracts.values() if each.tenant_id == tenant_id]
         return sorted(mine, key=lambda each: each.starts_at)
+
+    async def put_buyer(self, tenant_id: UUID, buyer: Party, *, at: datetime) -> None:  # noqa: ARG002 - only SQL
+        """Keep who a tenant is on its invoices from now on."""
+        async with self._database.write():
+            self._database.tables["buyers"][tenant_id] = buyer
+
+    async def buyer(self, tenant_id: UUID) -> Party | None:
+        """Return who a tenant is on its invoices."""
+        return self._database.tables["buyers"].get(tenant_id)
 
     @property
     def _plans(self) -> dict[str, Plan]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.billing.calendar import Tenants
     from tritium_platform.billing.desk import BillingDesk
+    from tritium_platform.billing.party import Seller
     from tritium_platform.billing.plans import PriceLists
     from tritium_platform.values import Clock
 
@@ -30,6 +31,7 @@ def open_sql_desk(
     signer: NoteSigner,
     clock: Clock,
     grace_days: int | None,
+    seller: Seller | None = None,
 ) -> BillingDesk:
     """Open the services of money over a database; see `open_desk`."""
     books = BillingBooks(
@@ -49,4 +51,5 @@ def open_sql_desk(
         tenants=tenants,
         signer=signer,
         grace_days=grace_days,
+        seller=seller,
     )

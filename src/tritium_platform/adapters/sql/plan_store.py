@@ -6,11 +6,18 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import rfc8785
 from sqlalchemy import select
 
-from tritium_platform.adapters.sql.tables.invoices import billing_operations, contracts, price_plans
+from tritium_platform.adapters.sql.tables.invoices import (
+    billing_operations,
+    buyers,
+    contracts,
+    price_plans,
+)
 from tritium_platform.billing.books import Operation
 from tritium_platform.billing.contract import Contract
+from tritium_platform.billing.party import Party
 from tritium_platform.billing.rating.plan_json import canonical_plan, plan_from_dict, plan_id
 from tritium_platform.billing.rating.tax import TaxStatus
 
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class SqlPlanStore:
-    """Keeps plans by the digest of their content, and contracts; neither ever changes."""
+    """Keeps plans by the digest of their content, and contracts: neither ever changes. And who buys."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -82,6 +89,24 @@ class SqlPlanStore:
         )
         async with self._database.read() as connection:
             return [_contract(row) for row in await connection.execute(statement)]
+
+    async def put_buyer(self, tenant_id: UUID, buyer: Party, *, at: datetime) -> None:
+        """Keep who a tenant is on its invoices from now on."""
+        values = {"body": rfc8785.dumps(buyer.to_dict()), "updated_at": at}
+        statement = (
+            self._database.insert(buyers)
+            .values(tenant_id=tenant_id, **values)
+            .on_conflict_do_update(index_elements=[buyers.c.tenant_id], set_=values)
+        )
+        async with self._database.write() as connection:
+            await connection.execute(statement)
+
+    async def buyer(self, tenant_id: UUID) -> Party | None:
+        """Return who a tenant is on its invoices."""
+        statement = select(buyers.c.body).where(buyers.c.tenant_id == tenant_id)
+        async with self._database.read() as connection:
+            body = (await connection.execute(statement)).scalar_one_or_none()
+        return None if body is None else Party.of(json.loads(body))
 
 
 class SqlOperationStore:

@@ -11,7 +11,7 @@ from tritium_platform.billing.rating.matrix import MatrixPrice
 from tritium_platform.billing.rating.proration import Proration
 from tritium_platform.billing.rating.rounding import Rounding
 from tritium_platform.billing.rating.steps import require_amounts
-from tritium_platform.billing.rating.tax import STANDARD, TaxBasis
+from tritium_platform.billing.rating.tax import STANDARD, TaxBasis, TaxCode
 from tritium_platform.errors import ValidationError
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import CURRENCY_DIGITS
@@ -144,6 +144,8 @@ class Line:
         amount: that, rounded once.
         discount: minor units taken off.
         tax: minor units of tax on what is left.
+        tax_rate: the rate of that tax.
+        tax_code: why it is that rate.
     """
 
     charge: str
@@ -157,6 +159,8 @@ class Line:
     discount: int = 0
     tax: int = 0
     tax_category: str = STANDARD
+    tax_rate: Fraction = NOTHING
+    tax_code: TaxCode = TaxCode.NOT_TAXED
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:

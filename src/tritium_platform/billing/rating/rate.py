@@ -10,7 +10,7 @@ from tritium_platform.billing.rating.discount import take_off
 from tritium_platform.billing.rating.matrix import MatrixPrice
 from tritium_platform.billing.rating.plan import COMMITMENT, Line
 from tritium_platform.billing.rating.rounding import round_once
-from tritium_platform.billing.rating.tax import rate_of, tax_lines
+from tritium_platform.billing.rating.tax import code_of, rate_of, tax_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,15 @@ def add_taxes(lines: Sequence[Line], *, plan: Plan, status: TaxStatus, at: datet
     """Put the tax on each line; ValidationError if the plan's table does not know the rate."""
     rates = [rate_of(plan.taxes, status=status, category=line.tax_category, at=at) for line in lines]
     taxes = tax_lines([line.net for line in lines], rates=rates, basis=plan.tax_basis, rounding=plan.rounding)
-    return tuple(replace(line, tax=tax) for line, tax in zip(lines, taxes, strict=True))
+    return tuple(
+        replace(
+            line,
+            tax=tax,
+            tax_rate=each,
+            tax_code=code_of(each, status=status, category=line.tax_category),
+        )
+        for line, tax, each in zip(lines, taxes, rates, strict=True)
+    )
 
 
 def _lines_of(charge: Charge, *, plan: Plan, usage: Sequence[Usage], part: Fraction) -> list[Line]:

@@ -20,6 +20,19 @@ STANDARD = "standard"
 NO_JURISDICTION = ""
 
 
+EXEMPT = "exempt"
+
+
+class TaxCode(StrEnum):
+    """Why a tax is what it is: the codes of UNTDID 5305 that EN 16931 has for it."""
+
+    STANDARD = "S"
+    ZERO = "Z"
+    EXEMPT = "E"
+    REVERSE_CHARGE = "AE"
+    NOT_TAXED = "O"
+
+
 class TaxBasis(StrEnum):
     """What is rounded: the tax of each line, or the tax of all lines of one rate together."""
 
@@ -81,6 +94,17 @@ def rate_of(table: Sequence[TaxRate], *, status: TaxStatus, category: str, at: d
             field="taxes",
         )
     return max(found, key=lambda each: each.valid_from).rate
+
+
+def code_of(rate: Fraction, *, status: TaxStatus, category: str) -> TaxCode:
+    """Return why a customer pays a rate; a rate of nothing is exempt in the category of that name only."""
+    if status.is_reverse_charge:
+        return TaxCode.REVERSE_CHARGE
+    if status.jurisdiction == NO_JURISDICTION:
+        return TaxCode.NOT_TAXED
+    if rate:
+        return TaxCode.STANDARD
+    return TaxCode.EXEMPT if category == EXEMPT else TaxCode.ZERO
 
 
 def tax_lines(

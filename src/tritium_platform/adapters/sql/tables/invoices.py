@@ -31,6 +31,15 @@ price_plans = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
+# Who a tenant is on its invoices; changes, and a finalized invoice keeps what it said.
+buyers = Table(
+    "buyers",
+    metadata,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
 contracts = Table(
     "contracts",
     metadata,
