@@ -46,7 +46,7 @@ for name in ("plans", "oracle"):
 class Shop:
     """All services of money in memory, with one tenant and a clock that the test owns."""
 
-    def __init__(self, start=datetime(2026, 9, 10, tzinfo=UTC)):
+    def __init__(self, start=datetime(2026, 9, 10, tzinfo=UTC), *, seller=None):
         self.database = MemoryDatabase()
         self.clock = ManualClock(start)
         self.tenant_id = uuid7(self.clock)
@@ -71,6 +71,7 @@ class Shop:
                 "tritium.example/audit", private_key=Ed25519PrivateKey.from_private_bytes(b"7" * 32)
             ),
             grace_days=None,
+            seller=seller,
         )
 
     async def list_tenants(self):

@@ -436,3 +436,5 @@ async def test_a_line_of_a_credit_note_leads_to_the_uses_that_the_invoice_charge
     assert [(each.usage_id, each.quantity) for each in events] == [(used.id, 100)]
     with pytest.raises(NotFoundError, match="no such line"):
         await shop.desk.invoices.line_events(note, number=2, limit=2)
+    rows = list(csv.DictReader(io.StringIO(write_csv(await shop.desk.invoices.body(note)))))
+    assert [(row["invoice_number"], row["line_net_minor"]) for row in rows] == [("CN-00000001", "5")]
