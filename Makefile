@@ -79,7 +79,7 @@ wheel-test: $(STAMPS)/dev ## Install the bare wheel into a clean environment and
 
 lock: $(STAMPS)/venv ## Resolve the pinned requirements again
 	for set in "platform --extra serve --extra platform --group build --group demo" \
-	  "dev --extra serve --extra platform --extra otel --extra hub --group build --group dev"; do \
+	  "dev --extra serve --extra platform --extra otel --extra hub --extra invoices --group build --group dev"; do \
 	  set -- $$set; name=$$1; shift; UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet pyproject.toml \
 	    --universal --generate-hashes --no-annotate --exclude-newer "$$(date -ud '7 days ago' +%F)" "$$@" \
 	    --output-file requirements/$$name.lock || exit 1; done

@@ -13,14 +13,29 @@ from fastapi import APIRouter, Body, Header, Query, Response
 
 from tritium_platform.api.deps import ThePlatform, admin, admin_key
 from tritium_platform.api.idempotency import LONGEST_KEY, parse_key
-from tritium_platform.api.invoices import Limit, Status, detail_of, page_of
+from tritium_platform.api.invoices import (
+    EventLimit,
+    IfNoneMatch,
+    Limit,
+    LineNumber,
+    Period,
+    Status,
+    detail_of,
+    events_of,
+    focus_of,
+    page_of,
+    pdf_of,
+    xml_of,
+)
 from tritium_platform.api.money_schemas import (
+    BuyerWish,
     ContractOut,
     CreditOut,
     InvoiceDetailOut,
     InvoiceOut,
     InvoicePage,
     JournalPage,
+    LineEventPage,
     NewContract,
     NewCredit,
     NewCreditNote,
@@ -34,9 +49,10 @@ from tritium_platform.api.money_schemas import (
     invoice_out,
 )
 from tritium_platform.billing.beancount import write_beancount
+from tritium_platform.billing.party import Party
 from tritium_platform.billing.rating.plan_json import plan_from_dict, plan_id, plan_to_dict
 from tritium_platform.billing.rating.tax import TaxStatus
-from tritium_platform.errors import ValidationError
+from tritium_platform.errors import NotFoundError, ValidationError
 from tritium_platform.values import CalendarMonth
 
 router = APIRouter(prefix="/api/v1/billing", tags=["billing"], dependencies=[admin_key, admin])
@@ -94,6 +110,24 @@ async def list_contracts(platform: ThePlatform, tenant_id: UUID) -> list[Contrac
     return [contract_out(each) for each in await platform.desk.plans.contracts(tenant_id)]
 
 
+@router.put("/buyers/{tenant_id}")
+async def name_buyer(platform: ThePlatform, tenant_id: UUID, wish: BuyerWish) -> BuyerWish:
+    """Say who a tenant is on invoices that are finalized from now on."""
+    await platform.tenancy.get_tenant(tenant_id)
+    await platform.desk.plans.name_buyer(tenant_id, Party.of(wish.model_dump()), actor=OPERATOR)
+    return wish
+
+
+@router.get("/buyers/{tenant_id}")
+async def get_buyer(platform: ThePlatform, tenant_id: UUID) -> BuyerWish:
+    """Show who a tenant is on its invoices."""
+    await platform.tenancy.get_tenant(tenant_id)
+    buyer = await platform.desk.plans.buyer(tenant_id)
+    if buyer is None:
+        raise NotFoundError("Nobody has said who this tenant is on its invoices.")
+    return BuyerWish.model_validate(buyer.to_dict())
+
+
 @router.post("/invoices")
 async def generate_invoices(platform: ThePlatform, wish: NewDrafts) -> list[InvoiceOut]:
     """Make the drafts of a tenant's month; those that exist already are not made again."""
@@ -119,6 +153,37 @@ async def list_all_invoices(
 async def get_any_invoice(platform: ThePlatform, invoice_id: UUID) -> InvoiceDetailOut:
     """Show an invoice of any tenant."""
     return await detail_of(platform, await platform.desk.invoices.get(invoice_id))
+
+
+@router.get("/focus.csv", response_class=Response)
+async def get_all_focus(platform: ThePlatform, period: Period, tenant_id: UUID | None = None) -> Response:
+    """Give cost and usage of a month of one tenant or of all as FOCUS 1.2 (CSV)."""
+    return focus_of(platform, tenant_id=tenant_id, period=CalendarMonth.parse(period))
+
+
+@router.get("/invoices/{invoice_id}/document.pdf", response_class=Response)
+async def get_any_pdf(platform: ThePlatform, invoice_id: UUID, if_none_match: IfNoneMatch = None) -> Response:
+    """Give a finalized invoice or credit note of any tenant as PDF/A-3."""
+    return await pdf_of(platform, await platform.desk.invoices.get(invoice_id), if_none_match=if_none_match)
+
+
+@router.get("/invoices/{invoice_id}/document.xml", response_class=Response)
+async def get_any_xml(platform: ThePlatform, invoice_id: UUID, if_none_match: IfNoneMatch = None) -> Response:
+    """Give a finalized invoice or credit note of any tenant as EN 16931 XML."""
+    return await xml_of(platform, await platform.desk.invoices.get(invoice_id), if_none_match=if_none_match)
+
+
+@router.get("/invoices/{invoice_id}/events")
+async def get_any_events(
+    platform: ThePlatform,
+    invoice_id: UUID,
+    line: LineNumber = 1,
+    limit: EventLimit = 100,
+    after: UUID | None = None,
+) -> LineEventPage:
+    """List the uses behind a line of any tenant's finalized invoice or credit note."""
+    invoice = await platform.desk.invoices.get(invoice_id)
+    return await events_of(platform, invoice, line=line, limit=limit, after=after)
 
 
 @router.post("/invoices/{invoice_id}/finalize")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
 
 from tritium_platform.api.deps import ThePlatform, UsageCaller, tenant_key
 from tritium_platform.api.money_schemas import (
@@ -16,16 +17,23 @@ from tritium_platform.api.money_schemas import (
     invoice_out,
 )
 from tritium_platform.billing.export import write_csv
+from tritium_platform.billing.focus import focus_csv, focus_header
 from tritium_platform.billing.invoice import InvoiceStatus
 from tritium_platform.errors import NotFoundError
+from tritium_platform.values import CalendarMonth
 
 if TYPE_CHECKING:
-    from tritium_platform.billing.invoice import Invoice
+    from collections.abc import AsyncIterator
+
+    from tritium_platform.billing.invoice import Invoice, InvoiceDocument
     from tritium_platform.compose import Platform
 
 router = APIRouter(prefix="/api/v1/invoices", tags=["invoices"], dependencies=[tenant_key])
 Limit = Annotated[int, Query(ge=1, le=100)]
 Status = Annotated[list[InvoiceStatus] | None, Query(description="Only those in one of these states")]
+IfNoneMatch = Annotated[str | None, Header(max_length=200)]
+Period = Annotated[str, Query(min_length=7, max_length=7, description="A month such as 2026-11 (UTC)")]
+EventLimit = Annotated[int, Query(ge=1, le=1000)]
 LineNumber = Annotated[int, Query(ge=1, le=2**31 - 1)]
 
 
@@ -41,6 +49,12 @@ async def list_invoices(
     return await page_of(platform, tenant_id=caller.tenant_id, status=status, limit=limit, after=after)
 
 
+@router.get("/focus.csv", response_class=Response)
+async def get_focus(platform: ThePlatform, caller: UsageCaller, period: Period) -> Response:
+    """Give cost and usage of a month, as finalized invoices and credit notes say it, as FOCUS 1.2 (CSV)."""
+    return focus_of(platform, tenant_id=caller.tenant_id, period=CalendarMonth.parse(period))
+
+
 @router.get("/{invoice_id}")
 async def get_invoice(platform: ThePlatform, caller: UsageCaller, invoice_id: UUID) -> InvoiceDetailOut:
     """Show an invoice: of a draft what it would say now, else its document and the note that signs it."""
@@ -51,10 +65,26 @@ async def get_invoice(platform: ThePlatform, caller: UsageCaller, invoice_id: UU
 async def get_document(platform: ThePlatform, caller: UsageCaller, invoice_id: UUID) -> Response:
     """Give the canonical bytes of a finalized invoice, as they were signed."""
     invoice = await platform.desk.invoices.get(invoice_id, tenant_id=caller.tenant_id)
-    document = await platform.desk.books.invoices.document(invoice.id)
-    if document is None:
-        raise NotFoundError("A draft has no document yet.")
+    document = await _document(platform, invoice)
     return Response(document.body, media_type="application/json")
+
+
+@router.get("/{invoice_id}/document.pdf", response_class=Response)
+async def get_pdf(
+    platform: ThePlatform, caller: UsageCaller, invoice_id: UUID, if_none_match: IfNoneMatch = None
+) -> Response:
+    """Give a finalized invoice or credit note as PDF/A-3, with its record and XML inside."""
+    invoice = await platform.desk.invoices.get(invoice_id, tenant_id=caller.tenant_id)
+    return await pdf_of(platform, invoice, if_none_match=if_none_match)
+
+
+@router.get("/{invoice_id}/document.xml", response_class=Response)
+async def get_xml(
+    platform: ThePlatform, caller: UsageCaller, invoice_id: UUID, if_none_match: IfNoneMatch = None
+) -> Response:
+    """Give a finalized invoice or credit note as EN 16931 XML (Factur-X, UN/CEFACT CII)."""
+    invoice = await platform.desk.invoices.get(invoice_id, tenant_id=caller.tenant_id)
+    return await xml_of(platform, invoice, if_none_match=if_none_match)
 
 
 @router.get("/{invoice_id}/csv", response_class=Response)
@@ -72,11 +102,18 @@ async def get_events(
     caller: UsageCaller,
     invoice_id: UUID,
     line: LineNumber = 1,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: EventLimit = 100,
     after: UUID | None = None,
 ) -> LineEventPage:
-    """List the uses that a line of a finalized invoice charges; a page may have fewer than `limit`."""
+    """List the uses behind a line of an invoice or credit note; a page may have fewer than `limit`."""
     invoice = await platform.desk.invoices.get(invoice_id, tenant_id=caller.tenant_id)
+    return await events_of(platform, invoice, line=line, limit=limit, after=after)
+
+
+async def events_of(
+    platform: Platform, invoice: Invoice, *, line: int, limit: int, after: UUID | None
+) -> LineEventPage:
+    """Return a page of the uses behind a line."""
     events, next_after = await platform.desk.invoices.line_events(
         invoice, number=line, limit=limit, after=after
     )
@@ -93,6 +130,52 @@ async def get_events(
         ],
         next_after=next_after,
     )
+
+
+def focus_of(platform: Platform, *, tenant_id: UUID | None, period: CalendarMonth) -> Response:
+    """Answer with the FOCUS rows of a month, document by document as they are read."""
+
+    async def rows() -> AsyncIterator[str]:
+        yield focus_header()
+        async for body in platform.desk.invoices.documents(tenant_id=tenant_id, period=period):
+            yield focus_csv(body)
+
+    headers = {"content-disposition": f'attachment; filename="focus-{period}.csv"'}
+    return StreamingResponse(rows(), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+async def pdf_of(platform: Platform, invoice: Invoice, *, if_none_match: str | None) -> Response:
+    """Answer with the PDF of an invoice; it is printed only for who does not have it yet."""
+    document = await _document(platform, invoice)
+    headers = _headers(document, suffix="pdf")
+    if if_none_match == headers["etag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(await platform.printer.pdf(document), media_type="application/pdf", headers=headers)
+
+
+async def xml_of(platform: Platform, invoice: Invoice, *, if_none_match: str | None) -> Response:
+    """Answer with the XML of an invoice."""
+    document = await _document(platform, invoice)
+    headers = _headers(document, suffix="xml")
+    if if_none_match == headers["etag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(await platform.printer.xml(document), media_type="application/xml", headers=headers)
+
+
+async def _document(platform: Platform, invoice: Invoice) -> InvoiceDocument:
+    document = await platform.desk.books.invoices.document(invoice.id)
+    if document is None:
+        raise NotFoundError("A draft has no document yet.")
+    return document
+
+
+def _headers(document: InvoiceDocument, *, suffix: str) -> dict[str, str]:
+    # The record decides every byte; a number is made of letters, digits and dashes.
+    return {
+        "etag": f'"{document.sha256.hex()}.{suffix}"',
+        "content-disposition": f'inline; filename="{document.number}.{suffix}"',
+        "cache-control": "private, no-cache",
+    }
 
 
 async def page_of(

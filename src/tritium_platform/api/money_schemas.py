@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tritium_platform.billing.contract import DEFAULT_PAYMENT_DAYS, MOST_PAYMENT_DAYS
 from tritium_platform.billing.grants import LARGEST_AMOUNT, MOST_PRIORITY
 from tritium_platform.billing.invoice import InvoiceKind, InvoiceStatus
+from tritium_platform.billing.party import LONGEST_TEXT, MOST_STREET_LINES
 
 if TYPE_CHECKING:
     from tritium_platform.billing.contract import Contract
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _INPUT = ConfigDict(extra="forbid", frozen=True)
 MinorUnits = Annotated[int, Field(strict=True, ge=1, le=LARGEST_AMOUNT)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
+ShortText = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Identity = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -102,6 +104,19 @@ class TaxWish(BaseModel):
     jurisdiction: Annotated[str, Field(max_length=200)] = ""
     is_reverse_charge: bool = False
     tax_id: Annotated[str, Field(max_length=200)] = ""
+
+
+class BuyerWish(BaseModel):
+    """Who a tenant is on its invoices; the country has two letters (ISO 3166-1)."""
+
+    model_config = _INPUT
+    name: Text
+    street: Annotated[list[ShortText], Field(max_length=MOST_STREET_LINES)] = []
+    post_code: ShortText = ""
+    city: ShortText = ""
+    country: Annotated[str, Field(max_length=2)] = ""
+    email: ShortText = ""
+    reference: ShortText = ""
 
 
 class NewContract(BaseModel):

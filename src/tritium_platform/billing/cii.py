@@ -77,8 +77,8 @@ def write_cii(body: Mapping[str, Any]) -> bytes:
     missing = missing_facts(body)
     if missing:
         raise ConflictError(
-            f"There is no EN 16931 XML of {body['number']}: the document lacks {', '.join(missing)}. What the "
-            "configuration and the buyer's data say counts for invoices that are finalized after it.",
+            f"There is no EN 16931 XML of {body['number']}: the document lacks {', '.join(missing)}. What "
+            "the configuration and the buyer's data say counts for invoices that are finalized after it.",
             field="document",
             missing=", ".join(missing),
         )
@@ -95,7 +95,8 @@ def write_cii(body: Mapping[str, Any]) -> bytes:
     _add_date(delivered, _last_day(CalendarMonth.parse(body["period"])))
     _add_settlement(transaction, body)
     ET.indent(root)
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+    xml: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return xml + b"\n"
 
 
 def _missing_of_seller(seller: Seller | None, *, codes: set[TaxCode]) -> list[str]:
@@ -123,7 +124,8 @@ def _missing_of_buyer(buyer: Party | None) -> list[str]:
 
 def _is_close(tax: Mapping[str, Any], *, digits: int) -> bool:
     """Return whether a tax is that of the sum, to less than one major unit: so far readers tolerate it."""
-    return abs(tax["tax_minor"] - Fraction(tax["rate"]) * tax["net_minor"]) < 10**digits
+    exact = Fraction(tax["rate"]) * int(tax["net_minor"])
+    return bool(abs(exact - int(tax["tax_minor"])) < 10**digits)
 
 
 def _add_document(root: ET.Element, body: Mapping[str, Any]) -> None:

@@ -48,4 +48,9 @@ def _cell(value: object) -> str | int:
         return value
     text = " / ".join(map(str, value)) if isinstance(value, list) else str(value)
     is_number = text.removeprefix("-").replace("/", "").isdigit()
-    return f"'{text}" if text.startswith(FORMULA) and not is_number else text
+    return text if is_number else text_cell(text)
+
+
+def text_cell(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text

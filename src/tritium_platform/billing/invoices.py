@@ -25,7 +25,7 @@ from tritium_platform.errors import ConflictError, NotFoundError
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
     from uuid import UUID
 
     from tritium_platform.audit.note import NoteSigner
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tritium_platform.billing.rating.plan import Plan
 
 WITHOUT_CONTRACT_DAYS = 14
+MOST_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,20 @@ class InvoiceService:
         return await self._books.invoices.list(
             tenant_id=tenant_id, statuses=statuses, limit=limit, after=after
         )
+
+    async def documents(
+        self, *, tenant_id: UUID | None, period: CalendarMonth
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Yield what each invoice about a month and each credit note to one says; void ones say nothing."""
+        after = None
+        while True:
+            page = await self.list(tenant_id=tenant_id, limit=MOST_AT_ONCE, after=after)
+            for invoice in page:
+                if invoice.period == period and invoice.number and invoice.status is not InvoiceStatus.VOID:
+                    yield await self._books.said(invoice)
+            if len(page) < MOST_AT_ONCE:
+                return
+            after = page[-1].id
 
     async def body(self, invoice: Invoice) -> dict[str, Any]:
         """Return what an invoice says: of a draft what it would say now, else its document."""

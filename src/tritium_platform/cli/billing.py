@@ -124,7 +124,7 @@ def generate(
         return list(await platform.desk.invoices.generate(tenant_id, period=month, actor=OPERATOR))
 
     config = read_config(config_file, data_dir=data_dir, database_url=database_url)
-    _write_invoices(with_platform(config, work), output_format=output_format)
+    write_invoices(with_platform(config, work), output_format=output_format)
 
 
 @invoice_group.command("list")
@@ -145,7 +145,7 @@ def list_invoices(
         return list(await platform.desk.invoices.list(tenant_id=tenant_id, limit=MOST_SHOWN, after=older))
 
     config = read_config(config_file, data_dir=data_dir, database_url=database_url)
-    _write_invoices(with_platform(config, work), output_format=output_format)
+    write_invoices(with_platform(config, work), output_format=output_format)
 
 
 @invoice_group.command("show")
@@ -207,7 +207,7 @@ def finalize(
         return await platform.desk.invoices.finalize(invoice_id, actor=OPERATOR)
 
     config = read_config(config_file, data_dir=data_dir, database_url=database_url)
-    _write_invoices([with_platform(config, work)], output_format=output_format)
+    write_invoices([with_platform(config, work)], output_format=output_format)
 
 
 @invoice_group.command("void")
@@ -226,10 +226,11 @@ def void(
         return await platform.desk.settlement.void(invoice_id, actor=OPERATOR)
 
     config = read_config(config_file, data_dir=data_dir, database_url=database_url)
-    _write_invoices([with_platform(config, work)], output_format=output_format)
+    write_invoices([with_platform(config, work)], output_format=output_format)
 
 
-def _write_invoices(invoices: Sequence[Invoice], *, output_format: OutputFormat) -> None:
+def write_invoices(invoices: Sequence[Invoice], *, output_format: OutputFormat) -> None:
+    """Write heads of invoices or credit notes to stdout."""
     if output_format is OutputFormat.JSON:
         from tritium_platform.api.money_schemas import invoice_out  # noqa: PLC0415 - so that --help stays fast
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tritium_platform.adapters.billing_schedule import open_schedule
+from tritium_platform.adapters.invoice_printer import InvoicePrinter
 from tritium_platform.adapters.jobs import DbosJobQueue, QuantizationWorker
 from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
@@ -163,6 +164,7 @@ def _assemble(
             grace_days=config.invoice_grace_days,
             seller=seller_of(config),
         ),
+        printer=InvoicePrinter(fonts=config.invoice_fonts),
         fair_use=fair_use,
         predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
         registry=registry,

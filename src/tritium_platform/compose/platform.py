@@ -14,6 +14,7 @@ from tritium_platform.errors import BitNetServiceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from tritium_platform.adapters.invoice_printer import InvoicePrinter
     from tritium_platform.adapters.jobs import DbosJobQueue
     from tritium_platform.adapters.metrics import Metrics
     from tritium_platform.adapters.sql.database import Database
@@ -58,6 +59,7 @@ class Platform:
     security: SecurityService
     books: Books
     desk: BillingDesk
+    printer: InvoicePrinter
     fair_use: FairUseService
     predictions: PredictionService
     registry: RegistryService
