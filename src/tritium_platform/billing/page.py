@@ -150,7 +150,7 @@ def _price(line: Mapping[str, Any], *, body: Mapping[str, Any]) -> list[str]:
     billable = int(line["quantity"]) - int(line["included"])
     if billable <= 0:
         return []
-    price = Fraction(line["exact_minor"]) * MILLION / (billable * 10 ** body["minor_digits"])
+    price = Fraction(line["exact_minor"]) * Fraction(MILLION, billable * 10 ** body["minor_digits"])
     text = exact_decimal(price, most_digits=MOST_PRICE_DIGITS)
     return [] if text is None else [f"{text} {body['currency']} per million"]
 

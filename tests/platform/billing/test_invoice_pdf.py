@@ -1,4 +1,4 @@
-"""The printed invoice: the same bytes from the same record, readable by people, machines and screen readers."""
+"""The printed invoice: the same bytes from the same record, read by people, programs and screen readers."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_a_pdf_of_another_build_is_refused(broken):
 def test_thousands_stand_apart_and_nothing_else_changes(minor, digits):
     text = grouped(minor, digits=digits)
     assert int(text.replace(",", "").replace(".", "")) == minor
-    assert re.fullmatch(r"-?\d{1,3}(,\d{3})*(\.\d{%d})?" % digits, text)
+    assert re.fullmatch(rf"-?\d{{1,3}}(,\d{{3}})*(\.\d{{{digits}}})?", text)
 
 
 def test_a_rate_is_said_in_full_or_as_a_fraction():
