@@ -30,7 +30,7 @@ def zipped(directory):
 
 
 def billed(running, tenant_id):
-    """Finalize an invoice of last month; return its id."""
+    """Finalize an invoice of last month and write a credit note; return their ids."""
     last = CalendarMonth.of(CalendarMonth.of(datetime.now(UTC)).start - timedelta(days=1))
     record = UsageRecord(
         id=uuid7(),
@@ -49,7 +49,12 @@ def billed(running, tenant_id):
         wish = {"tenant_id": tenant_id, "period": str(last)}
         (made,) = admin.post("/api/v1/billing/invoices", json=wish).raise_for_status().json()
         admin.post(f"/api/v1/billing/invoices/{made['id']}/finalize").raise_for_status()
-    return made["id"]
+        note = admin.post(
+            f"/api/v1/billing/invoices/{made['id']}/credit-notes",
+            json={"reason": "sorry", "lines": [{"line": 1, "amount_minor": 1}]},
+            headers={"idempotency-key": "note-1"},
+        )
+    return [made["id"], note.raise_for_status().json()["id"]]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,7 @@ def victim(running):
         wish = {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
         batch = http.post("/v1/batches", json=wish).raise_for_status().json()["id"]
     objects = {
-        "invoice_id": [billed(running, tenant_id)],
+        "invoice_id": billed(running, tenant_id),
         "upload": [upload],
         "model": [model, model_id],
         "model_id": [model],
@@ -142,6 +147,20 @@ def test_no_list_shows_what_is_somebody_elses(running, victim, attacker):
                 continue
             text = ask(http, method, path).text
             assert not any(thing in text for things in objects.values() for thing in things), path
+
+
+def test_cost_data_shows_only_the_callers_own(running, victim, attacker):
+    tenant_id, key, _ = victim
+    last = CalendarMonth.of(CalendarMonth.of(datetime.now(UTC)).start - timedelta(days=1))
+    for caller, is_shown in ((key, True), (attacker, False)):
+        with running.http(caller) as http:
+            query = {
+                "period": str(last),
+                "tenant_id": tenant_id,
+            }  # the latter is nothing that a tenant may ask
+            answer = http.get("/api/v1/invoices/focus.csv", params=query).raise_for_status()
+            assert (tenant_id in answer.text) is is_shown
+            assert answer.text.startswith("BilledCost,")
 
 
 def test_inference_on_a_foreign_deployment_is_404(running, victim, attacker):

@@ -11,6 +11,7 @@ import pytest
 
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
 from tritium_platform.billing.model import MeterPrice, PriceVersion
+from tritium_platform.billing.party import Party
 from tritium_platform.billing.pricing import default_price_version
 from tritium_platform.errors import ConflictError
 from tritium_platform.insight.health import OutcomeCount, OutcomeKind
@@ -182,3 +183,15 @@ async def test_an_alias_of_a_transaction_that_fails_is_not_kept(books: Books, cl
     with pytest.raises(ZeroDivisionError):
         await put_and_fail()
     assert not await books.aliases.list()
+
+
+async def test_who_buys_is_kept_as_it_was_last_said(books: Books, clock: ManualClock) -> None:
+    tenant_id, other = uuid7(clock), uuid7(clock)
+    assert await books.plans.buyer(tenant_id) is None
+    first = Party(name="Acme", street=("1 Rue X", "bâtiment 株式会社"), country="FR", reference="PO 7")
+    await books.plans.put_buyer(tenant_id, first, at=clock.now())
+    assert await books.plans.buyer(tenant_id) == first
+    second = Party(name="Acme Holding")
+    await books.plans.put_buyer(tenant_id, second, at=clock.now())
+    assert await books.plans.buyer(tenant_id) == second
+    assert await books.plans.buyer(other) is None
