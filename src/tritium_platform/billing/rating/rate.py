@@ -37,7 +37,10 @@ def rate(plan: Plan, *, usage: Sequence[Usage], part: Fraction = WHOLE) -> tuple
         amounts=[line.amount for line in lines],
         rounding=plan.rounding,
     )
-    lines = [replace(line, discount=discount) for line, discount in zip(lines, taken, strict=True)]
+    lines = [
+        replace(line, discount=discount) if discount else line
+        for line, discount in zip(lines, taken, strict=True)
+    ]
     return (*lines, *_commitment_line(plan, lines=lines, part=part))
 
 

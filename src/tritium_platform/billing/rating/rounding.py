@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from fractions import Fraction
-from math import floor
+from math import floor, lcm
 from typing import TYPE_CHECKING
 
 from tritium_platform.errors import ValidationError
@@ -38,10 +38,13 @@ def share_out(total: int, *, parts: Sequence[Fraction]) -> list[int]:
     Raises:
         ValidationError: the parts do not sum to within one unit of the total.
     """
-    if abs(sum(parts, Fraction(0)) - total) >= 1:
+    # Over one denominator the parts are whole numbers: a fraction for each would cost ten times as much.
+    unit = lcm(*(part.denominator for part in parts))
+    scaled = [part.numerator * (unit // part.denominator) for part in parts]
+    if abs(sum(scaled) - total * unit) >= unit:
         raise ValidationError("What is shared out must be the sum of its parts, rounded.")
-    shares = [floor(part) for part in parts]
-    by_remainder = sorted(range(len(parts)), key=lambda place: (shares[place] - parts[place], place))
+    shares = [part // unit for part in scaled]
+    by_remainder = sorted(range(len(parts)), key=lambda place: -(scaled[place] % unit))
     for place in by_remainder[: total - sum(shares)]:
         shares[place] += 1
     return shares
