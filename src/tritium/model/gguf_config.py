@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tritium.formats.gguf_reader import GGUFFile
+    from tritium.formats.gguf_shards import GGUFFiles
 
 
 # Key behind the architecture's name -> field of a config.json.
@@ -77,7 +77,7 @@ class FileArchitecture:
     planes: int
 
 
-def file_architecture(file: GGUFFile) -> FileArchitecture:
+def file_architecture(file: GGUFFiles) -> FileArchitecture:
     """Return what the file's architecture means (ValidationError: it is unknown, or no whole model)."""
     name = file.metadata.get("general.architecture")
     known = [*ARCHITECTURES, *(plain + PLANES_SUFFIX for plain in PLANED)]
@@ -86,16 +86,15 @@ def file_architecture(file: GGUFFile) -> FileArchitecture:
             f"the GGUF architecture {quoted(name)} is not known; known are {', '.join(known)}",
             file=file.path,
         )
-    for key, whole in (("general.type", "model"), ("split.count", 1)):
-        value = file.metadata.get(key, whole)
-        if value not in (whole, 0):
-            raise refusal(f"{key} is {quoted(value)}: this is not a whole model in one file", file=file.path)
+    kind = file.metadata.get("general.type", "model")
+    if kind != "model":
+        raise refusal(f"general.type is {quoted(kind)}: this is not a whole model", file=file.path)
     has_planes = name.endswith(PLANES_SUFFIX)
     planes = _planes(file, name) if has_planes else 1
     return FileArchitecture(name, ARCHITECTURES[name.removesuffix(PLANES_SUFFIX)], planes)
 
 
-def _planes(file: GGUFFile, name: str) -> int:
+def _planes(file: GGUFFiles, name: str) -> int:
     planes, ratio = (file.metadata.get(f"{name}.{key}") for key in (PLANES_KEY, PLANE_RATIO_KEY))
     if type(planes) is not int or not 1 < planes <= MOST_PLANES:
         raise refusal(
@@ -107,7 +106,7 @@ def _planes(file: GGUFFile, name: str) -> int:
     return planes
 
 
-def gguf_config(file: GGUFFile, *, rope_factors: npt.NDArray[np.float32] | None) -> dict[str, Any]:
+def gguf_config(file: GGUFFiles, *, rope_factors: npt.NDArray[np.float32] | None) -> dict[str, Any]:
     """Return the config.json that the metadata and the names of the tensors stand for.
 
     Args:

@@ -1,4 +1,4 @@
-"""A model in one GGUF file as a checkpoint: our names, our order of rows, its config and its tokenizer."""
+"""A model in GGUF files as a checkpoint: our names, our order of rows, its config and its tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from tritium.formats.checkpoint import CONFIG, GGUF_SUFFIX, Checkpoint, open_checkpoint
 from tritium.formats.gguf import MAGIC
 from tritium.formats.gguf_decode import TERNARY
-from tritium.formats.gguf_reader import GGUFFile, StoredTensor
+from tritium.formats.gguf_shards import GGUFFiles
 from tritium.formats.gguf_vocabulary import tokenizer_files
 from tritium.formats.gguf_weights import GGUFWeights
 from tritium.formats.refusal import refusal
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from tritium.formats.gguf_reader import StoredTensor
 
 _PARTS: Final[Mapping[str, str]] = {part: role for role, part in ROLES.items()}
 _IN_BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,5})\.(\w+)\.(weight|bias|scale)")
@@ -54,30 +56,30 @@ def open_model(source: str | Path) -> Checkpoint:
 def open_gguf(source: str | Path) -> Checkpoint:
     """Open a GGUF file and verify that all of it is known: architecture, metadata, tensors, tokenizer.
 
+    Any shard of a model that was cut into several opens all of them.
     Ternary layers appear as trits and scales of ours (`Checkpoint.linears`), everything else under the names
     of a config.json's architecture; tokenizer files and config.json are in `Checkpoint.embedded`.
 
     Raises:
         ValidationError: names the file, the tensor or the key, and the reason.
     """
-    path = Path(source)
-    file = GGUFFile(path)
+    file = GGUFFiles(Path(source))
     weights = _weights(file)
     config = gguf_config(file, rope_factors=_rope_factors(file))
     content = json.dumps(config, indent=2).encode() + b"\n"
     return Checkpoint(
-        path,
+        file.path,
         config,
         weights.tensors,
         is_memory_mapped=True,
-        _files={path: weights},
+        _files=dict.fromkeys(file.paths, weights),
         format=f"gguf {file.version}",
         linears=weights.linears,
-        embedded={CONFIG: content, **tokenizer_files(file.metadata, file=path)},
+        embedded={CONFIG: content, **tokenizer_files(file.metadata, file=file.path)},
     )
 
 
-def _weights(file: GGUFFile) -> GGUFWeights:
+def _weights(file: GGUFFiles) -> GGUFWeights:
     weights = GGUFWeights(file)
     architecture = file_architecture(file)
     planes = sibling_planes(file, most=architecture.planes)
@@ -93,7 +95,7 @@ def _weights(file: GGUFFile) -> GGUFWeights:
 
 def _add_from_block(
     weights: GGUFWeights,
-    file: GGUFFile,
+    file: GGUFFiles,
     stored: StoredTensor,
     siblings: Sequence[StoredTensor],
     *,
@@ -122,7 +124,7 @@ def _add_from_block(
         _refuse_factor(file, f"blk.{block}.{part}.scale")
 
 
-def _head_rows(file: GGUFFile, stored: StoredTensor, part: str) -> int:
+def _head_rows(file: GGUFFiles, stored: StoredTensor, part: str) -> int:
     """Return the rows of one head of the queries or keys (ValidationError: they are no whole heads)."""
     arch = file.metadata["general.architecture"]
     heads = file.metadata.get(f"{arch}.attention.head_count")
@@ -133,7 +135,7 @@ def _head_rows(file: GGUFFile, stored: StoredTensor, part: str) -> int:
     return stored.shape[0] // heads
 
 
-def _one_factor(file: GGUFFile, stored: StoredTensor) -> NDArray[np.float32]:
+def _one_factor(file: GGUFFiles, stored: StoredTensor) -> NDArray[np.float32]:
     """Read the one number that multiplies what a layer of trits gives."""
     factor = _float32(file, stored)
     if factor.size != 1 or not (np.isfinite(factor).all() and (factor > 0).all()):
@@ -141,21 +143,21 @@ def _one_factor(file: GGUFFile, stored: StoredTensor) -> NDArray[np.float32]:
     return factor
 
 
-def _refuse_factor(file: GGUFFile, name: str) -> None:
+def _refuse_factor(file: GGUFFiles, name: str) -> None:
     stored = file.tensors.get(name)
     if stored is not None and _one_factor(file, stored)[0] != 1:
         raise refusal("a layer that is not ternary has a factor beside it", file=file.path, tensor=name)
 
 
-def _rope_factors(file: GGUFFile) -> NDArray[np.float32] | None:
+def _rope_factors(file: GGUFFiles) -> NDArray[np.float32] | None:
     stored = file.tensors.get(ROPE_FACTORS)
     return None if stored is None else _float32(file, stored)
 
 
-def _float32(file: GGUFFile, stored: StoredTensor) -> NDArray[np.float32]:
+def _float32(file: GGUFFiles, stored: StoredTensor) -> NDArray[np.float32]:
     weights = GGUFWeights(file)
     weights.add_dense(stored.name, stored)
     with_checks = Checkpoint(
-        file.path, {}, weights.tensors, is_memory_mapped=True, _files={file.path: weights}
+        file.path, {}, weights.tensors, is_memory_mapped=True, _files={stored.file: weights}
     )
     return with_checks.read_float32(stored.name).reshape(-1)
