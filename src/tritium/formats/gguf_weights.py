@@ -55,14 +55,19 @@ class GGUFWeights:
         self._by_rows: dict[str, StoredTensor] = {}  # whose rows can be decoded by themselves
         self._places: dict[str, Sequence[StoredTensor]] = {}
 
-    def add_dense(self, name: str, stored: StoredTensor, *, interleaved: int = 0) -> None:
+    def add_dense(self, name: str, stored: StoredTensor, *, interleaved: int = 0, added: float = 0.0) -> None:
         """Take a tensor under our name; F32, F16 and BF16 stay as they are, the rest becomes float32.
 
         Args:
             name: ours.
             stored: where it lies.
             interleaved: rows of a head whose halves are interleaved, as ggml rotates them; 0 for none.
+            added: what the writer of the file added to every number; it is taken off in float32.
         """
+        if added:
+            read = partial(self._without, stored, np.float32(added))
+            self._take(name, [stored], stored.shape, stored.nbytes, read, kind=TensorType.F32)
+            return
         self._take(name, [stored], stored.shape, stored.nbytes, partial(self._dense, stored, interleaved))
         if not interleaved and stored.type not in TERNARY:
             self._by_rows[name] = stored
@@ -171,6 +176,9 @@ class GGUFWeights:
         else:
             values = self._decoded(stored, data, partial(dequantize, stored.type), np.float32)
         return _in_order(values.reshape(stored.shape), interleaved)
+
+    def _without(self, stored: StoredTensor, added: np.float32) -> NDArray[np.float32]:
+        return dequantize(stored.type, self._files.data(stored)).reshape(stored.shape) - added
 
     def _check_sibling(self, plane: StoredTensor, first: StoredTensor) -> None:
         """Check that a plane fits the first one of its layer."""

@@ -8,6 +8,7 @@ from tritium.formats.gguf import TensorType
 from tritium.formats.gguf_shards import model_name
 from tritium.formats.gguf_tokenizer import numbered_vocabulary, tokenizer_metadata
 from tritium.model.companions import TOKENIZER_FILE
+from tritium.model.gguf_gemma import PERIODS, gemma_metadata
 from tritium.model.gguf_names import PLANE_RATIO, PLANE_RATIO_KEY, PLANES_KEY, PLANES_SUFFIX
 from tritium.model.rope import RopeKind, RopeParameters, inverse_frequencies
 from tritium.model.tokenizer import Tokenizer
@@ -35,6 +36,8 @@ def gguf_metadata(
     """
     prefix = architecture + (PLANES_SUFFIX if planes > 1 else "")
     own = {**_shape(config), **_rope(config)}
+    if architecture in PERIODS:
+        own |= gemma_metadata(config)
     if planes > 1:
         own |= {PLANES_KEY: planes, PLANE_RATIO_KEY: PLANE_RATIO}
     return {

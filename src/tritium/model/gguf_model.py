@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,17 +18,17 @@ from tritium.formats.gguf_weights import GGUFWeights
 from tritium.formats.refusal import refusal
 from tritium.model.companions import with_tokenizer
 from tritium.model.gguf_config import file_architecture, gguf_config
-from tritium.model.gguf_names import OUTER, ROLES, ROPE_FACTORS, ROTATED
+from tritium.model.gguf_names import OUTER, ROPE_FACTORS, ROTATED
 from tritium.model.gguf_planes import sibling_planes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from tritium.formats.gguf_reader import StoredTensor
+    from tritium.model.gguf_architecture import GGUFArchitecture
 
-_PARTS: Final[Mapping[str, str]] = {part: role for role, part in ROLES.items()}
 _IN_BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,5})\.(\w+)\.(weight|bias|scale)")
 
 
@@ -83,14 +83,20 @@ def _weights(file: GGUFFiles) -> GGUFWeights:
     weights = GGUFWeights(file)
     architecture = file_architecture(file)
     planes = sibling_planes(file, most=architecture.planes)
-    added = {plane.name for others in planes.values() for plane in others} | {ROPE_FACTORS}
+    added = {plane.name for others in planes.values() for plane in others}
+    if architecture.means.has_rope_factors:
+        added.add(ROPE_FACTORS)
     for name, stored in file.tensors.items():
         if name in OUTER:
-            weights.add_dense(OUTER[name], stored)
+            weights.add_dense(OUTER[name], stored, added=_added(architecture.means, stored))
         elif name not in added:
-            siblings = planes.get(name, [])
-            _add_from_block(weights, file, stored, siblings, rotates=architecture.means.is_interleaved)
+            _add_from_block(weights, file, stored, planes.get(name, []), architecture.means)
     return weights
+
+
+def _added(means: GGUFArchitecture, stored: StoredTensor) -> float:
+    """Return what the file's writer added to a tensor: to the weights of norms, which are the vectors."""
+    return means.norm_offset if len(stored.shape) == 1 and stored.name.endswith(".weight") else 0.0
 
 
 def _add_from_block(
@@ -98,15 +104,16 @@ def _add_from_block(
     file: GGUFFiles,
     stored: StoredTensor,
     siblings: Sequence[StoredTensor],
-    *,
-    rotates: bool,
+    means: GGUFArchitecture,
 ) -> None:
     found = _IN_BLOCK.fullmatch(stored.name)
-    if found is None or found[2] not in _PARTS:
+    roles = {part: role for role, part in means.roles.items()}
+    if found is None or found[2] not in roles:
         raise refusal("no tensor of this name is known", file=file.path, tensor=stored.name)
     block, part, kind = found.groups()
-    layer = f"model.layers.{block}.{_PARTS[part]}"
-    interleaved = _head_rows(file, stored, part) if rotates and part in ROTATED and kind != "scale" else 0
+    layer = f"model.layers.{block}.{roles[part]}"
+    rotates = means.is_interleaved and part in ROTATED and kind != "scale"
+    interleaved = _head_rows(file, stored, part) if rotates else 0
     if kind == "scale":
         if f"blk.{block}.{part}.weight" not in file.tensors:
             raise refusal("there is no tensor for it to scale", file=file.path, tensor=stored.name)
@@ -120,7 +127,8 @@ def _add_from_block(
             factor=None if factor is None else _one_factor(file, factor),
         )
     else:
-        weights.add_dense(f"{layer}.{kind}", stored, interleaved=interleaved)
+        name = f"{layer}.{kind}"
+        weights.add_dense(name, stored, interleaved=interleaved, added=_added(means, stored))
         _refuse_factor(file, f"blk.{block}.{part}.scale")
 
 

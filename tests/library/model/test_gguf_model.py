@@ -477,7 +477,7 @@ def test_a_theta_that_is_not_named_is_that_of_ggml(scripture_llama, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"general.architecture": "qwen3"}, "architecture 'qwen3' is not known"),
+        ({"general.architecture": "gemma4"}, "architecture 'gemma4' is not known"),
         ({"general.architecture": None}, "architecture 'None' is not known"),
         ({"general.type": "adapter"}, "not a whole model"),
         ({"split.count": 2}, "shards of a model are called"),
