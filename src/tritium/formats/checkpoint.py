@@ -66,6 +66,11 @@ class Checkpoint:
         """Bytes of all tensors together."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that hold the weights; with those that hold none and belong to them."""
+        return tuple(self._files)
+
     def read(self, name: str) -> NDArray[Any]:
         """Return a tensor in its own dtype, read-only; bfloat16 comes as its bits in uint16.
 

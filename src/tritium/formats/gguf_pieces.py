@@ -18,6 +18,13 @@ Scalar = TypeVar("Scalar", str, int, float)
 PIECES: Final = "llama"
 FILE: Final = "tokenizer.json"
 _REPLACE: Final = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+# Gemma's tokenizer.json has it: it finds nothing where the normalizer has written all spaces out.
+_SPLIT_AT_SPACES: Final = {
+    "type": "Split",
+    "pattern": {"String": " "},
+    "behavior": "MergedWithPrevious",
+    "invert": False,
+}
 _PREPEND: Final = {"type": "Prepend", "prepend": SPACE}
 
 
@@ -39,7 +46,7 @@ def pieces_of(given: Mapping[str, Any], *, file: Path) -> Pieces:
 def is_of_pieces(tokenizer: Mapping[str, Any]) -> bool:
     """Tell whether a tokenizer.json cuts text as pieces with scores do: no split, spaces written out."""
     has_space = _has_leading_space(tokenizer)
-    return has_space is not None and tokenizer.get("pre_tokenizer") is None
+    return has_space is not None and tokenizer.get("pre_tokenizer") in (None, _SPLIT_AT_SPACES)
 
 
 def pieces_metadata(tokenizer: Mapping[str, Any], *, vocab_size: int) -> dict[str, Value]:

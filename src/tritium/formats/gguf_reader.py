@@ -54,6 +54,7 @@ class StoredTensor:
     offset: int
     nbytes: int
     block: int  # weights under one scale; all of them for I2_S
+    file: Path
 
 
 class GGUFFile:
@@ -89,11 +90,11 @@ class GGUFFile:
         """Return the bytes of a tensor, read-only and without a copy."""
         return np.frombuffer(self._view, np.uint8, count=tensor.nbytes, offset=tensor.offset)
 
-    def forget(self, offset: int, nbytes: int) -> None:
-        """Let the system take back the pages of these bytes; they can be read again."""
-        begin = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
-        if offset + nbytes > begin and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, begin, offset + nbytes - begin)
+    def forget(self, tensor: StoredTensor) -> None:
+        """Let the system take back the pages of a tensor; it can be read again."""
+        begin, end = -(-tensor.offset // mmap.PAGESIZE) * mmap.PAGESIZE, tensor.offset + tensor.nbytes
+        if end > begin and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
     def close(self) -> None:
         """Let go of the file; arrays read before stay valid until they are dropped."""
@@ -252,4 +253,4 @@ def _stored(
             tensor=claim.name,
         )
     weights = prod(claim.shape) if claim.type is TensorType.I2_S else block
-    return StoredTensor(claim.name, claim.type, claim.shape, start + claim.offset, size, weights)
+    return StoredTensor(claim.name, claim.type, claim.shape, start + claim.offset, size, weights, cursor.file)

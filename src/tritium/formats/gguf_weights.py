@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tritium.formats.gguf_reader import GGUFFile, StoredTensor
+    from tritium.formats.gguf_reader import StoredTensor
+    from tritium.formats.gguf_shards import GGUFFiles
 
 WEIGHTS_AT_ONCE = 1 << 20  # bounds the working memory of a decoder
 TRITS_PER_BYTE = 5
@@ -39,29 +40,35 @@ AS_STORED = {TensorType.F32: "<f4", TensorType.F16: "<f2", TensorType.BF16: "<u2
 
 
 class GGUFWeights:
-    """What a Checkpoint reads from; closing it closes the file.
+    """What a Checkpoint reads from; closing it closes the files.
 
     Attributes:
         tensors: what there is to read, with the types and bytes of the file.
         linears: the ternary layers, as the manifest of a native model describes them.
     """
 
-    def __init__(self, file: GGUFFile) -> None:
+    def __init__(self, files: GGUFFiles) -> None:
         self.tensors: dict[str, TensorInfo] = {}
         self.linears: dict[str, dict[str, Any]] = {}
-        self._file = file
+        self._files = files
         self._readers: dict[str, Callable[[], NDArray[Any]]] = {}
         self._by_rows: dict[str, StoredTensor] = {}  # whose rows can be decoded by themselves
+        self._places: dict[str, Sequence[StoredTensor]] = {}
 
-    def add_dense(self, name: str, stored: StoredTensor, *, interleaved: int = 0) -> None:
+    def add_dense(self, name: str, stored: StoredTensor, *, interleaved: int = 0, added: float = 0.0) -> None:
         """Take a tensor under our name; F32, F16 and BF16 stay as they are, the rest becomes float32.
 
         Args:
             name: ours.
             stored: where it lies.
             interleaved: rows of a head whose halves are interleaved, as ggml rotates them; 0 for none.
+            added: what the writer of the file added to every number; it is taken off in float32.
         """
-        self._take(name, stored, stored.shape, stored.nbytes, partial(self._dense, stored, interleaved))
+        if added:
+            read = partial(self._without, stored, np.float32(added))
+            self._take(name, [stored], stored.shape, stored.nbytes, read, kind=TensorType.F32)
+            return
+        self._take(name, [stored], stored.shape, stored.nbytes, partial(self._dense, stored, interleaved))
         if not interleaved and stored.type not in TERNARY:
             self._by_rows[name] = stored
 
@@ -94,9 +101,9 @@ class GGUFWeights:
         scales = self._scales(stored, interleaved, factor)
         packed = (len(planes), -(-rows * columns // TRITS_PER_BYTE))
         codes = sum(plane.nbytes for plane in planes) - scales.nbytes
-        self._take(f"{layer}.trits", stored, packed, codes, partial(self._trits, planes, interleaved))
+        self._take(f"{layer}.trits", planes, packed, codes, partial(self._trits, planes, interleaved))
         kind = TensorType.F16 if scales.dtype == np.float16 else TensorType.F32
-        self._take(f"{layer}.scales", stored, scales.shape, scales.nbytes, lambda: scales, kind=kind)
+        self._take(f"{layer}.scales", planes, scales.shape, scales.nbytes, lambda: scales, kind=kind)
         self.linears[layer] = {
             "planes": len(planes),
             "out_features": rows,
@@ -121,8 +128,8 @@ class GGUFWeights:
         if stored is None:
             chosen: NDArray[Any] = self.read(tensor)[list(rows)]
             return chosen
-        data = self._file.data(stored).reshape(stored.shape[0], -1)[list(rows)].reshape(-1)
-        self._file.forget(stored.offset, stored.nbytes)
+        data = self._files.data(stored).reshape(stored.shape[0], -1)[list(rows)].reshape(-1)
+        self._files.forget(stored)
         if stored.type in AS_STORED:
             values: NDArray[Any] = data.view(AS_STORED[stored.type])
         else:
@@ -131,16 +138,17 @@ class GGUFWeights:
 
     def forget(self, tensor: TensorInfo) -> None:
         """Let the system take back the pages of a tensor; it can be read again."""
-        self._file.forget(tensor.offset, tensor.nbytes)
+        for stored in self._places[tensor.name]:
+            self._files.forget(stored)
 
     def close(self) -> None:
-        """Close the file; arrays read before stay valid."""
-        self._file.close()
+        """Close the files; arrays read before stay valid."""
+        self._files.close()
 
     def _take(
         self,
         name: str,
-        stored: StoredTensor,
+        places: Sequence[StoredTensor],
         shape: tuple[int, ...],
         nbytes: int,
         reader: Callable[[], NDArray[Any]],
@@ -149,16 +157,17 @@ class GGUFWeights:
     ) -> None:
         self.tensors[name] = TensorInfo(
             name=name,
-            dtype=(kind or stored.type).name,
+            dtype=(kind or places[0].type).name,
             shape=shape,
-            file=self._file.path,
-            offset=stored.offset,
+            file=places[0].file,
+            offset=places[0].offset,
             nbytes=nbytes,
         )
+        self._places[name] = places
         self._readers[name] = reader
 
     def _dense(self, stored: StoredTensor, interleaved: int) -> NDArray[Any]:
-        data = self._file.data(stored)
+        data = self._files.data(stored)
         if stored.type in AS_STORED:
             values: NDArray[Any] = data.view(AS_STORED[stored.type])
             values = values if values.flags.aligned else values.copy()
@@ -168,15 +177,18 @@ class GGUFWeights:
             values = self._decoded(stored, data, partial(dequantize, stored.type), np.float32)
         return _in_order(values.reshape(stored.shape), interleaved)
 
+    def _without(self, stored: StoredTensor, added: np.float32) -> NDArray[np.float32]:
+        return dequantize(stored.type, self._files.data(stored)).reshape(stored.shape) - added
+
     def _check_sibling(self, plane: StoredTensor, first: StoredTensor) -> None:
         """Check that a plane fits the first one of its layer."""
         if (plane.type, plane.shape, plane.block) != (first.type, first.shape, first.block):
             raise self._wrong(plane, f"it is a plane of {first.name} in another shape or type")
         scales = [
-            self._checked(each, partial(ternary_scales, each.type, self._file.data(each), block=each.block))
+            self._checked(each, partial(ternary_scales, each.type, self._files.data(each), block=each.block))
             for each in (plane, first)
         ]
-        self._file.forget(plane.offset, plane.nbytes)
+        self._files.forget(plane)
         if scales[0].tobytes() != scales[1].tobytes():
             raise self._wrong(
                 plane, f"its scales are not those of {first.name}: they are not planes of one layer"
@@ -186,7 +198,7 @@ class GGUFWeights:
         return np.concatenate([self._plane(stored, interleaved) for stored in planes])
 
     def _plane(self, stored: StoredTensor, interleaved: int) -> NDArray[np.uint8]:
-        data = self._file.data(stored)
+        data = self._files.data(stored)
         if stored.type is TensorType.I2_S:
             data = data[: -TAILS[stored.type]]
         trits = self._decoded(stored, data, partial(ternary_trits, stored.type, block=stored.block), np.int8)
@@ -205,15 +217,15 @@ class GGUFWeights:
             piece = self._checked(stored, partial(decode, rows))
             values[position : position + piece.size] = piece
             position += piece.size
-        self._file.forget(stored.offset, stored.nbytes)
+        self._files.forget(stored)
         return values
 
     def _scales(
         self, stored: StoredTensor, interleaved: int, factor: NDArray[np.float32] | None
     ) -> NDArray[Any]:
-        data = self._file.data(stored)
+        data = self._files.data(stored)
         scales = self._checked(stored, partial(ternary_scales, stored.type, data, block=stored.block))
-        self._file.forget(stored.offset, stored.nbytes)
+        self._files.forget(stored)
         if factor is None or (factor == 1).all():
             if scales.size == 1:
                 return scales.reshape(1, 1)
@@ -229,7 +241,7 @@ class GGUFWeights:
             raise self._wrong(stored, str(error)) from None
 
     def _wrong(self, stored: StoredTensor, reason: str) -> ValidationError:
-        return refusal(f"{stored.type.name}: {reason}", file=self._file.path, tensor=stored.name)
+        return refusal(f"{stored.type.name}: {reason}", file=stored.file, tensor=stored.name)
 
 
 def _row_pieces(stored: StoredTensor, data: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

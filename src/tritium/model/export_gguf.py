@@ -14,7 +14,8 @@ from tritium.formats.floats import bfloat16_to_float32
 from tritium.formats.gguf import BLOCKS, GGUFTensor, TensorType, write_gguf
 from tritium.formats.gguf_blocks import encode_q6_k, encode_q8_0
 from tritium.model.export import ExportReport
-from tritium.model.gguf_architecture import ARCHITECTURES, BITNET_B158, gguf_architecture
+from tritium.model.gguf_architecture import ARCHITECTURES, BITNET_B158
+from tritium.model.gguf_graph import gguf_architecture, reader_scales_embeddings_by
 from tritium.model.gguf_metadata import gguf_metadata, rope_factors
 from tritium.model.gguf_names import PLANES_SUFFIX, ROTATED, gguf_name
 from tritium.model.gguf_ternary import TernaryLayer
@@ -53,7 +54,7 @@ def export_gguf(
     ternary_type: str = TernaryType.TQ2_0,
     embedding_type: str = EmbeddingType.Q6_K,
 ) -> ExportReport:
-    """Write a ternary model of the architecture llama or bitnet as one GGUF file.
+    """Write a ternary decoder as one GGUF file, if a reader's graph computes what it does.
 
     A layer of several trit-planes becomes as many sibling tensors; llama.cpp refuses such a file, and the
     report says so.
@@ -86,6 +87,7 @@ class _Export:
         self.ternary = TensorType[types[0].upper()]
         self.embedding = TensorType[types[1].upper()]
         self.architecture = gguf_architecture(self.config, ternary=self.ternary)
+        self.means = ARCHITECTURES[self.architecture]
         self.planes = 1
         self.report = ExportReport(out)
 
@@ -120,6 +122,12 @@ class _Export:
                 "x86 with ACT_PARALLEL; its other builds read another one under the same number, without "
                 "noticing."
             )
+        theirs = reader_scales_embeddings_by(self.config)
+        if theirs is not None:
+            yield (
+                f"Readers of {self.architecture} multiply embeddings by {theirs:.6g}, this model by "
+                f"{self.config.scaling.embedding:.6g}, which is the same in bfloat16: logits differ a little."
+            )
         if self.architecture == BITNET_B158:
             yield "The architecture bitnet-b1.58 stands for relu2; a reader that runs SiLU gives wrong text."
 
@@ -127,7 +135,7 @@ class _Export:
         yield self._table("token_embd.weight", "model.embed_tokens.weight")
         if not self.config.tie_word_embeddings:
             yield self._table("output.weight", "lm_head.weight")
-        yield self._vector("output_norm.weight", "model.norm.weight")
+        yield self._norm("output_norm.weight", "model.norm.weight")
         factors = rope_factors(self.config)
         if factors is not None:
             yield _float32("rope_freqs.weight", factors)
@@ -135,13 +143,15 @@ class _Export:
             yield from self._linear(name)
         for name in self.weights.architecture.tensors:
             if name.startswith("model.layers."):
-                yield self._vector(f"{gguf_name(name.removesuffix('.weight'))}.weight", name)
+                target = gguf_name(name.removesuffix(".weight"), self.means.roles)
+                yield self._norm(f"{target}.weight", name)
 
-    def _vector(self, name: str, source: str) -> GGUFTensor:
-        return _float32(name, self.weights.array(source))
+    def _norm(self, name: str, source: str) -> GGUFTensor:
+        weights, offset = self.weights.array(source), self.means.norm_offset
+        return _float32(name, weights + np.float32(offset) if offset else weights)
 
     def _linear(self, name: str) -> Iterator[GGUFTensor]:
-        target, shape = gguf_name(name), self.weights.architecture.linears[name]
+        target, shape = gguf_name(name, self.means.roles), self.weights.architecture.linears[name]
         order = self._row_order(target, shape.out_features)
         bias = self.weights.bias(name)
         if bias is not None:
@@ -186,7 +196,7 @@ class _Export:
     def _row_order(self, target: str, rows: int) -> npt.NDArray[np.int64]:
         """Return which of our rows stands where: we rotate the halves of a head, some graphs neighbours."""
         order = np.arange(rows)
-        if not (ARCHITECTURES[self.architecture].is_interleaved and target.endswith(ROTATED)):
+        if not (self.means.is_interleaved and target.endswith(ROTATED)):
             return order
         return order.reshape(-1, 2, self.config.head_dim // 2).swapaxes(1, 2).reshape(-1)
 

@@ -9,13 +9,16 @@ import numpy as np
 
 from tritium.formats.gguf_vocabulary import end_tokens
 from tritium.formats.refusal import quoted, refusal
+from tritium.model.family import FAMILIES, Family
 from tritium.model.gguf_architecture import ARCHITECTURES, PLANED, GGUFArchitecture
+from tritium.model.gguf_gemma import PERIODS, gemma_fields
 from tritium.model.gguf_names import (
     MOST_PLANES,
     PLANE_RATIO,
     PLANE_RATIO_KEY,
     PLANES_KEY,
     PLANES_SUFFIX,
+    TOKENS,
 )
 from tritium.model.rope import RopeKind, RopeParameters, inverse_frequencies
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tritium.formats.gguf_reader import GGUFFile
+    from tritium.formats.gguf_shards import GGUFFiles
 
 
 # Key behind the architecture's name -> field of a config.json.
@@ -77,7 +80,7 @@ class FileArchitecture:
     planes: int
 
 
-def file_architecture(file: GGUFFile) -> FileArchitecture:
+def file_architecture(file: GGUFFiles) -> FileArchitecture:
     """Return what the file's architecture means (ValidationError: it is unknown, or no whole model)."""
     name = file.metadata.get("general.architecture")
     known = [*ARCHITECTURES, *(plain + PLANES_SUFFIX for plain in PLANED)]
@@ -86,16 +89,15 @@ def file_architecture(file: GGUFFile) -> FileArchitecture:
             f"the GGUF architecture {quoted(name)} is not known; known are {', '.join(known)}",
             file=file.path,
         )
-    for key, whole in (("general.type", "model"), ("split.count", 1)):
-        value = file.metadata.get(key, whole)
-        if value not in (whole, 0):
-            raise refusal(f"{key} is {quoted(value)}: this is not a whole model in one file", file=file.path)
+    kind = file.metadata.get("general.type", "model")
+    if kind != "model":
+        raise refusal(f"general.type is {quoted(kind)}: this is not a whole model", file=file.path)
     has_planes = name.endswith(PLANES_SUFFIX)
     planes = _planes(file, name) if has_planes else 1
     return FileArchitecture(name, ARCHITECTURES[name.removesuffix(PLANES_SUFFIX)], planes)
 
 
-def _planes(file: GGUFFile, name: str) -> int:
+def _planes(file: GGUFFiles, name: str) -> int:
     planes, ratio = (file.metadata.get(f"{name}.{key}") for key in (PLANES_KEY, PLANE_RATIO_KEY))
     if type(planes) is not int or not 1 < planes <= MOST_PLANES:
         raise refusal(
@@ -107,7 +109,7 @@ def _planes(file: GGUFFile, name: str) -> int:
     return planes
 
 
-def gguf_config(file: GGUFFile, *, rope_factors: npt.NDArray[np.float32] | None) -> dict[str, Any]:
+def gguf_config(file: GGUFFiles, *, rope_factors: npt.NDArray[np.float32] | None) -> dict[str, Any]:
     """Return the config.json that the metadata and the names of the tensors stand for.
 
     Args:
@@ -120,35 +122,49 @@ def gguf_config(file: GGUFFile, *, rope_factors: npt.NDArray[np.float32] | None)
     found = file_architecture(file)
     architecture, prefix = found.means, f"{found.name}."
     given = {
-        key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)
+        key.removeprefix(prefix): _shortest(value)
+        for key, value in file.metadata.items()
+        if key.startswith(prefix)
     }
-    _check_keys(given, prefix=prefix, file=file.path)
-    config = {field: _shortest(given[key]) for key, field in _FIELDS.items() if key in given}
+    _check_keys(given, architecture, prefix=prefix, file=file.path)
+    config = {field: given[key] for key, field in _FIELDS.items() if key in given}
     if "rms_norm_eps" not in config:  # what a config.json means without it is no default of GGUF
         raise refusal(f"there is no {prefix}attention.layer_norm_rms_epsilon", file=file.path)
     config |= {
         "model_type": architecture.model_type,
         "architectures": [architecture.class_name],
         "hidden_act": architecture.activation,
-        "tie_word_embeddings": "output.weight" not in file.tensors,
-        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": end_tokens(file.metadata),
+        **_told_by_tensors(file, FAMILIES[architecture.model_type]),
     }
-    if "blk.0.ffn_gate.bias" in file.tensors:
-        config["mlp_bias"] = True
-    table = file.tensors.get("token_embd.weight")
-    if table is not None:
-        config.setdefault("vocab_size", table.shape[0])
     config.setdefault("rope_theta", _DEFAULT_THETA)
     size = _head_size(given, config, file=file.path)
+    if FAMILIES[architecture.model_type].has_own_heads:
+        config = {"num_key_value_heads": config.get("num_attention_heads"), "head_dim": size} | config
+    plain = found.name.removesuffix(PLANES_SUFFIX)
+    if plain in PERIODS:
+        config |= gemma_fields(plain, given, config, head_dim=size, file=file.path)
     scaling = _rope_scaling(given, config["rope_theta"], rope_factors, head_dim=size, file=file.path)
     return config | ({"rope_scaling": scaling} if scaling else {})
 
 
-def _check_keys(given: Mapping[str, Any], *, prefix: str, file: Path) -> None:
+def _told_by_tensors(file: GGUFFiles, family: Family) -> dict[str, Any]:
+    """Return the fields that no key says: the file has the tensors of it or not."""
+    told: dict[str, Any] = {"tie_word_embeddings": "output.weight" not in file.tensors}
+    for field, bias in (("attention_bias", "attn_q"), ("mlp_bias", "ffn_gate")):
+        if field in family.fields:
+            told[field] = f"blk.0.{bias}.bias" in file.tensors
+    table = file.tensors.get(TOKENS)
+    if table is not None and f"{file.metadata['general.architecture']}.vocab_size" not in file.metadata:
+        told["vocab_size"] = table.shape[0]
+    return told
+
+
+def _check_keys(given: Mapping[str, Any], architecture: GGUFArchitecture, *, prefix: str, file: Path) -> None:
+    known = {*_FIELDS, *_READ_HERE, *_HARMLESS, *architecture.keys}
     for key, value in given.items():
-        if key in _FIELDS or key in _READ_HERE or key in _HARMLESS:
+        if key in known:
             continue
         if key in _OF_PLANES and prefix.endswith(f"{PLANES_SUFFIX}."):
             continue
@@ -186,7 +202,7 @@ def _rope_scaling(
     head_dim: Any,
     file: Path,
 ) -> dict[str, Any] | None:
-    kind, factor = given.get("rope.scaling.type", "none"), _shortest(given.get("rope.scaling.factor", 1.0))
+    kind, factor = given.get("rope.scaling.type", "none"), given.get("rope.scaling.factor", 1.0)
     if kind not in ("none", "linear") or (kind == "none" and factor != 1):
         raise refusal(f"the rope scaling {quoted(kind)} with factor {quoted(factor)} is not known", file=file)
     if factors is not None and not (factors == 1).all():

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tritium.formats.gguf import TensorType
+from tritium.formats.gguf_shards import model_name
 from tritium.formats.gguf_tokenizer import numbered_vocabulary, tokenizer_metadata
 from tritium.model.companions import TOKENIZER_FILE
+from tritium.model.gguf_gemma import PERIODS, gemma_metadata
 from tritium.model.gguf_names import PLANE_RATIO, PLANE_RATIO_KEY, PLANES_KEY, PLANES_SUFFIX
 from tritium.model.rope import RopeKind, RopeParameters, inverse_frequencies
 from tritium.model.tokenizer import Tokenizer
@@ -34,11 +36,13 @@ def gguf_metadata(
     """
     prefix = architecture + (PLANES_SUFFIX if planes > 1 else "")
     own = {**_shape(config), **_rope(config)}
+    if architecture in PERIODS:
+        own |= gemma_metadata(config)
     if planes > 1:
         own |= {PLANES_KEY: planes, PLANE_RATIO_KEY: PLANE_RATIO}
     return {
         "general.architecture": prefix,
-        "general.name": checkpoint.path.resolve().name.removesuffix(".gguf"),
+        "general.name": model_name(checkpoint.path.resolve()),
         "general.file_type": FILE_TYPES[ternary],
         "general.quantization_version": QUANTIZATION_VERSION,
         **{f"{prefix}.{key}": value for key, value in own.items()},

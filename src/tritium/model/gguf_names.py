@@ -21,6 +21,16 @@ ROLES: Final[Mapping[str, str]] = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
+HEAD_NORMS: Final[Mapping[str, str]] = {
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+}
+# Gemma has four norms a block; what llama calls post_attention_layernorm is called pre_feedforward_layernorm.
+GEMMA_NORMS: Final[Mapping[str, str]] = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 ROTATED = ("attn_q", "attn_k")
 TOKENS = "token_embd.weight"
 # Tensors outside the blocks -> their names in a checkpoint.
@@ -37,10 +47,10 @@ PLANE_RATIO = 3  # what a plane weighs against the next
 MOST_PLANES = 3
 
 
-def gguf_name(name: str) -> str:
-    """Turn "model.layers.3.mlp.up_proj" into "blk.3.ffn_up"."""
+def gguf_name(name: str, roles: Mapping[str, str] = ROLES) -> str:
+    """Turn "model.layers.3.mlp.up_proj" into "blk.3.ffn_up"; `roles` are those of its architecture."""
     _, _, index, role = name.split(".", 3)
-    return f"blk.{index}.{ROLES[role]}"
+    return f"blk.{index}.{roles[role]}"
 
 
 def plane_name(target: str, index: int) -> str:

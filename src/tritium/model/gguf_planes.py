@@ -12,12 +12,13 @@ from tritium.model.gguf_names import PLANES_KEY, plane_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tritium.formats.gguf_reader import GGUFFile, StoredTensor
+    from tritium.formats.gguf_reader import StoredTensor
+    from tritium.formats.gguf_shards import GGUFFiles
 
 _PLANE: Final = re.compile(r"(blk\.\d+\.\w+)\.plane([1-9])\.weight")
 
 
-def sibling_planes(file: GGUFFile, *, most: int) -> dict[str, list[StoredTensor]]:
+def sibling_planes(file: GGUFFiles, *, most: int) -> dict[str, list[StoredTensor]]:
     """Return by the name of a layer's first plane the planes that follow it.
 
     Args:
@@ -45,7 +46,7 @@ def sibling_planes(file: GGUFFile, *, most: int) -> dict[str, list[StoredTensor]
     return planes
 
 
-def _check(file: GGUFFile, first: str, others: Mapping[int, StoredTensor], *, most: int) -> None:
+def _check(file: GGUFFiles, first: str, others: Mapping[int, StoredTensor], *, most: int) -> None:
     name = next(iter(others.values())).name
     if max(others) >= most:
         raise refusal(f"layers of this file have at most {most} planes", file=file.path, tensor=name)

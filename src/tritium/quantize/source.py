@@ -174,7 +174,7 @@ class Source:
     def sha256(self) -> str:
         """Return a digest over the weight files, the configuration and the tokenizer."""
         names = [*companion_files(self.checkpoint), CONFIG]
-        files = {tensor.file for tensor in self.checkpoint.tensors.values()}
+        files = set(self.checkpoint.weight_files)
         files |= {path for name in names if (path := self.checkpoint.file(name)) is not None}
         digest = hashlib.sha256()
         for path in sorted(files):

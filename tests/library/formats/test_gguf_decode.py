@@ -14,7 +14,7 @@ from tritium.errors import ValidationError
 from tritium.formats.gguf import BLOCKS, GGUFTensor, TensorType, write_gguf
 from tritium.formats.gguf_blocks import encode_q6_k, encode_q8_0, encode_tq1_0, encode_tq2_0
 from tritium.formats.gguf_decode import ROUNDED, dequantize, dequantize_ternary, ternary_scales, ternary_trits
-from tritium.formats.gguf_reader import GGUFFile
+from tritium.formats.gguf_shards import GGUFFiles
 from tritium.formats.gguf_weights import GGUFWeights
 from tritium.kernels.packing import unpack_trits
 
@@ -210,10 +210,10 @@ def test_what_was_rounded_to_8_bits_is_rounded_again_to_the_same(data, rows, blo
     np.testing.assert_array_equal(again[normal], back[normal])
 
 
-def stored_as(path: Path, kind: TensorType, shape: tuple[int, ...], data: np.ndarray) -> GGUFFile:
+def stored_as(path: Path, kind: TensorType, shape: tuple[int, ...], data: np.ndarray) -> GGUFFiles:
     held = np.ascontiguousarray(data)
     write_gguf(path, metadata={}, tensors=[GGUFTensor("w", shape, kind, lambda: [held.data])])
-    return GGUFFile(path)
+    return GGUFFiles(path)
 
 
 def test_scales_are_kept_once_where_they_repeat(tmp_path):
@@ -226,7 +226,7 @@ def test_scales_are_kept_once_where_they_repeat(tmp_path):
     for scales, kept, group in ((one, (1, 1), 512), (rows, (6, 1), 512), (blocks, (6, 2), 256)):
         data = encode_tq2_0(trits, scales.astype(np.float16))
         weights = GGUFWeights(stored_as(tmp_path / "m.gguf", TensorType.TQ2_0, (6, 512), data))
-        weights.add_ternary("layer", [weights._file.tensors["w"]])
+        weights.add_ternary("layer", [weights._files.tensors["w"]])
         found = weights.read(weights.tensors["layer.scales"])
         assert (found.shape, found.dtype) == (kept, np.float16)
         np.testing.assert_array_equal(np.broadcast_to(found, (6, kept[1])), scales[:, : kept[1]])
@@ -243,7 +243,7 @@ def test_interleaved_rows_of_a_head_come_in_our_order(tmp_path):
     order = np.arange(12).reshape(2, 2, 3).swapaxes(1, 2).reshape(-1)  # as ggml wants two heads of six rows
     data = encode_tq1_0(trits[order], scales[order])
     weights = GGUFWeights(stored_as(tmp_path / "m.gguf", TensorType.TQ1_0, (12, 256), data))
-    weights.add_ternary("layer", [weights._file.tensors["w"]], interleaved=6)
+    weights.add_ternary("layer", [weights._files.tensors["w"]], interleaved=6)
     packed = weights.read(weights.tensors["layer.trits"])[0]
     np.testing.assert_array_equal(unpack_trits(packed, count=trits.size).reshape(12, 256), trits)
     np.testing.assert_array_equal(weights.read(weights.tensors["layer.scales"]), scales)
@@ -255,18 +255,18 @@ def test_a_factor_takes_the_place_of_scales_that_say_nothing(tmp_path):
         data = encode_tq2_0(trits, np.full((2, 1), scale, np.float16))
         weights = GGUFWeights(stored_as(tmp_path / "m.gguf", TensorType.TQ2_0, (2, 256), data))
         if scale == 1:
-            weights.add_ternary("layer", [weights._file.tensors["w"]], factor=factor)
+            weights.add_ternary("layer", [weights._files.tensors["w"]], factor=factor)
             assert weights.read(weights.tensors["layer.scales"]).tobytes() == factor.tobytes()
         else:
             with pytest.raises(ValidationError, match="scales of its own and a factor"):
-                weights.add_ternary("layer", [weights._file.tensors["w"]], factor=factor)
+                weights.add_ternary("layer", [weights._files.tensors["w"]], factor=factor)
 
 
 def test_a_large_dense_tensor_is_decoded_in_pieces_and_stays_whole(tmp_path):
     values = np.random.default_rng(5).standard_normal((2100, 512)).astype(np.float32)
     data = encode_q6_k(values)
     weights = GGUFWeights(stored_as(tmp_path / "m.gguf", TensorType.Q6_K, values.shape, data))
-    weights.add_dense("w", weights._file.tensors["w"])
+    weights.add_dense("w", weights._files.tensors["w"])
     expected = dequantize(TensorType.Q6_K, data.reshape(-1)).reshape(values.shape)
     np.testing.assert_array_equal(weights.read(weights.tensors["w"]), expected)
     assert np.sqrt(((expected - values) ** 2).mean()) < 0.025
@@ -280,5 +280,5 @@ def test_an_embedding_of_trits_is_read_as_weights(tmp_path):
         (TensorType.TQ1_0, encode_tq1_0(trits, scales)),
     ):
         weights = GGUFWeights(stored_as(tmp_path / "m.gguf", kind, (3, 256), data))
-        weights.add_dense("w", weights._file.tensors["w"])
+        weights.add_dense("w", weights._files.tensors["w"])
         np.testing.assert_array_equal(weights.read(weights.tensors["w"]), trits * scales.astype(np.float32))

@@ -15,6 +15,7 @@ from tritium.formats.gguf import GGUFTensor, TensorType, write_gguf
 from tritium.formats.gguf_blocks import encode_q8_0
 from tritium.formats.gguf_decode import TERNARY
 from tritium.formats.gguf_reader import GGUFFile
+from tritium.formats.gguf_shards import GGUFFiles
 from tritium.formats.gguf_weights import GGUFWeights
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ BLOCK = {"F32": 1, "F16": 1, "BF16": 1, "Q4_0": 32, "Q8_0": 32, "Q4_K": 256, "Q6
 
 
 def read_everything(path: Path) -> None:
-    with GGUFFile(path) as file:
+    with GGUFFiles(path) as file:
         weights = GGUFWeights(file)
         for name, stored in file.tensors.items():
             if stored.type in TERNARY:
@@ -219,7 +220,7 @@ def test_rows_are_decoded_as_the_whole_tensor_is(tmp_path, rows):
         for kind, each in data.items()
     ]
     write_gguf(tmp_path / "model.gguf", metadata={}, tensors=tensors)
-    with GGUFFile(tmp_path / "model.gguf") as file:
+    with GGUFFiles(tmp_path / "model.gguf") as file:
         weights = GGUFWeights(file)
         for name, stored in file.tensors.items():
             weights.add_dense(name, stored)

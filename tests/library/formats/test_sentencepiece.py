@@ -120,6 +120,9 @@ def test_there_and_back_through_the_metadata_of_gguf(kind):
     definition = pieces_definition(pieces, first="<s>", last=None, file=FILE)
     assert is_of_pieces(definition)
     metadata = tokenizer_metadata(definition, vocab_size=len(pieces.texts) + 5)
+    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    as_gemma = {**definition, "pre_tokenizer": split}  # which finds no space any more
+    assert tokenizer_metadata(as_gemma, vocab_size=len(pieces.texts) + 5) == metadata
     ids = {"bos_token_id": 1, "eos_token_id": 2, "add_bos_token": True, "add_eos_token": False}
     metadata |= {f"tokenizer.ggml.{key}": value for key, value in ids.items()}
     files = tokenizer_files(metadata, file=Path("model.gguf"))

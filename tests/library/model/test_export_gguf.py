@@ -23,7 +23,7 @@ from tritium.formats.scale_codes import decode_scales
 from tritium.kernels import packing
 from tritium.kernels.weight import TernaryWeight
 from tritium.model.export_gguf import export_gguf
-from tritium.model.gguf_architecture import gguf_architecture
+from tritium.model.gguf_graph import gguf_architecture
 from tritium.model.gguf_ternary import TernaryLayer
 from tritium.model.pretrained import load_model
 from tritium.model.rope import RopeKind, RopeParameters
@@ -241,7 +241,7 @@ def test_a_formula_that_llama_cpp_would_not_run_is_refused_by_name(scripture_bit
     [
         ({"model_type": "llama", "activation": "relu2"}, "no graph of llama with relu2"),
         ({"model_type": "mistral", "activation": "silu"}, "no graph of mistral with silu"),
-        ({"model_type": "qwen3", "activation": "silu"}, "no graph of qwen3 with silu"),
+        ({"model_type": "qwen3", "activation": "relu2"}, "no graph of qwen3 with relu2"),
         ({"tie_word_embeddings": False}, "embeddings as the head"),
         ({"has_attention_bias": True}, "no biases"),
         ({"rope": RopeParameters(theta=1e4, kind=RopeKind.LLAMA3, factor=8.0)}, "llama3"),

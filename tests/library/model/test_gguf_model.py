@@ -33,6 +33,7 @@ from tritium.model.weights import CheckpointWeights
 from tritium.quantize.config import LayerOverride, QuantizationConfig
 from tritium.quantize.pipeline import quantize_model
 from tritium.quantize.recompute import recompute_report
+from tritium.quantize.source import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,6 +192,42 @@ def test_a_gguf_file_is_exported_without_a_directory_between(exported, tmp_path)
     kind, path, _ = exported
     export_gguf(path, tmp_path / f"{path.stem}.gguf", ternary_type=kind, embedding_type="f32")
     assert (tmp_path / f"{path.stem}.gguf").read_bytes() == path.read_bytes()
+
+
+def test_a_model_in_shards_is_the_model_in_one_file(exported, tmp_path):
+    kind, path, _ = exported
+    with GGUFFile(path) as file:
+        tensors = [tensor(t.name, t.type, t.shape, file.data(t).tobytes()) for t in file.tensors.values()]
+        cuts = [0, 1, 30, len(tensors)]
+        for place in range(3):
+            own = {"split.no": place, "split.count": 3, "split.tensors.count": len(tensors)}
+            write_gguf(
+                tmp_path / f"{path.stem}-{place + 1:05d}-of-00003.gguf",
+                metadata=own if place else file.metadata | own,
+                tensors=tensors[cuts[place] : cuts[place + 1]],
+            )
+    shard = tmp_path / f"{path.stem}-00002-of-00003.gguf"
+    np.testing.assert_array_equal(logits(shard), logits(path))
+    quantize_model(shard, out=tmp_path / path.stem)
+    for source, name in ((shard, "shards"), (tmp_path / path.stem, "imported")):
+        export_gguf(source, tmp_path / f"{name}.gguf", ternary_type=kind, embedding_type="f32")
+        assert (tmp_path / f"{name}.gguf").read_bytes() == path.read_bytes()
+
+
+def test_another_first_shard_is_another_source(exported, tmp_path):
+    """The digest of a source has every shard in it, that without tensors too."""
+    _, path, _ = exported
+    digests = set()
+    with GGUFFile(path) as file:
+        tensors = [tensor(t.name, t.type, t.shape, file.data(t).tobytes()) for t in file.tensors.values()]
+        for name in ("one", "other"):
+            own = {"split.count": 2, "split.tensors.count": len(tensors)}
+            first = {**file.metadata, **own, "split.no": 0, "general.name": name}
+            write_gguf(tmp_path / "m-00001-of-00002.gguf", metadata=first, tensors=[])
+            write_gguf(tmp_path / "m-00002-of-00002.gguf", metadata={**own, "split.no": 1}, tensors=tensors)
+            with open_source(tmp_path / "m-00002-of-00002.gguf") as source:
+                digests.add(source.sha256())
+    assert len(digests) == 2
 
 
 @pytest.mark.gguf
@@ -440,10 +477,10 @@ def test_a_theta_that_is_not_named_is_that_of_ggml(scripture_llama, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"general.architecture": "qwen3"}, "architecture 'qwen3' is not known"),
+        ({"general.architecture": "gemma4"}, "architecture 'gemma4' is not known"),
         ({"general.architecture": None}, "architecture 'None' is not known"),
         ({"general.type": "adapter"}, "not a whole model"),
-        ({"split.count": 2}, "not a whole model"),
+        ({"split.count": 2}, "shards of a model are called"),
         ({"llama.expert_count": 8}, "'llama.expert_count' = '8' is not known"),
         ({"llama.attention.sliding_window": 64}, "sliding_window"),
         ({"llama.rope.scaling.type": "yarn"}, "rope scaling 'yarn'"),
