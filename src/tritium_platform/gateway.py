@@ -394,7 +394,9 @@ class Gateway:
             price = str(cost.total) if is_first else "0"
             with spans.step("audit"):
                 await books.outbox.add(_intent(passage, record=record, cost=price, code=code))
-            await books.health.update_health(context.tenant_id, kind=kind, latency_ms=round(seconds * 1000))
+            if is_first:  # else it ran before, or was written by an attempt whose commit was not answered
+                milliseconds = round(seconds * 1000)
+                await books.health.update_health(context.tenant_id, kind=kind, latency_ms=milliseconds)
 
     def _record(self, passage: Passage[Piece], *, outcome: Outcome, consumption: Consumption) -> UsageRecord:
         context, request = passage.context, passage.request
