@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tritium_platform.passage import CustomerRequest, OnceOnly, Telemetry
     from tritium_platform.quotas.model import Admission
     from tritium_platform.quotas.service import QuotaService
+    from tritium_platform.resilience import RandomSource
     from tritium_platform.serving.model import Consumption
     from tritium_platform.settlement import SettlementJournal
     from tritium_platform.tenancy.model import Tenant, TenantContext
@@ -120,9 +121,11 @@ class Books:
 
 
 class Gateway:
-    """The one road in."""
+    """The one road in; `randomness` spreads its second attempts at the database."""
 
-    def __init__(self, *, tenancy: TenancyService, books: Books) -> None:
+    def __init__(
+        self, *, tenancy: TenancyService, books: Books, randomness: RandomSource | None = None
+    ) -> None:
         self._tenancy = tenancy
         self._books = books
         # No breaker and a large budget: a settlement that is refused is a use that is lost, and while the
@@ -132,8 +135,10 @@ class Gateway:
             clock=books.clock,
             policy=SETTLEMENT,
             budget=RetryBudget(capacity=MOST_SETTLEMENT_RETRIES),
+            randomness=randomness,
         )
         self.telemetry = books.telemetry
+        self.clock = books.clock
         self._is_logging_due = False
         self._is_urgent = asyncio.Event()
         self._background: set[asyncio.Task[object]] = set()
@@ -389,7 +394,9 @@ class Gateway:
             price = str(cost.total) if is_first else "0"
             with spans.step("audit"):
                 await books.outbox.add(_intent(passage, record=record, cost=price, code=code))
-            await books.health.update_health(context.tenant_id, kind=kind, latency_ms=round(seconds * 1000))
+            if is_first:  # else it ran before, or was written by an attempt whose commit was not answered
+                milliseconds = round(seconds * 1000)
+                await books.health.update_health(context.tenant_id, kind=kind, latency_ms=milliseconds)
 
     def _record(self, passage: Passage[Piece], *, outcome: Outcome, consumption: Consumption) -> UsageRecord:
         context, request = passage.context, passage.request

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
@@ -19,8 +18,10 @@ if TYPE_CHECKING:
     from tritium_platform.quotas.model import Admission
     from tritium_platform.serving.model import Consumption
     from tritium_platform.tenancy.model import Scope, TenantContext
+    from tritium_platform.values import Clock
 
 Piece = TypeVar("Piece")
+NANOSECONDS = 1_000_000_000
 
 
 class CustomerRequest(Protocol[Piece]):
@@ -100,6 +101,10 @@ class Road(Protocol):
     def telemetry(self) -> Telemetry:
         """Where its pieces are counted."""
 
+    @property
+    def clock(self) -> Clock:
+        """The time."""
+
     async def settle(self, passage: Passage[Any], *, outcome: Outcome, error: BaseException | None) -> None:
         """Write down how it ended."""
 
@@ -127,10 +132,10 @@ class Passage(Generic[Piece]):
         self.request_id = request_id
         self.once = once
         self.may_run_twice = event_id is not None
-        self._event_id = event_id or uuid7()
+        self._event_id = event_id or uuid7(road.clock)
         self._road = road
         self._pieces = request.execute()
-        self._started = time.monotonic()
+        self._started = self._now()
         self._engine_started: float | None = None
         self._last = self._started
         self.first_seconds: float | None = None
@@ -139,7 +144,7 @@ class Passage(Generic[Piece]):
     @property
     def seconds(self) -> float:
         """The time since admission."""
-        return time.monotonic() - self._started
+        return self._now() - self._started
 
     @property
     def engine_span(self) -> tuple[float, float] | None:
@@ -153,7 +158,7 @@ class Passage(Generic[Piece]):
         if self.once is not None:
             return self.once.event_id if outcome is Outcome.SUCCESS else self._event_id
         # What used nothing takes nobody's place: the same request may run again, and count.
-        return self._event_id if is_counted else uuid7()
+        return self._event_id if is_counted else uuid7(self._road.clock)
 
     def __aiter__(self) -> Self:
         """Return itself."""
@@ -163,7 +168,7 @@ class Passage(Generic[Piece]):
         """Do the work up to the next piece."""
         if self._settlement is not None:
             raise StopAsyncIteration
-        self._engine_started = self._engine_started or time.monotonic()
+        self._engine_started = self._engine_started or self._now()
         try:
             piece = await anext(self._pieces)
         except StopAsyncIteration:
@@ -183,8 +188,11 @@ class Passage(Generic[Piece]):
                 await self._pieces.aclose()
         return piece
 
+    def _now(self) -> float:
+        return self._road.clock.monotonic_nanoseconds() / NANOSECONDS
+
     def _note_piece(self) -> None:
-        now = time.monotonic()
+        now = self._now()
         is_first = self.first_seconds is None
         self._road.telemetry.piece(
             model=self.request.model,

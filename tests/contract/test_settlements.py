@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
@@ -28,7 +29,6 @@ from tritium_platform.values import uuid7
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from uuid import UUID
 
     from conftest import Books
 
@@ -198,6 +198,58 @@ async def test_a_database_that_goes_away_at_any_moment_gets_everything_once(
     await shop.require(settlements)
     await journal.close()
     assert spool_files(tmp_path / "spool") == []
+
+
+async def test_what_gathered_behind_a_group_whose_answer_was_lost_does_not_bring_it_in_again(
+    books: Books, store: GroupSettlement, clock: ManualClock, tmp_path: Path
+) -> None:
+    shop, more = Shop(books, clock), asyncio.Event()
+    await shop.open()
+
+    class Forgetful(Unlucky):
+        async def apply(self, settlements: Sequence[Settlement], *, spool_id: UUID, position: int) -> None:
+            try:
+                await super().apply(settlements, spool_id=spool_id, position=position)
+            except OverloadedError:
+                await more.wait()
+                raise
+
+    journal = SpooledSettlements(tmp_path / "spool", store=Forgetful(store, failures=["after"]), clock=clock)
+    first, second = shop.settlement(), shop.settlement()
+    await journal.append(first)
+    drained = asyncio.create_task(journal.drained())
+    while await store.position(UUID((await journal_file(tmp_path / "spool")).stem)) == 0:
+        await asyncio.sleep(0.01)
+    await journal.append(second)
+    more.set()
+    await drained
+    await journal.drained()
+    await shop.require([first, second])
+    await journal.close()
+
+
+async def journal_file(directory: Path) -> Path:
+    """Wait for the first spool of a directory."""
+    while not (found := spool_files(directory)):
+        await asyncio.sleep(0.01)
+    return found[0]
+
+
+async def test_a_database_that_is_away_at_the_end_does_not_keep_a_process_from_ending(
+    books: Books, store: GroupSettlement, clock: ManualClock, tmp_path: Path
+) -> None:
+    class AwayAtTheEnd(Unlucky):
+        async def forget(self, spool_id: UUID) -> None:
+            raise OverloadedError("away", retry_after=0)
+
+    shop = Shop(books, clock)
+    await shop.open()
+    journal = SpooledSettlements(tmp_path / "spool", store=AwayAtTheEnd(store, failures=[]), clock=clock)
+    kept = shop.settlement()
+    await journal.append(kept)
+    await journal.close()
+    assert await SpooledSettlements(tmp_path / "spool", store=store, clock=clock).recover() == 0
+    await shop.require([kept])
 
 
 async def kill(journal: SpooledSettlements) -> None:

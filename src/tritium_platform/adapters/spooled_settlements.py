@@ -61,6 +61,7 @@ class SpooledSettlements:
         self._is_closing = False
         self._writer: threading.Thread | None = None
         self._frames: deque[_Frame] = deque()
+        self._group: list[_Frame] = []
         self._appended = self._applied = 0
         self._progress = asyncio.Event()
         self._is_urgent = asyncio.Event()
@@ -142,8 +143,9 @@ class SpooledSettlements:
             self._drain.cancel()
             await asyncio.gather(self._drain, return_exceptions=True)
         if self._applied == self._appended:
-            for path in spool_files(self._directory):
-                await self._discard(path)
+            with contextlib.suppress(BitNetServiceError, OSError):  # the next process does what is left
+                for path in spool_files(self._directory):
+                    await self._discard(path)
 
     def _start(self) -> None:
         if self._writer is None:
@@ -227,22 +229,27 @@ class SpooledSettlements:
 
     async def _apply_some(self) -> None:
         """Bring in what lies in one spool, up to some settlements; the files before it are done with."""
-        path = self._frames[0].path
-        frames: list[_Frame] = []
-        count = 0
-        for frame in self._frames:
-            if frame.path != path or count >= MOST_AT_ONCE:
-                break
-            frames.append(frame)
-            count += len(frame.settlements)
-        settlements = [each for frame in frames for each in frame.settlements]
+        # A group that failed is tried as it was: it may be in the books, and only the answer was lost.
+        frames = self._group = self._group or self._next_group()
+        path, settlements = frames[0].path, [each for frame in frames for each in frame.settlements]
         await self._store.apply(settlements, spool_id=UUID(path.stem), position=frames[-1].end)
+        self._group = []
         for _ in frames:
             self._frames.popleft()
-        self._applied += count
+        self._applied += len(settlements)
         self._progress.set()
         if self._frames and self._frames[0].path != path:
             await self._discard(path)
+
+    def _next_group(self) -> list[_Frame]:
+        frames: list[_Frame] = []
+        count = 0
+        for frame in self._frames:
+            if frame.path != self._frames[0].path or count >= MOST_AT_ONCE:
+                break
+            frames.append(frame)
+            count += len(frame.settlements)
+        return frames
 
     async def _discard(self, path: Path) -> None:
         """Remove a file that is in the books, then its position: the other way round it would come back."""

@@ -63,6 +63,8 @@ class AuditLog:
         self._checkpoint = empty_checkpoint(signer.name)
         self._doubtful: list[UUID] = []
         self._doubtful_start = 0
+        # What was found to be logged though its batch failed, until its author gives it again.
+        self._found: dict[UUID, int] = {}
 
     @classmethod
     def open(
@@ -102,7 +104,8 @@ class AuditLog:
             PlatformError: the disk refused, or the log would not continue the last signed checkpoint.
         """
         self._require_open()
-        known = self._settle_doubt()
+        self._settle_doubt()
+        known = dict(self._found)
         fresh = [intent for intent in intents if intent.id not in known]
         if fresh:
             first = self._edge.size
@@ -110,6 +113,8 @@ class AuditLog:
             self._doubtful, self._doubtful_start = [intent.id for intent in fresh], first
             self._commit(fresh)
             self._doubtful = []
+        for intent in intents:
+            self._found.pop(intent.id, None)
         return [known[intent.id] for intent in intents]
 
     def read_entry(self, index: int) -> AuditLogEntry:
@@ -218,14 +223,14 @@ class AuditLog:
             )
         return edge
 
-    def _settle_doubt(self) -> dict[UUID, int]:
-        """After a failed batch, learn from the disk whether it was committed; id -> index if it was."""
+    def _settle_doubt(self) -> None:
+        """After a failed batch, learn from the disk whether it was committed."""
         if not self._doubtful:
-            return {}
+            return
         self._recover()
-        if self._edge.size <= self._doubtful_start:
-            return {}
-        return {identity: self._doubtful_start + offset for offset, identity in enumerate(self._doubtful)}
+        if self._edge.size > self._doubtful_start:
+            self._found |= {each: self._doubtful_start + place for place, each in enumerate(self._doubtful)}
+        self._doubtful = []
 
     def _commit(self, intents: list[AuditIntent]) -> None:
         sequences = self._sequences.copy()

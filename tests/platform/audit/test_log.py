@@ -238,6 +238,24 @@ def test_after_a_full_disk_the_same_entries_are_logged_once(writable, open_log, 
     assert (report.problems, report.entries) == ((), 4)
 
 
+def test_what_is_found_logged_after_one_failure_is_remembered_through_the_next(
+    open_log, signer, intent, tmp_path
+):
+    files = FullDisk(tmp_path)
+    log = open_log(tmp_path, files=files)
+    log.append([intent(0)])
+    files.left = 3  # its tiles and its commitment are written, its checkpoint is not
+    with pytest.raises(PlatformError, match="No space left"):
+        log.append([intent(1)])
+    files.left = 1  # the checkpoint of what was committed, and nothing of what is new
+    with pytest.raises(PlatformError, match="No space left"):
+        log.append([intent(1), intent(2)])
+    files.left = None
+    assert log.append([intent(1), intent(2)]) == [1, 2]
+    report = verify_log(tmp_path, signer.verifier.vkey)
+    assert (report.problems, report.entries) == ((), 3)
+
+
 def test_a_log_with_a_wrong_tile_is_not_written_any_further(open_log, intent, tmp_path):
     log = open_log(tmp_path)
     log.append([intent(n) for n in range(10)])

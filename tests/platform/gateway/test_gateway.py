@@ -72,6 +72,7 @@ class Office:
     async def open(cls, directory, *, outbox=None, **limits):
         office = cls()
         clock, database = SystemClock(), MemoryDatabase()
+        office.database = database
         signer = NoteSigner("test.example/audit", private_key=Ed25519PrivateKey.generate())
         office.verifier_key = signer.verifier.vkey
         office.outbox = outbox(database) if outbox else MemoryAuditOutbox(database)
@@ -416,6 +417,29 @@ async def test_a_database_that_is_away_for_a_moment_loses_no_use_and_doubles_non
     assert (quota.used, quota.held) == (1, 0)
     passage = await office.walk(CountToThree())  # its place is free
     await passage.aclose()
+
+
+async def test_a_commit_that_was_not_answered_is_one_outcome_of_the_customers_health():
+    office = await Office.open(None)
+    database, failures = office.database, [OverloadedError("nobody knows", retry_after=0)]
+
+    @contextlib.asynccontextmanager
+    async def unanswered():
+        async with database.unit_of_work():
+            yield
+        if failures:
+            raise failures.pop()
+
+    books = replace(office.gateway._books, unit_of_work=unanswered, journal=None)
+    gateway = Gateway(tenancy=office.tenancy, books=books)
+    (passage,) = await gateway.process_customer_requests(
+        [CountToThree()], token=office.key, request_id="r", event_ids=[uuid7()]
+    )
+    assert [piece async for piece in passage] == [0, 1, 2]
+    assert not failures
+    assert len(await office.records()) == 1
+    assert sum(database.tables["health_outcomes"].values()) == 1
+    await gateway.close()
 
 
 async def test_work_whose_end_fails_is_in_the_books_nevertheless():
