@@ -142,4 +142,9 @@ def _record_out(record: UsageRecord) -> schemas.UsageRecordOut:
         occurred_at=record.occurred_at,
         quantities=asdict(record.quantities),
         resources=asdict(record.resources),
+        source=record.source,
+        event_id=record.event_id,
+        device=record.device,
+        dimensions=dict(record.dimensions),
+        received_at=record.received_at,
     )

@@ -18,7 +18,14 @@ from tritium_platform.adapters.sql.model_store import SqlModelStore
 from tritium_platform.adapters.sql.money import open_sql_desk
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst
-from tritium_platform.compose.books import note_signer, open_audit, open_books, open_fair_use, price_version
+from tritium_platform.compose.books import (
+    note_signer,
+    open_audit,
+    open_books,
+    open_fair_use,
+    open_ingestion,
+    price_version,
+)
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
 from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform
@@ -147,6 +154,7 @@ def _assemble(
         tenancy=tenancy,
         security=open_security(database, tenancy=tenancy, books=books),
         books=books,
+        ingestion=open_ingestion(database, outbox=SqlAuditOutbox(database), clock=clock),
         desk=open_sql_desk(
             database,
             prices=books.billing,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tritium_platform.errors import ValidationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -29,6 +30,8 @@ class OperationType(StrEnum):
     EMBEDDING = "embedding"
     QUANTIZATION = "quantization"
     DEPLOYMENT = "deployment"
+    EXTERNAL = "external"
+    """Somebody else did the work and reported it as an event."""
 
 
 class Meter(StrEnum):
@@ -87,6 +90,10 @@ class UsageRecord:
         outcome: `success`, `cancelled` or `failed`.
         occurred_at: when the use ended; part of the body, so a repeated report must repeat it.
         key_id: the API key, `None` for work that has no caller.
+        device: what a matrix price may look at; empty where nobody said it.
+        dimensions: what the sender of an event said about it, as it was said.
+        received_at: when an event arrived; `None` for what we counted ourselves.
+        event_sha256: the digest of an event, which is about what its sender said only.
     """
 
     id: UUID
@@ -101,6 +108,10 @@ class UsageRecord:
     resources: ResourceUsage
     model: str = ""
     key_id: str | None = None
+    device: str = ""
+    dimensions: Mapping[str, str] = field(default_factory=dict)
+    received_at: datetime | None = None
+    event_sha256: bytes | None = None
 
     def __post_init__(self) -> None:
         for name in ("source", "event_id", "outcome"):
@@ -123,6 +134,8 @@ class UsageRecord:
 
     def body_sha256(self) -> bytes:
         """Return the digest of everything but `id`: two reports of one use have the same."""
+        if self.event_sha256 is not None:
+            return self.event_sha256
         body = {
             "tenant_id": str(self.tenant_id),
             "source": self.source,
