@@ -96,7 +96,7 @@ async def test_an_event_comes_back_as_a_use(
     assert found == event.record(found.id, received_at=clock.now())
     assert {each: count for each, count in found.metered().items() if count} == {meter: 10**12}
     assert (found.model, found.device) == ("größte-✓", 'c"p\\u')
-    assert found.dimensions == reported.dimensions
+    assert found.report.dimensions == reported.dimensions
     assert found.body_sha256() == event.body_sha256
 
 
@@ -322,7 +322,7 @@ def content(record: Any) -> tuple[Any, ...]:
         record.resources,
         record.model,
         record.device,
-        record.dimensions,
+        record.report.dimensions,
     )
 
 

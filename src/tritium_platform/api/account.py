@@ -144,7 +144,6 @@ def _record_out(record: UsageRecord) -> schemas.UsageRecordOut:
         resources=asdict(record.resources),
         source=record.source,
         event_id=record.event_id,
-        device=record.device,
-        dimensions=dict(record.dimensions),
-        received_at=record.received_at,
+        dimensions=dict(record.report.dimensions) if record.report else {},
+        received_at=record.report.received_at if record.report else None,
     )

@@ -257,7 +257,6 @@ class UsageRecordOut(BaseModel):
     resources: dict[str, int]
     source: str
     event_id: str
-    device: str
     dimensions: dict[str, str]
     received_at: datetime | None
 

@@ -18,6 +18,7 @@ from tritium_platform.cli import (
     retention,
     run,
     tenants,
+    usage,
 )
 
 app = typer.Typer(
@@ -32,7 +33,6 @@ app.command()(run.up)
 app.command()(run.serve)
 app.command()(run.worker)
 app.command()(run.migrate)
-app.command()(billing.usage)
 app.command()(recommend.recommend)
 models.model_group.command("quantize")(quantize.quantize_model)
 models.model_group.command("cancel")(quantize.cancel_quantization)
@@ -45,6 +45,7 @@ for name, group in (
     ("alias", aliases.alias_group),
     ("capacity", capacity.capacity_group),
     ("fairuse", fairuse.fairuse_group),
+    ("usage", usage.usage_group),
     ("invoice", billing.invoice_group),
     ("price", prices.price_group),
     ("journal", prices.journal_group),

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from contextvars import Context
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
@@ -142,10 +143,12 @@ class Ingestion:
         for batch in group:
             for event in batch.events:
                 first.setdefault(event.key, event)
-        identities = uuids7(len(first), clock=self._clock)
+        # Of two processes with the same events one waits for the other: in one order they form no ring.
+        ordered = sorted(first.values(), key=attrgetter("source", "id"))
+        identities = uuids7(len(ordered), clock=self._clock)
         now = self._clock.now()
         async with self._unit_of_work():
-            taken = await self._store.keep(list(first.values()), identities=identities, received_at=now)
+            taken = await self._store.keep(ordered, identities=identities, received_at=now)
             accepted = Counter(
                 (event.tenant_id, event.key_id) for key, event in first.items() if key not in taken
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -80,6 +80,21 @@ class ResourceUsage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What is known of a use because somebody else reported it as an event.
+
+    Attributes:
+        dimensions: what the sender said of it, as it was said.
+        received_at: when it arrived.
+        body_sha256: the digest of all that the sender said.
+    """
+
+    dimensions: Mapping[str, str]
+    received_at: datetime
+    body_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
     """One use, counted once for ever under (tenant_id, source, event_id).
 
@@ -90,10 +105,7 @@ class UsageRecord:
         outcome: `success`, `cancelled` or `failed`.
         occurred_at: when the use ended; part of the body, so a repeated report must repeat it.
         key_id: the API key, `None` for work that has no caller.
-        device: what a matrix price may look at; empty where nobody said it.
-        dimensions: what the sender of an event said about it, as it was said.
-        received_at: when an event arrived; `None` for what we counted ourselves.
-        event_sha256: the digest of an event, which is about what its sender said only.
+        report: `None` for what we counted ourselves.
     """
 
     id: UUID
@@ -108,10 +120,7 @@ class UsageRecord:
     resources: ResourceUsage
     model: str = ""
     key_id: str | None = None
-    device: str = ""
-    dimensions: Mapping[str, str] = field(default_factory=dict)
-    received_at: datetime | None = None
-    event_sha256: bytes | None = None
+    report: Report | None = None
 
     def __post_init__(self) -> None:
         for name in ("source", "event_id", "outcome"):
@@ -121,6 +130,11 @@ class UsageRecord:
                 )
         if self.occurred_at.tzinfo is None:
             raise ValidationError("The time of a usage record needs a time zone.", field="occurred_at")
+
+    @property
+    def device(self) -> str:
+        """Where it ran; empty where nobody said it."""
+        return self.report.dimensions.get("device", "") if self.report else ""
 
     def metered(self) -> dict[Meter, int]:
         """Return every meter with its quantity."""
@@ -133,9 +147,12 @@ class UsageRecord:
         }
 
     def body_sha256(self) -> bytes:
-        """Return the digest of everything but `id`: two reports of one use have the same."""
-        if self.event_sha256 is not None:
-            return self.event_sha256
+        """Return the digest of everything but `id`: two reports of one use have the same.
+
+        Of an event it is the digest of what its sender said: nothing that the receiver adds is in it.
+        """
+        if self.report is not None:
+            return self.report.body_sha256
         body = {
             "tenant_id": str(self.tenant_id),
             "source": self.source,

@@ -39,7 +39,6 @@ def _unnest(fields: Mapping[str, str]) -> str:
     return ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in fields.items())
 
 
-# Of two transactions with the same keys one waits for the other; in one order they never form a ring.
 _INSERT = text(
     f"""
     INSERT INTO usage_records (
@@ -51,7 +50,6 @@ _INSERT = text(
         e.model, e.device, e.dimensions, e.key_id, e.occurred_at, :received_at, decode(e.sha256, 'hex'),
         {_COUNTS}
     FROM unnest({_unnest(_FIELDS)}) AS e({", ".join(_FIELDS)})
-    ORDER BY e.tenant_id, e.source COLLATE "C", e.event_id COLLATE "C"
     ON CONFLICT (tenant_id, source, event_id) DO NOTHING
     """  # noqa: S608 - of our own names
 )

@@ -13,6 +13,7 @@ from tritium_platform.adapters.sql.tables.tenancy import tenants
 from tritium_platform.metering.model import (
     Meter,
     OperationType,
+    Report,
     ResourceUsage,
     TenantActivity,
     TokenCount,
@@ -201,11 +202,17 @@ def record_values(record: UsageRecord) -> dict[str, Any]:
         "occurred_at": record.occurred_at,
         "body_sha256": record.body_sha256(),
         "device": record.device,
-        "dimensions": json.dumps(record.dimensions, sort_keys=True) if record.dimensions else None,
-        "received_at": record.received_at,
+        **_report_values(record.report),
         **{name: getattr(record.quantities, name) for name in QUANTITIES},
         **{name: getattr(record.resources, name) for name in RESOURCES},
     }
+
+
+def _report_values(report: Report | None) -> dict[str, Any]:
+    if report is None:
+        return {"dimensions": None, "received_at": None}
+    said = json.dumps(report.dimensions, sort_keys=True) if report.dimensions else None
+    return {"dimensions": said, "received_at": report.received_at}
 
 
 def usage_record(row: Row[Any]) -> UsageRecord:
@@ -223,8 +230,12 @@ def usage_record(row: Row[Any]) -> UsageRecord:
         resources=ResourceUsage(**{name: getattr(row, name) for name in RESOURCES}),
         model=row.model,
         key_id=row.key_id,
-        device=row.device,
-        dimensions=json.loads(row.dimensions) if row.dimensions else {},
-        received_at=row.received_at,
-        event_sha256=bytes(row.body_sha256) if row.operation == OperationType.EXTERNAL else None,
+        report=_report(row),
     )
+
+
+def _report(row: Row[Any]) -> Report | None:
+    if row.received_at is None:
+        return None
+    said = json.loads(row.dimensions) if row.dimensions else {}
+    return Report(dimensions=said, received_at=row.received_at, body_sha256=bytes(row.body_sha256))
