@@ -9,7 +9,8 @@ UV_VERSION := 0.13.9
 CSRC := $(wildcard src/tritium/kernels/csrc/*)
 NATIVE_TESTS := $(wildcard tests/native/*.h tests/native/*.cpp)
 QUICK_BENCHMARKS := $(filter-out benchmarks/peers.py benchmarks/gguf_oracle.py benchmarks/random_models.py \
-	benchmarks/quantize_memory.py benchmarks/growth.py benchmarks/mock_model.py benchmarks/books.py benchmarks/invoices.py,$(wildcard benchmarks/*.py))
+	benchmarks/quantize_memory.py benchmarks/growth.py benchmarks/mock_model.py benchmarks/books.py benchmarks/invoices.py \
+	benchmarks/ingest.py benchmarks/ingest_picture.py,$(wildcard benchmarks/*.py))
 PEER_SOURCE := build/peers/source
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export UV_LINK_MODE := copy

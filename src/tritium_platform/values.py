@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
 MONTHS_IN_YEAR = 12
+_RANDOM_BITS = (1 << 62) - 1  # of a UUID version 7
 
 # ISO 4217: digits after the decimal point. A currency that is not here is refused, never guessed.
 CURRENCY_DIGITS = {
@@ -95,12 +97,25 @@ def uuid7(clock: Clock | None = None, *, entropy: Callable[[int], bytes] = os.ur
 
     48 bits of milliseconds, 12 bits of the fraction of the millisecond, 62 random bits.
     """
-    since_epoch = (clock or SystemClock()).now() - datetime(1970, 1, 1, tzinfo=UTC)
+    random_bits = int.from_bytes(entropy(8), "big") & _RANDOM_BITS
+    return UUID(int=_timed_bits(clock or SystemClock()) | random_bits)
+
+
+def uuids7(
+    count: int, *, clock: Clock | None = None, entropy: Callable[[int], bytes] = os.urandom
+) -> list[UUID]:
+    """Return UUIDs version 7 of one instant, in ascending order."""
+    timed = _timed_bits(clock or SystemClock())
+    drawn = struct.unpack(f">{count}Q", entropy(8 * count))
+    return [UUID(int=timed | bits) for bits in sorted(each & _RANDOM_BITS for each in drawn)]
+
+
+def _timed_bits(clock: Clock) -> int:
+    """Return what all UUIDs of this instant begin with, version and variant included."""
+    since_epoch = clock.now() - datetime(1970, 1, 1, tzinfo=UTC)
     microseconds = since_epoch // timedelta(microseconds=1)
     milliseconds, rest = divmod(microseconds, 1000)
-    fraction = rest * 4096 // 1000
-    random_bits = int.from_bytes(entropy(8), "big") & ((1 << 62) - 1)
-    return UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | random_bits)
+    return milliseconds << 80 | 7 << 76 | (rest * 4096 // 1000) << 64 | 2 << 62
 
 
 @dataclass(frozen=True, slots=True, order=True)

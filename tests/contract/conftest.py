@@ -19,6 +19,7 @@ from tritium_platform.adapters.memory.batch_store import MemoryBatchStore
 from tritium_platform.adapters.memory.billing_store import MemoryPriceStore
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
+from tritium_platform.adapters.memory.event_store import MemoryEventStore
 from tritium_platform.adapters.memory.file_store import MemoryFileStore
 from tritium_platform.adapters.memory.health_store import MemoryOutcomeStore
 from tritium_platform.adapters.memory.invoice_store import MemoryBilledUsageStore, MemoryInvoiceStore
@@ -40,6 +41,7 @@ from tritium_platform.adapters.sql.billed_usage_store import SqlBilledUsageStore
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.credit_store import SqlCreditStore
 from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.event_store import SqlEventStore
 from tritium_platform.adapters.sql.file_store import SqlFileStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.invoice_store import SqlInvoiceStore
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from tritium_platform.billing.invoicing import PriceStore
     from tritium_platform.billing.plans import PlanStore
     from tritium_platform.insight.health import OutcomeStore
+    from tritium_platform.metering.ingestion import EventStore
     from tritium_platform.metering.service import UsageStore
     from tritium_platform.quotas.reservations import ReservationStore
     from tritium_platform.serving.aliases import AliasStore
@@ -84,6 +87,7 @@ class Books:
     unit_of_work: UnitOfWork
     tenants: TenantStore
     usage: UsageStore
+    events: EventStore
     reservations: ReservationStore
     prices: PriceStore
     outcomes: OutcomeStore
@@ -105,6 +109,7 @@ def books_in_memory() -> Books:
         unit_of_work=database.unit_of_work,
         tenants=MemoryTenantStore(database),
         usage=MemoryUsageStore(database),
+        events=MemoryEventStore(database),
         reservations=MemoryReservationStore(database),
         prices=MemoryPriceStore(database),
         outcomes=MemoryOutcomeStore(database),
@@ -135,6 +140,7 @@ def books_in_sql(database: Database) -> Books:
         unit_of_work=database.unit_of_work,
         tenants=SqlTenantStore(database),
         usage=SqlUsageStore(database),
+        events=SqlEventStore(database),
         reservations=SqlReservationStore(database),
         prices=SqlPriceStore(database),
         outcomes=SqlOutcomeStore(database),

@@ -45,6 +45,15 @@ async def test_tenants_are_listed_oldest_first(books: Books, clock: ManualClock)
     assert list(await books.tenants.list_tenants()) == tenants
 
 
+async def test_tiers_are_told_of_the_tenants_that_there_are(books: Books, clock: ManualClock) -> None:
+    one, two = a_tenant(clock), replace(a_tenant(clock), tier=TenantTier.BUSINESS)
+    for tenant in (one, two):
+        await books.tenants.add_tenant(tenant)
+    found = await books.tenants.tiers({one.id, two.id, uuid7(clock)})
+    assert found == {one.id: one.tier, two.id: TenantTier.BUSINESS}
+    assert await books.tenants.tiers(set()) == {}
+
+
 async def test_a_change_of_a_tenant_stays_and_an_unknown_one_cannot_change(
     books: Books, clock: ManualClock
 ) -> None:

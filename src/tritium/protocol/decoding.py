@@ -58,12 +58,12 @@ class RequestDecoding:
 
     Args:
         app: what comes behind.
-        path: the beginning of the paths it is about.
+        path: the beginning of the paths it is about, or several.
         limit: the largest body in bytes, opened.
         refuse: returns the answer to an error.
     """
 
-    def __init__(self, app: ASGIApp, *, path: str, limit: int, refuse: Refuse) -> None:
+    def __init__(self, app: ASGIApp, *, path: str | tuple[str, ...], limit: int, refuse: Refuse) -> None:
         self._app = app
         self._path = path
         self._limit = limit

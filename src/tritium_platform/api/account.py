@@ -142,4 +142,8 @@ def _record_out(record: UsageRecord) -> schemas.UsageRecordOut:
         occurred_at=record.occurred_at,
         quantities=asdict(record.quantities),
         resources=asdict(record.resources),
+        source=record.source,
+        event_id=record.event_id,
+        dimensions=dict(record.report.dimensions) if record.report else {},
+        received_at=record.report.received_at if record.report else None,
     )

@@ -22,6 +22,7 @@ from tritium_platform.api import (
     billing,
     capacity,
     deployments,
+    events,
     fairuse,
     files,
     invoices,
@@ -84,12 +85,13 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     resources = (
         *(tenants, account, invoices, models, uploads, quantizations, deployments, aliases),
-        *(security, billing, recommendations, capacity, fairuse),
+        *(security, billing, recommendations, capacity, fairuse, events),
     )
     for router in (
         *(resource.router for resource in resources),
         aliases.operator_router,
         deployments.operator_router,
+        events.operator_router,
         fairuse.operator_router,
     ):
         app.include_router(router, responses=PROBLEM_RESPONSES)
@@ -97,7 +99,8 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         app.include_router(router)
     app.add_middleware(IdempotentAnswers, platform=platform)
     limit = platform.config.max_request_bytes
-    app.add_middleware(RequestDecoding, path="/v1/", limit=limit, refuse=refusal_response)
+    compressed = ("/v1/", *events.PATHS)
+    app.add_middleware(RequestDecoding, path=compressed, limit=limit, refuse=refusal_response)
     app.add_middleware(AnswerEncoding, path="/v1/")
     app.add_middleware(Guard, platform=platform)
     app.add_middleware(

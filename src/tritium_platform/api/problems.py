@@ -32,6 +32,10 @@ class MethodNotAllowedError(errors.ValidationError):
     """The address exists and does not take this method."""
 
 
+class UnsupportedMediaTypeError(errors.ValidationError):
+    """The body comes in a form that this address does not read; details: accepted."""
+
+
 RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     **LIBRARY_RULES,
     errors.TokenExpiredError: ErrorRule(401, _INVALID, "token_expired"),
@@ -48,6 +52,7 @@ RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     errors.RequestTooLargeError: ErrorRule(413, _INVALID, "request_too_large"),
     errors.RateLimitExceededError: ErrorRule(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.QuotaExceededError: ErrorRule(429, "insufficient_quota", "insufficient_quota"),
+    UnsupportedMediaTypeError: ErrorRule(415, _INVALID, "unsupported_media_type"),
     errors.InsufficientMemoryError: ErrorRule(503, _SERVER, "insufficient_memory"),
     errors.StorageQuotaExceededError: ErrorRule(507, _INVALID, "storage_quota_exceeded"),
     errors.PlatformError: ErrorRule(500, _SERVER, "platform_error"),

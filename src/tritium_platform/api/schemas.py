@@ -255,6 +255,29 @@ class UsageRecordOut(BaseModel):
     occurred_at: datetime
     quantities: dict[str, int]
     resources: dict[str, int]
+    source: str
+    event_id: str
+    dimensions: dict[str, str]
+    received_at: datetime | None
+
+
+class RefusedEvent(Problem):
+    """An event of a batch that was not counted, by its place in the batch (from 0), and why."""
+
+    index: int
+    source: str
+    id: str
+
+
+class IngestionOut(BaseModel):
+    """What became of events: all of them are in the books but for the refused ones.
+
+    `duplicates` are the places of those that were there before, or twice in the batch.
+    """
+
+    accepted: int
+    duplicates: list[int]
+    refused: list[RefusedEvent]
 
 
 class UsageOut(BaseModel):

@@ -94,7 +94,7 @@ class BilledUsageStore(Protocol):
         """Return the months with uses before a moment that no invoice charged, oldest first."""
 
     async def usage(self, tenant_id: UUID, *, month: CalendarMonth, is_only_billed: bool) -> Sequence[Usage]:
-        """Return the sums of a month by meter, tier and model; of all uses, or of those that are billed."""
+        """Return the sums of a month by meter, tier, model, device: of all uses, or of billed ones."""
 
     async def bill(self, invoice: Invoice, months: Sequence[CalendarMonth]) -> int:
         """Give an invoice every use of some months that no other one charged; return how many."""

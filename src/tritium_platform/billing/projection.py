@@ -114,7 +114,7 @@ class Projection:
 def uses_of(record: UsageRecord) -> list[Usage]:
     """Return what a record counts, meter by meter."""
     return [
-        Usage(meter=meter, tier=record.tier, quantity=quantity, model=record.model)
+        Usage(meter=meter, tier=record.tier, quantity=quantity, model=record.model, device=record.device)
         for meter, quantity in record.metered().items()
         if quantity
     ]

@@ -19,6 +19,7 @@ from tritium_platform.cli import (
     retention,
     run,
     tenants,
+    usage,
 )
 
 app = typer.Typer(
@@ -33,7 +34,6 @@ app.command()(run.up)
 app.command()(run.serve)
 app.command()(run.worker)
 app.command()(run.migrate)
-app.command()(billing.usage)
 app.command()(recommend.recommend)
 models.model_group.command("quantize")(quantize.quantize_model)
 models.model_group.command("cancel")(quantize.cancel_quantization)
@@ -46,6 +46,7 @@ for name, group in (
     ("alias", aliases.alias_group),
     ("capacity", capacity.capacity_group),
     ("fairuse", fairuse.fairuse_group),
+    ("usage", usage.usage_group),
     ("invoice", billing.invoice_group),
     ("credit-note", documents.credit_note_group),
     ("price", prices.price_group),

@@ -1,4 +1,4 @@
-"""`tritiumd usage` and `tritiumd invoice`: what a tenant used, what that costs, and what was billed."""
+"""`tritiumd invoice`: what use costs, and what was billed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tritium_platform.billing.invoice import Invoice
     from tritium_platform.billing.invoices import Preview
     from tritium_platform.compose import Platform
-    from tritium_platform.metering.model import UsageTotal
     from tritium_platform.values import CalendarMonth
 
 invoice_group = typer.Typer(no_args_is_help=True, help="Invoices.")
@@ -31,36 +30,6 @@ MOST_SHOWN = 100
 InvoiceId = Annotated[str, typer.Argument(help="The invoice's id.")]
 TenantId = Annotated[str, typer.Argument(help="The tenant's id.")]
 Period = Annotated[str | None, typer.Option(help="A month such as 2026-11 (UTC); by default this one.")]
-
-
-def usage(
-    tenant: TenantId,
-    *,
-    period: Period = None,
-    data_dir: DataDir = None,
-    config_file: ConfigFile = None,
-    database_url: DatabaseUrl = None,
-    output_format: FormatOption = OutputFormat.HUMAN,
-) -> None:
-    """Show what a tenant used in a month."""
-    tenant_id = parse_id(tenant)
-
-    async def work(platform: Platform) -> tuple[CalendarMonth, list[UsageTotal]]:
-        month = _month(platform, period)
-        await platform.tenancy.get_tenant(tenant_id)
-        totals = await platform.books.metering.totals(tenant_id, start=month.start, end=month.end)
-        return month, list(totals)
-
-    config = read_config(config_file, data_dir=data_dir, database_url=database_url)
-    month, totals = with_platform(config, work)
-    rows = [(total.meter.value, total.tier.value, str(total.quantity)) for total in totals]
-    if output_format is OutputFormat.JSON:
-        plain = [{"meter": meter, "tier": tier, "quantity": int(count)} for meter, tier, count in rows]
-        write_json({"tenant_id": str(tenant_id), "period": str(month), "totals": plain})
-    elif output_format is OutputFormat.QUIET:
-        write_text("".join(f"{meter} {tier} {count}\n" for meter, tier, count in rows))
-    else:
-        write_table(f"Usage in {month}", ("meter", "tier", "quantity"), rows)
 
 
 @invoice_group.command("preview")

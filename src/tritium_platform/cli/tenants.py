@@ -130,7 +130,8 @@ def create_key(
     *,
     name: Annotated[str, typer.Option(help="What the key is for.")] = "default",
     scope: Annotated[
-        list[str] | None, typer.Option(help="inference, models, deployments, usage, audit; all by default.")
+        list[str] | None,
+        typer.Option(help="inference, models, deployments, usage, metering, audit; all by default."),
     ] = None,
     data_dir: DataDir = None,
     config_file: ConfigFile = None,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tritium_platform.adapters.ingestion_trail import AuditedIngestion
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
+from tritium_platform.adapters.sql.event_store import SqlEventStore
 from tritium_platform.adapters.sql.fairuse_store import SqlFairUseStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
@@ -22,6 +24,7 @@ from tritium_platform.billing.pricing import default_price_version, parse_price_
 from tritium_platform.errors import ResourceError, ValidationError
 from tritium_platform.gateway import Books
 from tritium_platform.insight.health import HealthService
+from tritium_platform.metering.ingestion import Ingestion
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.enforcement import FairUseMode, FairUseService
 from tritium_platform.quotas.service import QuotaService
@@ -88,6 +91,16 @@ def open_fair_use(
         unit_of_work=database.unit_of_work,
         clock=clock,
         mode=FairUseMode(config.fair_use),
+    )
+
+
+def open_ingestion(database: Database, *, outbox: SqlAuditOutbox, clock: Clock) -> Ingestion:
+    """Return what takes in uses that others counted."""
+    return Ingestion(
+        store=SqlEventStore(database),
+        trail=AuditedIngestion(intents=outbox, clock=clock),
+        unit_of_work=database.unit_of_work,
+        clock=clock,
     )
 
 

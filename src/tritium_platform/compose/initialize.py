@@ -26,6 +26,7 @@ from tritium_platform.compose.books import (
     open_fair_use,
     price_version,
     seller_of,
+    open_ingestion,
 )
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
 from tritium_platform.compose.models import open_serving
@@ -155,6 +156,7 @@ def _assemble(
         tenancy=tenancy,
         security=open_security(database, tenancy=tenancy, books=books),
         books=books,
+        ingestion=open_ingestion(database, outbox=SqlAuditOutbox(database), clock=clock),
         desk=open_sql_desk(
             database,
             prices=books.billing,

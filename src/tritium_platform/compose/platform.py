@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tritium_platform.gateway import Books, Gateway
     from tritium_platform.insight.prediction import PredictionService
     from tritium_platform.insight.recommendations import RecommendationService
+    from tritium_platform.metering.ingestion import Ingestion
     from tritium_platform.quotas.enforcement import FairUseService
     from tritium_platform.security.service import SecurityService
     from tritium_platform.serving.aliases import AliasService
@@ -58,6 +59,7 @@ class Platform:
     tenancy: TenancyService
     security: SecurityService
     books: Books
+    ingestion: Ingestion
     desk: BillingDesk
     printer: InvoicePrinter
     fair_use: FairUseService
@@ -109,6 +111,7 @@ class Platform:
         await self.deployments.shut_down()
         await self.job_queue.close()
         await self.gateway.close()
+        await self.ingestion.close()
         if self.books.journal is not None:
             await self.books.journal.close()
         with contextlib.suppress(BitNetServiceError):  # what was leased comes back when it expires

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tritium_platform.errors import ValidationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -29,6 +30,8 @@ class OperationType(StrEnum):
     EMBEDDING = "embedding"
     QUANTIZATION = "quantization"
     DEPLOYMENT = "deployment"
+    EXTERNAL = "external"
+    """Somebody else did the work and reported it as an event."""
 
 
 class Meter(StrEnum):
@@ -77,6 +80,21 @@ class ResourceUsage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What is known of a use because somebody else reported it as an event.
+
+    Attributes:
+        dimensions: what the sender said of it, as it was said.
+        received_at: when it arrived.
+        body_sha256: the digest of all that the sender said.
+    """
+
+    dimensions: Mapping[str, str]
+    received_at: datetime
+    body_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
     """One use, counted once for ever under (tenant_id, source, event_id).
 
@@ -87,6 +105,7 @@ class UsageRecord:
         outcome: `success`, `cancelled` or `failed`.
         occurred_at: when the use ended; part of the body, so a repeated report must repeat it.
         key_id: the API key, `None` for work that has no caller.
+        report: `None` for what we counted ourselves.
     """
 
     id: UUID
@@ -101,6 +120,7 @@ class UsageRecord:
     resources: ResourceUsage
     model: str = ""
     key_id: str | None = None
+    report: Report | None = None
 
     def __post_init__(self) -> None:
         for name in ("source", "event_id", "outcome"):
@@ -110,6 +130,11 @@ class UsageRecord:
                 )
         if self.occurred_at.tzinfo is None:
             raise ValidationError("The time of a usage record needs a time zone.", field="occurred_at")
+
+    @property
+    def device(self) -> str:
+        """Where it ran; empty where nobody said it."""
+        return self.report.dimensions.get("device", "") if self.report else ""
 
     def metered(self) -> dict[Meter, int]:
         """Return every meter with its quantity."""
@@ -122,7 +147,12 @@ class UsageRecord:
         }
 
     def body_sha256(self) -> bytes:
-        """Return the digest of everything but `id`: two reports of one use have the same."""
+        """Return the digest of everything but `id`: two reports of one use have the same.
+
+        Of an event it is the digest of what its sender said: nothing that the receiver adds is in it.
+        """
+        if self.report is not None:
+            return self.report.body_sha256
         body = {
             "tenant_id": str(self.tenant_id),
             "source": self.source,

@@ -32,10 +32,10 @@ class UsageStore(Protocol):
         """Return a tenant's non-zero sums per tier and meter with start <= occurred_at < end, sorted."""
 
     async def activity(self, *, start: datetime, end: datetime) -> Sequence[TenantActivity]:
-        """Return every tenant's uses with start <= occurred_at < end, sorted by tenant; none without any."""
+        """Return every tenant's uses of this service in a period, sorted by tenant; none without any."""
 
     async def hourly_tokens(self, *, start: datetime, end: datetime) -> Sequence[TokenCount]:
-        """Return the non-zero sums per tier, model and hour with start <= occurred_at < end, sorted."""
+        """Return the non-zero sums per tier, model and hour of uses of this service, sorted."""
 
 
 class MeteringService:
@@ -76,9 +76,9 @@ class MeteringService:
         return await self._store.totals(tenant_id, start=start, end=end)
 
     async def activity(self, *, start: datetime, end: datetime) -> Sequence[TenantActivity]:
-        """Return every tenant's uses with start <= occurred_at < end."""
+        """Return every tenant's uses of this service with start <= occurred_at < end."""
         return await self._store.activity(start=start, end=end)
 
     async def hourly_tokens(self, *, start: datetime, end: datetime) -> Sequence[TokenCount]:
-        """Return tokens per tier, model and hour of uses with start <= occurred_at < end."""
+        """Return tokens per tier, model and hour of uses of this service with start <= occurred_at < end."""
         return await self._store.hourly_tokens(start=start, end=end)

@@ -40,6 +40,7 @@ class Scope(StrEnum):
     MODELS = "models"
     DEPLOYMENTS = "deployments"
     USAGE = "usage"
+    METERING = "metering"
     AUDIT = "audit"
 
 

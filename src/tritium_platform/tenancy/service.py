@@ -29,7 +29,7 @@ from tritium_platform.tenancy.model import (
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -51,6 +51,9 @@ class TenantStore(Protocol):
 
     async def list_tenants(self) -> Sequence[Tenant]:
         """Return all tenants, oldest first."""
+
+    async def tiers(self, tenant_ids: Collection[UUID]) -> Mapping[UUID, TenantTier]:
+        """Return the tiers of those tenants that there are."""
 
     async def update_tenant(self, tenant: Tenant) -> bool:
         """Replace name, tier, status and overrides; False if there is no such tenant."""
@@ -145,6 +148,10 @@ class TenancyService:
     async def list_tenants(self) -> Sequence[Tenant]:
         """Return all tenants, oldest first."""
         return await self._store.list_tenants()
+
+    async def tiers(self, tenant_ids: Collection[UUID]) -> Mapping[UUID, TenantTier]:
+        """Return the tiers of those tenants that there are."""
+        return await self._store.tiers(tenant_ids)
 
     async def change_tenant(
         self,

@@ -9,7 +9,14 @@ from uuid import UUID
 import pytest
 
 from tritium_platform.errors import ValidationError
-from tritium_platform.metering.model import Meter, OperationType, ResourceUsage, UsageQuantities, UsageRecord
+from tritium_platform.metering.model import (
+    Meter,
+    OperationType,
+    Report,
+    ResourceUsage,
+    UsageQuantities,
+    UsageRecord,
+)
 from tritium_platform.tenancy.model import TenantTier
 
 RECORD = UsageRecord(
@@ -61,8 +68,10 @@ def test_the_id_and_the_time_zone_are_not_part_of_the_body() -> None:
     assert replace(RECORD, id=UUID(int=9), occurred_at=elsewhere).body_sha256() == RECORD.body_sha256()
 
 
-def test_only_the_id_is_not_part_of_the_body() -> None:
-    assert set(CHANGES) | {"id"} == set(UsageRecord.__dataclass_fields__)
+def test_only_the_id_is_not_part_of_the_body_and_a_report_brings_its_own() -> None:
+    assert set(CHANGES) | {"id", "report"} == set(UsageRecord.__dataclass_fields__)
+    report = Report(dimensions={}, received_at=RECORD.occurred_at, body_sha256=b"what its sender said")
+    assert replace(RECORD, report=report, **CHANGES).body_sha256() == b"what its sender said"
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, True, 2**63, "3", None])

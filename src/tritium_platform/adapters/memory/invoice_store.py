@@ -176,17 +176,17 @@ class MemoryBilledUsageStore:
         return sorted(months)
 
     async def usage(self, tenant_id: UUID, *, month: CalendarMonth, is_only_billed: bool) -> Sequence[Usage]:
-        """Return the sums of a month by meter, tier and model; of all uses, or of those that are billed."""
-        sums: Counter[tuple[Meter, TenantTier, str]] = Counter()
+        """Return the sums of a month by meter, tier, model, device: of all uses, or of billed ones."""
+        sums: Counter[tuple[Meter, TenantTier, str, str]] = Counter()
         billed = self._billed()
         for record in self._records():
             is_mine = record.tenant_id == tenant_id and CalendarMonth.of(record.occurred_at) == month
             if is_mine and (not is_only_billed or record.id in billed):
                 for meter, quantity in record.metered().items():
-                    sums[meter, record.tier, record.model] += quantity
+                    sums[meter, record.tier, record.model, record.device] += quantity
         return [
-            Usage(meter=meter, tier=tier, model=model, quantity=quantity)
-            for (meter, tier, model), quantity in sorted(sums.items())
+            Usage(meter=meter, tier=tier, model=model, device=device, quantity=quantity)
+            for (meter, tier, model, device), quantity in sorted(sums.items())
             if quantity
         ]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import UTC
 from typing import TYPE_CHECKING
 
-from tritium_platform.metering.model import TenantActivity, TokenCount, UsageTotal
+from tritium_platform.metering.model import OperationType, TenantActivity, TokenCount, UsageTotal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,29 +63,27 @@ class MemoryUsageStore:
         return [UsageTotal(*key, quantity) for key, quantity in sorted(sums.items()) if quantity]
 
     async def activity(self, *, start: datetime, end: datetime) -> Sequence[TenantActivity]:
-        """Return every tenant's uses with start <= occurred_at < end, sorted by tenant; none without any."""
+        """Return every tenant's uses of this service in a period, sorted by tenant; none without any."""
         requests: Counter[UUID] = Counter()
         compute: Counter[UUID] = Counter()
-        for record in self._records.values():
-            if start <= record.occurred_at < end:
-                requests[record.tenant_id] += 1
-                compute[record.tenant_id] += record.resources.compute_time_ms
+        for record in self._of_everybody(start=start, end=end):
+            requests[record.tenant_id] += 1
+            compute[record.tenant_id] += record.resources.compute_time_ms
         return [
             TenantActivity(tenant_id=tenant, requests=requests[tenant], compute_ms=compute[tenant])
             for tenant in sorted(requests)
         ]
 
     async def hourly_tokens(self, *, start: datetime, end: datetime) -> Sequence[TokenCount]:
-        """Return the non-zero sums per tier, model and hour with start <= occurred_at < end, sorted."""
+        """Return the non-zero sums per tier, model and hour of uses of this service, sorted."""
         sums: Counter[tuple[TenantTier, str, datetime]] = Counter()
         compute: Counter[tuple[TenantTier, str, datetime]] = Counter()
-        for record in self._records.values():
-            if start <= record.occurred_at < end:
-                used, moment = record.quantities, record.occurred_at.astimezone(UTC)
-                hour = moment.replace(minute=0, second=0, microsecond=0)
-                tokens = used.input_tokens + used.output_tokens + used.embedding_tokens
-                sums[record.tier, record.model, hour] += tokens
-                compute[record.tier, record.model, hour] += record.resources.compute_time_ms
+        for record in self._of_everybody(start=start, end=end):
+            used, moment = record.quantities, record.occurred_at.astimezone(UTC)
+            hour = moment.replace(minute=0, second=0, microsecond=0)
+            tokens = used.input_tokens + used.output_tokens + used.embedding_tokens
+            sums[record.tier, record.model, hour] += tokens
+            compute[record.tier, record.model, hour] += record.resources.compute_time_ms
         return [
             TokenCount(
                 tier=tier, model=model, hour=hour, tokens=tokens, compute_ms=compute[tier, model, hour]
@@ -103,4 +101,12 @@ class MemoryUsageStore:
             record
             for record in self._records.values()
             if record.tenant_id == tenant_id and start <= record.occurred_at < end
+        ]
+
+    def _of_everybody(self, *, start: datetime, end: datetime) -> Sequence[UsageRecord]:
+        """Return what was done here in a period, as opposed to what others report."""
+        return [
+            record
+            for record in self._records.values()
+            if start <= record.occurred_at < end and record.operation is not OperationType.EXTERNAL
         ]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from tritium_platform.errors import ConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
     from tritium_platform.adapters.memory.database import MemoryDatabase
-    from tritium_platform.tenancy.model import ApiKey, Tenant
+    from tritium_platform.tenancy.model import ApiKey, Tenant, TenantTier
 
 
 class MemoryTenantStore:
@@ -35,6 +35,10 @@ class MemoryTenantStore:
     async def list_tenants(self) -> Sequence[Tenant]:
         """Return all tenants, oldest first."""
         return sorted(self._tenants.values(), key=lambda each: (each.created_at, each.id))
+
+    async def tiers(self, tenant_ids: Collection[UUID]) -> Mapping[UUID, TenantTier]:
+        """Return the tiers of those tenants that there are."""
+        return {each: self._tenants[each].tier for each in tenant_ids if each in self._tenants}
 
     async def update_tenant(self, tenant: Tenant) -> bool:
         """Replace name, tier, status and overrides; False if there is no such tenant."""

@@ -48,15 +48,16 @@ class SqlBilledUsageStore:
             return [CalendarMonth.parse(text) for text in (await connection.execute(statement)).scalars()]
 
     async def usage(self, tenant_id: UUID, *, month: CalendarMonth, is_only_billed: bool) -> Sequence[Usage]:
-        """Return the sums of a month by meter, tier and model; of all uses, or of those that are billed."""
+        """Return the sums of a month by meter, tier, model, device: of all uses, or of billed ones."""
         statement = (
             select(
                 _use.tier,
                 _use.model,
+                _use.device,
                 *(func.sum(column).label(meter.value) for meter, column in METER_COLUMNS.items()),
             )
             .where(_use.tenant_id == tenant_id, _in(month))
-            .group_by(_use.tier, _use.model)
+            .group_by(_use.tier, _use.model, _use.device)
         )
         if is_only_billed:
             statement = statement.where(_is_billed())
@@ -68,12 +69,13 @@ class SqlBilledUsageStore:
                 tier=TenantTier(row["tier"]),
                 quantity=int(row[meter.value]),
                 model=row["model"],
+                device=row["device"],
             )
             for row in rows
             for meter in Meter
             if row[meter.value]
         ]
-        return sorted(found, key=lambda use: (use.meter, use.tier, use.model))
+        return sorted(found, key=lambda use: (use.meter, use.tier, use.model, use.device))
 
     async def bill(self, invoice: Invoice, months: Sequence[CalendarMonth]) -> int:
         """Give an invoice every use of some months that no other one charged; return how many."""

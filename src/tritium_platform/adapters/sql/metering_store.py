@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from tritium_platform.adapters.sql.tables.tenancy import tenants
 from tritium_platform.metering.model import (
     Meter,
     OperationType,
+    Report,
     ResourceUsage,
     TenantActivity,
     TokenCount,
@@ -50,7 +52,7 @@ class SqlUsageStore:
         key = (usage_records.c.tenant_id, usage_records.c.source, usage_records.c.event_id)
         statement = (
             self._database.insert(usage_records)
-            .values(**_values(record))
+            .values(**record_values(record))
             .on_conflict_do_nothing(index_elements=list(key))
             .returning(usage_records.c.id)
         )
@@ -72,7 +74,7 @@ class SqlUsageStore:
             index_elements=[usage_records.c.tenant_id, usage_records.c.source, usage_records.c.event_id]
         )
         async with self._database.write() as connection:
-            await connection.execute(statement, [_values(record) for record in records])
+            await connection.execute(statement, [record_values(record) for record in records])
 
     async def list(
         self, tenant_id: UUID, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
@@ -119,7 +121,7 @@ class SqlUsageStore:
         return sorted((each for each in totals if each.quantity), key=lambda each: (each.tier, each.meter))
 
     async def activity(self, *, start: datetime, end: datetime) -> Sequence[TenantActivity]:
-        """Return every tenant's uses with start <= occurred_at < end, sorted by tenant; none without any."""
+        """Return every tenant's uses of this service in a period, sorted by tenant; none without any."""
         statement = (
             select(
                 usage_records.c.tenant_id,
@@ -138,7 +140,7 @@ class SqlUsageStore:
         ]
 
     async def hourly_tokens(self, *, start: datetime, end: datetime) -> Sequence[TokenCount]:
-        """Return the non-zero sums per tier, model and hour with start <= occurred_at < end, sorted."""
+        """Return the non-zero sums per tier, model and hour of uses of this service, sorted."""
         table = usage_records.c
         hour = self._hour().label("hour")
         kinds = (table.input_tokens, table.output_tokens, table.embedding_tokens)
@@ -173,15 +175,20 @@ class SqlUsageStore:
 
 
 def _of_everybody(*, start: datetime, end: datetime) -> list[ColumnElement[bool]]:
-    """Return the conditions of a period; the tenants are named, so that the index of each finds its part."""
+    """Return the conditions of what was done here in a period, as opposed to what others report.
+
+    The tenants are named, so that the index of each finds its part.
+    """
     return [
         usage_records.c.tenant_id.in_(select(tenants.c.id)),
+        usage_records.c.operation != OperationType.EXTERNAL.value,
         usage_records.c.occurred_at >= start,
         usage_records.c.occurred_at < end,
     ]
 
 
-def _values(record: UsageRecord) -> dict[str, Any]:
+def record_values(record: UsageRecord) -> dict[str, Any]:
+    """Spell a record as a row of the table."""
     return {
         "id": record.id,
         "tenant_id": record.tenant_id,
@@ -194,9 +201,18 @@ def _values(record: UsageRecord) -> dict[str, Any]:
         "key_id": record.key_id,
         "occurred_at": record.occurred_at,
         "body_sha256": record.body_sha256(),
+        "device": record.device,
+        **_report_values(record.report),
         **{name: getattr(record.quantities, name) for name in QUANTITIES},
         **{name: getattr(record.resources, name) for name in RESOURCES},
     }
+
+
+def _report_values(report: Report | None) -> dict[str, Any]:
+    if report is None:
+        return {"dimensions": None, "received_at": None}
+    said = json.dumps(report.dimensions, sort_keys=True) if report.dimensions else None
+    return {"dimensions": said, "received_at": report.received_at}
 
 
 def usage_record(row: Row[Any]) -> UsageRecord:
@@ -214,4 +230,12 @@ def usage_record(row: Row[Any]) -> UsageRecord:
         resources=ResourceUsage(**{name: getattr(row, name) for name in RESOURCES}),
         model=row.model,
         key_id=row.key_id,
+        report=_report(row),
     )
+
+
+def _report(row: Row[Any]) -> Report | None:
+    if row.received_at is None:
+        return None
+    said = json.loads(row.dimensions) if row.dimensions else {}
+    return Report(dimensions=said, received_at=row.received_at, body_sha256=bytes(row.body_sha256))

@@ -11,7 +11,7 @@ from tritium_platform.errors import ConflictError
 from tritium_platform.tenancy.model import ApiKey, Scope, Tenant, TenantStatus, TenantTier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -44,6 +44,13 @@ class SqlTenantStore:
         async with self._database.read() as connection:
             rows = await connection.execute(select(tenants).order_by(tenants.c.created_at, tenants.c.id))
         return [_tenant(row) for row in rows]
+
+    async def tiers(self, tenant_ids: Collection[UUID]) -> Mapping[UUID, TenantTier]:
+        """Return the tiers of those tenants that there are."""
+        statement = select(tenants.c.id, tenants.c.tier).where(tenants.c.id.in_(tenant_ids))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).all()
+        return {row.id: TenantTier(row.tier) for row in rows}
 
     async def update_tenant(self, tenant: Tenant) -> bool:
         """Replace name, tier, status and overrides; False if there is no such tenant."""

@@ -10,6 +10,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Table,
+    Text,
     UniqueConstraint,
     Uuid,
 )
@@ -33,6 +34,9 @@ usage_records = Table(
     Column("key_id", String(12)),
     Column("occurred_at", UtcDateTime, nullable=False),
     Column("body_sha256", LargeBinary, nullable=False),
+    Column("device", String(200), nullable=False, server_default=""),
+    Column("dimensions", Text),
+    Column("received_at", UtcDateTime),
     *(Column(name, BigInteger, nullable=False) for name in QUANTITIES + RESOURCES),
     UniqueConstraint("tenant_id", "source", "event_id"),
     *(CheckConstraint(f"{name} >= 0", name=f"{name}_not_negative") for name in QUANTITIES + RESOURCES),

@@ -1,0 +1,198 @@
+"""What taking in uses that others counted costs, over HTTP, as the table grows; and resending all of it.
+
+    python benchmarks/ingest.py DATABASE_URL [--events N] [--batch N] [--clients N] [--record]
+
+DATABASE_URL names an empty database: postgresql+psycopg://... or sqlite+aiosqlite:///PATH. It starts
+`tritiumd serve` and sends batches as several tenants at once, each over a connection of its own. Ids are
+random, which is the worst order for an index. Bodies are made before the clock runs; every answer came after
+its commit.
+`--record` keeps the figures in docs/measurements/ingest.json; `ingest_picture.py` draws them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import psutil
+import psycopg
+from side_by_side.machine import describe_machine
+
+from tritium_platform.cli.client import ServerClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+RECORD = Path(__file__).resolve().parent.parent / "docs" / "measurements" / "ingest.json"
+WINDOW = 200_000
+WARM_UP = 10_000
+METERS = ("input_tokens", "output_tokens", "embedding_tokens")
+MODELS = ("bitnet-2b4t", "llama-8b", "qwen3-4b")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs, and the keys of its tenants."""
+
+    process: psutil.Process
+    address: str
+    keys: Sequence[str]
+    database_url: str
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """Return the processor seconds of the server and of its database connections."""
+        return _cpu(self.process), sum(_cpu(each) for each in self._backends())
+
+    def _backends(self) -> Iterator[psutil.Process]:
+        if self.database_url.startswith("sqlite"):
+            return
+        with psycopg.connect(self.database_url.replace("+psycopg", "")) as connection:
+            found = connection.execute(
+                "SELECT pid FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            ).fetchall()
+        for (pid,) in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                yield psutil.Process(pid)
+
+
+@contextlib.contextmanager
+def serve(database_url: str, *, clients: int) -> Iterator[Server]:
+    """Start the platform on a database, with one tenant per client."""
+    with tempfile.TemporaryDirectory() as data_dir:
+        command = [sys.executable, "-m", "tritium_platform.cli", "serve", "--data-dir", data_dir]
+        command += ["--database-url", database_url, "--port", "0", "--format", "json", "--log-level", "error"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            facts = json.loads(process.stdout.readline())
+            try:
+                keys = [_open_account(facts) for _ in range(clients)]
+                yield Server(psutil.Process(process.pid), urlsplit(facts["url"]).netloc, keys, database_url)
+            finally:
+                process.terminate()
+
+
+def _open_account(facts: dict[str, str]) -> str:
+    operator = ServerClient(facts["url"], key=facts["admin_key"])
+    tenant = operator.post("/api/v1/tenants", {"organization_name": "Bench", "tier": "team"})
+    return str(operator.post(f"/api/v1/tenants/{tenant['id']}/keys", {"name": "bench"})["key"])
+
+
+def bodies(count: int, *, batch: int, generator: random.Random) -> list[bytes]:
+    """Make the bodies of so many events with random ids, about 250 bytes an event."""
+    made, moment = [], datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    for start in range(0, count, batch):
+        events = [
+            f'{{"source":"https://engines.example.com/7","id":"{generator.randbytes(16).hex()}",'
+            f'"meter":"{METERS[place % 3]}","quantity":{generator.randrange(4096)},'
+            f'"event_time":"{moment}.{place:06}Z",'
+            f'"dimensions":{{"model":"{MODELS[place % 3]}","device":"cpu"}}}}'
+            for place in range(min(batch, count - start))
+        ]
+        made.append(f'{{"events":[{",".join(events)}]}}'.encode())
+    return made
+
+
+def send(server: Server, work: Sequence[bytes]) -> tuple[float, list[float], int, int]:
+    """Send all bodies; return seconds, the time of each answer, how many were accepted and duplicates."""
+
+    def client(place: int) -> list[tuple[float, int, int]]:
+        connection = http.client.HTTPConnection(server.address, timeout=600)
+        headers = {"authorization": f"Bearer {server.keys[place]}", "content-type": "application/json"}
+        told = []
+        for body in work[place :: len(server.keys)]:
+            began = time.perf_counter()
+            connection.request("POST", "/api/v1/usage/events", body, headers)
+            response = connection.getresponse()
+            answer = json.load(response)
+            if response.status != http.HTTPStatus.OK:
+                raise RuntimeError(answer)
+            told.append((time.perf_counter() - began, answer["accepted"], len(answer["duplicates"])))
+        connection.close()
+        return told
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(len(server.keys)) as pool:
+        told = [each for one in pool.map(client, range(len(server.keys))) for each in one]
+    times, accepted, duplicates = zip(*told, strict=True)
+    return time.perf_counter() - started, sorted(times), sum(accepted), sum(duplicates)
+
+
+def measure(server: Server, work: Sequence[bytes], *, events: int, before: int) -> dict[str, Any]:
+    """Send bodies and return what that took."""
+    ours, theirs = server.cpu_seconds()
+    seconds, times, accepted, duplicates = send(server, work)
+    ours, theirs = (after - was for after, was in zip(server.cpu_seconds(), (ours, theirs), strict=True))
+    return {
+        "rows_before": before,
+        "accepted": accepted,
+        "duplicates": duplicates,
+        "events_per_second": round(events / seconds),
+        "server_us": round(ours / events * 1e6, 1),
+        "database_us": round(theirs / events * 1e6, 1),
+        "answer_p50_ms": round(times[len(times) // 2] * 1000),
+        "answer_p99_ms": round(times[len(times) * 99 // 100] * 1000),
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+
+
+def run(url: str, *, events: int, batch: int, clients: int) -> list[dict[str, Any]]:
+    """Fill the table and measure on the way; then send the last ones again."""
+    generator, found, rows = random.Random(), [], 0  # noqa: S311 - ids to measure with
+    with serve(url, clients=clients) as server:
+        for count in (WARM_UP, *_windows(events - WARM_UP)):
+            work = bodies(count, batch=batch, generator=generator)
+            found.append(measure(server, work, events=count, before=rows))
+            rows += count
+            print(json.dumps(found[-1]), flush=True)
+        found.append(measure(server, work, events=count, before=rows))
+        print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def _windows(count: int) -> Iterator[int]:
+    while count > 0:
+        yield min(WINDOW, count)
+        count -= WINDOW
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("database_url")
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--batch", type=int, default=5000)
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--record", action="store_true", help="keep the figures for the picture")
+    options = parser.parse_args()
+    found = run(options.database_url, events=options.events, batch=options.batch, clients=options.clients)
+    if options.record:
+        command = "python benchmarks/ingest.py " + " ".join(sys.argv[1:])
+        content = {
+            "command": command,
+            "machine": describe_machine(),
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "runs": found,
+        }
+        RECORD.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

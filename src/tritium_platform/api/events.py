@@ -1,0 +1,102 @@
+"""Uses that others counted, taken in by the batch: a tenant's own, and for the operator everybody's.
+
+The answer comes after the commit. Under (tenant, source, id) an event counts once for ever: the same one
+again is a duplicate, another one a conflict (409) that leaves the rest of its batch alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
+
+from tritium_platform.api.deps import MeteringCaller, ThePlatform, admin, admin_key, tenant_key
+from tritium_platform.api.event_json import EventForm, form_of, read_events, request_schema
+from tritium_platform.api.problems import problem_details
+from tritium_platform.api.schemas import IngestionOut, RefusedEvent
+from tritium_platform.errors import BitNetServiceError, ValidationError
+from tritium_platform.metering.event import Sender
+from tritium_platform.metering.ingestion import Ingested
+from tritium_platform.metering.model import LONGEST_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tritium_platform.compose import Platform
+    from tritium_platform.metering.event import ReportedEvent
+
+PATHS = ("/api/v1/usage/events", "/api/v1/billing/events")
+router = APIRouter(prefix="/api/v1/usage", tags=["usage"], dependencies=[tenant_key])
+operator_router = APIRouter(prefix="/api/v1/billing", tags=["usage"], dependencies=[admin_key, admin])
+_BODY = {"requestBody": request_schema()}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    207: {
+        "model": IngestionOut,
+        "description": "Some are refused, each with its reason; all others are in the books",
+    }
+}
+
+
+@router.post("/events", openapi_extra=_BODY, responses=_RESPONSES)
+async def ingest_events(
+    request: Request, response: Response, platform: ThePlatform, caller: MeteringCaller
+) -> IngestionOut:
+    """Count uses of the caller; a `tenant_id` may be left out, and is the caller's."""
+    sender = Sender(tiers={caller.tenant_id: caller.tier}, tenant_id=caller.tenant_id, key_id=caller.key_id)
+    form, reported = await _read(request)
+    return await _ingest(platform, reported, form=form, sender=sender, response=response)
+
+
+@operator_router.post("/events", openapi_extra=_BODY, responses=_RESPONSES)
+async def ingest_events_of_tenants(
+    request: Request, response: Response, platform: ThePlatform
+) -> IngestionOut:
+    """Count uses of any tenants; each event names its own."""
+    form, reported = await _read(request)
+    named = {each.tenant_id for each in reported if each.tenant_id is not None}
+    sender = Sender(tiers=await platform.tenancy.tiers(named))
+    return await _ingest(platform, reported, form=form, sender=sender, response=response)
+
+
+async def _read(request: Request) -> tuple[EventForm, Sequence[ReportedEvent]]:
+    form = form_of(request.headers.get("content-type", ""))
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise ValidationError("The request ended before its body.") from None
+    # Thousands of events take tens of milliseconds: others are served meanwhile.
+    return form, await asyncio.to_thread(read_events, body, form=form)
+
+
+async def _ingest(
+    platform: Platform,
+    reported: Sequence[ReportedEvent],
+    *,
+    form: EventForm,
+    sender: Sender,
+    response: Response,
+) -> IngestionOut:
+    outcomes = await platform.ingestion.ingest(reported, sender=sender)
+    if form is EventForm.CLOUD_EVENT and isinstance(outcomes[0], BitNetServiceError):
+        raise outcomes[0]  # who sends one event is told by the status what became of it
+    refused = [
+        _refused(place, reported[place], error)
+        for place, error in enumerate(outcomes)
+        if isinstance(error, BitNetServiceError)
+    ]
+    if refused:
+        response.status_code = HTTPStatus.MULTI_STATUS
+    return IngestionOut(
+        accepted=outcomes.count(Ingested.ACCEPTED),
+        duplicates=[place for place, each in enumerate(outcomes) if each is Ingested.DUPLICATE],
+        refused=refused,
+    )
+
+
+def _refused(place: int, reported: ReportedEvent, error: BitNetServiceError) -> RefusedEvent:
+    _, body, _ = problem_details(error)
+    names = {"source": reported.source[:LONGEST_NAME], "id": reported.id[:LONGEST_NAME]}
+    return RefusedEvent.model_validate({**body, **names, "index": place})

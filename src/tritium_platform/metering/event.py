@@ -1,0 +1,219 @@
+"""A use that somebody else counted: what its sender says, and what makes it the same one for ever."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+
+from tritium_platform.errors import BitNetServiceError, NotFoundError, ValidationError
+from tritium_platform.metering.model import (
+    LONGEST_NAME,
+    Meter,
+    OperationType,
+    Report,
+    ResourceUsage,
+    UsageQuantities,
+    UsageRecord,
+)
+from tritium_platform.tenancy.model import TenantTier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+EventKey = tuple[UUID, str, str]
+# SQLite adds up in 64 bits: nine million of the largest fit into one tenant's month.
+LARGEST_EVENT_QUANTITY = 10**12
+MOST_DIMENSIONS = 16
+LONGEST_DIMENSION = 40
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+# Clocks of two machines differ; a use of next month would be billed before it happens.
+MOST_AHEAD = timedelta(hours=1)
+# What counts under these here must not be taken by others: an id that is taken is not counted again.
+OWN_SOURCES = frozenset({"gateway", "quantization"})
+TIER = "tier"
+_METERS = {meter.value: meter for meter in Meter}
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+# `gc=False`: neither kind of event can be part of a circle, and to look for circles among so many costs more
+# than to read them.
+class ReportedEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """An event as its sender wrote it; nothing of it is checked but the types."""
+
+    source: str
+    id: str
+    meter: str
+    quantity: int
+    event_time: datetime
+    tenant_id: UUID | None = None
+    dimensions: dict[str, str] = {}
+
+
+class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An event that can be counted, once for ever under (tenant_id, source, id).
+
+    Attributes:
+        event_time: when it was used, in UTC; decides the month that pays for it.
+        dimensions: what the sender says of it; `model`, `device` and `tier` can have prices of their own.
+        tier: at which it is priced.
+        key_id: the API key that brought it, None for the operator.
+        body_sha256: the digest of what the sender says: the same of two reports of one use.
+    """
+
+    tenant_id: UUID
+    source: str
+    id: str
+    meter: Meter
+    quantity: int
+    event_time: datetime
+    dimensions: dict[str, str]
+    tier: TenantTier
+    key_id: str | None
+    body_sha256: bytes
+
+    @property
+    def key(self) -> EventKey:
+        """What names the event for ever."""
+        return self.tenant_id, self.source, self.id
+
+    def record(self, identity: UUID, *, received_at: datetime) -> UsageRecord:
+        """Return the usage record that bills the event."""
+        counted = {} if self.meter is Meter.COMPUTE_MS else {self.meter.value: self.quantity}
+        return UsageRecord(
+            id=identity,
+            tenant_id=self.tenant_id,
+            source=self.source,
+            event_id=self.id,
+            operation=OperationType.EXTERNAL,
+            tier=self.tier,
+            outcome="success",
+            occurred_at=self.event_time,
+            quantities=UsageQuantities(**counted),
+            resources=ResourceUsage(compute_time_ms=0 if counted else self.quantity),
+            model=self.dimensions.get("model", ""),
+            key_id=self.key_id,
+            report=Report(dimensions=self.dimensions, received_at=received_at, body_sha256=self.body_sha256),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """Who reports events: a tenant by one of its keys its own, the operator everybody's.
+
+    `tiers` are those of the tenants that it may report of.
+    """
+
+    tiers: Mapping[UUID, TenantTier]
+    tenant_id: UUID | None = None
+    key_id: str | None = None
+
+
+def accept_events(
+    reported: Sequence[ReportedEvent], *, sender: Sender, now: datetime
+) -> list[UsageEvent | BitNetServiceError]:
+    """Return each event as it can be counted, or why it cannot."""
+    return [_accept(each, sender=sender, now=now) for each in reported]
+
+
+def body_sha256(reported: ReportedEvent, *, tenant_id: UUID, moment: datetime) -> bytes:
+    """Return the digest of what a sender says: SHA-256 of the array below as JSON without spaces.
+
+    `[tenant_id, source, id, meter, quantity, event_time in UTC, dimensions by name]`; nothing that the
+    receiver adds is in it, so that a report by another key, in another form or a year later is the same.
+    """
+    body = (
+        tenant_id,
+        reported.source,
+        reported.id,
+        reported.meter,
+        reported.quantity,
+        moment,
+        reported.dimensions,
+    )
+    return hashlib.sha256(_encode(body)).digest()
+
+
+def _accept(reported: ReportedEvent, *, sender: Sender, now: datetime) -> UsageEvent | BitNetServiceError:
+    try:
+        tenant_id = reported.tenant_id or sender.tenant_id
+        if tenant_id is None:
+            raise ValidationError("The operator names the tenant of each event.", field="tenant_id")
+        tier = sender.tiers.get(tenant_id)
+        if tier is None:
+            raise NotFoundError("There is no such tenant.", kind="tenant", id=str(tenant_id))
+        meter = _METERS.get(reported.meter)
+        if meter is None:
+            known = ", ".join(_METERS)
+            raise ValidationError(
+                f"'{reported.meter[:40]}' is not a meter: choose from {known}.", field="meter"
+            )
+        _require_names(reported)
+        if not 0 <= reported.quantity <= LARGEST_EVENT_QUANTITY:
+            raise ValidationError(
+                f"A quantity is a whole number from 0 to {LARGEST_EVENT_QUANTITY}.", field="quantity"
+            )
+        moment = _moment(reported.event_time, now=now)
+        return UsageEvent(
+            tenant_id=tenant_id,
+            source=reported.source,
+            id=reported.id,
+            meter=meter,
+            quantity=reported.quantity,
+            event_time=moment,
+            dimensions=reported.dimensions,
+            tier=_tier(reported.dimensions, sender=sender, tier=tier) if reported.dimensions else tier,
+            key_id=sender.key_id,
+            body_sha256=body_sha256(reported, tenant_id=tenant_id, moment=moment),
+        )
+    except BitNetServiceError as error:
+        return error
+
+
+def _require_names(reported: ReportedEvent) -> None:
+    for name, value in (("source", reported.source), ("id", reported.id)):
+        if not _is_name(value):
+            raise ValidationError(f"The {name} has 1 to {LONGEST_NAME} printable characters.", field=name)
+    if reported.source in OWN_SOURCES:
+        raise ValidationError(f"The source '{reported.source}' is the service's own.", field="source")
+
+
+def _is_name(value: str) -> bool:
+    return 0 < len(value) <= LONGEST_NAME and value.isprintable()
+
+
+def _moment(event_time: datetime, *, now: datetime) -> datetime:
+    """Return the time of an event in UTC; ValidationError if it cannot be right."""
+    if event_time.tzinfo is None:
+        raise ValidationError("The time of an event needs a time zone, such as Z.", field="event_time")
+    if not EARLIEST <= event_time <= now + MOST_AHEAD:
+        raise ValidationError(
+            f"The time of an event lies between {EARLIEST:%Y-%m-%d} and an hour from now.", field="event_time"
+        )
+    return event_time.astimezone(UTC)
+
+
+def _tier(dimensions: Mapping[str, str], *, sender: Sender, tier: TenantTier) -> TenantTier:
+    """Return the tier that prices an event: the tenant's now, unless the operator says which it was then."""
+    if len(dimensions) > MOST_DIMENSIONS:
+        raise ValidationError(f"An event has at most {MOST_DIMENSIONS} dimensions.", field="dimensions")
+    for name, value in dimensions.items():
+        if not (0 < len(name) <= LONGEST_DIMENSION and name.isprintable() and _is_name(value)):
+            raise ValidationError(
+                f"A dimension has a name of 1 to {LONGEST_DIMENSION} and a value of 1 to {LONGEST_NAME} "
+                "printable characters.",
+                field="dimensions",
+            )
+    said = dimensions.get(TIER)
+    if said is None:
+        return tier
+    if sender.tenant_id is not None:
+        raise ValidationError("At which tier a use is priced is the operator's to say.", field="dimensions")
+    if said not in set(TenantTier):
+        known = ", ".join(TenantTier)
+        raise ValidationError(f"'{said[:40]}' is not a tier: choose from {known}.", field="dimensions")
+    return TenantTier(said)
