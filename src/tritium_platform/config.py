@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tritium.errors import ValidationError
@@ -121,6 +121,14 @@ class PlatformConfig(BaseSettings):
     """Currency, start, prices and included amounts by tier and meter; no prices: the built-in list."""
     invoice_grace_days: Annotated[int, Field(ge=0, le=365)] | None = None
     """Days after a month at which its drafts are finalized by themselves; None: the operator finalizes."""
+    stripe_secret_key: SecretStr | None = None
+    """The secret or restricted key of a Stripe account; None: tenants pay by bank transfer only."""
+    stripe_webhook_secret: SecretStr | None = None
+    """What signs the notices that Stripe sends to /webhooks/stripe; None: none are taken."""
+    stripe_api_base: str | None = None
+    """Where Stripe's API is reached, if not at Stripe itself."""
+    dunning_end: Annotated[str, Field(pattern="^(nothing|uncollectible|suspend)$")] = "nothing"
+    """What follows when a tenant's card has been tried in vain: nothing, uncollectible or suspend."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """debug, info, warning or error."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tritium_platform.adapters.stripe_objects import (
     ATTEMPT,
+    INVOICE,
     NAME,
     REFUND,
     charge_outcome,
@@ -59,11 +60,12 @@ CLOCKS_DIFFER = timedelta(minutes=10)
 
 
 class RefusedByStripeError(ValidationError):
-    """Stripe did not do it and never will; `body` is its error."""
+    """Stripe did not do it and never will: `body` is its error, `is_card` that the payer's bank refused."""
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
+    def __init__(self, body: Mapping[str, Any], *, is_card: bool) -> None:
         super().__init__("Stripe refused the request.", code=str(body.get("code") or "")[:100])
         self.body = body
+        self.is_card = is_card
 
 
 class SignatureError(AuthorizationError):
@@ -117,15 +119,14 @@ class StripeProvider:
             "payment_method": attempt.method,
             "confirm": True,
             "off_session": True,
-            "description": description,
-            "metadata": {ATTEMPT: str(attempt.id)},
+            "metadata": {ATTEMPT: str(attempt.id), INVOICE: description},
             "expand": ["latest_charge.balance_transaction"],
         }
         options: Any = {"idempotency_key": attempt.idempotency_key}
         try:
             intent = await self._call(lambda: _plain(self._client.v1.payment_intents.create(params, options)))
         except RefusedByStripeError as error:
-            return refused_outcome(error.body)
+            return refused_outcome(error.body, is_card=error.is_card)
         return charge_outcome(intent, attempt=attempt)
 
     async def find_charge(self, attempt: PaymentAttempt) -> ChargeOutcome | None:
@@ -240,7 +241,8 @@ def _translated(ask: Callable[[], Answer]) -> Answer:
     try:
         return ask()
     except (stripe.CardError, stripe.InvalidRequestError) as error:
-        raise RefusedByStripeError(_error_of(error.json_body)) from None
+        is_card = isinstance(error, stripe.CardError)
+        raise RefusedByStripeError(_error_of(error.json_body), is_card=is_card) from None
     except (stripe.AuthenticationError, stripe.PermissionError):
         raise PlatformError("Stripe does not take our key, or it may not do this.") from None
     except stripe.IdempotencyError as error:

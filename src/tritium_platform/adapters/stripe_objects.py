@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 NAME = "stripe"
 # Our ids at Stripe: how an attempt is found whose answer was lost.
 ATTEMPT = "tritium_attempt"
+INVOICE = "tritium_invoice"
 REFUND = "tritium_refund"
 STATES = {
     "succeeded": AttemptState.SUCCEEDED,
@@ -77,10 +78,9 @@ def decline_code(error: Mapping[str, Any] | None) -> str:
     return str(told.get("decline_code") or told.get("code") or "unknown")[:100]
 
 
-def refused_outcome(error: Mapping[str, Any]) -> ChargeOutcome:
+def refused_outcome(error: Mapping[str, Any], *, is_card: bool) -> ChargeOutcome:
     """Read the error with which Stripe refuses a charge: a declined card, or a request that cannot be."""
     code = decline_code(error)
-    is_card = error.get("type") == "card_error"
     intent = error.get("payment_intent") or {}
     return ChargeOutcome(
         state=AttemptState.FAILED,

@@ -27,11 +27,13 @@ from tritium_platform.api import (
     invoices,
     models,
     operations,
+    payments,
     quantizations,
     recommendations,
     security,
     tenants,
     uploads,
+    webhooks,
 )
 from tritium_platform.api.batch_lines import BatchDoor
 from tritium_platform.api.guard import Guard
@@ -84,16 +86,17 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     resources = (
         *(tenants, account, invoices, models, uploads, quantizations, deployments, aliases),
-        *(security, billing, recommendations, capacity, fairuse),
+        *(security, billing, payments, recommendations, capacity, fairuse),
     )
     for router in (
         *(resource.router for resource in resources),
         aliases.operator_router,
         deployments.operator_router,
         fairuse.operator_router,
+        payments.operator_router,
     ):
         app.include_router(router, responses=PROBLEM_RESPONSES)
-    for router in (operations.router, *routers):
+    for router in (operations.router, webhooks.router, *routers):
         app.include_router(router)
     app.add_middleware(IdempotentAnswers, platform=platform)
     limit = platform.config.max_request_bytes

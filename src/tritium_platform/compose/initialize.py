@@ -17,8 +17,17 @@ from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlModelStore
 from tritium_platform.adapters.sql.money import open_sql_desk
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
+from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst
-from tritium_platform.compose.books import note_signer, open_audit, open_books, open_fair_use, price_version
+from tritium_platform.compose.books import (
+    note_signer,
+    open_audit,
+    open_books,
+    open_fair_use,
+    open_stripe,
+    price_version,
+    suspension,
+)
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
 from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform
@@ -137,6 +146,7 @@ def _assemble(
     batches = SqlBatchStore(database)
     files = open_files(config, database=database, batches=batches, books=books)
     job_queue = DbosJobQueue(system_database_url=config.jobs_database_url)
+    stripe = open_stripe(config, clock=clock)
     serving = open_serving(config, database=database, registry=registry, launch=launch, clock=clock)
     return Platform(
         config=config,
@@ -154,7 +164,9 @@ def _assemble(
             signer=signer,
             clock=clock,
             grace_days=config.invoice_grace_days,
+            providers=[stripe] if stripe else [],
         ),
+        stripe=stripe,
         fair_use=fair_use,
         predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
         registry=registry,
@@ -201,7 +213,16 @@ async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = Non
     )
     work = QuantizationWork(books=books, jobs_dir=config.jobs_dir, models_dir=config.models_dir)
     loop = asyncio.get_running_loop()
-    billing = open_schedule(config, database=database, signer=note_signer(config), clock=clock, loop=loop)
+    stripe = open_stripe(config, clock=clock)
+    billing = open_schedule(
+        config,
+        database=database,
+        signer=note_signer(config),
+        clock=clock,
+        loop=loop,
+        providers=[stripe] if stripe else [],
+        suspend=suspension(SqlTenantStore(database)),
+    )
     return QuantizationWorker(
         system_database_url=config.jobs_database_url, work=work, jobs=jobs, billing=billing, loop=loop
     )
