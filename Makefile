@@ -17,7 +17,7 @@ export UV_LINK_MODE := copy
 # Where this is set, each of the many processes that tests and demo start compiles every module it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 bench-litellm soak soak-exactness soak-memory soak-fairness soak-pricing wheel-test lock docs clean
+.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 bench-litellm soak soak-exactness soak-memory soak-fairness soak-pricing soak-payments wheel-test lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}'
@@ -28,7 +28,7 @@ demo: $(STAMPS)/platform ## Quantize, deploy, serve two tenants, bill and audit:
 up: $(STAMPS)/platform ## Start the platform on this machine with embedded defaults
 	$(BIN)/tritiumd up
 
-test: $(STAMPS)/dev $(STAMPS)/beancount ## Run all tests
+test: $(STAMPS)/dev $(STAMPS)/beancount $(STAMPS)/localstripe ## Run all tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMPS)/dev ## Format, lint, types, import floors, generated docs
@@ -75,18 +75,21 @@ soak-fairness: $(STAMPS)/dev ## Check the bound of fair turns on TRITIUM_FAIRNES
 soak-pricing: $(STAMPS)/dev ## Price TRITIUM_PRICING_PLANS (20,000) plans x 50 months and count every unit again by hand
 	$(BIN)/pytest -m soak -s -o addopts="--import-mode=importlib -ra" --timeout 7200 tests/platform/billing/test_rating.py
 
+soak-payments: $(STAMPS)/dev ## Play TRITIUM_PAYMENT_SCHEDULES (10,000) schedules of faults with the payment-provider double
+	$(BIN)/pytest -m soak -s -o addopts="--import-mode=importlib -ra" --timeout 14400 tests/platform/payments/test_schedules.py
+
 wheel-test: $(STAMPS)/dev ## Install the bare wheel into a clean environment and run tests/library there
 	PYTHON=$(PYTHON) bash tests/wheel.sh
 
 lock: $(STAMPS)/venv ## Resolve the pinned requirements again
 	for set in "platform --extra serve --extra platform --group build --group demo" \
-	  "dev --extra serve --extra platform --extra otel --extra hub --extra invoices --group build --group dev"; do \
+	  "dev --extra serve --extra platform --extra stripe --extra otel --extra hub --extra invoices --group build --group dev"; do \
 	  set -- $$set; name=$$1; shift; UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet pyproject.toml \
 	    --universal --generate-hashes --no-annotate --exclude-newer "$$(date -ud '7 days ago' +%F)" "$$@" \
 	    --output-file requirements/$$name.lock || exit 1; done
 
 clean: ## Remove everything that make built
-	rm -rf $(VENV) .venv-peers .venv-peers-avx2 .venv-beancount .venv-litellm $(STAMPS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers .venv-peers-avx2 .venv-beancount .venv-localstripe .venv-litellm $(STAMPS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:
@@ -111,6 +114,12 @@ $(STAMPS)/dev: $(STAMPS)/platform requirements/dev.lock requirements/oracle.txt
 $(STAMPS)/beancount: $(STAMPS)/venv requirements/beancount.txt
 	$(PYTHON) -m venv .venv-beancount
 	.venv-beancount/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements/beancount.txt
+	touch $@
+
+# A payment provider to talk to, GPL-3: a program in an environment of its own, never imported or shipped.
+$(STAMPS)/localstripe: $(STAMPS)/venv requirements/localstripe.txt
+	$(PYTHON) -m venv .venv-localstripe
+	.venv-localstripe/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/localstripe.txt
 	touch $@
 
 # The peers, built from source for this machine, in environments of their own: nothing of ours depends on them.

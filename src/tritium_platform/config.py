@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tritium.errors import ValidationError
@@ -145,6 +145,14 @@ class PlatformConfig(BaseSettings):
     registration_id, iban, bic, exemption_reason."""
     invoice_fonts: Path | None = None
     """A directory of fonts for names in scripts that the built-in ones lack, such as Chinese."""
+    stripe_secret_key: SecretStr | None = None
+    """The secret or restricted key of a Stripe account; None: tenants pay by bank transfer only."""
+    stripe_webhook_secret: SecretStr | None = None
+    """What signs the notices that Stripe sends to /webhooks/stripe; None: none are taken."""
+    stripe_api_base: str | None = None
+    """Where Stripe's API is reached, if not at Stripe itself."""
+    dunning_end: Annotated[str, Field(pattern="^(nothing|uncollectible|suspend)$")] = "nothing"
+    """What follows when a tenant's card has been tried in vain: nothing, uncollectible or suspend."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """debug, info, warning or error."""
 

@@ -1,7 +1,7 @@
-"""Calls that leave the process: a deadline, retries with full jitter out of a budget, and a circuit breaker.
+"""Calls that leave the process: a bulkhead, a deadline, retries with full jitter out of a budget, a breaker.
 
-The order is breaker, then retry, then timeout, then the call. Only what may run twice may be retried: that is
-the caller's promise. Clock and randomness are arguments, so that a simulation can drive all of it.
+The order is bulkhead, then breaker, then retry, then timeout, then the call. Only what may run twice may be
+retried: that is the caller's promise. Clock and randomness are arguments, so that a simulation can drive it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import math
 import random
 from collections import deque
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -19,11 +20,12 @@ from tritium_platform.errors import (
     CircuitOpenError,
     DeadlineExceededError,
     ErrorCategory,
+    OverloadedError,
     RetriesExhaustedError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tritium_platform.values import Clock
 
@@ -183,8 +185,29 @@ class CircuitBreaker:
         return self._opened_at + self._open_nanoseconds - self._clock.monotonic_nanoseconds()
 
 
+class Bulkhead:
+    """Lets so many calls to a neighbour run at a time, so that a slow one cannot take everything."""
+
+    def __init__(self, *, neighbour: str, places: int) -> None:
+        self._neighbour = neighbour
+        self._places = asyncio.Semaphore(places)
+
+    @asynccontextmanager
+    async def place(self, *, seconds: float) -> AsyncIterator[None]:
+        """Wait for a place; OverloadedError if none is free in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            raise OverloadedError(f"Too many calls to {self._neighbour} run already.") from None
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
 class ResilientCaller:
-    """Calls one neighbour with a breaker, retries and deadlines.
+    """Calls one neighbour with a bulkhead, a breaker, retries and deadlines.
 
     Args:
         neighbour: its name, for messages.
@@ -192,6 +215,7 @@ class ResilientCaller:
         policy: how often and how fast to try again.
         budget: shared by everybody who calls this neighbour.
         breaker: shared by everybody who calls this neighbour; None: no call is ever refused.
+        bulkhead: shared by everybody who calls this neighbour; None: any number of calls runs at a time.
         randomness: where jitter comes from.
     """
 
@@ -203,6 +227,7 @@ class ResilientCaller:
         policy: RetryPolicy | None = None,
         budget: RetryBudget | None = None,
         breaker: CircuitBreaker | None = None,
+        bulkhead: Bulkhead | None = None,
         randomness: RandomSource | None = None,
     ) -> None:
         self._neighbour = neighbour
@@ -210,6 +235,7 @@ class ResilientCaller:
         self._policy = policy or RetryPolicy()
         self._budget = budget or RetryBudget()
         self._breaker = breaker
+        self._bulkhead = bulkhead
         # Jitter spreads load; nobody gains by guessing it.
         self._randomness = randomness or random.Random()  # noqa: S311 - no secret
 
@@ -218,10 +244,19 @@ class ResilientCaller:
 
         Raises:
             CircuitOpenError: the neighbour gets a pause.
+            OverloadedError: no place was free in time.
             DeadlineExceededError: the time was over before an answer came.
             RetriesExhaustedError: every attempt failed; the last failure is the cause.
             Exception: what the operation raised, if another attempt could not help.
         """
+        if self._bulkhead is None:
+            return await self._call(operation, deadline=deadline)
+        async with self._bulkhead.place(seconds=deadline.remaining(self._clock)):
+            return await self._call(operation, deadline=deadline)
+
+    async def _call(
+        self, operation: Callable[[Deadline], Awaitable[Result]], *, deadline: Deadline
+    ) -> Result:
         attempt = 0
         while True:
             attempt += 1

@@ -57,6 +57,15 @@ def billed(running, tenant_id):
     return [made["id"], note.raise_for_status().json()["id"]]
 
 
+def asked(running, invoice_id):
+    """Ask to be paid for an invoice; return the attempt's id."""
+    with running.admin() as admin:
+        answer = admin.post(
+            f"/api/v1/billing/invoices/{invoice_id}/pay", json={}, headers={"idempotency-key": "asked"}
+        )
+        return answer.raise_for_status().json()["id"]
+
+
 @pytest.fixture(scope="module")
 def victim(running):
     """A tenant with one of everything: (tenant id, key, what each path parameter may name)."""
@@ -73,8 +82,10 @@ def victim(running):
         file = http.post("/v1/files", **form).raise_for_status().json()["id"]
         wish = {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
         batch = http.post("/v1/batches", json=wish).raise_for_status().json()["id"]
+    invoice_ids = billed(running, tenant_id)
     objects = {
-        "invoice_id": billed(running, tenant_id),
+        "invoice_id": invoice_ids,
+        "attempt_id": [asked(running, invoice_ids[0])],
         "upload": [upload],
         "model": [model, model_id],
         "model_id": [model],

@@ -18,9 +18,16 @@ SOURCE = Path(tritium_platform.__file__).parent
 MONEY = [
     *sorted((SOURCE / "billing").rglob("*.py")),
     SOURCE / "values.py",
-    *(SOURCE / "adapters" / "sql" / f"{name}_store.py" for name in ("invoice", "journal", "credit", "plan")),
+    *(
+        SOURCE / "adapters" / "sql" / f"{name}_store.py"
+        for name in ("invoice", "journal", "credit", "plan", "payment")
+    ),
     SOURCE / "adapters" / "sql" / "billed_usage_store.py",
-    *(SOURCE / "adapters" / "memory" / name for name in ("invoice_store.py", "money_stores.py")),
+    SOURCE / "adapters" / "stripe_objects.py",
+    *(
+        SOURCE / "adapters" / "memory" / f"{name}.py"
+        for name in ("invoice_store", "money_stores", "payment_store")
+    ),
     *(SOURCE / "api" / name for name in ("billing.py", "invoices.py", "money_schemas.py")),
     *(SOURCE / "cli" / name for name in ("billing.py", "documents.py", "prices.py")),
 ]
@@ -31,6 +38,7 @@ DIVIDES_FRACTIONS = {"plan_json.py": 1, "pricing.py": 1}
 CLOCK = {"values.py": {"float"}}
 TABLES = ("price_plans", "contracts", "invoices", "number_series", "credit_grants", "credit_draws")
 TABLES += ("invoice_documents", "invoice_lines", "invoice_events", "invoice_payments")
+TABLES += ("payment_attempts", "payment_refunds", "payment_disputes")
 TABLES += ("journal_groups", "journal_entries", "price_versions", "usage_records")
 
 

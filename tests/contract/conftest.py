@@ -32,6 +32,7 @@ from tritium_platform.adapters.memory.money_stores import (
     MemoryOperationStore,
     MemoryPlanStore,
 )
+from tritium_platform.adapters.memory.payment_store import MemoryEventStore, MemoryPaymentStore
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
 from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
 from tritium_platform.adapters.sql.alias_store import SqlAliasStore
@@ -41,7 +42,7 @@ from tritium_platform.adapters.sql.billed_usage_store import SqlBilledUsageStore
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.credit_store import SqlCreditStore
 from tritium_platform.adapters.sql.database import Database
-from tritium_platform.adapters.sql.event_store import SqlEventStore
+from tritium_platform.adapters.sql.notice_store import SqlNoticeStore
 from tritium_platform.adapters.sql.file_store import SqlFileStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.invoice_store import SqlInvoiceStore
@@ -50,6 +51,7 @@ from tritium_platform.adapters.sql.journal_store import SqlJournalStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlModelStore
+from tritium_platform.adapters.sql.payment_store import SqlPaymentStore
 from tritium_platform.adapters.sql.plan_store import SqlOperationStore, SqlPlanStore
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.schema import metadata
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.audit.service import AuditOutbox
     from tritium_platform.billing.invoicing import PriceStore
+    from tritium_platform.billing.payment_store import EventStore
     from tritium_platform.billing.plans import PlanStore
     from tritium_platform.insight.health import OutcomeStore
     from tritium_platform.metering.ingestion import EventStore
@@ -99,6 +102,7 @@ class Books:
     files: FileStore
     batches: BatchStore
     plans: PlanStore
+    events: EventStore
     money: BillingBooks
 
 
@@ -121,6 +125,7 @@ def books_in_memory() -> Books:
         files=MemoryFileStore(database),
         batches=MemoryBatchStore(database),
         plans=MemoryPlanStore(database),
+        events=MemoryEventStore(database),
         money=BillingBooks(
             unit_of_work=database.unit_of_work,
             invoices=MemoryInvoiceStore(database),
@@ -128,6 +133,7 @@ def books_in_memory() -> Books:
             journal=MemoryJournalStore(database),
             credits=MemoryCreditStore(database),
             operations=MemoryOperationStore(database),
+            payments=MemoryPaymentStore(database),
             outbox=MemoryAuditOutbox(database),
             clock=ManualClock(),
         ),
@@ -140,7 +146,7 @@ def books_in_sql(database: Database) -> Books:
         unit_of_work=database.unit_of_work,
         tenants=SqlTenantStore(database),
         usage=SqlUsageStore(database),
-        events=SqlEventStore(database),
+        events=SqlNoticeStore(database),
         reservations=SqlReservationStore(database),
         prices=SqlPriceStore(database),
         outcomes=SqlOutcomeStore(database),
@@ -152,6 +158,7 @@ def books_in_sql(database: Database) -> Books:
         files=SqlFileStore(database),
         batches=SqlBatchStore(database),
         plans=SqlPlanStore(database),
+        events=SqlNoticeStore(database),
         money=BillingBooks(
             unit_of_work=database.unit_of_work,
             invoices=SqlInvoiceStore(database),
@@ -159,6 +166,7 @@ def books_in_sql(database: Database) -> Books:
             journal=SqlJournalStore(database),
             credits=SqlCreditStore(database),
             operations=SqlOperationStore(database),
+            payments=SqlPaymentStore(database),
             outbox=SqlAuditOutbox(database),
             clock=ManualClock(),
         ),

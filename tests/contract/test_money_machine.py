@@ -31,6 +31,7 @@ from tritium_platform.adapters.memory.money_stores import (
     MemoryOperationStore,
     MemoryPlanStore,
 )
+from tritium_platform.adapters.memory.payment_store import MemoryEventStore, MemoryPaymentStore
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
@@ -38,7 +39,7 @@ from tritium_platform.adapters.sql.money import open_sql_desk
 from tritium_platform.audit.note import NoteSigner, NoteVerifier
 from tritium_platform.billing.books import BillingBooks
 from tritium_platform.billing.calendar import CalendarRun
-from tritium_platform.billing.desk import BillingDesk, open_desk
+from tritium_platform.billing.desk import BillingDesk, open_desk, open_payments
 from tritium_platform.billing.document import note_text
 from tritium_platform.billing.invoice import OPEN, InvoiceKind, InvoiceStatus
 from tritium_platform.billing.invoicing import BillingService
@@ -147,11 +148,16 @@ class Player:
                 journal=MemoryJournalStore(memory),
                 credits=MemoryCreditStore(memory),
                 operations=MemoryOperationStore(memory),
+                payments=MemoryPaymentStore(memory),
                 outbox=MemoryAuditOutbox(memory),
                 clock=self.clock,
             )
             self.desk: BillingDesk = open_desk(
-                books, plan_store=MemoryPlanStore(memory), prices=self.prices, **common
+                books,
+                plan_store=MemoryPlanStore(memory),
+                prices=self.prices,
+                payments=open_payments(books, events=MemoryEventStore(memory)),
+                **common,
             )
         else:
             self.usage = SqlUsageStore(database)

@@ -164,6 +164,46 @@ def test_what_moves_money_happens_once_per_key(running, shop):
         assert "Liabilities:CustomerCredit" in ledger
 
 
+def test_a_transfer_is_waited_for_received_and_refunded(running, shop):
+    tenant_id, key, invoice = shop
+    with running.admin() as admin, running.http(key) as http:
+        address = f"/api/v1/billing/invoices/{invoice['id']}/pay"
+        assert admin.post(address, json={}).status_code == 422  # it wants a key
+        keyed = {"idempotency-key": "ask-1"}
+        asked = admin.post(address, json={"amount_minor": 1000}, headers=keyed).raise_for_status().json()
+        assert (asked["state"], asked["provider"], asked["amount_minor"]) == (
+            "requires_action",
+            "manual",
+            1000,
+        )
+        assert admin.post(address, json={"amount_minor": 1000}, headers=keyed).json() == asked
+        second = admin.post(address, json={}, headers={"idempotency-key": "ask-2"})
+        assert second.status_code == 409
+        address = f"/api/v1/billing/payments/{asked['id']}"
+        wish, keyed = {"amount_minor": 1000, "reference": "wire 7"}, {"idempotency-key": "came-1"}
+        came = admin.post(f"{address}/receive", json=wish, headers=keyed).raise_for_status().json()
+        assert (came["state"], came["received_minor"]) == ("succeeded", 1000)
+        assert admin.post(f"{address}/receive", json=wish, headers=keyed).json() == came
+        assert admin.post(f"{address}/cancel").status_code == 409
+        wish, keyed = {"amount_minor": 400, "reason": "sorry"}, {"idempotency-key": "back-1"}
+        back = admin.post(f"{address}/refunds", json=wish, headers=keyed).raise_for_status().json()
+        assert (back["state"], back["from_credit_minor"]) == ("succeeded", 0)
+        assert admin.post(f"{address}/refunds", json=wish, headers=keyed).json() == back
+        shown = http.get(f"/api/v1/payments/{asked['id']}").raise_for_status().json()
+        assert shown["attempt"]["refunded_minor"] == 400
+        assert shown["refunds"] == [back]
+        assert shown == admin.get(address).json()
+        page = http.get("/api/v1/payments", params={"limit": 1}).raise_for_status().json()
+        assert ([each["id"] for each in page["attempts"]], page["next_after"]) == ([asked["id"]], asked["id"])
+        rest = {"limit": 1, "after": asked["id"]}
+        assert http.get("/api/v1/payments", params=rest).json() == {"attempts": [], "next_after": None}
+        assert admin.get("/api/v1/billing/payments", params={"tenant_id": tenant_id}).json()["attempts"]
+        method = f"/api/v1/billing/payment-methods/{tenant_id}"
+        assert admin.get(method).status_code == 404
+        wish = {"provider": "stripe", "customer": "cus_1", "method": "pm_1"}
+        assert admin.put(method, json=wish).status_code == 409  # it is not configured
+
+
 def test_what_cannot_be_is_a_problem_and_no_failure(running, shop):
     tenant_id, _, invoice = shop
     unknown = str(uuid.UUID(int=9))
@@ -233,6 +273,14 @@ def test_the_command_line_bills_a_month(harness, tmp_path):
     assert "60.69 EUR" in tritiumd("invoice", "list", "--tenant", tenant_id, data_dir=data_dir)
     assert "seat" in tritiumd("invoice", "show", invoice, "--csv", data_dir=data_dir)
     assert "Income:Revenue  -51.00 EUR" in tritiumd("journal", "export", data_dir=data_dir)
+    asked = tritiumd("invoice", "pay", invoice, "--format", "quiet", data_dir=data_dir).strip()
+    assert "requires_action" in tritiumd("payment", "list", "--tenant", tenant_id, data_dir=data_dir)
+    assert "canceled" in tritiumd("payment", "cancel", asked, data_dir=data_dir)
+    asked = tritiumd("invoice", "pay", invoice, "--format", "quiet", data_dir=data_dir).strip()
+    came = ("--amount-minor", 6069, "--reference", "wire")
+    assert "succeeded" in tritiumd("payment", "receive", asked, *came, data_dir=data_dir)
+    made = tritiumd("payment", "refund", asked, "--reason", "sorry", "--format", "json", data_dir=data_dir)
+    assert json.loads(made)["state"] == "succeeded"
     assert "void" in tritiumd("invoice", "void", invoice, data_dir=data_dir)
     log = tritiumd("audit", "verify", "--format", "json", data_dir=data_dir)
     assert json.loads(log)["is_intact"]

@@ -28,11 +28,13 @@ from tritium_platform.api import (
     invoices,
     models,
     operations,
+    payments,
     quantizations,
     recommendations,
     security,
     tenants,
     uploads,
+    webhooks,
 )
 from tritium_platform.api.batch_lines import BatchDoor
 from tritium_platform.api.guard import Guard
@@ -85,7 +87,7 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     resources = (
         *(tenants, account, invoices, models, uploads, quantizations, deployments, aliases),
-        *(security, billing, recommendations, capacity, fairuse, events),
+        *(security, billing, payments, recommendations, capacity, fairuse, events),
     )
     for router in (
         *(resource.router for resource in resources),
@@ -93,9 +95,10 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         deployments.operator_router,
         events.operator_router,
         fairuse.operator_router,
+        payments.operator_router,
     ):
         app.include_router(router, responses=PROBLEM_RESPONSES)
-    for router in (operations.router, *routers):
+    for router in (operations.router, webhooks.router, *routers):
         app.include_router(router)
     app.add_middleware(IdempotentAnswers, platform=platform)
     limit = platform.config.max_request_bytes

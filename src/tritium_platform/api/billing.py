@@ -213,7 +213,7 @@ async def record_payment(
         invoice_id,
         amount_minor=wish.amount_minor,
         reference=wish.reference,
-        key=_key(idempotency_key),
+        key=stored_key(idempotency_key),
         actor=OPERATOR,
     )
     return invoice_out(paid)
@@ -228,7 +228,7 @@ async def write_credit_note(
     if len(amounts) < len(wish.lines):
         raise ValidationError("A credit note names each line once.", field="lines")
     note = await platform.desk.credit_notes.credit(
-        invoice_id, amounts=amounts, reason=wish.reason, key=_key(idempotency_key), actor=OPERATOR
+        invoice_id, amounts=amounts, reason=wish.reason, key=stored_key(idempotency_key), actor=OPERATOR
     )
     return invoice_out(note)
 
@@ -244,7 +244,7 @@ async def grant_credit(platform: ThePlatform, wish: NewCredit, idempotency_key: 
         reason=wish.reason,
         priority=wish.priority,
         expires_at=wish.expires_at,
-        key=_key(idempotency_key),
+        key=stored_key(idempotency_key),
         actor=OPERATOR,
     )
     return credit_out(grant)
@@ -274,5 +274,6 @@ async def get_beancount(platform: ThePlatform) -> Response:
     return Response("\n".join([*lines, ""]), media_type="text/plain; charset=utf-8")
 
 
-def _key(header: str) -> str:
+def stored_key(header: str) -> str:
+    """Return the key in an `Idempotency-Key` header."""
     return parse_key([header.encode("latin-1", "replace")])

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 UPLOADS = "/api/v1/uploads"
 FILES = "/v1/files"
+NOTICES = "/webhooks/stripe"
+# A notice repeats one object; Stripe's are some thousand bytes.
+NOTICE_BYTES = 262_144
 # What a form needs besides its file.
 FORM_BYTES = 65_536
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -36,7 +39,11 @@ class RequestEnvelope:
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
-        self._max_bytes_of = {UPLOADS: max_upload_bytes, FILES: max_file_bytes + FORM_BYTES}
+        self._max_bytes_of = {
+            UPLOADS: max_upload_bytes,
+            FILES: max_file_bytes + FORM_BYTES,
+            NOTICES: min(NOTICE_BYTES, max_body_bytes),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

@@ -21,6 +21,9 @@ ROOTS = {
     Account.CASH_CLEARING: "Assets:CashClearing",
     Account.BREAKAGE: "Income:Breakage",
     Account.WRITE_OFF: "Expenses:WriteOff",
+    Account.PROCESSOR_FEE: "Expenses:ProcessorFee",
+    Account.REFUND_PAYABLE: "Liabilities:RefundPayable",
+    Account.DISPUTED: "Assets:Disputed",
 }
 OF_A_TENANT = frozenset({Account.RECEIVABLE, Account.CUSTOMER_CREDIT})
 BEGINNING = "1970-01-01"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         InvoiceStatus,
         Payment,
     )
+    from tritium_platform.billing.payment_store import PaymentStore
     from tritium_platform.billing.rating.plan import Usage
     from tritium_platform.metering.model import UsageRecord
     from tritium_platform.values import CalendarMonth, Clock, UnitOfWork
@@ -136,6 +137,9 @@ class CreditStore(Protocol):
     async def draws(self, invoice_id: UUID) -> Sequence[tuple[UUID, int]]:
         """Return what grants paid of an invoice."""
 
+    async def take(self, grant_id: UUID, amount_minor: int) -> None:
+        """Take an amount from a grant that is paid out in money."""
+
     async def give_back(self, grant_id: UUID, amount_minor: int) -> None:
         """Put an amount back that a void invoice had drawn."""
 
@@ -177,6 +181,7 @@ class BillingBooks:
     journal: JournalStore
     credits: CreditStore
     operations: OperationStore
+    payments: PaymentStore
     outbox: Outbox
     clock: Clock
 
@@ -244,6 +249,14 @@ class BillingBooks:
                 compliance_impact=ComplianceImpact.FINANCIAL,
                 details=details,
             )
+        )
+
+    async def note_payment(
+        self, action: str, *, kind: str, identity: UUID, tenant_id: UUID, **details: Detail
+    ) -> None:
+        """Put the one audit entry of a change of a payment into the outbox."""
+        await self.note(
+            action, subject=ResourceIdentifier(kind, str(identity)), tenant_id=tenant_id, **details
         )
 
     async def note_invoice(self, action: str, invoice: Invoice, **details: Detail) -> None:

@@ -121,7 +121,7 @@ class CreditNoteService:
                     currency=invoice.currency,
                     amount_minor=gross - off,
                     remaining_minor=gross - off,
-                    reason=f"credit note {note.id}",
+                    reason=credit_reason(note.id),
                     created_at=self._books.clock.now(),
                 )
             )
@@ -168,6 +168,11 @@ class CreditNoteService:
         if not lines:
             raise ValidationError("A credit note needs a line.", field="lines")
         return lines
+
+
+def credit_reason(note_id: UUID) -> str:
+    """Return the reason of the credit that a credit note over paid money became."""
+    return f"credit note {note_id}"
 
 
 def _credit_note(invoice: Invoice, *, note_id: UUID, lines: Sequence[Mapping[str, Any]]) -> Invoice:

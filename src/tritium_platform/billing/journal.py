@@ -28,6 +28,9 @@ class Account(StrEnum):
     CASH_CLEARING = "cash_clearing"
     BREAKAGE = "breakage"
     WRITE_OFF = "write_off"
+    PROCESSOR_FEE = "processor_fee"
+    REFUND_PAYABLE = "refund_payable"
+    DISPUTED = "disputed"
 
 
 @dataclass(frozen=True, slots=True)

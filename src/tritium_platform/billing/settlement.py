@@ -12,6 +12,7 @@ from tritium_platform.billing.invoice import (
     InvoiceStatus,
     Payment,
 )
+from tritium_platform.billing.payment import UNRESOLVED
 from tritium_platform.errors import ConflictError, ValidationError
 from tritium_platform.values import uuid7
 
@@ -96,6 +97,7 @@ class SettlementService:
             invoice = await self._books.locked(invoice_id)
             if invoice.status is InvoiceStatus.VOID:
                 return invoice
+            await self._require_no_attempt(invoice)
             is_draft = invoice.status is InvoiceStatus.DRAFT
             is_touched = invoice.paid_minor or invoice.credited_minor
             is_paid_by_money = invoice.status is InvoiceStatus.PAID and not self._is_paid_by_credit(invoice)
@@ -120,6 +122,7 @@ class SettlementService:
             if invoice.status is InvoiceStatus.UNCOLLECTIBLE:
                 return invoice
             invoice = await self._open(invoice_id)
+            await self._require_no_attempt(invoice)
             lost = replace(invoice, status=InvoiceStatus.UNCOLLECTIBLE)
             await self._books.invoices.save(lost)
             await self._books.post(
@@ -166,6 +169,15 @@ class SettlementService:
             tax_payable=tax,
         )
         return invoice
+
+    async def _require_no_attempt(self, invoice: Invoice) -> None:
+        """Refuse to close what somebody may be paying at this moment."""
+        attempts = await self._books.payments.of_invoice(invoice.id)
+        if any(each.state in UNRESOLVED for each in attempts):
+            raise ConflictError(
+                "A payment of this invoice is not resolved yet: wait for it, or cancel it.",
+                field="invoice_id",
+            )
 
     async def _open(self, invoice_id: UUID) -> Invoice:
         invoice = await self._books.locked(invoice_id)

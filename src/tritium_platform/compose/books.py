@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,11 +29,17 @@ from tritium_platform.metering.ingestion import Ingestion
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.enforcement import FairUseMode, FairUseService
 from tritium_platform.quotas.service import QuotaService
+from tritium_platform.tenancy.model import TenantStatus
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from tritium_platform.adapters.metrics import Metrics
     from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
     from tritium_platform.adapters.sql.database import Database
+    from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
+    from tritium_platform.adapters.stripe import StripeProvider
+    from tritium_platform.billing.dunning import Suspend
     from tritium_platform.billing.model import PriceVersion
     from tritium_platform.config import PlatformConfig
     from tritium_platform.tenancy.service import TenancyService
@@ -117,6 +124,31 @@ async def open_audit(
             continue
         return AuditService(log, outbox=outbox)
     return None
+
+
+def open_stripe(config: PlatformConfig, *, clock: Clock) -> StripeProvider | None:
+    """Return the payment provider Stripe, if it is configured; MissingExtraError if its SDK is not there."""
+    if config.stripe_secret_key is None:
+        return None
+    from tritium_platform.adapters.stripe import StripeProvider  # noqa: PLC0415 - an extra of its own
+
+    return StripeProvider(
+        secret_key=config.stripe_secret_key,
+        webhook_secret=config.stripe_webhook_secret,
+        clock=clock,
+        api_base=config.stripe_api_base,
+    )
+
+
+def suspension(tenants: SqlTenantStore) -> Suspend:
+    """Return what closes a tenant's account by rule."""
+
+    async def suspend(tenant_id: UUID) -> None:
+        tenant = await tenants.get_tenant(tenant_id)
+        if tenant is not None:
+            await tenants.update_tenant(replace(tenant, status=TenantStatus.SUSPENDED))
+
+    return suspend
 
 
 def note_signer(config: PlatformConfig) -> NoteSigner:

@@ -18,6 +18,7 @@ from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlModelStore
 from tritium_platform.adapters.sql.money import open_sql_desk
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
+from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst
 from tritium_platform.compose.books import (
     note_signer,
@@ -27,6 +28,8 @@ from tritium_platform.compose.books import (
     price_version,
     seller_of,
     open_ingestion,
+    open_stripe,
+    suspension,
 )
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
 from tritium_platform.compose.models import open_serving
@@ -146,6 +149,7 @@ def _assemble(
     batches = SqlBatchStore(database)
     files = open_files(config, database=database, batches=batches, books=books)
     job_queue = DbosJobQueue(system_database_url=config.jobs_database_url)
+    stripe = open_stripe(config, clock=clock)
     serving = open_serving(config, database=database, registry=registry, launch=launch, clock=clock)
     return Platform(
         config=config,
@@ -165,8 +169,10 @@ def _assemble(
             clock=clock,
             grace_days=config.invoice_grace_days,
             seller=seller_of(config),
+            providers=[stripe] if stripe else [],
         ),
         printer=InvoicePrinter(fonts=config.invoice_fonts),
+        stripe=stripe,
         fair_use=fair_use,
         predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
         registry=registry,
@@ -213,6 +219,7 @@ async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = Non
     )
     work = QuantizationWork(books=books, jobs_dir=config.jobs_dir, models_dir=config.models_dir)
     loop = asyncio.get_running_loop()
+    stripe = open_stripe(config, clock=clock)
     billing = open_schedule(
         config,
         database=database,
@@ -220,6 +227,8 @@ async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = Non
         seller=seller_of(config),
         clock=clock,
         loop=loop,
+        providers=[stripe] if stripe else [],
+        suspend=suspension(SqlTenantStore(database)),
     )
     return QuantizationWorker(
         system_database_url=config.jobs_database_url, work=work, jobs=jobs, billing=billing, loop=loop

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tritium_platform.adapters.jobs import DbosJobQueue
     from tritium_platform.adapters.metrics import Metrics
     from tritium_platform.adapters.sql.database import Database
+    from tritium_platform.adapters.stripe import StripeProvider
     from tritium_platform.billing.desk import BillingDesk
     from tritium_platform.config import PlatformConfig
     from tritium_platform.gateway import Books, Gateway
@@ -62,6 +63,7 @@ class Platform:
     ingestion: Ingestion
     desk: BillingDesk
     printer: InvoicePrinter
+    stripe: StripeProvider | None
     fair_use: FairUseService
     predictions: PredictionService
     registry: RegistryService

@@ -22,10 +22,11 @@ from tritium_platform.adapters.memory.money_stores import (
     MemoryOperationStore,
     MemoryPlanStore,
 )
+from tritium_platform.adapters.memory.payment_store import MemoryEventStore, MemoryPaymentStore
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.billing.books import BillingBooks
 from tritium_platform.billing.contract import UNTAXED
-from tritium_platform.billing.desk import open_desk
+from tritium_platform.billing.desk import open_desk, open_payments
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.pricing import default_price_version
 from tritium_platform.billing.rating.plan_json import plan_from_dict
@@ -46,24 +47,26 @@ for name in ("plans", "oracle"):
 class Shop:
     """All services of money in memory, with one tenant and a clock that the test owns."""
 
-    def __init__(self, start=datetime(2026, 9, 10, tzinfo=UTC), *, seller=None):
+    def __init__(self, start=datetime(2026, 9, 10, tzinfo=UTC), *, seller=None, providers=()):
         self.database = MemoryDatabase()
         self.clock = ManualClock(start)
         self.tenant_id = uuid7(self.clock)
         self.usage = MemoryUsageStore(self.database)
         self.prices = BillingService(prices=MemoryPriceStore(self.database), clock=self.clock)
         self.outbox = MemoryAuditOutbox(self.database)
+        books = BillingBooks(
+            unit_of_work=self.database.unit_of_work,
+            invoices=MemoryInvoiceStore(self.database),
+            usage=MemoryBilledUsageStore(self.database),
+            journal=MemoryJournalStore(self.database),
+            credits=MemoryCreditStore(self.database),
+            operations=MemoryOperationStore(self.database),
+            payments=MemoryPaymentStore(self.database),
+            outbox=self.outbox,
+            clock=self.clock,
+        )
         self.desk = open_desk(
-            BillingBooks(
-                unit_of_work=self.database.unit_of_work,
-                invoices=MemoryInvoiceStore(self.database),
-                usage=MemoryBilledUsageStore(self.database),
-                journal=MemoryJournalStore(self.database),
-                credits=MemoryCreditStore(self.database),
-                operations=MemoryOperationStore(self.database),
-                outbox=self.outbox,
-                clock=self.clock,
-            ),
+            books,
             plan_store=MemoryPlanStore(self.database),
             prices=self.prices,
             tenants=self,
@@ -72,6 +75,7 @@ class Shop:
             ),
             grace_days=None,
             seller=seller,
+            payments=open_payments(books, events=MemoryEventStore(self.database), providers=providers),
         )
 
     async def list_tenants(self):

@@ -76,6 +76,10 @@ class MemoryCreditStore:
         """Return what grants paid of an invoice."""
         return self._draws.get(invoice_id, ())
 
+    async def take(self, grant_id: UUID, amount_minor: int) -> None:
+        """Take an amount from a grant that is paid out in money."""
+        await self.give_back(grant_id, -amount_minor)
+
     async def give_back(self, grant_id: UUID, amount_minor: int) -> None:
         """Put an amount back that a void invoice had drawn."""
         async with self._database.write():

@@ -77,6 +77,10 @@ class SqlCreditStore:
         async with self._database.read() as connection:
             return [(row.grant_id, row.amount_minor) for row in await connection.execute(statement)]
 
+    async def take(self, grant_id: UUID, amount_minor: int) -> None:
+        """Take an amount from a grant that is paid out in money."""
+        await self.give_back(grant_id, -amount_minor)
+
     async def give_back(self, grant_id: UUID, amount_minor: int) -> None:
         """Put an amount back that a void invoice had drawn."""
         statement = (

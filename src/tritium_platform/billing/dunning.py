@@ -1,0 +1,170 @@
+"""When an invoice is charged, charged again, and given up: the class of the decline decides."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from itertools import takewhile
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import structlog
+
+from tritium_platform.billing.invoice import OPEN
+from tritium_platform.billing.payment import UNRESOLVED, AttemptState, Decline
+from tritium_platform.errors import BitNetServiceError
+from tritium_platform.values import uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
+
+    from tritium_platform.billing.books import BillingBooks
+    from tritium_platform.billing.invoice import Invoice
+    from tritium_platform.billing.payment import PaymentAttempt, PaymentMethod
+    from tritium_platform.billing.payments import PaymentService
+    from tritium_platform.billing.settlement import SettlementService
+
+_log = structlog.get_logger(__name__)
+ACTOR = "dunning"
+AT_ONCE = 100
+# Days after the first soft decline on which the same charge is tried again.
+RETRY_DAYS = (1, 3, 5, 7)
+# How long a customer has after a hard decline to name another card.
+HARD_DAYS = 7
+Suspend = Callable[[UUID], Awaitable[None]]
+
+
+class DunningStep(StrEnum):
+    """What is due for an open invoice."""
+
+    WAIT = "wait"
+    CHARGE = "charge"
+    NOTIFY = "notify"
+    END = "end"
+
+
+class DunningEnd(StrEnum):
+    """What follows when nothing more is tried."""
+
+    NOTHING = "nothing"
+    UNCOLLECTIBLE = "uncollectible"
+    SUSPEND = "suspend"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DunningRun:
+    """What one run did: counts."""
+
+    charged: int
+    notified: int
+    ended: int
+    failed: int
+
+
+def next_step(
+    invoice: Invoice, attempts: Sequence[PaymentAttempt], *, method: PaymentMethod, now: datetime
+) -> DunningStep:
+    """Return what is due: charged when it is due, after soft declines on days 1, 3, 5 and 7, then no more.
+
+    What was paid and refunded is not charged again by itself; another card is a new beginning.
+    """
+    if any(each.state in UNRESOLVED for each in attempts):
+        return DunningStep.WAIT
+    failures = list(takewhile(lambda each: each.state is AttemptState.FAILED, reversed(attempts)))
+    if not attempts or (failures and method.created_at > failures[0].changed_at):
+        is_due = invoice.due_at is not None and invoice.due_at <= now
+        return DunningStep.CHARGE if is_due else DunningStep.WAIT
+    if not failures:
+        return DunningStep.WAIT
+    last = failures[0]
+    if last.decline is not Decline.SOFT:
+        is_over = last.changed_at + timedelta(days=HARD_DAYS) <= now
+        return DunningStep.END if is_over else DunningStep.NOTIFY
+    declined = [each for each in failures if method.created_at <= each.changed_at]
+    if len(declined) > len(RETRY_DAYS):
+        return DunningStep.END
+    is_time = declined[-1].changed_at + timedelta(days=RETRY_DAYS[len(declined) - 1]) <= now
+    return DunningStep.CHARGE if is_time else DunningStep.WAIT
+
+
+class DunningService:
+    """Collects what tenants with a payment method owe; running it twice does everything once.
+
+    Args:
+        books: what every change is written into.
+        payments: charges.
+        settlement: writes off.
+        end: what follows when nothing more is tried.
+        suspend: closes a tenant's account; needed for that end only.
+    """
+
+    def __init__(
+        self,
+        *,
+        books: BillingBooks,
+        payments: PaymentService,
+        settlement: SettlementService,
+        end: DunningEnd,
+        suspend: Suspend | None,
+    ) -> None:
+        self._books = books
+        self._payments = payments
+        self._settlement = settlement
+        self._end = end
+        self._suspend = suspend
+
+    async def run(self) -> DunningRun:
+        """Do what is due for every open invoice; what fails for one is logged and left for the next run."""
+        counts = {DunningStep.CHARGE: 0, DunningStep.NOTIFY: 0, DunningStep.END: 0}
+        failed = 0
+        async for invoice in self._open_invoices():
+            try:
+                method = await self._books.payments.method(invoice.tenant_id)
+                if method is None:
+                    continue
+                attempts = await self._books.payments.of_invoice(invoice.id)
+                step = next_step(invoice, attempts, method=method, now=self._books.clock.now())
+                if step is not DunningStep.WAIT:
+                    counts[step] += await self._take(step, invoice, attempts)
+            except BitNetServiceError as error:
+                _log.warning("dunning_failed", invoice_id=str(invoice.id), code=error.code)
+                failed += 1
+        return DunningRun(
+            charged=counts[DunningStep.CHARGE],
+            notified=counts[DunningStep.NOTIFY],
+            ended=counts[DunningStep.END],
+            failed=failed,
+        )
+
+    async def _take(self, step: DunningStep, invoice: Invoice, attempts: Sequence[PaymentAttempt]) -> int:
+        key = f"dunning:{invoice.id}:{len(attempts)}:{step.value}"
+        if step is DunningStep.CHARGE:
+            await self._payments.process_payment(invoice.id, key=key, actor=ACTOR)
+            return 1
+        async with self._books.unit_of_work():
+            subject_id = uuid7(self._books.clock)
+            if await self._books.begin(key, request=(key,), subject_id=subject_id) is not None:
+                return 0
+            await self._books.note_invoice(
+                f"dunning.{step.value}", invoice, actor=ACTOR, code=attempts[-1].code or None
+            )
+            if step is DunningStep.END and self._end is DunningEnd.UNCOLLECTIBLE:
+                await self._settlement.write_off(invoice.id, actor=ACTOR)
+            if step is DunningStep.END and self._end is DunningEnd.SUSPEND and self._suspend is not None:
+                await self._suspend(invoice.tenant_id)
+        return 1
+
+    async def _open_invoices(self) -> AsyncIterator[Invoice]:
+        after = None
+        while True:
+            page = await self._books.invoices.list(
+                tenant_id=None, statuses=sorted(OPEN), limit=AT_ONCE, after=after
+            )
+            for each in page:
+                yield each
+            if len(page) < AT_ONCE:
+                return
+            after = page[-1].id
