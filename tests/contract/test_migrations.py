@@ -79,6 +79,7 @@ def test_every_table_of_tenants_names_its_tenant() -> None:
         "tenants",
         "price_plans",
         "number_series",
+        "reconciliation_runs",
         "billing_operations",
     }
     of_a_parent = {"quantization_layers", "batch_lines", "journal_entries"}

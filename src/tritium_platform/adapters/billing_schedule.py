@@ -1,86 +1,36 @@
-"""The billing calendar as a schedule of DBOS: once an hour in one process, finished after a crash."""
+"""What the worker does by the calendar: billing every hour, reconciliation every day."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import structlog
-from dbos import DBOS
-
-from tritium_platform.adapters.sql.billing_store import SqlPriceStore
-from tritium_platform.adapters.sql.money import open_sql_desk
-from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
-from tritium_platform.billing.invoicing import BillingService
+from tritium_platform.adapters.durable_schedule import DurableSchedule
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    import asyncio
+    from collections.abc import Mapping, Sequence
 
-    from tritium_platform.adapters.sql.database import Database
-    from tritium_platform.audit.note import NoteSigner
-    from tritium_platform.billing.calendar import BillingCalendar
-    from tritium_platform.config import PlatformConfig
-    from tritium_platform.values import Clock
+    from tritium_platform.billing.desk import BillingDesk
+    from tritium_platform.billing.reconciliation.service import ReconciliationService
 
-_log = structlog.get_logger(__name__)
-WORKFLOW = "bill_by_calendar"
-SCHEDULE = "billing calendar"
 HOURLY = "17 * * * *"
-ATTEMPTS = 5
+DAILY = "41 3 * * *"
 
 
-class BillingSchedule:
-    """Has the calendar done; a run is one durable step, tried again when a neighbour was away.
+def open_schedules(
+    desk: BillingDesk, *, reconciliation: ReconciliationService, loop: asyncio.AbstractEventLoop
+) -> Sequence[DurableSchedule]:
+    """Open the schedules for the process that launches DBOS; `loop` is where their connections live."""
 
-    Args:
-        calendar: what is done; it is safe to do twice.
-        loop: where the database connections of the calendar live.
-        cron: when.
-    """
+    async def bill() -> Mapping[str, int]:
+        return asdict(await desk.calendar.run())
 
-    def __init__(self, calendar: BillingCalendar, *, loop: asyncio.AbstractEventLoop, cron: str) -> None:
-        self._calendar = calendar
-        self._loop = loop
-        self._cron = cron
-        self._workflow: Any = None
+    async def reconcile() -> Mapping[str, int]:
+        run = await reconciliation.run()
+        return {"differences": run.num_differences, **run.counted}
 
-    def register(self) -> None:
-        """Make the workflow known, before DBOS is launched."""
-
-        def run() -> dict[str, int]:
-            done = asyncio.run_coroutine_threadsafe(self._calendar.run(), self._loop).result()
-            return asdict(done)
-
-        step = DBOS.step(name="bill", retries_allowed=True, max_attempts=ATTEMPTS, interval_seconds=1.0)(run)
-
-        def bill_by_calendar(_scheduled_at: datetime, _context: Any) -> None:
-            _log.info("billing_calendar_done", **step())
-
-        self._workflow = DBOS.workflow(name=WORKFLOW)(bill_by_calendar)
-
-    def begin(self) -> None:
-        """Put the schedule in force, after DBOS was launched; doing it again changes nothing."""
-        DBOS.apply_schedules(
-            [{"schedule_name": SCHEDULE, "workflow_fn": self._workflow, "schedule": self._cron}]
-        )
-
-
-def open_schedule(
-    config: PlatformConfig,
-    *,
-    database: Database,
-    signer: NoteSigner,
-    clock: Clock,
-    loop: asyncio.AbstractEventLoop,
-) -> BillingSchedule:
-    """Open the schedule over a database, for the process that launches DBOS."""
-    desk = open_sql_desk(
-        database,
-        prices=BillingService(prices=SqlPriceStore(database), clock=clock),
-        tenants=SqlTenantStore(database),
-        signer=signer,
-        clock=clock,
-        grace_days=config.invoice_grace_days,
+    return (
+        DurableSchedule("billing calendar", workflow="bill_by_calendar", work=bill, loop=loop, cron=HOURLY),
+        DurableSchedule("reconciliation", workflow="reconcile_books", work=reconcile, loop=loop, cron=DAILY),
     )
-    return BillingSchedule(desk.calendar, loop=loop, cron=HOURLY)

@@ -29,6 +29,7 @@ from tritium_platform.api import (
     operations,
     quantizations,
     recommendations,
+    reconciliation,
     security,
     tenants,
     uploads,
@@ -84,7 +85,7 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     resources = (
         *(tenants, account, invoices, models, uploads, quantizations, deployments, aliases),
-        *(security, billing, recommendations, capacity, fairuse),
+        *(security, billing, reconciliation, recommendations, capacity, fairuse),
     )
     for router in (
         *(resource.router for resource in resources),

@@ -15,6 +15,7 @@ from tritium_platform.cli import (
     prices,
     quantize,
     recommend,
+    reconcile,
     retention,
     run,
     tenants,
@@ -34,6 +35,7 @@ app.command()(run.worker)
 app.command()(run.migrate)
 app.command()(billing.usage)
 app.command()(recommend.recommend)
+app.command()(reconcile.reconcile)
 models.model_group.command("quantize")(quantize.quantize_model)
 models.model_group.command("cancel")(quantize.cancel_quantization)
 for name, group in (

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tritium_platform.adapters.billing_schedule import open_schedule
+from tritium_platform.adapters.billing_schedule import open_schedules
 from tritium_platform.adapters.jobs import DbosJobQueue, QuantizationWorker
 from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.batch_store import SqlBatchStore
+from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.job_store import SqlJobStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
@@ -17,15 +18,18 @@ from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlModelStore
 from tritium_platform.adapters.sql.money import open_sql_desk
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
+from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst
+from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.compose.books import note_signer, open_audit, open_books, open_fair_use, price_version
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
 from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform
+from tritium_platform.compose.reconciliation import open_reconciliation
 from tritium_platform.compose.storage import batch_work, open_files, open_idempotency
 from tritium_platform.config import read_or_create_secret
 from tritium_platform.errors import ResourceError, ValidationError
-from tritium_platform.gateway import Books, Gateway
+from tritium_platform.gateway import Books, Gateway, Outbox
 from tritium_platform.insight.prediction import PredictionService
 from tritium_platform.insight.recommendations import RecommendationService
 from tritium_platform.metering.service import MeteringService
@@ -38,6 +42,9 @@ from tritium_platform.serving.uploads import UploadService
 from tritium_platform.values import SystemClock
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tritium_platform.adapters.durable_schedule import DurableSchedule
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.config import PlatformConfig
     from tritium_platform.quotas.enforcement import FairUseService
@@ -138,6 +145,15 @@ def _assemble(
     files = open_files(config, database=database, batches=batches, books=books)
     job_queue = DbosJobQueue(system_database_url=config.jobs_database_url)
     serving = open_serving(config, database=database, registry=registry, launch=launch, clock=clock)
+    security = open_security(database, tenancy=tenancy, outbox=books.outbox, clock=clock)
+    desk = open_sql_desk(
+        database,
+        prices=books.billing,
+        tenants=tenancy,
+        signer=signer,
+        clock=clock,
+        grace_days=config.invoice_grace_days,
+    )
     return Platform(
         config=config,
         clock=clock,
@@ -145,16 +161,10 @@ def _assemble(
         admin_token=ADMIN_PREFIX + read_or_create_secret(config.data_dir / "secrets" / "admin_key").hex(),
         verifier_key=signer.verifier.vkey,
         tenancy=tenancy,
-        security=open_security(database, tenancy=tenancy, books=books),
+        security=security,
         books=books,
-        desk=open_sql_desk(
-            database,
-            prices=books.billing,
-            tenants=tenancy,
-            signer=signer,
-            clock=clock,
-            grace_days=config.invoice_grace_days,
-        ),
+        desk=desk,
+        reconciliation=open_reconciliation(database, desk=desk, security=security),
         fair_use=fair_use,
         predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
         registry=registry,
@@ -201,7 +211,30 @@ async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = Non
     )
     work = QuantizationWork(books=books, jobs_dir=config.jobs_dir, models_dir=config.models_dir)
     loop = asyncio.get_running_loop()
-    billing = open_schedule(config, database=database, signer=note_signer(config), clock=clock, loop=loop)
+    schedules = _schedules(config, database=database, outbox=books.outbox, clock=clock, loop=loop)
     return QuantizationWorker(
-        system_database_url=config.jobs_database_url, work=work, jobs=jobs, billing=billing, loop=loop
+        system_database_url=config.jobs_database_url, work=work, jobs=jobs, schedules=schedules, loop=loop
     )
+
+
+def _schedules(
+    config: PlatformConfig,
+    *,
+    database: Database,
+    outbox: Outbox,
+    clock: Clock,
+    loop: asyncio.AbstractEventLoop,
+) -> Sequence[DurableSchedule]:
+    """Wire what a worker does by the calendar."""
+    desk = open_sql_desk(
+        database,
+        prices=BillingService(prices=SqlPriceStore(database), clock=clock),
+        tenants=SqlTenantStore(database),
+        signer=note_signer(config),
+        clock=clock,
+        grace_days=config.invoice_grace_days,
+    )
+    tenancy = open_tenancy(config, database=database, clock=clock)
+    security = open_security(database, tenancy=tenancy, outbox=outbox, clock=clock)
+    reconciliation = open_reconciliation(database, desk=desk, security=security)
+    return open_schedules(desk, reconciliation=reconciliation, loop=loop)
