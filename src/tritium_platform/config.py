@@ -121,6 +121,8 @@ class PlatformConfig(BaseSettings):
     """Currency, start, prices and included amounts by tier and meter; no prices: the built-in list."""
     invoice_grace_days: Annotated[int, Field(ge=0, le=365)] | None = None
     """Days after a month at which its drafts are finalized by themselves; None: the operator finalizes."""
+    canary: bool = False
+    """Whether a synthetic customer with a known answer is billed every hour; a wrong bill is an alarm."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """debug, info, warning or error."""
 

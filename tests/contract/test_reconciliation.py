@@ -33,9 +33,12 @@ from tritium_platform.billing.rating.tax import TaxStatus
 from tritium_platform.billing.reconciliation.model import Check
 from tritium_platform.billing.reconciliation.provider import ManualProvider
 from tritium_platform.billing.reconciliation.service import ReconciliationService
+from tritium_platform.compliance.canary import Canary, known_answer
 from tritium_platform.errors import PlatformError
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
+from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.model import QuotaMeter, Reservation
+from tritium_platform.quotas.service import QuotaService
 from tritium_platform.security.model import SecurityEventType, ThreatLevel
 from tritium_platform.security.service import SecurityService
 from tritium_platform.tenancy.model import Tenant, TenantTier
@@ -446,3 +449,47 @@ async def test_nothing_is_written_inside_a_snapshot(house: House) -> None:
         with pytest.raises(PlatformError, match="snapshot"):
             async with house.database.unit_of_work():
                 pass
+
+
+def canary_of(house: House) -> Canary:
+    return Canary(
+        desk=house.desk,
+        quotas=QuotaService(store=SqlReservationStore(house.database), clock=house.clock),
+        metering=MeteringService(store=house.usage),
+        unit_of_work=house.database.unit_of_work,
+        clock=house.clock,
+        alarm=house.reconciliation._alarm,
+    )
+
+
+async def test_the_canary_comes_to_its_known_answer_every_hour_and_however_often(house: House) -> None:
+    # 10 EUR, (3833 - 400) / 4 = 858, 29 packages of 9; with 19 % on each.
+    assert known_answer() == 1190 + (858 + 163) + (261 + 50)
+    canary = canary_of(house)
+    for _ in range(3):
+        assert await canary.run() is None
+        assert await canary.run() is None  # again in the same hour
+        house.clock.advance(seconds=3600)
+    assert await house.events.recent(limit=9) == []
+    assert (await house.run()).differences == ()
+    tenants = await house.usage.activity(start=SEPTEMBER.start, end=house.clock.now())
+    assert tenants == []  # no report of what is used counts it: it is nobody's tenant
+
+
+async def test_a_canary_that_is_priced_or_counted_wrongly_is_an_alarm(house: House) -> None:
+    canary = canary_of(house)
+    assert await canary.run() is None
+    house.sabotage("DELETE FROM usage_records WHERE source = 'canary' AND event_id = '1'")
+    again = await canary.run()  # recorded anew, and counted once more
+    assert again is not None
+    assert again.check is Check.CANARY
+    assert "'requests': 4" in again.found
+    (alarm,) = await house.events.recent(limit=9)
+    assert (alarm.severity, alarm.reason) == (ThreatLevel.CRITICAL, "books_differ:canary")
+
+
+async def test_a_canary_is_never_billed_by_the_calendar(house: House) -> None:
+    await canary_of(house).run()
+    house.clock.advance(seconds=60 * 86_400)
+    await house.desk.calendar.run()
+    assert {each.tenant_id for each in await house.desk.invoices.list(limit=99)} == {TENANT}

@@ -1,4 +1,4 @@
-"""What the worker does by the calendar: billing every hour, reconciliation every day."""
+"""What the worker does by the calendar: billing and the canary every hour, reconciliation every day."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ if TYPE_CHECKING:
 
     from tritium_platform.billing.desk import BillingDesk
     from tritium_platform.billing.reconciliation.service import ReconciliationService
+    from tritium_platform.compliance.canary import Canary
 
 HOURLY = "17 * * * *"
+HOURLY_CANARY = "7 * * * *"
 DAILY = "41 3 * * *"
 
 
 def open_schedules(
-    desk: BillingDesk, *, reconciliation: ReconciliationService, loop: asyncio.AbstractEventLoop
+    desk: BillingDesk,
+    *,
+    reconciliation: ReconciliationService,
+    canary: Canary | None,
+    loop: asyncio.AbstractEventLoop,
 ) -> Sequence[DurableSchedule]:
     """Open the schedules for the process that launches DBOS; `loop` is where their connections live."""
 
@@ -30,7 +36,12 @@ def open_schedules(
         run = await reconciliation.run()
         return {"differences": run.num_differences, **run.counted}
 
+    async def sing() -> Mapping[str, int]:
+        return {"differences": int(canary is not None and await canary.run() is not None)}
+
     return (
         DurableSchedule("billing calendar", workflow="bill_by_calendar", work=bill, loop=loop, cron=HOURLY),
         DurableSchedule("reconciliation", workflow="reconcile_books", work=reconcile, loop=loop, cron=DAILY),
+        # Always known to DBOS: what it noted to be done while the canary was on must not be unknown later.
+        DurableSchedule("canary", workflow="bill_canary", work=sing, loop=loop, cron=HOURLY_CANARY),
     )

@@ -25,11 +25,11 @@ from tritium_platform.compose.books import note_signer, open_audit, open_books, 
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
 from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform
-from tritium_platform.compose.reconciliation import open_reconciliation
+from tritium_platform.compose.reconciliation import open_canary, open_reconciliation
 from tritium_platform.compose.storage import batch_work, open_files, open_idempotency
 from tritium_platform.config import read_or_create_secret
 from tritium_platform.errors import ResourceError, ValidationError
-from tritium_platform.gateway import Books, Gateway, Outbox
+from tritium_platform.gateway import Books, Gateway
 from tritium_platform.insight.prediction import PredictionService
 from tritium_platform.insight.recommendations import RecommendationService
 from tritium_platform.metering.service import MeteringService
@@ -211,7 +211,7 @@ async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = Non
     )
     work = QuantizationWork(books=books, jobs_dir=config.jobs_dir, models_dir=config.models_dir)
     loop = asyncio.get_running_loop()
-    schedules = _schedules(config, database=database, outbox=books.outbox, clock=clock, loop=loop)
+    schedules = _schedules(config, database=database, books=books, loop=loop)
     return QuantizationWorker(
         system_database_url=config.jobs_database_url, work=work, jobs=jobs, schedules=schedules, loop=loop
     )
@@ -221,11 +221,11 @@ def _schedules(
     config: PlatformConfig,
     *,
     database: Database,
-    outbox: Outbox,
-    clock: Clock,
+    books: WorkBooks,
     loop: asyncio.AbstractEventLoop,
 ) -> Sequence[DurableSchedule]:
     """Wire what a worker does by the calendar."""
+    clock = books.clock
     desk = open_sql_desk(
         database,
         prices=BillingService(prices=SqlPriceStore(database), clock=clock),
@@ -235,6 +235,9 @@ def _schedules(
         grace_days=config.invoice_grace_days,
     )
     tenancy = open_tenancy(config, database=database, clock=clock)
-    security = open_security(database, tenancy=tenancy, outbox=outbox, clock=clock)
+    security = open_security(database, tenancy=tenancy, outbox=books.outbox, clock=clock)
     reconciliation = open_reconciliation(database, desk=desk, security=security)
-    return open_schedules(desk, reconciliation=reconciliation, loop=loop)
+    canary = None
+    if config.canary:
+        canary = open_canary(database, desk=desk, quotas=books.quotas, security=security)
+    return open_schedules(desk, reconciliation=reconciliation, canary=canary, loop=loop)

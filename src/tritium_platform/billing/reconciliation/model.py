@@ -36,6 +36,7 @@ class Check(StrEnum):
     MOVEMENT = "movement"  # what an event of an invoice's life moved in the journal
     GROUP = "group"  # a group of the journal: it balances, and is about something that exists
     BALANCE = "balance"  # an account of a tenant, and what it stands for
+    CANARY = "canary"  # the draft of the synthetic customer, and the known answer
     PROVIDER = "provider"  # a payment, and what the payment provider says of it
 
 
