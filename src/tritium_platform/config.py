@@ -153,6 +153,8 @@ class PlatformConfig(BaseSettings):
     """Where Stripe's API is reached, if not at Stripe itself."""
     dunning_end: Annotated[str, Field(pattern="^(nothing|uncollectible|suspend)$")] = "nothing"
     """What follows when a tenant's card has been tried in vain: nothing, uncollectible or suspend."""
+    canary: bool = False
+    """Whether a synthetic customer with a known answer is billed every hour; a wrong bill is an alarm."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """debug, info, warning or error."""
 

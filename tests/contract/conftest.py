@@ -32,7 +32,7 @@ from tritium_platform.adapters.memory.money_stores import (
     MemoryOperationStore,
     MemoryPlanStore,
 )
-from tritium_platform.adapters.memory.payment_store import MemoryEventStore, MemoryPaymentStore
+from tritium_platform.adapters.memory.payment_store import MemoryNoticeStore, MemoryPaymentStore
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
 from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
 from tritium_platform.adapters.sql.alias_store import SqlAliasStore
@@ -42,6 +42,7 @@ from tritium_platform.adapters.sql.billed_usage_store import SqlBilledUsageStore
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.credit_store import SqlCreditStore
 from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.event_store import SqlEventStore
 from tritium_platform.adapters.sql.notice_store import SqlNoticeStore
 from tritium_platform.adapters.sql.file_store import SqlFileStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.audit.service import AuditOutbox
     from tritium_platform.billing.invoicing import PriceStore
-    from tritium_platform.billing.payment_store import EventStore
+    from tritium_platform.billing.payment_store import NoticeStore
     from tritium_platform.billing.plans import PlanStore
     from tritium_platform.insight.health import OutcomeStore
     from tritium_platform.metering.ingestion import EventStore
@@ -102,7 +103,7 @@ class Books:
     files: FileStore
     batches: BatchStore
     plans: PlanStore
-    events: EventStore
+    notices: NoticeStore
     money: BillingBooks
 
 
@@ -125,7 +126,7 @@ def books_in_memory() -> Books:
         files=MemoryFileStore(database),
         batches=MemoryBatchStore(database),
         plans=MemoryPlanStore(database),
-        events=MemoryEventStore(database),
+        notices=MemoryNoticeStore(database),
         money=BillingBooks(
             unit_of_work=database.unit_of_work,
             invoices=MemoryInvoiceStore(database),
@@ -146,7 +147,7 @@ def books_in_sql(database: Database) -> Books:
         unit_of_work=database.unit_of_work,
         tenants=SqlTenantStore(database),
         usage=SqlUsageStore(database),
-        events=SqlNoticeStore(database),
+        events=SqlEventStore(database),
         reservations=SqlReservationStore(database),
         prices=SqlPriceStore(database),
         outcomes=SqlOutcomeStore(database),
@@ -158,7 +159,7 @@ def books_in_sql(database: Database) -> Books:
         files=SqlFileStore(database),
         batches=SqlBatchStore(database),
         plans=SqlPlanStore(database),
-        events=SqlNoticeStore(database),
+        notices=SqlNoticeStore(database),
         money=BillingBooks(
             unit_of_work=database.unit_of_work,
             invoices=SqlInvoiceStore(database),

@@ -81,6 +81,7 @@ def test_every_table_of_tenants_names_its_tenant() -> None:
         "number_series",
         "provider_events",
         "provider_cursors",
+        "reconciliation_runs",
         "billing_operations",
     }
     of_a_parent = {"quantization_layers", "batch_lines", "journal_entries"}

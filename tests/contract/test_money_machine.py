@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from tritium_platform.adapters.memory.audit_outbox import MemoryAuditOutbox
 from tritium_platform.adapters.memory.billing_store import MemoryPriceStore
+from tritium_platform.adapters.memory.books_reader import MemoryBooksReader, MemoryRunStore
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.invoice_store import MemoryBilledUsageStore, MemoryInvoiceStore
@@ -31,11 +32,13 @@ from tritium_platform.adapters.memory.money_stores import (
     MemoryOperationStore,
     MemoryPlanStore,
 )
-from tritium_platform.adapters.memory.payment_store import MemoryEventStore, MemoryPaymentStore
+from tritium_platform.adapters.memory.payment_store import MemoryNoticeStore, MemoryPaymentStore
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
+from tritium_platform.adapters.sql.books_reader import SqlBooksReader
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.money import open_sql_desk
+from tritium_platform.adapters.sql.reconciliation_store import SqlRunStore
 from tritium_platform.audit.note import NoteSigner, NoteVerifier
 from tritium_platform.billing.books import BillingBooks
 from tritium_platform.billing.calendar import CalendarRun
@@ -47,6 +50,8 @@ from tritium_platform.billing.pricing import default_price_version
 from tritium_platform.billing.rating.plan_json import plan_from_dict
 from tritium_platform.billing.rating.rate import rate
 from tritium_platform.billing.rating.tax import TaxStatus
+from tritium_platform.billing.reconciliation.provider import ManualProvider
+from tritium_platform.billing.reconciliation.service import ReconciliationService
 from tritium_platform.errors import BitNetServiceError
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
 from tritium_platform.tenancy.model import Tenant, TenantTier
@@ -55,6 +60,7 @@ from tritium_platform.values import CalendarMonth, uuid7
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from tritium_platform.billing.reconciliation.model import Difference
     from tritium_platform.metering.service import UsageStore
 
 START = datetime(2026, 9, 10, tzinfo=UTC)
@@ -125,12 +131,18 @@ def signer() -> NoteSigner:
     return NoteSigner("tritium.example/audit", private_key=Ed25519PrivateKey.from_private_bytes(b"7" * 32))
 
 
+class Silence:
+    async def differs(self, difference: Difference, *, run_id: UUID) -> None:
+        """Say nothing: the machine looks at what was found."""
+
+
 class Player:
     """Plays steps on one set of books, and notes every answer without the ids in it."""
 
     def __init__(self, *, database: Database | None, tenant_id: UUID) -> None:
         self.clock = ManualClock(START)
         self.tenant_id = tenant_id
+        self.is_in_sql = database is not None
         self.usage: UsageStore
         common: Any = {
             "tenants": Tenants(tenant_id),
@@ -156,13 +168,22 @@ class Player:
                 books,
                 plan_store=MemoryPlanStore(memory),
                 prices=self.prices,
-                payments=open_payments(books, events=MemoryEventStore(memory)),
+                payments=open_payments(books, events=MemoryNoticeStore(memory)),
                 **common,
             )
         else:
             self.usage = SqlUsageStore(database)
             self.prices = BillingService(prices=SqlPriceStore(database), clock=self.clock)
             self.desk = open_sql_desk(database, prices=self.prices, clock=self.clock, **common)
+        reader: Any = MemoryBooksReader(memory) if database is None else SqlBooksReader(database)
+        self.reconciliation = ReconciliationService(
+            reader=reader,
+            runs=MemoryRunStore(memory) if database is None else SqlRunStore(database),
+            books=self.desk.books,
+            plans=self.desk.plans,
+            provider=ManualProvider(reader),
+            alarm=Silence(),
+        )
         self.answers: list[object] = []
         self.events = 0
         self.entries = 0
@@ -323,6 +344,13 @@ class Player:
             await self.check_document(each)
         self.answers.append([(each.status, each.open_minor, each.total_minor) for each in invoices])
         self.answers.append(sorted(sums.items()))
+        if not self.is_in_sql:
+            await self.reconcile()
+
+    async def reconcile(self) -> None:
+        run = await self.reconciliation.run()
+        # Other tenants of a shared database live by other clocks.
+        assert [each for each in run.differences if each.tenant_id == self.tenant_id] == []
 
     async def check_document(self, invoice: Any) -> None:
         document = await self.desk.books.invoices.document(invoice.id)
@@ -358,6 +386,7 @@ class Player:
             if draft.tenant_id == self.tenant_id:
                 await self.desk.invoices.finalize(draft.id, actor="test")
         await self.check()
+        await self.reconcile()
         assert not await self.desk.books.usage.unbilled_months(self.tenant_id, before=last.end)
         month = FIRST
         while month <= last:
@@ -393,6 +422,7 @@ async def play(script: list[tuple[str, int, int]], player: Player) -> list[objec
     await player.sign()
     for step in script:
         await player.play(*step)
+    await player.reconcile()
     await player.finish()
     return player.answers
 

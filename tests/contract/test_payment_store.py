@@ -183,18 +183,18 @@ async def test_an_event_is_kept_once_and_closed_once(books: Books) -> None:
         for name in ("evt_1", "evt_2")
     ]
     for each in events:
-        assert await books.events.add(each)
-        assert not await books.events.add(replace(each, id=uuid7()))
+        assert await books.notices.add(each)
+        assert not await books.notices.add(replace(each, id=uuid7()))
     ordered = sorted(events, key=lambda each: each.id)
-    assert await books.events.pending(limit=9) == ordered
-    assert await books.events.pending(limit=9, after=ordered[0].id) == ordered[1:]
-    await books.events.close(ordered[0].id, at=AT)
-    assert await books.events.pending(limit=9) == ordered[1:]
-    assert not await books.events.add(replace(ordered[0], id=uuid7()))
-    assert await books.events.cursor("stripe") is None
+    assert await books.notices.pending(limit=9) == ordered
+    assert await books.notices.pending(limit=9, after=ordered[0].id) == ordered[1:]
+    await books.notices.close(ordered[0].id, at=AT)
+    assert await books.notices.pending(limit=9) == ordered[1:]
+    assert not await books.notices.add(replace(ordered[0], id=uuid7()))
+    assert await books.notices.cursor("stripe") is None
     for moment in (AT, AT + timedelta(hours=1)):
-        await books.events.move_cursor("stripe", to=moment)
-        assert await books.events.cursor("stripe") == moment
+        await books.notices.move_cursor("stripe", to=moment)
+        assert await books.notices.cursor("stripe") == moment
 
 
 FORBIDDEN = [
@@ -226,7 +226,7 @@ async def test_what_was_asked_for_and_what_was_paid_stays(sql_books: Books, sql_
     await store.save(paid)
     await store.add_refund(refund(made))
     await store.save_dispute(dispute(made))
-    await sql_books.events.add(
+    await sql_books.notices.add(
         ProviderEvent(
             id=uuid7(),
             provider="stripe",

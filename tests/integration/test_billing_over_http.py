@@ -110,6 +110,19 @@ def test_a_tenant_sees_its_invoice_and_can_prove_what_it_says(running, shop):
         assert [(each["event_id"], each["quantity"]) for each in events["events"]] == [("1", "5001000")]
 
 
+def test_an_operator_has_the_books_compared_and_sees_the_metric(running, shop):
+    with running.admin() as admin:
+        run = admin.post("/api/v1/billing/reconciliations").raise_for_status().json()
+        assert run["differences"] == []
+        assert run["counted"]["invoices"] >= 1
+        assert admin.get("/api/v1/billing/reconciliations").json()[0] == run
+        shown = admin.get("/metrics").text
+        assert "tritium_reconciliation_differences 0.0" in shown
+        assert 'tritium_reconciliation_rows{kind="invoices"}' in shown
+    with running.http(shop[1]) as http:
+        assert http.post("/api/v1/billing/reconciliations").status_code == 403
+
+
 def test_pages_go_on_where_the_last_one_ended(running, shop):
     _, key, invoice = shop
     with running.http(key) as http:
@@ -282,12 +295,16 @@ def test_the_command_line_bills_a_month(harness, tmp_path):
     made = tritiumd("payment", "refund", asked, "--reason", "sorry", "--format", "json", data_dir=data_dir)
     assert json.loads(made)["state"] == "succeeded"
     assert "void" in tritiumd("invoice", "void", invoice, data_dir=data_dir)
+    assert tritiumd("reconcile", "--format", "quiet", data_dir=data_dir) == "0\n"
+    run = json.loads(tritiumd("reconcile", "--format", "json", data_dir=data_dir))
+    assert (run["counted"]["invoices"], run["counted"]["uses"], run["differences"]) == (1, 1, [])
     log = tritiumd("audit", "verify", "--format", "json", data_dir=data_dir)
     assert json.loads(log)["is_intact"]
 
 
 async def test_the_calendar_bills_last_month_by_itself_and_only_once(harness, tmp_path, monkeypatch):
     monkeypatch.setattr(billing_schedule, "HOURLY", "* * * * * *")
+    monkeypatch.setattr(billing_schedule, "DAILY", "* * * * * *")
     config = harness.platform_config(tmp_path / "data", invoice_grace_days=0)
     tenant_id = await prepare(config, uses=3)
     worker = await initialize_worker(config)
@@ -301,6 +318,9 @@ async def test_the_calendar_bills_last_month_by_itself_and_only_once(harness, tm
             while runs < 3:  # more runs change nothing
                 await asyncio.sleep(0.5)
                 runs = len(await asyncio.to_thread(DBOS.list_workflows, status="SUCCESS"))
+            while not (reconciled := await platform.reconciliation.recent(limit=9)):
+                await asyncio.sleep(0.1)
+        assert {run.num_differences for run in reconciled} == {0}
         (invoice,) = await platform.desk.invoices.list(limit=9)
         assert (invoice.tenant_id, invoice.number, str(invoice.period)) == (
             tenant_id,

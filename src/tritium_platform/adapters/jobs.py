@@ -22,7 +22,7 @@ from tritium_platform.serving.quantization_work import STOPPED, failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
-    from tritium_platform.adapters.billing_schedule import BillingSchedule
+    from tritium_platform.adapters.durable_schedule import DurableSchedule
     from tritium_platform.serving.job import QuantizationJob
     from tritium_platform.serving.quantization import JobStore
     from tritium_platform.serving.quantization_work import QuantizationWork
@@ -127,7 +127,7 @@ class DbosJobQueue:
 
 
 class QuantizationWorker:
-    """Runs jobs in this process: one at a time, one durable step per layer; and the billing calendar.
+    """Runs jobs in this process: one at a time, one durable step per layer; and what is due by the calendar.
 
     The steps run on DBOS's threads and do their work on `loop`, where the database connections live.
     """
@@ -138,13 +138,13 @@ class QuantizationWorker:
         system_database_url: str,
         work: QuantizationWork,
         jobs: JobStore,
-        billing: BillingSchedule,
+        schedules: Sequence[DurableSchedule],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._url = system_database_url
         self._work = work
         self._jobs = jobs
-        self._billing = billing
+        self._schedules = schedules
         self._loop = loop
         self._queue = DbosJobQueue(system_database_url=system_database_url)
 
@@ -161,10 +161,12 @@ class QuantizationWorker:
             }
         )
         self._register()
-        self._billing.register()
+        for schedule in self._schedules:
+            schedule.register()
         self._work.clean()
         DBOS.launch()
-        self._billing.begin()
+        for schedule in self._schedules:
+            schedule.begin()
         DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLL_SECONDS)
 
     async def search(self) -> None:

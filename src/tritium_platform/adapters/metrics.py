@@ -15,6 +15,7 @@ from tritium_platform.metering.model import OperationType
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tritium_platform.billing.reconciliation.model import ReconciliationRun
     from tritium_platform.insight.prediction import ModelForecast
     from tritium_platform.serving.model import Consumption, EngineReading
 
@@ -80,6 +81,22 @@ class Metrics:
         self._foreseen_error = self._gauge(
             "forecast_relative_error", "Error of the published forecast beside the seasonal-naive one."
         )
+        self._differences = Gauge(
+            "tritium_reconciliation_differences",
+            "Figures that contradict each other in the newest reconciliation of the books.",
+            registry=self.registry,
+        )
+        self._reconciled_at = Gauge(
+            "tritium_reconciliation_timestamp_seconds",
+            "When the newest reconciliation began (Unix time).",
+            registry=self.registry,
+        )
+        self._reconciled_rows = Gauge(
+            "tritium_reconciliation_rows",
+            "What the newest reconciliation looked at.",
+            ("kind",),
+            registry=self.registry,
+        )
         self._replicas = Gauge(
             "tritium_replicas", "Engine processes by state.", ("state",), registry=self.registry
         )
@@ -133,6 +150,14 @@ class Metrics:
                 self._foreseen.labels(*labels, "0.9").set(max(load.high))
             if load.relative_error is not None:
                 self._foreseen_error.labels(*labels).set(load.relative_error)
+
+    def reconciled(self, run: ReconciliationRun) -> None:
+        """Show the newest reconciliation, whichever process did it."""
+        self._differences.set(run.num_differences)
+        self._reconciled_at.set(run.started_at.timestamp())
+        self._reconciled_rows.clear()
+        for kind, count in run.counted.items():
+            self._reconciled_rows.labels(kind).set(count)
 
     def render(self, *, replica_states: Mapping[str, int], engines: Sequence[EngineReading]) -> bytes:
         """Return the Prometheus text, with engine processes by state and what engines have to do now."""

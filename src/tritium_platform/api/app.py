@@ -31,6 +31,7 @@ from tritium_platform.api import (
     payments,
     quantizations,
     recommendations,
+    reconciliation,
     security,
     tenants,
     uploads,
@@ -87,7 +88,7 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     resources = (
         *(tenants, account, invoices, models, uploads, quantizations, deployments, aliases),
-        *(security, billing, payments, recommendations, capacity, fairuse, events),
+        *(security, billing, payments, reconciliation, recommendations, capacity, fairuse, events),
     )
     for router in (
         *(resource.router for resource in resources),

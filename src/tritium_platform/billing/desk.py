@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tritium_platform.billing.dunning import Suspend
     from tritium_platform.billing.journal import JournalGroup
     from tritium_platform.billing.party import Seller
-    from tritium_platform.billing.payment_store import EventStore
+    from tritium_platform.billing.payment_store import NoticeStore
     from tritium_platform.billing.payments import PaymentProvider
     from tritium_platform.billing.plans import PlanStore, PriceLists
 
@@ -119,7 +119,7 @@ def open_desk(
 def open_payments(
     books: BillingBooks,
     *,
-    events: EventStore,
+    events: NoticeStore,
     providers: Sequence[PaymentProvider] = (),
     dunning_end: DunningEnd = DunningEnd.NOTHING,
     suspend: Suspend | None = None,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.billing.disputes import DisputeService
     from tritium_platform.billing.payment import PaymentAttempt, ProviderEvent
-    from tritium_platform.billing.payment_store import EventStore, PaymentStore
+    from tritium_platform.billing.payment_store import NoticeStore, PaymentStore
     from tritium_platform.billing.payments import PaymentProvider, PaymentService
     from tritium_platform.billing.refunds import RefundService
     from tritium_platform.values import Clock
@@ -39,7 +39,7 @@ class PaymentInbox:
     in the provider's own list.
     """
 
-    events: EventStore
+    events: NoticeStore
     store: PaymentStore
     payments: PaymentService
     refunds: RefundService

@@ -76,7 +76,7 @@ class PaymentStore(Protocol):
         """Return what a tenant is charged with; None: by bank transfer."""
 
 
-class EventStore(Protocol):
+class NoticeStore(Protocol):
     """Keeps providers' events once, and how far a provider's list of them was read."""
 
     async def add(self, event: ProviderEvent) -> bool:

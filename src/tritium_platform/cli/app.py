@@ -17,6 +17,7 @@ from tritium_platform.cli import (
     prices,
     quantize,
     recommend,
+    reconcile,
     retention,
     run,
     tenants,
@@ -36,6 +37,7 @@ app.command()(run.serve)
 app.command()(run.worker)
 app.command()(run.migrate)
 app.command()(recommend.recommend)
+app.command()(reconcile.reconcile)
 models.model_group.command("quantize")(quantize.quantize_model)
 models.model_group.command("cancel")(quantize.cancel_quantization)
 for name, group in (

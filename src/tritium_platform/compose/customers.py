@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.adapters.sql.database import Database
     from tritium_platform.config import PlatformConfig
-    from tritium_platform.gateway import Books
+    from tritium_platform.gateway import Outbox
     from tritium_platform.tenancy.model import TierLimits
     from tritium_platform.values import Clock
 
@@ -33,13 +33,15 @@ def open_tenancy(config: PlatformConfig, *, database: Database, clock: Clock) ->
     )
 
 
-def open_security(database: Database, *, tenancy: TenancyService, books: Books) -> SecurityService:
+def open_security(
+    database: Database, *, tenancy: TenancyService, outbox: Outbox, clock: Clock
+) -> SecurityService:
     """Return the service that watches and contains."""
     return SecurityService(
         store=SqlSecurityEventStore(database),
-        trail=books.outbox,
-        containment=LocalContainment(tenancy=tenancy, clock=books.clock),
-        clock=books.clock,
+        trail=outbox,
+        containment=LocalContainment(tenancy=tenancy, clock=clock),
+        clock=clock,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tritium_platform.adapters.billing_schedule import open_schedule
 from tritium_platform.adapters.invoice_printer import InvoicePrinter
+from tritium_platform.adapters.billing_schedule import open_schedules
 from tritium_platform.adapters.jobs import DbosJobQueue, QuantizationWorker
 from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.batch_store import SqlBatchStore
+from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.job_store import SqlJobStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
@@ -31,9 +32,12 @@ from tritium_platform.compose.books import (
     open_stripe,
     suspension,
 )
+from tritium_platform.billing.dunning import DunningEnd
+from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
 from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform
+from tritium_platform.compose.reconciliation import open_canary, open_reconciliation
 from tritium_platform.compose.storage import batch_work, open_files, open_idempotency
 from tritium_platform.config import read_or_create_secret
 from tritium_platform.errors import ResourceError, ValidationError
@@ -50,6 +54,9 @@ from tritium_platform.serving.uploads import UploadService
 from tritium_platform.values import SystemClock
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tritium_platform.adapters.durable_schedule import DurableSchedule
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.config import PlatformConfig
     from tritium_platform.quotas.enforcement import FairUseService
@@ -151,6 +158,17 @@ def _assemble(
     job_queue = DbosJobQueue(system_database_url=config.jobs_database_url)
     stripe = open_stripe(config, clock=clock)
     serving = open_serving(config, database=database, registry=registry, launch=launch, clock=clock)
+    security = open_security(database, tenancy=tenancy, outbox=books.outbox, clock=clock)
+    desk = open_sql_desk(
+        database,
+        prices=books.billing,
+        tenants=tenancy,
+        signer=signer,
+        clock=clock,
+        grace_days=config.invoice_grace_days,
+        seller=seller_of(config),
+        providers=[stripe] if stripe else [],
+    )
     return Platform(
         config=config,
         clock=clock,
@@ -158,21 +176,13 @@ def _assemble(
         admin_token=ADMIN_PREFIX + read_or_create_secret(config.data_dir / "secrets" / "admin_key").hex(),
         verifier_key=signer.verifier.vkey,
         tenancy=tenancy,
-        security=open_security(database, tenancy=tenancy, books=books),
+        security=security,
         books=books,
         ingestion=open_ingestion(database, outbox=SqlAuditOutbox(database), clock=clock),
-        desk=open_sql_desk(
-            database,
-            prices=books.billing,
-            tenants=tenancy,
-            signer=signer,
-            clock=clock,
-            grace_days=config.invoice_grace_days,
-            seller=seller_of(config),
-            providers=[stripe] if stripe else [],
-        ),
+        desk=desk,
         printer=InvoicePrinter(fonts=config.invoice_fonts),
         stripe=stripe,
+        reconciliation=open_reconciliation(database, desk=desk, security=security),
         fair_use=fair_use,
         predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
         registry=registry,
@@ -219,17 +229,38 @@ async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = Non
     )
     work = QuantizationWork(books=books, jobs_dir=config.jobs_dir, models_dir=config.models_dir)
     loop = asyncio.get_running_loop()
+    schedules = _schedules(config, database=database, books=books, loop=loop)
+    return QuantizationWorker(
+        system_database_url=config.jobs_database_url, work=work, jobs=jobs, schedules=schedules, loop=loop
+    )
+
+
+def _schedules(
+    config: PlatformConfig,
+    *,
+    database: Database,
+    books: WorkBooks,
+    loop: asyncio.AbstractEventLoop,
+) -> Sequence[DurableSchedule]:
+    """Wire what a worker does by the calendar."""
+    clock = books.clock
     stripe = open_stripe(config, clock=clock)
-    billing = open_schedule(
-        config,
-        database=database,
+    desk = open_sql_desk(
+        database,
+        prices=BillingService(prices=SqlPriceStore(database), clock=clock),
+        tenants=SqlTenantStore(database),
         signer=note_signer(config),
-        seller=seller_of(config),
         clock=clock,
-        loop=loop,
+        grace_days=config.invoice_grace_days,
+        seller=seller_of(config),
         providers=[stripe] if stripe else [],
+        dunning_end=DunningEnd(config.dunning_end),
         suspend=suspension(SqlTenantStore(database)),
     )
-    return QuantizationWorker(
-        system_database_url=config.jobs_database_url, work=work, jobs=jobs, billing=billing, loop=loop
-    )
+    tenancy = open_tenancy(config, database=database, clock=clock)
+    security = open_security(database, tenancy=tenancy, outbox=books.outbox, clock=clock)
+    reconciliation = open_reconciliation(database, desk=desk, security=security)
+    canary = None
+    if config.canary:
+        canary = open_canary(database, desk=desk, quotas=books.quotas, security=security)
+    return open_schedules(desk, reconciliation=reconciliation, canary=canary, loop=loop)

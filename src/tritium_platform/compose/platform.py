@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tritium_platform.adapters.sql.database import Database
     from tritium_platform.adapters.stripe import StripeProvider
     from tritium_platform.billing.desk import BillingDesk
+    from tritium_platform.billing.reconciliation.service import ReconciliationService
     from tritium_platform.config import PlatformConfig
     from tritium_platform.gateway import Books, Gateway
     from tritium_platform.insight.prediction import PredictionService
@@ -46,6 +47,7 @@ _log = structlog.get_logger(__name__)
 SWEEP_SECONDS = 5.0
 FAIR_USE_SECONDS = 60.0
 FORECAST_SECONDS = 300.0
+RECONCILED_SECONDS = 60.0
 
 
 @dataclass(kw_only=True)
@@ -64,6 +66,7 @@ class Platform:
     desk: BillingDesk
     printer: InvoicePrinter
     stripe: StripeProvider | None
+    reconciliation: ReconciliationService
     fair_use: FairUseService
     predictions: PredictionService
     registry: RegistryService
@@ -100,6 +103,7 @@ class Platform:
             asyncio.create_task(_every(1.0, self._recover_audit), name="audit outbox"),
             asyncio.create_task(_every(FAIR_USE_SECONDS, self._enforce_fair_use), name="fair use"),
             asyncio.create_task(_every(FORECAST_SECONDS, self._forecast), name="forecast"),
+            asyncio.create_task(_every(RECONCILED_SECONDS, self._show_reconciled), name="reconciled"),
         ]
         self.is_ready = True
 
@@ -133,6 +137,10 @@ class Platform:
 
     async def _forecast(self) -> None:
         self.metrics.foreseen(await self.predictions.refresh())
+
+    async def _show_reconciled(self) -> None:
+        for run in await self.reconciliation.recent(limit=1):  # the worker's, or that of a command
+            self.metrics.reconciled(run)
 
     async def _enforce_fair_use(self) -> None:
         if self.books.audit is not None:  # one server decides, the others follow what is written

@@ -22,7 +22,7 @@ from tritium_platform.adapters.memory.money_stores import (
     MemoryOperationStore,
     MemoryPlanStore,
 )
-from tritium_platform.adapters.memory.payment_store import MemoryEventStore, MemoryPaymentStore
+from tritium_platform.adapters.memory.payment_store import MemoryNoticeStore, MemoryPaymentStore
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.billing.books import BillingBooks
 from tritium_platform.billing.contract import UNTAXED
@@ -75,7 +75,7 @@ class Shop:
             ),
             grace_days=None,
             seller=seller,
-            payments=open_payments(books, events=MemoryEventStore(self.database), providers=providers),
+            payments=open_payments(books, events=MemoryNoticeStore(self.database), providers=providers),
         )
 
     async def list_tenants(self):

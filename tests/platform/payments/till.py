@@ -20,7 +20,7 @@ from tritium_platform.adapters.memory.money_stores import (
     MemoryJournalStore,
     MemoryOperationStore,
 )
-from tritium_platform.adapters.memory.payment_store import MemoryEventStore, MemoryPaymentStore
+from tritium_platform.adapters.memory.payment_store import MemoryNoticeStore, MemoryPaymentStore
 from tritium_platform.adapters.stripe import StripeProvider
 from tritium_platform.billing.books import BillingBooks
 from tritium_platform.billing.credit_notes import credit_reason
@@ -68,7 +68,7 @@ class Till:
         self.suspended: list[Any] = []
         self.desk = open_payments(
             self.books,
-            events=MemoryEventStore(database),
+            events=MemoryNoticeStore(database),
             providers=[self.provider],
             dunning_end=end,
             suspend=self._suspend,

@@ -138,7 +138,7 @@ class MemoryPaymentStore:
         return self._database.tables["payment_refunds"]
 
 
-class MemoryEventStore:
+class MemoryNoticeStore:
     """Keeps events once, and how far a provider's list of them was read."""
 
     def __init__(self, database: MemoryDatabase) -> None:

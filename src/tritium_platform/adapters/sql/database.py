@@ -37,6 +37,7 @@ class _Transaction:
     database: Database
     connection: AsyncConnection
     is_open: bool = True
+    can_write: bool = True
 
 
 _current: ContextVar[_Transaction | None] = ContextVar("tritium_transaction", default=None)
@@ -86,19 +87,15 @@ class Database:
         """Yield a connection in a transaction that may write."""
         outer = self._joined()
         if outer is not None:
+            self._require_writable()
             yield outer
             return
         queue: AbstractAsyncContextManager[None] = self._writer or nullcontext()
         async with queue:
             with _translated():
                 async with self._begin() as connection:
-                    transaction, around = _Transaction(self, connection), _current.get()
-                    _current.set(transaction)
-                    try:
+                    with _joining(_Transaction(self, connection)):
                         yield connection
-                    finally:
-                        transaction.is_open = False
-                        _current.set(around)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -110,6 +107,24 @@ class Database:
         with _translated():
             async with self.engine.connect() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[None]:
+        """Let everything read inside be of one moment, with all that a client was told of; nobody waits.
+
+        PostgreSQL reads in REPEATABLE READ; a reader of SQLite's WAL sees one moment by itself.
+        """
+        if self.settle_first is not None:
+            await self.settle_first()
+        options: dict[str, Any] = (
+            {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        )
+        with _translated():
+            async with self.engine.connect() as plain:
+                connection = await plain.execution_options(**options)
+                async with connection.begin():
+                    with _joining(_Transaction(self, connection, can_write=False)):
+                        yield
 
     @asynccontextmanager
     async def read_books(self) -> AsyncIterator[AsyncConnection]:
@@ -130,11 +145,28 @@ class Database:
             async with connection.begin():
                 yield connection
 
+    def _require_writable(self) -> None:
+        transaction = _current.get()
+        if transaction is not None and not transaction.can_write:
+            raise PlatformError("Nothing is written inside a snapshot.")
+
     def _joined(self) -> AsyncConnection | None:
         transaction = _current.get()
         if transaction is not None and transaction.is_open and transaction.database is self:
             return transaction.connection
         return None
+
+
+@contextmanager
+def _joining(transaction: _Transaction) -> Iterator[None]:
+    """Let the stores join a transaction while it lasts."""
+    around = _current.get()
+    _current.set(transaction)
+    try:
+        yield
+    finally:
+        transaction.is_open = False
+        _current.set(around)
 
 
 def require_supported(url: str) -> bool:

@@ -63,7 +63,7 @@ class SqlInvoiceStore:
         statement = select(invoices).where(_table.id == invoice_id).with_for_update()
         async with self._database.write() as connection:
             row = (await connection.execute(statement)).one_or_none()
-        return None if row is None else _invoice(row)
+        return None if row is None else invoice_of(row)
 
     async def save(self, invoice: Invoice) -> None:
         """Keep what changed of an invoice's head."""
@@ -157,7 +157,7 @@ class SqlInvoiceStore:
             .order_by(invoice_lines.c.invoice_id, invoice_lines.c.number)
         )
         async with self._database.read() as connection:
-            return [_line(row) for row in await connection.execute(statement)]
+            return [invoice_line(row) for row in await connection.execute(statement)]
 
     async def last_period(self, tenant_id: UUID) -> CalendarMonth | None:
         """Return the latest month that an invoice which is neither void nor a draft is about."""
@@ -188,11 +188,11 @@ class SqlInvoiceStore:
     async def _one(self, statement: Select[Any]) -> Invoice | None:
         async with self._database.read() as connection:
             row = (await connection.execute(statement)).one_or_none()
-        return None if row is None else _invoice(row)
+        return None if row is None else invoice_of(row)
 
     async def _all(self, statement: Select[Any]) -> Sequence[Invoice]:
         async with self._database.read() as connection:
-            return [_invoice(row) for row in await connection.execute(statement)]
+            return [invoice_of(row) for row in await connection.execute(statement)]
 
 
 def _values(invoice: Invoice) -> dict[str, Any]:
@@ -203,7 +203,8 @@ def _values(invoice: Invoice) -> dict[str, Any]:
     }
 
 
-def _invoice(row: Row[Any]) -> Invoice:
+def invoice_of(row: Row[Any]) -> Invoice:
+    """Read a row of the heads."""
     fields = row._asdict()
     fields |= {
         "kind": InvoiceKind(row.kind),
@@ -222,7 +223,8 @@ def _line_values(line: FiledLine) -> dict[str, Any]:
     }
 
 
-def _line(row: Row[Any]) -> FiledLine:
+def invoice_line(row: Row[Any]) -> FiledLine:
+    """Read a row of the lines."""
     return FiledLine(
         number=row.number,
         period=CalendarMonth.parse(row.period),

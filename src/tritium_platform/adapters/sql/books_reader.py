@@ -1,0 +1,394 @@
+"""Everything that reconciliation reads, in SQL: pages along indexes, all of one moment."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from sqlalchemy import and_, case, func, or_, select, union
+
+from tritium_platform.adapters.sql.invoice_store import invoice_line, invoice_of
+from tritium_platform.adapters.sql.metering_store import usage_record
+from tritium_platform.adapters.sql.tables.invoices import (
+    credit_draws,
+    credit_grants,
+    invoice_documents,
+    invoice_lines,
+    invoice_payments,
+    invoices,
+)
+from tritium_platform.adapters.sql.tables.journal import journal_entries, journal_groups
+from tritium_platform.adapters.sql.tables.metering import usage_records
+from tritium_platform.adapters.sql.tables.quotas import quota_counters, reservations
+from tritium_platform.billing.invoice import (
+    OPEN,
+    CreditGrant,
+    InvoiceDocument,
+    InvoiceKind,
+    InvoiceStatus,
+    Payment,
+)
+from tritium_platform.billing.journal import Account, JournalEntry
+from tritium_platform.billing.reconciliation.model import (
+    BalanceFacts,
+    CounterFacts,
+    GrantFacts,
+    GroupFacts,
+    InvoiceFacts,
+    KeptUse,
+    MonthKey,
+    RequestFacts,
+)
+from tritium_platform.values import CalendarMonth
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Row, Select, Table
+
+    from tritium_platform.adapters.sql.database import Database
+
+OF_AN_INVOICE = ("finalize", "void", "write_off", "credit")
+SUBJECTS = frozenset({*OF_AN_INVOICE, "payment", "grant", "expire"})
+REQUESTS = "requests"
+GATEWAY, SUCCESS = "gateway", "success"
+AT_ONCE = 500
+_void = invoices.c.status == InvoiceStatus.VOID.value
+
+
+class SqlBooksReader:
+    """Reads the books of all tenants by pages."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[None]:
+        """Let everything read inside be of one moment, with all that a client was told of before."""
+        async with self._database.snapshot():
+            yield
+
+    async def uses(self, *, limit: int, after: KeptUse | None) -> Sequence[KeptUse]:
+        """Return uses by their ids."""
+        statement = select(usage_records).order_by(usage_records.c.id).limit(limit)
+        if after is not None:
+            statement = statement.where(usage_records.c.id > after.record.id)
+        return [KeptUse(usage_record(row), bytes(row.body_sha256)) for row in await self._rows(statement)]
+
+    async def counters(self, *, limit: int, after: CounterFacts | None) -> Sequence[CounterFacts]:
+        """Return quota counters by tenant, meter and period, beside the sums of their reservations."""
+        table, kept = quota_counters.c, reservations.c
+        is_same = and_(
+            kept.tenant_id == table.tenant_id, kept.meter == table.meter, kept.period == table.period
+        )
+        holding = case((kept.state == "held", kept.amount - kept.used), else_=0)
+        used = select(func.coalesce(func.sum(kept.used), 0)).where(is_same).scalar_subquery()
+        held = select(func.coalesce(func.sum(holding), 0)).where(is_same).scalar_subquery()
+        key = (table.tenant_id, table.meter, table.period)
+        statement = (
+            select(quota_counters, used.label("reserved_used"), held.label("reserved_held"))
+            .order_by(*key)
+            .limit(limit)
+        )
+        if after is not None:
+            statement = statement.where(_behind(key, (after.tenant_id, after.meter, after.period)))
+        return [
+            CounterFacts(**{name: _whole(value) for name, value in row._asdict().items()})
+            for row in await self._rows(statement)
+        ]
+
+    async def requests(self, *, limit: int, after: RequestFacts | None) -> Sequence[RequestFacts]:
+        """Return, by tenant, requests of the gateway that succeeded and what is used of their quota."""
+        table, use = quota_counters.c, usage_records.c
+        is_full = func.max(case((table.used + table.held >= table.ceiling, 1), else_=0))
+        succeeded = (
+            select(func.count())
+            .where(use.tenant_id == table.tenant_id, use.source == GATEWAY, use.outcome == SUCCESS)
+            .scalar_subquery()
+        )
+        statement = (
+            select(
+                table.tenant_id,
+                succeeded.label("succeeded"),
+                func.sum(table.used).label("used"),
+                is_full.label("full"),
+            )
+            .where(table.meter == REQUESTS)
+            .group_by(table.tenant_id)
+            .order_by(table.tenant_id)
+            .limit(limit)
+        )
+        if after is not None:
+            statement = statement.where(table.tenant_id > after.tenant_id)
+        return [
+            RequestFacts(
+                tenant_id=row.tenant_id,
+                succeeded=row.succeeded,
+                used=int(row.used),
+                is_clipped=bool(row.full),
+            )
+            for row in await self._rows(statement)
+        ]
+
+    async def invoices(self, *, limit: int, after: InvoiceFacts | None) -> Sequence[InvoiceFacts]:
+        """Return invoices and credit notes by their ids, with everything that is filed about them."""
+        statement = select(invoices).order_by(invoices.c.id).limit(limit)
+        if after is not None:
+            statement = statement.where(invoices.c.id > after.invoice.id)
+        heads = [invoice_of(row) for row in await self._rows(statement)]
+        ids = [head.id for head in heads]
+        documents = {
+            row.invoice_id: InvoiceDocument(**row._asdict())
+            for row in await self._rows(
+                select(invoice_documents).where(invoice_documents.c.invoice_id.in_(ids))
+            )
+        }
+        lines = await self._by_invoice(invoice_lines, ids, order="number")
+        payments = await self._by_invoice(invoice_payments, ids, order="id")
+        draws = await self._by_invoice(credit_draws, ids, order="grant_id")
+        notes: dict[UUID, list[UUID]] = defaultdict(list)
+        corrected = invoices.c.credits_invoice_id
+        for row in await self._rows(
+            select(invoices.c.id, corrected).where(corrected.in_(ids)).order_by(invoices.c.id)
+        ):
+            notes[row.credits_invoice_id].append(row.id)
+        operations = {
+            head.id: [
+                *(f"{kind}:{head.id}" for kind in OF_AN_INVOICE),
+                *(f"payment:{row.id}" for row in payments[head.id]),
+                *(f"credit:{note}" for note in notes[head.id]),
+            ]
+            for head in heads
+        }
+        movements = await self.movements([name for names in operations.values() for name in names])
+        return [
+            InvoiceFacts(
+                invoice=head,
+                document=documents.get(head.id),
+                lines=tuple(map(invoice_line, lines[head.id])),
+                payments=tuple(Payment(**row._asdict()) for row in payments[head.id]),
+                draws=tuple((row.grant_id, row.amount_minor) for row in draws[head.id]),
+                notes=tuple(notes[head.id]),
+                movements={name: movements[name] for name in operations[head.id] if name in movements},
+            )
+            for head in heads
+        ]
+
+    async def months(self, *, limit: int, after: MonthKey | None) -> Sequence[MonthKey]:
+        """Return the months that invoices charged, by tenant."""
+        line = invoice_lines.c
+        last = func.max(case((_void, None), else_=invoices.c.finalized_at)).label("last")
+        statement = (
+            select(line.tenant_id, line.period, last)
+            .join(invoices, invoices.c.id == line.invoice_id)
+            .group_by(line.tenant_id, line.period)
+            .order_by(line.tenant_id, line.period)
+            .limit(limit)
+        )
+        if after is not None:
+            keys = (line.tenant_id, line.period)
+            statement = statement.where(_behind(keys, (after.tenant_id, str(after.month))))
+        rows = await self._rows(statement)
+        voids = await self._voids([row.tenant_id for row in rows])
+        return [
+            MonthKey(
+                tenant_id=row.tenant_id,
+                month=CalendarMonth.parse(row.period),
+                is_reopened=any(at is None or at >= row.last for at in voids[row.tenant_id, row.period]),
+            )
+            for row in rows
+            if row.last is not None
+        ]
+
+    async def _voids(self, tenants: Sequence[UUID]) -> dict[tuple[UUID, str], list[datetime | None]]:
+        """Return when invoices of months became void, by the journal; None if that moved nothing there."""
+        line = invoice_lines.c
+        statement = (
+            select(line.tenant_id, line.period, line.invoice_id)
+            .join(invoices, invoices.c.id == line.invoice_id)
+            .where(line.tenant_id.in_(set(tenants)), _void)
+            .distinct()
+        )
+        found = await self._rows(statement)
+        names = {f"void:{row.invoice_id}" for row in found}
+        table = journal_groups.c
+        moments = {
+            row.operation_id: row.occurred_at
+            for some in _chunks(sorted(names))
+            for row in await self._rows(
+                select(table.operation_id, table.occurred_at).where(table.operation_id.in_(some))
+            )
+        }
+        voids: dict[tuple[UUID, str], list[datetime | None]] = defaultdict(list)
+        for row in found:
+            voids[row.tenant_id, row.period].append(moments.get(f"void:{row.invoice_id}"))
+        return voids
+
+    async def grants(self, *, limit: int, after: GrantFacts | None) -> Sequence[GrantFacts]:
+        """Return grants of credit by their ids."""
+        drawn = (
+            select(func.coalesce(func.sum(credit_draws.c.amount_minor), 0))
+            .join(invoices, invoices.c.id == credit_draws.c.invoice_id)
+            .where(credit_draws.c.grant_id == credit_grants.c.id, ~_void)
+            .scalar_subquery()
+        )
+        statement = select(credit_grants, drawn.label("drawn")).order_by(credit_grants.c.id).limit(limit)
+        if after is not None:
+            statement = statement.where(credit_grants.c.id > after.grant.id)
+        rows = await self._rows(statement)
+        movements = await self.movements([f"grant:{row.id}" for row in rows])
+        return [
+            GrantFacts(
+                grant=CreditGrant(**{name: getattr(row, name) for name in credit_grants.c.keys()}),  # noqa: SIM118 - the names of columns
+                drawn=int(row.drawn),
+                movement=movements.get(f"grant:{row.id}"),
+            )
+            for row in rows
+        ]
+
+    async def groups(self, *, limit: int, after: GroupFacts | None) -> Sequence[GroupFacts]:
+        """Return the groups of the journal by their ids, whether they balance or not."""
+        statement = select(journal_groups).order_by(journal_groups.c.id).limit(limit)
+        if after is not None:
+            statement = statement.where(journal_groups.c.id > after.id)
+        heads = await self._rows(statement)
+        entries = await self.movements([row.operation_id for row in heads])
+        known = await self._known(_subject(row.operation_id) for row in heads)
+        return [
+            GroupFacts(
+                id=row.id,
+                operation_id=row.operation_id,
+                tenant_id=row.tenant_id,
+                entries=entries.get(row.operation_id, ()),
+                has_subject=_subject(row.operation_id) in {None, *known},
+            )
+            for row in heads
+        ]
+
+    async def balances(self, *, limit: int, after: BalanceFacts | None) -> Sequence[BalanceFacts]:
+        """Return the tenants' balances of receivable and customer credit, by tenant."""
+        tenants = union(
+            *(select(table.c.tenant_id) for table in (journal_groups, invoices, credit_grants))
+        ).subquery()
+        statement = select(tenants.c.tenant_id).order_by(tenants.c.tenant_id).limit(limit)
+        if after is not None:
+            statement = statement.where(tenants.c.tenant_id > after.tenant_id)
+        found = {
+            row.tenant_id: BalanceFacts(tenant_id=row.tenant_id, journal=Counter(), standing=Counter())
+            for row in await self._rows(statement)
+        }
+        for row in await self._rows(_journal_sums(found)):
+            found[row.tenant_id].journal[row.account, row.currency] += int(row.amount)
+        for account, standing in (("receivable", _open_sums(found)), ("customer_credit", _left_sums(found))):
+            for row in await self._rows(standing):
+                found[row.tenant_id].standing[account, row.currency] += int(row.amount)
+        return list(found.values())
+
+    async def movements(self, operations: Sequence[str]) -> dict[str, tuple[JournalEntry, ...]]:
+        """Return the entries of operations that are in the journal."""
+        found: dict[str, list[JournalEntry]] = defaultdict(list)
+        entry, group = journal_entries.c, journal_groups.c
+        for some in _chunks(operations):
+            statement = (
+                select(group.operation_id, entry.account, entry.amount_minor, entry.currency)
+                .join(journal_entries, entry.group_id == group.id)
+                .where(group.operation_id.in_(some))
+                .order_by(entry.group_id, entry.position)
+            )
+            for row in await self._rows(statement):
+                side = JournalEntry(Account(row.account), row.amount_minor, row.currency)
+                found[row.operation_id].append(side)
+        return {name: tuple(entries) for name, entries in found.items()}
+
+    async def _known(self, subjects: Iterable[UUID | None]) -> set[UUID]:
+        """Return which invoices, payments and grants of some exist."""
+        known = set()
+        for some in _chunks(sorted({each for each in subjects if each is not None})):
+            for table in (invoices, invoice_payments, credit_grants):
+                known |= {row.id for row in await self._rows(select(table.c.id).where(table.c.id.in_(some)))}
+        return known
+
+    async def _by_invoice(
+        self, table: Table, ids: Sequence[UUID], *, order: str
+    ) -> dict[UUID, list[Row[Any]]]:
+        found: dict[UUID, list[Row[Any]]] = defaultdict(list)
+        statement = (
+            select(table).where(table.c.invoice_id.in_(ids)).order_by(table.c.invoice_id, table.c[order])
+        )
+        for row in await self._rows(statement):
+            found[row.invoice_id].append(row)
+        return found
+
+    async def _rows(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        async with self._database.read() as connection:
+            rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
+        return rows
+
+
+def _journal_sums(tenants: Iterable[UUID]) -> Select[Any]:
+    group, entry = journal_groups.c, journal_entries.c
+    key = (group.tenant_id, entry.account, entry.currency)
+    return (
+        select(*key, func.sum(entry.amount_minor).label("amount"))
+        .join(journal_entries, entry.group_id == group.id)
+        .where(group.tenant_id.in_(list(tenants)), entry.account.in_(["receivable", "customer_credit"]))
+        .group_by(*key)
+    )
+
+
+def _open_sums(tenants: Iterable[UUID]) -> Select[Any]:
+    """Sum up what is open, by the heads of invoices."""
+    head = invoices.c
+    gross = case((head.total_minor > 0, head.total_minor), else_=0)
+    amount = gross - head.drawn_minor - head.paid_minor - head.credited_minor
+    statuses = sorted(status.value for status in OPEN)
+    return (
+        select(head.tenant_id, head.currency, func.sum(amount).label("amount"))
+        .where(
+            head.tenant_id.in_(list(tenants)),
+            head.kind == InvoiceKind.INVOICE.value,
+            head.status.in_(statuses),
+        )
+        .group_by(head.tenant_id, head.currency)
+    )
+
+
+def _left_sums(tenants: Iterable[UUID]) -> Select[Any]:
+    """Sum up what is left of grants; an account of what is owed to somebody stands below zero."""
+    grant = credit_grants.c
+    return (
+        select(grant.tenant_id, grant.currency, (-func.sum(grant.remaining_minor)).label("amount"))
+        .where(grant.tenant_id.in_(list(tenants)))
+        .group_by(grant.tenant_id, grant.currency)
+    )
+
+
+def _subject(operation: str) -> UUID | None:
+    """Return what an operation is about; None for one that other services wrote."""
+    kind, _, rest = operation.partition(":")
+    try:
+        return UUID(rest.partition(":")[0]) if kind in SUBJECTS else None
+    except ValueError:
+        return None
+
+
+def _behind(columns: Sequence[ColumnElement[Any]], values: Sequence[Any]) -> ColumnElement[bool]:
+    """Return the condition of a row behind another one by some columns."""
+    first, value = columns[0], values[0]
+    is_behind: ColumnElement[bool] = first > value
+    if len(columns) == 1:
+        return is_behind
+    return or_(is_behind, and_(first == value, _behind(columns[1:], values[1:])))
+
+
+def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    """Cut into parts that one statement takes."""
+    return (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, Decimal) else value

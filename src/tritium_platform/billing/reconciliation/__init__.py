@@ -1,0 +1,1 @@
+"""Reconciliation: the same month told by uses, counters, lines, journal and payments, compared."""
