@@ -120,12 +120,13 @@ class MockReplica:
 class MockEngineProcess(engine_process.EngineProcess):
     """The platform's own supervision and protocol around a child that runs the mock engine."""
 
-    async def _spawn(self, endpoint: str) -> asyncio.subprocess.Process:
+    async def _spawn(self, link: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, __file__, "engine", "--endpoint", endpoint),
+            *(sys.executable, __file__, "engine", "--link", str(link)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=(link,),
         )
 
 
@@ -134,20 +135,16 @@ def launch_in_process(*, name: str, **_: object) -> MockReplica:
     return MockReplica(name=name)
 
 
-def process_launcher(directory: Path) -> object:
-    """Return what makes replicas in child processes whose sockets lie in `directory`."""
-
-    def launch(*, name: str, model_path: str, **_: object) -> MockEngineProcess:
-        return MockEngineProcess(name=name, model_path=model_path, socket_directory=directory)
-
-    return launch
+def launch_process(*, name: str, model_path: str, **_: object) -> MockEngineProcess:
+    """Make a replica in a child process."""
+    return MockEngineProcess(name=name, model_path=model_path)
 
 
-def run_engine(endpoint: str) -> None:
+def run_engine(link: int) -> None:
     """Be an engine process, as `tritium_platform.worker.engine_main` is one."""
     facts = ModelFacts(kind=ModelKind.GENERATE, vocabulary_size=VOCABULARY, maximum_positions=POSITIONS)
     engine_main._load = lambda _: (MockEngine(), facts)  # noqa: SLF001 - the one thing that is not real
-    engine_main.main(["--endpoint", endpoint, "--model", "mock", "--name", "mock", "--log-level", "error"])
+    engine_main.main(["--link", str(link), "--model", "mock", "--name", "mock", "--log-level", "error"])
 
 
 def announce(**facts: object) -> None:
@@ -166,7 +163,7 @@ async def run_platform(options: argparse.Namespace) -> None:
     )
     configure_logging(level=config.log_level)  # one line per request, as in production
     options.data_dir.mkdir(parents=True, exist_ok=True)
-    launch = launch_in_process if options.in_process else process_launcher(options.data_dir)
+    launch = launch_in_process if options.in_process else launch_process
     platform = await initialize_platform(config, launch=launch, is_audit_required=True)
     if options.transactions:
         platform.gateway._books = replace(platform.books, journal=None)  # noqa: SLF001 - the slow twin
@@ -249,10 +246,10 @@ def main() -> None:
     parser.add_argument("--database-url")
     parser.add_argument("--in-process", action="store_true")
     parser.add_argument("--transactions", action="store_true")
-    parser.add_argument("--endpoint", default="")
+    parser.add_argument("--link", type=int, default=-1)
     options = parser.parse_args()
     if options.role == "engine":
-        run_engine(options.endpoint)
+        run_engine(options.link)
     elif options.role == "platform":
         uvloop.run(run_platform(options))
     elif options.role == "direct":

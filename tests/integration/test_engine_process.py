@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 
 import pytest
-import zmq
 
 from tritium.engine.request import GenerationRequest, SamplingParams
 from tritium.errors import ValidationError
@@ -19,12 +19,10 @@ LONGEST = 2**16  # of the model without end
 
 
 @pytest.fixture
-async def engine(tmp_path, scripture_llama_without_end):
+async def engine(scripture_llama_without_end):
     """An engine that is ready; silence is noticed after two seconds."""
     options = EngineOptions(heartbeat_timeout=2.0, backoff_base=0.01)
-    process = EngineProcess(
-        name="e", model_path=str(scripture_llama_without_end), socket_directory=tmp_path, options=options
-    )
+    process = EngineProcess(name="e", model_path=str(scripture_llama_without_end), options=options)
     await process.start()
     await process.wait_ready()
     yield process
@@ -94,19 +92,26 @@ async def test_an_engine_that_hangs_is_killed_and_started_again(engine):
     assert engine.status.restarts == 1
 
 
-async def test_what_could_not_be_sent_to_a_dying_engine_is_refused_and_not_cancelled(engine):
-    alone = engine._context.socket(zmq.PAIR)  # as it is between the end of its peer and its own
-    alone.bind("inproc://nobody-connects")
-    engine._socket, connected = alone, engine._socket
-    left, refused = (asyncio.create_task(engine.embed(name, token_ids=[(1,)])) for name in ("a", "b"))
-    await asyncio.sleep(0.05)
-    engine._socket = connected
-    left.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await left
-    alone.close(linger=0)
+async def test_an_engine_whose_link_breaks_is_unavailable_until_it_is_started_again(engine):
+    process_id = engine.status.process_id
+    stream = engine.generate(request(max_tokens=60_000, ignore_eos=True))
+    await anext(stream)
+    engine._link.close()
     with pytest.raises(EngineUnavailableError):
-        await refused
+        await engine.embed("e", token_ids=[(1,)])
+    with pytest.raises(EngineUnavailableError):
+        [output async for output in stream]
+    await wait_for(lambda: engine.status.restarts == 1 and engine.status.state is ReplicaState.READY)
+    assert engine.status.process_id != process_id
+
+
+async def test_an_engine_that_talks_rubbish_is_not_listened_to_any_more(engine):
+    stream = engine.generate(request(max_tokens=60_000, ignore_eos=True))
+    await anext(stream)
+    engine._link.data_received(b"\x02\x00\x00\x00\xc1\xc1")
+    with pytest.raises(EngineUnavailableError):
+        [output async for output in stream]
+    await wait_for(lambda: engine.status.restarts == 1 and engine.status.state is ReplicaState.READY)
 
 
 async def test_draining_finishes_what_runs_and_takes_nothing_new(engine):
@@ -122,11 +127,9 @@ async def test_draining_finishes_what_runs_and_takes_nothing_new(engine):
     assert engine.status.state is ReplicaState.STOPPED
 
 
-async def test_a_memory_limit_below_what_the_model_needs_fails_with_a_reason(tmp_path, scripture_llama):
+async def test_a_memory_limit_below_what_the_model_needs_fails_with_a_reason(scripture_llama):
     options = EngineOptions(memory_limit_bytes=400 * 2**20, backoff_base=0.01)
-    process = EngineProcess(
-        name="small", model_path=str(scripture_llama), socket_directory=tmp_path, options=options
-    )
+    process = EngineProcess(name="small", model_path=str(scripture_llama), options=options)
     await process.start()
     try:
         await wait_for(lambda: process.status.last_error is not None)
@@ -135,19 +138,17 @@ async def test_a_memory_limit_below_what_the_model_needs_fails_with_a_reason(tmp
         await process.stop()
 
 
-async def test_an_engine_that_could_not_be_started_is_tried_again(tmp_path, scripture_llama):
-    directory = tmp_path / "run"
-    process = EngineProcess(
-        name="e",
-        model_path=str(scripture_llama),
-        socket_directory=directory,
-        options=EngineOptions(backoff_base=0.01, backoff_cap=0.1),
-    )
+async def test_an_engine_that_could_not_be_started_is_tried_again(tmp_path, scripture_llama, monkeypatch):
+    program = tmp_path / "python"
+    working = sys.executable
+    monkeypatch.setattr(sys, "executable", str(program))
+    options = EngineOptions(backoff_base=0.01, backoff_cap=0.1)
+    process = EngineProcess(name="e", model_path=str(scripture_llama), options=options)
     await process.start()
     try:
         await wait_for(lambda: process.status.restarts > 1)
         assert "could not be started" in process.status.last_error
-        directory.mkdir()
+        monkeypatch.setattr(sys, "executable", working)
         await process.wait_ready()
         assert process.status.last_error is None
     finally:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -241,7 +242,11 @@ class OpenAIRoutes:
         return principal, parse_body(schema, await _bounded_body(request))
 
     def _json(self, request: Request, content: object, principal: object) -> Response:
-        return JSONResponse(content, headers=self._headers(request, principal))
+        return Response(
+            msgspec.json.encode(content),
+            headers=self._headers(request, principal),
+            media_type="application/json",
+        )
 
     def _headers(self, request: Request, principal: object) -> dict[str, str]:
         return {**self._backend.response_headers(principal), "x-request-id": request_id_of(request)}
@@ -293,11 +298,10 @@ def _envelope_route(envelope: Envelope) -> type[APIRoute]:
 
     class EnvelopeRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handler = super().get_route_handler()
-
             async def answer(request: Request) -> Response:
                 try:
-                    return await handler(request)
+                    # Called as it is: these routes read the request themselves, there is nothing to inject.
+                    return cast("Response", await self.endpoint(request, **request.path_params))
                 except Exception as error:
                     if not isinstance(error, BitNetServiceError):
                         logger.exception("request %s failed", request_id_of(request))

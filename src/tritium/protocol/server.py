@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -88,6 +89,9 @@ class _Stopping:
 async def _announce(server: uvicorn.Server, on_listening: Callable[[], None]) -> None:
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
+    # What was made until now stays: the collector need not walk all of it again while requests wait.
+    gc.collect()
+    gc.freeze()
     on_listening()
 
 

@@ -61,55 +61,35 @@ class Fanout:
     def __init__(
         self, backend: TextBackend, calls: Sequence[GenerationCall], *, choices_per_prompt: int
     ) -> None:
+        self._backend = backend
         self._calls = calls
         self._choices_per_prompt = choices_per_prompt
-        self._outputs: asyncio.Queue[tuple[int, TokenOutput | BaseException]] = asyncio.Queue()
-        self._first: tuple[int, TokenOutput | BaseException] | None = None
+        self._streams: Sequence[AsyncIterator[TokenOutput]] = ()
+        self._merged: _Merged | None = None
+        self._first: tuple[int, TokenOutput] | None = None
         self._texts: list[list[str]] = [[] for _ in calls]
         self._scored: list[list[ScoredToken]] = [[] for _ in calls]
         self._last: list[TokenOutput | None] = [None for _ in calls]
-        self._task = asyncio.create_task(self._run(backend))
-
-    async def _run(self, backend: TextBackend) -> None:
-        try:
-            streams = await backend.generate(self._calls)
-        except Exception as error:  # noqa: BLE001 - it travels to the reader of the queue, which raises it
-            self._outputs.put_nowait((0, error))
-            return
-        try:
-            await asyncio.gather(*(self._pump(index, stream) for index, stream in enumerate(streams)))
-        finally:  # here, for a pump that is cancelled before it begins closes nothing
-            for stream in streams:
-                close = getattr(stream, "aclose", None)
-                if close is not None:
-                    await close()
-
-    async def _pump(self, index: int, stream: AsyncIterator[TokenOutput]) -> None:
-        try:
-            is_finished = False
-            async for output in stream:
-                is_finished = output.finish_reason is not None
-                self._outputs.put_nowait((index, output))
-            if not is_finished:
-                raise ProcessingError("The generation ended without saying why.")
-        except Exception as error:  # noqa: BLE001 - it travels to the reader of the queue, which raises it
-            self._outputs.put_nowait((index, error))
 
     async def begin(self) -> bool:
         """Wait for the first output, so that a refused call still gets its own HTTP status."""
-        self._first = await self._outputs.get()
-        if isinstance(self._first[1], BaseException):
-            raise self._first[1]
+        self._streams = await self._backend.generate(self._calls)
+        if len(self._streams) > 1:
+            self._merged = _Merged(self._streams)
+        self._first = await self._next()
         return True
+
+    async def _next(self) -> tuple[int, TokenOutput]:
+        if self._merged is not None:
+            return await self._merged.next()
+        return 0, await _next_output(self._streams[0])
 
     async def outputs(self) -> AsyncIterator[tuple[int, TokenOutput]]:
         """Yield (choice, output) as they come, until every choice has finished."""
         running = len(self._calls)
         while running:
-            index, output = self._first or await self._outputs.get()
+            index, output = self._first or await self._next()
             self._first = None
-            if isinstance(output, BaseException):
-                raise output
             if output.finish_reason in {"error", "abort"}:
                 raise ProcessingError(output.error or "The generation was stopped before its end.")
             self._texts[index].append(output.text)
@@ -119,7 +99,8 @@ class Fanout:
             yield index, output
 
     async def drain(self) -> list[FinishedChoice]:
-        """Wait for the end of every choice and return them."""
+        """Run everything to the end of every choice and return them."""
+        await self.begin()
         async for _ in self.outputs():
             pass
         return self.finished()
@@ -149,9 +130,49 @@ class Fanout:
         return sum(last.cached_tokens for last in self._last[:: self._choices_per_prompt] if last)
 
     async def aclose(self) -> None:
-        """Cancel what still runs and wait until the backend has let go of it."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        """Cancel what still runs and wait until the backend has let go of it; nobody reads it meanwhile."""
+        if self._merged is not None:
+            await self._merged.aclose()
+        for stream in self._streams:
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
+
+
+async def _next_output(stream: AsyncIterator[TokenOutput]) -> TokenOutput:
+    try:
+        return await anext(stream)
+    except StopAsyncIteration:
+        raise ProcessingError("The generation ended without saying why.") from None
+
+
+class _Merged:
+    """The outputs of several streams as they come."""
+
+    def __init__(self, streams: Sequence[AsyncIterator[TokenOutput]]) -> None:
+        self._outputs: asyncio.Queue[tuple[int, TokenOutput | Exception]] = asyncio.Queue()
+        self._pumps = [asyncio.create_task(self._pump(index, stream)) for index, stream in enumerate(streams)]
+
+    async def _pump(self, index: int, stream: AsyncIterator[TokenOutput]) -> None:
+        try:
+            is_finished = False
+            while not is_finished:
+                output = await _next_output(stream)
+                is_finished = output.finish_reason is not None
+                self._outputs.put_nowait((index, output))
+        except Exception as error:  # noqa: BLE001 - it travels to the reader of the queue, which raises it
+            self._outputs.put_nowait((index, error))
+
+    async def next(self) -> tuple[int, TokenOutput]:
+        index, output = await self._outputs.get()
+        if isinstance(output, Exception):
+            raise output
+        return index, output
+
+    async def aclose(self) -> None:
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
 
 
 async def client_left(receive: Receive) -> None:
@@ -170,6 +191,11 @@ async def run_until_client_leaves(work: asyncio.Task[_Result], receive: Receive)
         for task in (work, watch):
             task.cancel()
         await asyncio.gather(work, watch, return_exceptions=True)
+
+
+def _events(all_data: Sequence[Mapping[str, object]]) -> bytes:
+    """Write events; what names its type is an event of that name."""
+    return b"".join(map(_event, all_data))
 
 
 def _event(data: Mapping[str, object]) -> bytes:
@@ -194,7 +220,7 @@ class EventStream(StreamingResponse):
         self._form = form
         self._envelope = envelope
         headers = {**headers, "cache-control": "no-cache"}
-        super().__init__(self._events(), headers=headers, media_type="text/event-stream")
+        super().__init__(iter(()), headers=headers, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream; `state["refusal"]` tells layers above of an error behind the status 200."""
@@ -207,8 +233,8 @@ class EventStream(StreamingResponse):
     async def _send_all(self, send: Send, *, state: dict[str, object]) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            async for event in self._events():
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+            await self._send_outputs(send)
+            end = self._end()
         except Exception as error:
             # The status is out already: the error becomes the last event, and the client library raises it.
             if not isinstance(error, BitNetServiceError):
@@ -216,28 +242,28 @@ class EventStream(StreamingResponse):
             state["refusal"] = error
             _, body, _ = self._envelope(error)
             inner = body["error"]
-            events = self._form.failed(inner) if isinstance(inner, dict) else []
-            await send(
-                {"type": "http.response.body", "body": b"".join(map(_event, events)), "more_body": True}
-            )
+            end = _events(self._form.failed(inner)) if isinstance(inner, dict) else b""
+        await send({"type": "http.response.body", "body": end, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _events(self) -> AsyncIterator[bytes]:
+    async def _send_outputs(self, send: Send) -> None:
+        """Send what comes, as it comes: this loop runs once for every token of every stream."""
         opened: set[int] = set()
         async for index, output in self._fanout.outputs():
+            opening = b""
             if index not in opened:
                 opened.add(index)
-                for event in self._form.opening(index):
-                    yield _event(event)
-            if output.text or output.finish_reason:
-                for event in self._form.piece(index, output):
-                    yield _event(event)
+                opening = _events(self._form.opening(index))
+            shown = self._form.piece(index, output) if output.text or output.finish_reason else ()
+            if opening or shown:
+                await send(
+                    {"type": "http.response.body", "body": opening + _events(shown), "more_body": True}
+                )
+
+    def _end(self) -> bytes:
         closing = self._form.closing(
             self._fanout.finished(),
             prompt_tokens=self._fanout.prompt_tokens,
             cached_tokens=self._fanout.cached_tokens,
         )
-        for event in closing:
-            yield _event(event)
-        if self._form.ends_with_done:
-            yield b"data: [DONE]\n\n"
+        return _events(closing) + (b"data: [DONE]\n\n" if self._form.ends_with_done else b"")

@@ -29,10 +29,6 @@ class Embed(msgspec.Struct, frozen=True, tag="embed"):
     token_ids: list[list[int]]
 
 
-class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    """Finish what runs, take nothing new, then leave."""
-
-
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The model is loaded."""
 
@@ -88,7 +84,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     load: EngineLoad
 
 
-Command = Submit | Abort | Embed | Drain
+Command = Submit | Abort | Embed
 Report = Ready | Refused | Tokens | Embedded | Failed | Heartbeat
 
 encode = msgspec.msgpack.Encoder().encode

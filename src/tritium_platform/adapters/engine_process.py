@@ -1,7 +1,7 @@
 """One engine in its own process: spawned, watched, restarted, drained; it can be killed without harm.
 
-The gateway and the engine talk over one pyzmq pair socket. The engine process ends by itself when its
-parent does: it holds the reading end of a pipe that only the parent writes to.
+The gateway and the engine talk over a pair of sockets that nobody else can reach. The engine process ends
+by itself when its parent does: it holds the reading end of a pipe that only the parent writes to.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from dataclasses import dataclass, field
@@ -18,11 +19,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-import zmq
-import zmq.asyncio
 
 from tritium.engine.config import EngineConfig
 from tritium_platform.adapters import engine_messages as messages
+from tritium_platform.adapters.engine_link import EngineLink
 from tritium_platform.adapters.tracing import current_traceparent
 from tritium_platform.serving.errors import EngineUnavailableError
 from tritium_platform.serving.model import EngineLoad, ReplicaState, ReplicaStatus
@@ -73,15 +73,11 @@ class EngineProcess:
     with EngineUnavailableError and the child is started again after a growing, jittered pause.
     """
 
-    def __init__(
-        self, *, name: str, model_path: str, socket_directory: Path, options: EngineOptions | None = None
-    ) -> None:
+    def __init__(self, *, name: str, model_path: str, options: EngineOptions | None = None) -> None:
         self._name = name
         self._model_path = model_path
-        self._directory = socket_directory
         self._options = options or EngineOptions()
-        self._context = zmq.asyncio.Context()
-        self._socket: zmq.asyncio.Socket | None = None
+        self._link: EngineLink[messages.Report] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._waiters: dict[str, _Waiter] = {}
@@ -128,7 +124,7 @@ class EngineProcess:
         """Run one request and yield its tokens; closing the iterator aborts it in the engine."""
         finished = False
         with self._waiting(request.request_id) as waiter:
-            await self._send(messages.Submit(request, current_traceparent()))
+            self._send(messages.Submit(request, current_traceparent()))
             try:
                 while not finished:
                     report = await self._next(waiter)
@@ -141,16 +137,16 @@ class EngineProcess:
                 raise
             finally:
                 if not finished:
-                    await self._abort(request.request_id)
+                    self._abort(request.request_id)
 
     async def embed(self, request_id: str, *, token_ids: Sequence[tuple[int, ...]]) -> EmbeddingOutput:
         """Embed token id lists in one call; cancelling it aborts it in the engine."""
         with self._waiting(request_id) as waiter:
-            await self._send(messages.Embed(request_id, [list(ids) for ids in token_ids]))
+            self._send(messages.Embed(request_id, [list(ids) for ids in token_ids]))
             try:
                 report = await self._next(waiter)
             except asyncio.CancelledError:
-                await self._abort(request_id)
+                self._abort(request_id)
                 raise
         if not isinstance(report, messages.Embedded):
             raise self._unavailable()
@@ -172,7 +168,6 @@ class EngineProcess:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
             self._supervisor = None
-        self._context.destroy(linger=0)
 
     @contextlib.contextmanager
     def _waiting(self, request_id: str) -> Iterator[_Waiter]:
@@ -196,22 +191,14 @@ class EngineProcess:
             raise report.to_error()
         return report
 
-    async def _send(self, command: messages.Command) -> None:
-        if self._socket is None:
+    def _send(self, command: messages.Command) -> None:
+        if self._link is None or not self._link.is_open:
             raise self._unavailable()
-        try:
-            await self._socket.send(messages.encode(command))
-        except asyncio.CancelledError:
-            # The socket of an engine that died is closed, and that cancels what could not be sent any more:
-            # then the engine is away, and nobody has left.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise self._unavailable() from None
+        self._link.send(command)
 
-    async def _abort(self, request_id: str) -> None:
-        with contextlib.suppress(zmq.ZMQError, EngineUnavailableError):
-            await self._send(messages.Abort(request_id))
+    def _abort(self, request_id: str) -> None:
+        with contextlib.suppress(EngineUnavailableError):
+            self._send(messages.Abort(request_id))
 
     def _unavailable(self) -> EngineUnavailableError:
         return EngineUnavailableError(
@@ -231,8 +218,8 @@ class EngineProcess:
         while self._state not in {ReplicaState.STOPPED, ReplicaState.FAILED}:
             started = time.monotonic()
             try:
-                await self._run_one_child(attempt=self._restarts)
-            except (OSError, zmq.ZMQError) as error:  # no process, file or memory is free; later one may be
+                await self._run_one_child()
+            except OSError as error:  # no process, file or memory is free; later one may be
                 self._last_error = f"the engine could not be started: {error.strerror}"
                 _log.exception("engine_not_started", replica=self._name)
             if self._state in {ReplicaState.STOPPED, ReplicaState.FAILED, ReplicaState.DRAINING}:
@@ -245,26 +232,26 @@ class EngineProcess:
             # Full jitter: replicas that fell together do not come back together.
             await asyncio.sleep(random.uniform(0, ceiling))  # noqa: S311 - spreads load, guards nothing
 
-    async def _run_one_child(self, *, attempt: int) -> None:
-        endpoint = f"ipc://{self._directory / f'{self._name}-{attempt}.sock'}"
-        self._socket = self._context.socket(zmq.PAIR)
+    async def _run_one_child(self) -> None:
+        ours, theirs = socket.socketpair()
         try:
-            self._socket.set_hwm(0)
-            self._socket.bind(endpoint)
-            self._process = await self._spawn(endpoint)
+            self._link = await EngineLink.over(
+                ours, decode=messages.decode_report, take=self._take, lost=self._hang_up
+            )
+            with theirs:
+                self._process = await self._spawn(theirs.fileno())
             await self._watch_over(self._process)
         finally:
-            self._socket.close(linger=0)
-            self._socket = None
+            if self._link is not None:
+                self._link.close()
+            self._link = None
             self._load = EngineLoad()
             self._fail_everything()
-            with contextlib.suppress(OSError):
-                (self._directory / f"{self._name}-{attempt}.sock").unlink()
 
     async def _watch_over(self, process: asyncio.subprocess.Process) -> None:
         """Listen to a child until it ends."""
         self._last_heard = time.monotonic()
-        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        watch = asyncio.create_task(self._watch())
         try:
             code = await process.wait()
             self._last_error = self._last_error or _describe_exit(code)
@@ -272,27 +259,23 @@ class EngineProcess:
         finally:
             self._kill()
             await process.wait()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
 
-    async def _spawn(self, endpoint: str) -> asyncio.subprocess.Process:
+    async def _spawn(self, link: int) -> asyncio.subprocess.Process:
         options = self._options
         trace = [] if options.trace is None else ["--trace", str(options.trace)]
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", _MODULE, "--endpoint", endpoint, "--model", self._model_path, "--name", self._name),
+            *("-m", _MODULE, "--link", str(link), "--model", self._model_path, "--name", self._name),
             *("--threads", str(options.threads), "--memory-limit", str(options.memory_limit_bytes)),
             *("--log-level", options.log_level, "--limits", msgspec.json.encode(options.limits).decode()),
             *trace,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,  # ours carries results of commands
             start_new_session=True,
+            pass_fds=(link,),
         )
-
-    async def _read(self) -> None:
-        while self._socket is not None:
-            self._take(messages.decode_report(await self._socket.recv()))
 
     def _take(self, report: messages.Report) -> None:
         self._last_heard = time.monotonic()
@@ -334,6 +317,13 @@ class EngineProcess:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _hang_up(self) -> None:
+        """Give up a child that cannot be talked to any more, whether it still runs or not."""
+        if self._state is ReplicaState.READY:
+            self._become(ReplicaState.RESTARTING)
+        self._fail_everything()
+        self._kill()
 
     def _fail_everything(self) -> None:
         for waiter in self._waiters.values():

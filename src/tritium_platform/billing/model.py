@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -36,16 +36,23 @@ class MeterPrice:
             raise ValidationError("A price and an included quantity are not negative.")
 
 
+FREE = MeterPrice(Fraction(0))
+
+
 @dataclass(frozen=True, slots=True)
 class PriceVersion:
     """A price list that never changes; a new price is a new version with its own `valid_from`.
 
     A meter without a price costs nothing.
+
+    Attributes:
+        id: the digest of the content, 16 hexadecimal digits: another price is another version.
     """
 
     currency: str
     valid_from: datetime
     prices: Mapping[TenantTier, Mapping[Meter, MeterPrice]]
+    id: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.currency not in CURRENCY_DIGITS:
@@ -53,14 +60,12 @@ class PriceVersion:
         if self.valid_from.tzinfo is None:
             raise ValidationError("The start of a price version needs a time zone.", field="valid_from")
 
-    @property
-    def id(self) -> str:
-        """The digest of the content, 16 hexadecimal digits: another price is another version."""
-        return hashlib.sha256(self.to_json().encode("ascii")).hexdigest()[:16]
+        digest = hashlib.sha256(self.to_json().encode("ascii")).hexdigest()[:16]
+        object.__setattr__(self, "id", digest)  # once: every use is priced by it
 
     def price_of(self, meter: Meter, *, tier: TenantTier) -> MeterPrice:
         """Return a meter's price at a tier."""
-        return self.prices.get(tier, {}).get(meter, MeterPrice(Fraction(0)))
+        return self.prices.get(tier, {}).get(meter, FREE)
 
     def to_json(self) -> str:
         """Write the version in one canonical form."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tritium.engine.config import EngineConfig
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from tritium_platform.values import Clock
 
 # Unix socket paths end at 107 bytes; the longest name we append has about 40.
-_LONGEST_SOCKET_DIRECTORY = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +102,6 @@ def _engine_limits(config: PlatformConfig) -> EngineConfig:
 
 
 def _process_launcher(config: PlatformConfig) -> ReplicaLauncher:
-    directory = _socket_directory(config.data_dir)
-
     def launch(*, name: str, model_path: str, threads: int, memory_limit_bytes: int) -> EngineProcess:
         options = EngineOptions(
             threads=threads,
@@ -115,15 +110,6 @@ def _process_launcher(config: PlatformConfig) -> ReplicaLauncher:
             trace=new_trace(config.traces_dir, name) if config.engine_traces else None,
             log_level=config.log_level,
         )
-        return EngineProcess(name=name, model_path=model_path, socket_directory=directory, options=options)
+        return EngineProcess(name=name, model_path=model_path, options=options)
 
     return launch
-
-
-def _socket_directory(data_dir: Path) -> Path:
-    """Return a private directory whose path is short enough for a Unix socket."""
-    directory = data_dir.absolute() / "run"
-    if len(os.fsencode(directory)) > _LONGEST_SOCKET_DIRECTORY:
-        return Path(tempfile.mkdtemp(prefix="tritium-"))
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return directory

@@ -7,20 +7,21 @@ import asyncio
 import contextlib
 import resource
 import signal
+import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 import structlog
-import zmq
-import zmq.asyncio
+import uvloop
 
 from tritium.engine.config import EngineConfig
 from tritium.engine.loading import load_engine
 from tritium.engine.runner import EngineThread
 from tritium.errors import BitNetServiceError, ProcessingError
 from tritium_platform.adapters import engine_messages as messages
+from tritium_platform.adapters.engine_link import EngineLink
 from tritium_platform.adapters.telemetry import configure_logging
 from tritium_platform.adapters.tracing import GenerationSpans, configure_tracing
 from tritium_platform.serving.model import EngineLoad, ModelFacts, ModelKind
@@ -36,27 +37,26 @@ _HEARTBEAT_SECONDS = 1.0
 class EngineServer:
     """Answers the commands of one gateway with one engine."""
 
-    def __init__(self, *, engine: EngineThread, facts: ModelFacts, socket: zmq.asyncio.Socket) -> None:
+    def __init__(self, *, engine: EngineThread, facts: ModelFacts) -> None:
         self._engine = engine
         self._facts = facts
-        self._socket = socket
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._is_alone = asyncio.Event()
+        self._link: EngineLink[messages.Command]
 
-    async def serve(self) -> None:
-        """Say that the model is there, then answer until drained."""
-        await self._report(messages.Ready(self._facts))
+    async def serve(self, connected: socket.socket) -> None:
+        """Say that the model is there, then answer until the gateway is gone."""
+        self._link = await EngineLink.over(
+            connected, decode=messages.decode_command, take=self._obey, lost=self._is_alone.set
+        )
+        self._link.send(messages.Ready(self._facts))
         heart = asyncio.create_task(self._beat())
         try:
-            while True:
-                command = messages.decode_command(await self._socket.recv())
-                if isinstance(command, messages.Drain):
-                    break
-                self._obey(command)
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await self._is_alone.wait()
         finally:
             heart.cancel()
 
-    def _obey(self, command: messages.Submit | messages.Abort | messages.Embed) -> None:
+    def _obey(self, command: messages.Command) -> None:
         if isinstance(command, messages.Submit):
             self._begin(command.request.request_id, self._generate(command))
         elif isinstance(command, messages.Embed):
@@ -76,11 +76,11 @@ class EngineServer:
         try:
             await work
         except BitNetServiceError as error:
-            await self._report(messages.Failed.of(error, request_id=request_id))
+            self._link.send(messages.Failed.of(error, request_id=request_id))
         except Exception as error:  # noqa: BLE001 - a fault in one request must not end the others
             _log.exception("engine_request_failed", request_id=request_id)
             failure = ProcessingError(f"The engine failed on this request ({type(error).__name__}).")
-            await self._report(messages.Failed.of(failure, request_id=request_id))
+            self._link.send(messages.Failed.of(failure, request_id=request_id))
 
     async def _generate(self, command: messages.Submit) -> None:
         spans = GenerationSpans(command.request, traceparent=command.traceparent)
@@ -88,17 +88,17 @@ class EngineServer:
             async with contextlib.aclosing(await self._engine.generate(command.request)) as outputs:
                 async for output in outputs:
                     spans.note(output)
-                    await self._report(messages.Tokens(output))
+                    self._link.send(messages.Tokens(output))
         finally:
             spans.end()
 
     async def _embed(self, command: messages.Embed) -> None:
         output = await self._engine.embed(command.token_ids)
-        await self._report(messages.Embedded(command.request_id, output))
+        self._link.send(messages.Embedded(command.request_id, output))
 
     async def _beat(self) -> None:
         while True:
-            await self._report(messages.Heartbeat(_resident_bytes(), self._load()))
+            self._link.send(messages.Heartbeat(_resident_bytes(), self._load()))
             await asyncio.sleep(_HEARTBEAT_SECONDS)
 
     def _load(self) -> EngineLoad:
@@ -116,9 +116,6 @@ class EngineServer:
             evicted_blocks=figures.evicted_blocks,
         )
 
-    async def _report(self, report: messages.Report) -> None:
-        await self._socket.send(messages.encode(report))
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one engine process; the parent is `tritium_platform.adapters.engine_process`."""
@@ -131,29 +128,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (options.memory_limit, options.memory_limit))
     # The gateway decides when an engine ends; a terminal's Ctrl-C reaches the gateway alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(_run(options))
+    uvloop.run(_run(options))
 
 
 async def _run(options: argparse.Namespace) -> None:
-    socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
-    socket.set_hwm(0)
-    socket.connect(options.endpoint)
+    connected = socket.socket(fileno=options.link)
     try:
         engine, facts = await asyncio.to_thread(_load, options)
-    except (BitNetServiceError, MemoryError) as error:
-        text = (
-            error.message
-            if isinstance(error, BitNetServiceError)
-            else "The memory limit is too small for this model."
-        )
-        await socket.send(messages.encode(messages.Refused(text)))
-        socket.close(linger=1000)
-        sys.exit(1)
-    try:
-        await EngineServer(engine=engine, facts=facts, socket=socket).serve()
-    finally:
-        engine.close()
-        socket.close(linger=1000)
+    except BitNetServiceError as error:
+        await _refuse(connected, error.message)
+    except MemoryError:
+        await _refuse(connected, "The memory limit is too small for this model.")
+    else:
+        try:
+            await EngineServer(engine=engine, facts=facts).serve(connected)
+        finally:
+            engine.close()
+
+
+async def _refuse(connected: socket.socket, message: str) -> NoReturn:
+    is_out = asyncio.Event()
+    link = await EngineLink.over(
+        connected, decode=messages.decode_command, take=lambda _: None, lost=is_out.set
+    )
+    link.send(messages.Refused(message))
+    link.close()
+    await is_out.wait()
+    sys.exit(1)
 
 
 def _load(options: argparse.Namespace) -> tuple[EngineThread, ModelFacts]:
@@ -169,7 +170,7 @@ def _load(options: argparse.Namespace) -> tuple[EngineThread, ModelFacts]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tritium-engine", description=__doc__)
-    parser.add_argument("--endpoint", required=True)
+    parser.add_argument("--link", type=int, required=True, help="file descriptor of our end of the socket")
     parser.add_argument("--model", required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--threads", type=int, default=1)

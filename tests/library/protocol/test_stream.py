@@ -82,11 +82,16 @@ async def test_one_refused_choice_refuses_all_before_any_begins():
     assert backend.closed == []
 
 
-async def test_a_client_that_leaves_at_any_moment_leaves_nothing_open():
+@pytest.mark.parametrize("num_calls", [1, 2])
+async def test_a_client_that_leaves_at_any_moment_leaves_nothing_open(num_calls):
     for pauses in range(8):
         backend = ScriptedBackend()
-        fanout = Fanout(backend, calls("endless", "endless"), choices_per_prompt=2)
+        fanout = Fanout(backend, calls(*["endless"] * num_calls), choices_per_prompt=1)
+        work = asyncio.create_task(fanout.drain())
         for _ in range(pauses):
             await asyncio.sleep(0)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
         await fanout.aclose()
         assert backend.closed == backend.begun
+        assert backend.begun or pauses < 2
