@@ -99,11 +99,11 @@ class _Entropy:
     POOL_BYTES = 4096
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self.forget()
 
     def forget(self) -> None:
-        """Throw away what is left; a process that was forked must not hand out what its parent does."""
+        """Begin anew; a process that was forked must not hand out what its parent does."""
+        self._lock = threading.Lock()
         self._pool, self._used = b"", 0
 
     def __call__(self, size: int) -> bytes:

@@ -43,7 +43,6 @@ from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.credit_store import SqlCreditStore
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.event_store import SqlEventStore
-from tritium_platform.adapters.sql.notice_store import SqlNoticeStore
 from tritium_platform.adapters.sql.file_store import SqlFileStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.invoice_store import SqlInvoiceStore
@@ -52,6 +51,7 @@ from tritium_platform.adapters.sql.journal_store import SqlJournalStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlModelStore
+from tritium_platform.adapters.sql.notice_store import SqlNoticeStore
 from tritium_platform.adapters.sql.payment_store import SqlPaymentStore
 from tritium_platform.adapters.sql.plan_store import SqlOperationStore, SqlPlanStore
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tritium_platform.adapters.invoice_printer import InvoicePrinter
 from tritium_platform.adapters.billing_schedule import open_schedules
+from tritium_platform.adapters.invoice_printer import InvoicePrinter
 from tritium_platform.adapters.jobs import DbosJobQueue, QuantizationWorker
 from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
@@ -21,19 +21,19 @@ from tritium_platform.adapters.sql.money import open_sql_desk
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst
+from tritium_platform.billing.dunning import DunningEnd
+from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.compose.books import (
     note_signer,
     open_audit,
     open_books,
     open_fair_use,
-    price_version,
-    seller_of,
     open_ingestion,
     open_stripe,
+    price_version,
+    seller_of,
     suspension,
 )
-from tritium_platform.billing.dunning import DunningEnd
-from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
 from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform

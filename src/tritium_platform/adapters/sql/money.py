@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.billed_usage_store import SqlBilledUsageStore
 from tritium_platform.adapters.sql.credit_store import SqlCreditStore
-from tritium_platform.adapters.sql.notice_store import SqlNoticeStore
 from tritium_platform.adapters.sql.invoice_store import SqlInvoiceStore
 from tritium_platform.adapters.sql.journal_store import SqlJournalStore
+from tritium_platform.adapters.sql.notice_store import SqlNoticeStore
 from tritium_platform.adapters.sql.payment_store import SqlPaymentStore
 from tritium_platform.adapters.sql.plan_store import SqlOperationStore, SqlPlanStore
 from tritium_platform.billing.books import BillingBooks
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.billing.calendar import Tenants
     from tritium_platform.billing.desk import BillingDesk
-    from tritium_platform.billing.party import Seller
     from tritium_platform.billing.dunning import Suspend
+    from tritium_platform.billing.party import Seller
     from tritium_platform.billing.payments import PaymentProvider
     from tritium_platform.billing.plans import PriceLists
     from tritium_platform.values import Clock
