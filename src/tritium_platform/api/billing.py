@@ -24,8 +24,7 @@ from tritium_platform.api.invoices import (
     events_of,
     focus_of,
     page_of,
-    pdf_of,
-    xml_of,
+    printed,
 )
 from tritium_platform.api.money_schemas import (
     BuyerWish,
@@ -164,13 +163,15 @@ async def get_all_focus(platform: ThePlatform, period: Period, tenant_id: UUID |
 @router.get("/invoices/{invoice_id}/document.pdf", response_class=Response)
 async def get_any_pdf(platform: ThePlatform, invoice_id: UUID, if_none_match: IfNoneMatch = None) -> Response:
     """Give a finalized invoice or credit note of any tenant as PDF/A-3."""
-    return await pdf_of(platform, await platform.desk.invoices.get(invoice_id), if_none_match=if_none_match)
+    invoice = await platform.desk.invoices.get(invoice_id)
+    return await printed(platform, invoice, suffix="pdf", if_none_match=if_none_match)
 
 
 @router.get("/invoices/{invoice_id}/document.xml", response_class=Response)
 async def get_any_xml(platform: ThePlatform, invoice_id: UUID, if_none_match: IfNoneMatch = None) -> Response:
     """Give a finalized invoice or credit note of any tenant as EN 16931 XML."""
-    return await xml_of(platform, await platform.desk.invoices.get(invoice_id), if_none_match=if_none_match)
+    invoice = await platform.desk.invoices.get(invoice_id)
+    return await printed(platform, invoice, suffix="xml", if_none_match=if_none_match)
 
 
 @router.get("/invoices/{invoice_id}/events")

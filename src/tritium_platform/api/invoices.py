@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/api/v1/invoices", tags=["invoices"], dependencies=[tenant_key])
 Limit = Annotated[int, Query(ge=1, le=100)]
 Status = Annotated[list[InvoiceStatus] | None, Query(description="Only those in one of these states")]
-IfNoneMatch = Annotated[str | None, Header(max_length=200)]
+IfNoneMatch = Annotated[str | None, Header()]
 Period = Annotated[str, Query(min_length=7, max_length=7, description="A month such as 2026-11 (UTC)")]
 EventLimit = Annotated[int, Query(ge=1, le=1000)]
 LineNumber = Annotated[int, Query(ge=1, le=2**31 - 1)]
@@ -75,7 +75,7 @@ async def get_pdf(
 ) -> Response:
     """Give a finalized invoice or credit note as PDF/A-3, with its record and XML inside."""
     invoice = await platform.desk.invoices.get(invoice_id, tenant_id=caller.tenant_id)
-    return await pdf_of(platform, invoice, if_none_match=if_none_match)
+    return await printed(platform, invoice, suffix="pdf", if_none_match=if_none_match)
 
 
 @router.get("/{invoice_id}/document.xml", response_class=Response)
@@ -84,7 +84,7 @@ async def get_xml(
 ) -> Response:
     """Give a finalized invoice or credit note as EN 16931 XML (Factur-X, UN/CEFACT CII)."""
     invoice = await platform.desk.invoices.get(invoice_id, tenant_id=caller.tenant_id)
-    return await xml_of(platform, invoice, if_none_match=if_none_match)
+    return await printed(platform, invoice, suffix="xml", if_none_match=if_none_match)
 
 
 @router.get("/{invoice_id}/csv", response_class=Response)
@@ -144,22 +144,21 @@ def focus_of(platform: Platform, *, tenant_id: UUID | None, period: CalendarMont
     return StreamingResponse(rows(), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-async def pdf_of(platform: Platform, invoice: Invoice, *, if_none_match: str | None) -> Response:
-    """Answer with the PDF of an invoice; it is printed only for who does not have it yet."""
+async def printed(
+    platform: Platform, invoice: Invoice, *, suffix: Literal["pdf", "xml"], if_none_match: str | None
+) -> Response:
+    """Answer with an invoice as PDF or XML; it is worked out only for who does not have it yet."""
     document = await _document(platform, invoice)
-    headers = _headers(document, suffix="pdf")
+    # The record decides every byte; a number is made of letters, digits and dashes.
+    headers = {
+        "etag": f'"{document.sha256.hex()}.{suffix}"',
+        "content-disposition": f'inline; filename="{document.number}.{suffix}"',
+        "cache-control": "private, no-cache",
+    }
     if if_none_match == headers["etag"]:
         return Response(status_code=304, headers=headers)
-    return Response(await platform.printer.pdf(document), media_type="application/pdf", headers=headers)
-
-
-async def xml_of(platform: Platform, invoice: Invoice, *, if_none_match: str | None) -> Response:
-    """Answer with the XML of an invoice."""
-    document = await _document(platform, invoice)
-    headers = _headers(document, suffix="xml")
-    if if_none_match == headers["etag"]:
-        return Response(status_code=304, headers=headers)
-    return Response(await platform.printer.xml(document), media_type="application/xml", headers=headers)
+    make = platform.printer.pdf if suffix == "pdf" else platform.printer.xml
+    return Response(await make(document), media_type=f"application/{suffix}", headers=headers)
 
 
 async def _document(platform: Platform, invoice: Invoice) -> InvoiceDocument:
@@ -167,15 +166,6 @@ async def _document(platform: Platform, invoice: Invoice) -> InvoiceDocument:
     if document is None:
         raise NotFoundError("A draft has no document yet.")
     return document
-
-
-def _headers(document: InvoiceDocument, *, suffix: str) -> dict[str, str]:
-    # The record decides every byte; a number is made of letters, digits and dashes.
-    return {
-        "etag": f'"{document.sha256.hex()}.{suffix}"',
-        "content-disposition": f'inline; filename="{document.number}.{suffix}"',
-        "cache-control": "private, no-cache",
-    }
 
 
 async def page_of(

@@ -127,11 +127,15 @@ class Parties:
 
 def is_plain_text(text: str) -> bool:
     """Return whether a text can stand on one line of a document and leaves its neighbours alone."""
+    if text.isascii():
+        return text.isprintable()
     return not any(each in _TURNS_TEXT or unicodedata.category(each) in _NOT_TEXT for each in text)
 
 
 def plain_text(text: str) -> str:
     """Return a text with what is none replaced, for what was never checked, such as a model's name."""
+    if is_plain_text(text):
+        return text
     return "".join(each if is_plain_text(each) else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
