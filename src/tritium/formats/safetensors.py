@@ -21,7 +21,7 @@ from tritium.formats.storage import write_file_atomically
 from tritium.formats.strict_json import LARGEST_JSON, parse_json_object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -162,10 +162,41 @@ def write_safetensors(
     write_file_atomically(path, serialize_safetensors(tensors, file=path, metadata=metadata or {}))
 
 
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor to be written: `pieces` yields its rows, piece after piece, when its turn comes."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterable[NDArray[Any]]]
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> PlannedTensor:
+        """Plan to write values that are there already."""
+        return cls(values.dtype, values.shape, lambda: [values])
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes its data takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 def serialize_safetensors(
     tensors: Mapping[str, NDArray[Any]], *, file: Path, metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a safetensors file in pieces; of memory-mapped tensors no pages stay behind."""
+    planned = {name: PlannedTensor.of(tensor) for name, tensor in tensors.items()}
+    yield from serialize_planned(planned, file=file, metadata=metadata)
+
+
+def serialize_planned(
+    tensors: Mapping[str, PlannedTensor], *, file: Path, metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a safetensors file; only one piece of one tensor is in memory at a time.
+
+    Raises:
+        ValidationError: a dtype the format does not know, or a tensor gives other bytes than planned.
+    """
     # Wide types first: every tensor is then aligned to its own item without a gap.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {METADATA_KEY: dict(sorted(metadata.items()))} if metadata else {}
@@ -177,8 +208,19 @@ def serialize_safetensors(
     text += b" " * (-len(text) % LENGTH_BYTES)
     yield len(text).to_bytes(LENGTH_BYTES, "little") + text
     for name in order:
-        if tensors[name].size:
-            yield from _pieces(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8))
+        yield from _data(tensors[name], name=name, file=file)
+
+
+def _data(tensor: PlannedTensor, *, name: str, file: Path) -> Iterator[memoryview]:
+    written = 0
+    for piece in tensor.pieces():
+        written += piece.nbytes if piece.dtype == tensor.dtype else tensor.nbytes + 1
+        if written > tensor.nbytes:
+            break
+        if piece.size:
+            yield from _pieces(np.ascontiguousarray(piece).reshape(-1).view(np.uint8))
+    if written != tensor.nbytes:
+        raise ValidationError(f"{file.name}: the tensor {quoted(name)} is not what was planned of it")
 
 
 def _pieces(flat: NDArray[np.uint8]) -> Iterator[memoryview]:
@@ -188,7 +230,7 @@ def _pieces(flat: NDArray[np.uint8]) -> Iterator[memoryview]:
         release_pages(piece)
 
 
-def _entry(tensor: NDArray[Any], *, name: str, file: Path, position: int) -> dict[str, Any]:
+def _entry(tensor: PlannedTensor, *, name: str, file: Path, position: int) -> dict[str, Any]:
     dtype = NAMES.get(tensor.dtype)
     if dtype is None or name == METADATA_KEY:
         raise ValidationError(f"{file.name}: a tensor {quoted(name)} of {tensor.dtype} cannot be written")

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tritium.errors import ValidationError
-from tritium.formats.floats import bfloat16_to_float32
 from tritium.formats.gguf import BLOCKS, GGUFTensor, TensorType, write_gguf
 from tritium.formats.gguf_blocks import encode_q6_k, encode_q8_0
 from tritium.model.export import ExportReport
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from tritium.kernels.weight import TernaryWeight
-    from tritium.model.layers import DenseWeight
-
-ROWS_AT_ONCE = 4096  # of an embedding table: bounds what is in memory
 
 
 class TernaryType(StrEnum):
@@ -156,7 +152,7 @@ class _Export:
         bias = self.weights.bias(name)
         if bias is not None:
             yield _float32(f"{target}.bias", bias[order])
-        if self.weights.ternary_weight(name) is None:
+        if not self.weights.is_ternary(name):
             self.report.dense_tensors += 1
             yield self._dense(f"{target}.weight", f"{name}.weight", order)
             return
@@ -165,6 +161,7 @@ class _Export:
         def weight() -> TernaryWeight:
             again = self.weights.ternary_weight(name)
             assert again is not None  # noqa: S101 - it was one above
+            self.weights.forget(name)
             return again
 
         tensors, rounding = TernaryLayer(name, target, weight, order).tensors(self.ternary)
@@ -173,25 +170,29 @@ class _Export:
         yield from tensors
 
     def _dense(self, name: str, source: str, order: npt.NDArray[np.int64]) -> GGUFTensor:
-        stored = self.weights.dense(source)
-        kind = TensorType.BF16 if stored.dtype == np.uint16 else TensorType.F32
-        return GGUFTensor(name, stored.shape, kind, lambda: [np.ascontiguousarray(stored[order]).data])
+        info = self.checkpoint.tensors[self.weights.prefix + source]
+
+        def pieces() -> Iterator[memoryview]:
+            yield np.ascontiguousarray(self.weights.dense(source)[order]).data
+            self.weights.forget(source.removesuffix(".weight"))
+
+        kind = TensorType.BF16 if info.dtype == "BF16" else TensorType.F32
+        return GGUFTensor(name, info.shape, kind, pieces)
 
     def _table(self, name: str, source: str) -> GGUFTensor:
-        table = self.weights.dense(source)
-        if table.shape[1] % BLOCKS[self.embedding][0]:
+        shape = self.weights.architecture.tensors[source]
+        if shape[1] % BLOCKS[self.embedding][0]:
             raise ValidationError(
-                f"{source} has rows of {table.shape[1]}, which are no whole blocks of "
+                f"{source} has rows of {shape[1]}, which are no whole blocks of "
                 f"{self.embedding.name}: choose q8_0, f16 or f32 for embeddings.",
                 tensor=source,
             )
 
         def pieces() -> Iterator[memoryview]:
-            for start in range(0, table.shape[0], ROWS_AT_ONCE):
-                rows = table[start : start + ROWS_AT_ONCE]
-                yield _ENCODERS[self.embedding](_widened(rows)).data
+            for rows in self.weights.float32_rows(source):
+                yield _ENCODERS[self.embedding](rows).data
 
-        return GGUFTensor(name, table.shape, self.embedding, pieces)
+        return GGUFTensor(name, shape, self.embedding, pieces)
 
     def _row_order(self, target: str, rows: int) -> npt.NDArray[np.int64]:
         """Return which of our rows stands where: we rotate the halves of a head, some graphs neighbours."""
@@ -199,11 +200,6 @@ class _Export:
         if not (self.means.is_interleaved and target.endswith(ROTATED)):
             return order
         return order.reshape(-1, 2, self.config.head_dim // 2).swapaxes(1, 2).reshape(-1)
-
-
-def _widened(stored: DenseWeight) -> npt.NDArray[np.float32]:
-    wide = bfloat16_to_float32(stored.view(np.uint16)) if stored.dtype == np.uint16 else stored
-    return wide.astype(np.float32, copy=False)
 
 
 def _to_half(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:

@@ -13,7 +13,7 @@ from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import CODES_PER_BYTE, pack_bitnet
 from tritium.formats.checkpoint import CONFIG, SINGLE
 from tritium.formats.floats import float32_to_bfloat16
-from tritium.formats.safetensors import serialize_safetensors
+from tritium.formats.safetensors import PlannedTensor, serialize_planned
 from tritium.formats.storage import staged_directory, write_synced
 from tritium.kernels import packing
 from tritium.model.companions import companion_files
@@ -21,12 +21,17 @@ from tritium.model.export import ExportReport
 from tritium.model.opened import OpenedModel, opened_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from tritium.kernels.weight import TernaryWeight
 
 # Whose linear layers transformers names as we do, and whose mathematics we have compared with it.
 MODEL_TYPES: Final = ("llama", "bitnet")
+
+
+ROWS_AT_ONCE = 4096  # of a matrix that is copied: bounds what is in memory
 
 
 class LinearClass(StrEnum):
@@ -63,14 +68,14 @@ def export_huggingface(
 
 
 class _Export:
-    """One export: everything is checked and packed before the directory appears."""
+    """One export: everything is checked before the directory appears, and packed when its turn comes."""
 
     def __init__(self, model: OpenedModel, out: Path, linear_class: str | None) -> None:
         self.checkpoint, self.weights, self.declared = model.checkpoint, model.weights, model.declared
         self.linear_class = linear_class
         self.kept_dense: list[str] = []
         self.report = ExportReport(out)
-        self.tensors: dict[str, NDArray[Any]] = {}
+        self.tensors: dict[str, PlannedTensor] = {}
 
     def run(self) -> ExportReport:
         model_type = self.weights.config.model_type
@@ -91,14 +96,14 @@ class _Export:
         return self.report
 
     def _linear(self, name: str) -> None:
-        weight = self.weights.ternary_weight(name)
-        bias = self.weights.bias(name)
+        weight, bias = self.weights.ternary_weight(name), self.weights.bias(name)
+        self.weights.forget(name)
         if weight is None:
             self.report.dense_tensors += 1
             self.kept_dense.append(name)
-            self.tensors[f"{name}.weight"] = self.checkpoint.read(f"{name}.weight")
+            self._as_stored(f"{name}.weight")
             if bias is not None:
-                self.tensors[f"{name}.bias"] = self.checkpoint.read(f"{name}.bias")
+                self._as_stored(f"{name}.bias")
             return
         self.report.ternary_tensors += 1
         _require_fit(name, weight)
@@ -107,11 +112,18 @@ class _Export:
                 "transformers cannot load layers whose outputs are no multiple of four "
                 f"({name} has {weight.out_features}); Tritium can."
             )
-        trits = packing.from_compute_layout(weight.planes[0], count=weight.in_features)
-        self.tensors[f"{name}.weight"] = pack_bitnet(trits)
-        self.tensors[f"{name}.weight_scale"] = self._scale(name, weight)
+        shape = (-(-weight.out_features // CODES_PER_BYTE), weight.in_features)
+        self.tensors[f"{name}.weight"] = PlannedTensor(np.dtype(np.uint8), shape, lambda: self._packed(name))
+        self.tensors[f"{name}.weight_scale"] = PlannedTensor.of(self._scale(name, weight))
         if bias is not None:
-            self.tensors[f"{name}.bias"] = self._bias(name, weight, bias)
+            self.tensors[f"{name}.bias"] = PlannedTensor.of(self._bias(name, weight, bias))
+
+    def _packed(self, name: str) -> Iterator[NDArray[np.uint8]]:
+        """Read a layer again and pack it: a plan that kept all of them would be the model."""
+        weight = self.weights.ternary_weight(name)
+        assert weight is not None  # noqa: S101 - it was one when it was planned
+        self.weights.forget(name)
+        yield pack_bitnet(packing.from_compute_layout(weight.planes[0], count=weight.in_features))
 
     def _scale(self, name: str, weight: TernaryWeight) -> NDArray[Any]:
         own = LinearClass.BITLINEAR if weight.divides else LinearClass.AUTOBITLINEAR
@@ -141,10 +153,27 @@ class _Export:
     def _other(self, name: str) -> None:
         form = self.weights.table_form(name)
         if form is None:
-            self.tensors[name] = self.checkpoint.read(name)
+            self._as_stored(name)
             return
-        self.tensors[name] = float32_to_bfloat16(self.weights.dense(name).astype(np.float32))
+        shape = self.weights.architecture.tensors[name]
+        self.tensors[name] = PlannedTensor(
+            np.dtype(np.uint16), shape, lambda: map(float32_to_bfloat16, self.weights.float32_rows(name))
+        )
         self._note(f"{name} has {form}; it was decoded and rounded to bfloat16.")
+
+    def _as_stored(self, name: str) -> None:
+        """Plan to copy a tensor; a matrix is read in pieces of rows."""
+        shape = self.checkpoint.tensors[name].shape
+        if len(shape) == 1:
+            self.tensors[name] = PlannedTensor.of(self.checkpoint.read(name))
+            return
+        pieces = [
+            range(start, min(start + ROWS_AT_ONCE, shape[0])) for start in range(0, shape[0], ROWS_AT_ONCE)
+        ]
+        dtype = self.checkpoint.read_rows(name, range(1)).dtype
+        self.tensors[name] = PlannedTensor(
+            dtype, shape, lambda: (self.checkpoint.read_rows(name, rows) for rows in pieces)
+        )
 
     def _note(self, text: str) -> None:
         if text not in self.report.notes:
@@ -166,9 +195,7 @@ class _Export:
         files[CONFIG] = json.dumps(self._config(), indent=2).encode() + b"\n"
         with staged_directory(self.report.path) as staging:
             weights = staging / SINGLE
-            write_synced(
-                weights, serialize_safetensors(self.tensors, file=weights, metadata={"format": "pt"})
-            )
+            write_synced(weights, serialize_planned(self.tensors, file=weights, metadata={"format": "pt"}))
             for name, data in files.items():
                 (staging / name).parent.mkdir(parents=True, exist_ok=True)
                 write_synced(staging / name, [data])

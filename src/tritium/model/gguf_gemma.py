@@ -24,7 +24,7 @@ WINDOW, PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
 ATTENTION_CAP, LOGIT_CAP = "attn_logit_softcapping", "final_logit_softcapping"
 _GEMMA2_WINDOW: Final = 4096
 _LAYERS_OF_27B: Final[Mapping[str, int]] = {GEMMA2: 46, GEMMA3: 62}
-_LARGEST: Final = 1 << 24  # of a size
+_LARGEST, _MOST_LAYERS = 1 << 24, 1 << 12  # of a size; layers are listed before a config is looked at
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 
 
@@ -55,8 +55,9 @@ def gemma_fields(
     """
     named = ("num_hidden_layers", "hidden_size", "num_attention_heads")
     sizes: list[Any] = [*(config.get(field) for field in named), head_dim]
-    if not all(type(size) is int and 0 < size < _LARGEST for size in sizes):
-        raise refusal(f"the sizes {quoted(sizes)} must be whole numbers", file=file)
+    limits = (_MOST_LAYERS, *[_LARGEST] * 3)
+    if not all(type(size) is int and 0 < size <= most for size, most in zip(sizes, limits, strict=True)):
+        raise refusal(f"the sizes {quoted(sizes)} must be whole numbers that are possible", file=file)
     layers, hidden, heads, head_dim = sizes
     fields: dict[str, Any] = {
         "query_pre_attn_scalar": query_scalar(

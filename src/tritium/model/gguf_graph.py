@@ -11,6 +11,7 @@ import numpy as np
 
 from tritium.errors import ValidationError
 from tritium.formats.gguf import TensorType
+from tritium.model.export_huggingface import MODEL_TYPES
 from tritium.model.gguf_architecture import (
     ARCHITECTURES,
     BITNET,
@@ -146,8 +147,9 @@ _OWN_DIFFERENCES: Final[Mapping[str, Callable[[ModelConfig], Iterator[Reason]]]]
 
 
 def _wrong_graph(config: ModelConfig, reason: str, *, field: str) -> ValidationError:
+    advice = " `--to huggingface` keeps the formula." if config.model_type in MODEL_TYPES else ""
     return ValidationError(
-        f"This {config.model_type} cannot be written to GGUF: {reason}. A reader would give wrong text. "
-        "`--to huggingface` keeps the formula.",
+        f"This {config.model_type} cannot be written to GGUF: {reason}. A reader would give wrong text."
+        f"{advice}",
         field=field,
     )

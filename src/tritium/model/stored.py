@@ -25,7 +25,6 @@ class StoredLinear:
     """A linear layer, dense or ternary as it is stored."""
 
     weights: CheckpointWeights
-    checkpoint: Checkpoint
     name: str
     threads: int = 1
 
@@ -42,10 +41,7 @@ class StoredLinear:
     def __call__(self, x: Float32) -> Float32:
         """Map rows [M, K] to rows [M, N]."""
         y = self.weights.linear(self.name, threads=self.threads)(x)
-        for part in ("weight", "trits"):
-            stored = f"{self.weights.prefix}{self.name}.{part}"
-            if stored in self.checkpoint.tensors:
-                self.checkpoint.forget(stored)
+        self.weights.forget(self.name)
         return y
 
 
@@ -102,4 +98,4 @@ class StoredWeights:
 
     def linear(self, name: str, *, threads: int) -> StoredLinear:
         """Return a linear layer."""
-        return StoredLinear(self._weights, self._checkpoint, name, threads)
+        return StoredLinear(self._weights, name, threads)

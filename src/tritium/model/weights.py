@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _CODES_PER_BYTE = 4
 _TRITS_PER_BYTE = 5
-_COMPARED_ROWS = 4096
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,24 @@ class CheckpointWeights:
             bits: DenseWeight = np.ascontiguousarray(self._checkpoint.read(full))
             return bits
         return np.ascontiguousarray(self._checkpoint.read_float32(full))
+
+    def float32_rows(self, name: str) -> Iterator[Float32]:
+        """Yield an embedding or a head in pieces of rows, decoded; no more of it comes into memory."""
+        rows = self.architecture.tensors[name][0]
+        table = None if self.table_form(name) is None else Embedding(self.table(name, threads=1))
+        for start in range(0, rows, _ROWS_AT_ONCE):
+            piece = range(start, min(start + _ROWS_AT_ONCE, rows))
+            if table is None:
+                yield self._checkpoint.read_rows_float32(self.prefix + name, piece)
+            else:
+                yield table(np.arange(piece.start, piece.stop, dtype=np.int32))
+
+    def forget(self, name: str) -> None:
+        """Let the system take back the pages of a linear layer; it can be read again."""
+        for part in ("weight", "trits"):
+            stored = f"{self.prefix}{name}.{part}"
+            if stored in self._checkpoint.tensors:
+                self._checkpoint.forget(stored)
 
     def table(self, name: str, *, threads: int) -> Table:
         """Return an embedding or a head as it is stored: dense, or coded or ternary and ready to run."""
@@ -119,6 +137,10 @@ class CheckpointWeights:
         if weight is None:
             return DenseLinear(self.dense(f"{name}.weight"), self.bias(name), threads)
         return TernaryLinear(prepare(weight, threads=threads), self.bias(name), threads)
+
+    def is_ternary(self, name: str) -> bool:
+        """Tell whether the linear layer of this name runs as a ternary one."""
+        return self.prefix + name in self._native or self.config.ternary.converts(name)
 
     def ternary_weight(self, name: str) -> TernaryWeight | None:
         """Read the linear layer of this name in its portable form; None if it is dense."""
@@ -333,8 +355,8 @@ def _are_equal(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:
     """Compare two matrices piece by piece; where they are memory-mapped no pages stay behind."""
     if first.shape != second.shape:
         return False
-    for start in range(0, len(first), _COMPARED_ROWS):
-        one, other = (matrix[start : start + _COMPARED_ROWS] for matrix in (first, second))
+    for start in range(0, len(first), _ROWS_AT_ONCE):
+        one, other = (matrix[start : start + _ROWS_AT_ONCE] for matrix in (first, second))
         if not np.array_equal(one, other):
             return False
         release_pages(one)

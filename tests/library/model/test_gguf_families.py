@@ -265,6 +265,7 @@ def test_the_27_billion_of_gemma_scale_their_scores_by_hidden_and_heads(arch, la
         ("gemma2", {"gemma2.final_logit_softcapping": 0.0}, "final_logit_softcapping must be"),
         ("gemma3", {"gemma3.attn_logit_softcapping": 5.0}, "attn_logit_softcapping"),
         ("gemma3", {"gemma3.block_count": "many"}, "must be whole numbers"),
+        ("gemma3", {"gemma3.block_count": 1 << 23}, "must be whole numbers"),
         ("gemma3", {"gemma3.rope.freq_base_swa": "low"}, "rope_theta must be"),
         ("qwen3", {"qwen3.attention.sliding_window": 8}, "sliding_window"),
         ("qwen3", {"qwen3.pooling_type": 3}, "pooling_type"),
