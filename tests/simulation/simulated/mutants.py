@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import replace
 from unittest.mock import patch
 
+from simulated.disk import DiskFiles
+from tritium_platform.adapters import spool
+from tritium_platform.adapters.memory.database import _writing
 from tritium_platform.adapters.memory.invoice_store import MemoryBilledUsageStore, MemoryInvoiceStore
 from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
@@ -26,8 +30,6 @@ from tritium_platform.quotas.service import QuotaService
 
 def settles_before_the_sync():
     def append(self, payload):
-        from tritium_platform.adapters import spool  # noqa: PLC0415 - its disk is another one in each life
-
         frame = encode_frame(payload, offset=self.size)
         written = 0
         while written < len(frame):
@@ -42,8 +44,6 @@ def forgets_the_name_of_a_new_spool():
     """The file is synced, and its directory is not."""
 
     def begin(self, path):
-        from tritium_platform.adapters import spool  # noqa: PLC0415 - its disk is another one in each life
-
         self.path, self.size = path, 0
         self._descriptor = spool.os.open(path, spool.os.O_WRONLY | spool.os.O_CREAT | spool.os.O_EXCL)
 
@@ -53,17 +53,11 @@ def forgets_the_name_of_a_new_spool():
 def answers_before_it_is_written():
     async def append(self, settlement):
         self._start()
-        kept = self_loop().create_future()
+        kept = asyncio.get_running_loop().create_future()
         self._arrived.append((settlement, kept))
         self._wake.notify()
 
     return patch.object(SpooledSettlements, "append", append)
-
-
-def self_loop():
-    import asyncio  # noqa: PLC0415 - one mutant needs it
-
-    return asyncio.get_running_loop()
 
 
 def applies_a_group_again():
@@ -193,7 +187,9 @@ def settles_only_while_the_client_stays():
     async def settle(self, outcome, *, error=None):
         if self._settlement is None:
             self.request.release()
-            self._settlement = self_loop().create_task(self._road.settle(self, outcome=outcome, error=error))
+            self._settlement = asyncio.get_running_loop().create_task(
+                self._road.settle(self, outcome=outcome, error=error)
+            )
         await self._settlement
 
     return patch.object(Passage, "_settle", settle)
@@ -204,12 +200,10 @@ def logs_money_outside_of_the_transaction():
     original = BillingBooks.note_invoice
 
     async def note_invoice(self, action, invoice, **details):
-        self_loop().create_task(self._late(original, action, invoice, details))
+        asyncio.get_running_loop().create_task(self._late(original, action, invoice, details))
 
     async def late(self, note, action, invoice, details):
-        from tritium_platform.adapters.memory.database import _writing  # noqa: PLC0415 - a task inherits it
-
-        _writing.set(None)
+        _writing.set(None)  # a task inherits it
         await note(self, action, invoice, **details)
 
     stack = contextlib.ExitStack()
@@ -307,15 +301,9 @@ def forgets_the_first_of_two_failures_of_the_disk():
     return patch.object(AuditLog, "append", append)
 
 
-def publishes_before_the_tiles_are_durable():
-    """The head is signed and published first."""
-    original = AuditLog._publish
-
-    def publish(self, head):
-        self._files.sync_directory = lambda directory: None
-        original(self, head)
-
-    return patch.object(AuditLog, "_publish", publish)
+def leaves_the_names_of_the_log_unsynced():
+    """Its files are synced, and the directories that they are renamed in are not."""
+    return patch.object(DiskFiles, "sync_directory", lambda self, directory: None)
 
 
 MUTANTS = {
@@ -344,6 +332,6 @@ MUTANTS = {
         shows_an_invoice_to_anybody,
         does_not_look_for_what_is_logged_already,
         forgets_the_first_of_two_failures_of_the_disk,
-        publishes_before_the_tiles_are_durable,
+        leaves_the_names_of_the_log_unsynced,
     )
 }

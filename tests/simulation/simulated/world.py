@@ -123,7 +123,8 @@ class World:
                 self._live(dies_after=None, name=f"{self.seed} last")
                 self._check_end()
             except Exception as error:
-                reason = str(error) if isinstance(error, AssertionError) else repr(error)
+                cause = self._failure or error  # what an invariant said first may come out as another error
+                reason = str(cause) if isinstance(cause, AssertionError) else repr(cause)
                 raise BrokenBooksError(self, reason) from error
         return self
 
