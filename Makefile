@@ -17,7 +17,7 @@ export UV_LINK_MODE := copy
 # Where this is set, each of the many processes that tests and demo start compiles every module it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 bench-litellm soak soak-exactness soak-memory soak-fairness soak-pricing soak-payments wheel-test lock docs clean
+.PHONY: help demo up test check format bench bench-peers bench-peers-avx2 bench-litellm soak soak-kills soak-simulation soak-exactness soak-memory soak-fairness soak-pricing soak-payments wheel-test lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}'
@@ -61,6 +61,12 @@ bench-litellm: $(STAMPS)/dev $(STAMPS)/litellm ## Measure the whole road beside 
 
 soak: $(STAMPS)/dev ## Kill and restart the platform under load, many times
 	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" --timeout 7200
+
+soak-kills: $(STAMPS)/dev ## Kill gateway and billing TRITIUM_KILL_SOAK_CYCLES (1,000) times on SQLite and on PostgreSQL
+	$(BIN)/pytest -m soak -s -o addopts="--import-mode=importlib -ra" tests/simulation/test_kills.py
+
+soak-simulation: $(STAMPS)/dev ## Simulate SEEDS (10,000) lives of the platform with faults at every step, from seed FROM (0) on
+	$(BIN)/python tests/simulation/simulate.py --from $(or $(FROM),0) --count $(or $(SEEDS),10000) --processes $(shell nproc)
 
 soak-exactness: $(STAMPS)/dev ## Walk TRITIUM_EXACT_REQUESTS (100,000) through kills and disconnects: usage is exact
 	$(BIN)/pytest -m soak -s -o addopts="--import-mode=importlib -ra" \

@@ -1,4 +1,8 @@
-"""Bills made-up tenants until it is killed: python money_worker.py DATABASE_URL SEED."""
+"""Bills made-up tenants until it is killed: python money_worker.py DATABASE_URL SEED [PAYMENTS [only]].
+
+What it says of a payment (`paying INVOICE AMOUNT`) it says before it pays. The lines of the file PAYMENTS are
+paid first, once more, under the keys that they had; with `only`, that is all.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import asyncio
 import random
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -23,8 +29,23 @@ from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQ
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import CalendarMonth, uuid7
 
+if TYPE_CHECKING:
+    from tritium_platform.billing.desk import BillingDesk
+
 NOW = datetime(2026, 11, 5, tzinfo=UTC)
 MONTH = CalendarMonth(2026, 10)
+
+
+async def pay(desk: BillingDesk, invoice_id: UUID, amount: int) -> None:
+    await desk.settlement.record_payment(
+        invoice_id, amount_minor=amount, reference="wire", key=str(invoice_id), actor="worker"
+    )
+
+
+async def pay_again(desk: BillingDesk, lines: list[str]) -> None:
+    for line in lines:
+        _, invoice_id, amount = line.split()
+        await pay(desk, UUID(invoice_id), int(amount))
 
 
 class NoTenants:
@@ -32,7 +53,9 @@ class NoTenants:
         return []
 
 
-async def bill_for_ever(url: str, chance: random.Random) -> None:
+async def bill_for_ever(
+    url: str, chance: random.Random, *, earlier: list[str] | None, is_only_paying: bool
+) -> None:
     database = Database(url)
     clock = ManualClock(NOW)
     usage = SqlUsageStore(database)
@@ -42,6 +65,13 @@ async def bill_for_ever(url: str, chance: random.Random) -> None:
     desk = open_sql_desk(
         database, prices=prices, tenants=NoTenants(), signer=signer, clock=clock, grace_days=None
     )
+
+    if earlier is not None:
+        await pay_again(desk, earlier)
+        print("ready", flush=True)  # noqa: T201 - the parent waits for it
+    if is_only_paying:
+        await database.close()
+        return
 
     async def one_life(place: int) -> None:
         while True:
@@ -69,13 +99,9 @@ async def bill_for_ever(url: str, chance: random.Random) -> None:
                 continue
             choice = chance.random()
             if choice < 0.3:
-                await desk.settlement.record_payment(
-                    invoice.id,
-                    amount_minor=chance.randint(1, invoice.open_minor),
-                    reference="wire",
-                    key=str(invoice.id),
-                    actor="worker",
-                )
+                amount = chance.randint(1, invoice.open_minor)
+                print(f"paying {invoice.id} {amount}", flush=True)  # noqa: T201 - it is tried again if it was cut
+                await pay(desk, invoice.id, amount)
             elif choice < 0.5:
                 await desk.settlement.void(invoice.id, actor="worker")
             elif choice < 0.7:
@@ -87,4 +113,6 @@ async def bill_for_ever(url: str, chance: random.Random) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(bill_for_ever(sys.argv[1], random.Random(sys.argv[2])))
+    url, seed, *payments = sys.argv[1:]
+    lines = Path(payments[0]).read_text().splitlines() if payments else None
+    asyncio.run(bill_for_ever(url, random.Random(seed), earlier=lines, is_only_paying=len(payments) > 1))

@@ -1,6 +1,6 @@
 """A gateway over real books in a process of its own, and many customers who hang up at random.
 
-    python walkers.py DATA_DIR DELIVERED SEED COUNT
+    python walkers.py DATA_DIR DELIVERED SEED COUNT [DATABASE_URL]
 
 Walks COUNT requests, eight at a time. Of each that ended it appends `event_id tokens` to the file DELIVERED:
 the tokens that were handed out, whether the customer stayed or left. It may be killed at any moment, and
@@ -84,10 +84,12 @@ class Words:
         return Consumption(quantities=quantities, tokens=self._given + 1)
 
 
-async def open_gateway(data_dir):
-    """Return a gateway over SQLite with a spool, and the key of its tenant, made at the first start."""
-    url, clock = f"sqlite+aiosqlite:///{data_dir / 'tritium.sqlite3'}", SystemClock()
-    migrate(url)
+async def open_gateway(data_dir, url=None):
+    """Return a gateway with a spool, over SQLite unless a URL is given, and the key of its tenant."""
+    url, clock = url or f"sqlite+aiosqlite:///{data_dir / 'tritium.sqlite3'}", SystemClock()
+    key_file = data_dir / "key"
+    if not key_file.exists():
+        migrate(url)
     database = Database(url)
     tenancy = TenancyService(store=SqlTenantStore(database), pepper=bytes(32), clock=clock)
     journal = await open_journal(data_dir / "spool", database=database, clock=clock)
@@ -117,7 +119,6 @@ async def open_gateway(data_dir):
         clock=clock,
         journal=journal,
     )
-    key_file = data_dir / "key"
     if not key_file.exists():
         tenant = await tenancy.create_tenant(
             organization_name="Acme", tier=TenantTier.BUSINESS, limit_overrides=UNLIMITED
@@ -151,8 +152,8 @@ def say(word):
 async def main():
     """Read the arguments, walk, and end properly."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    data_dir, delivered, seed, count = sys.argv[1:]
-    gateway, books, database, key = await open_gateway(Path(data_dir))
+    data_dir, delivered, seed, count, *url = sys.argv[1:]
+    gateway, books, database, key = await open_gateway(Path(data_dir), *url)
     log = os.open(delivered, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     chance, left = random.Random(seed), int(count)
     say("ready")
