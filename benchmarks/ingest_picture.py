@@ -1,0 +1,83 @@
+"""The picture of what an event costs as the table grows.
+
+    python benchmarks/ingest_picture.py
+
+It draws the figures of docs/measurements/ingest.json, which `ingest.py --record` writes.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from side_by_side.picture import DARK, FONT, LIGHT, Palette, text_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+RECORD = DOCS / "measurements" / "ingest.json"
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 880, 300, 52, 820, 78, 236
+STEP_US = 20
+SERIES = (("server_us", "the server"), ("database_us", "its database connections"))
+
+
+def draw() -> None:
+    """Write the picture for a light and a dark page."""
+    content = json.loads(RECORD.read_text(encoding="utf-8"))
+    for mode, palette in (("light", LIGHT), ("dark", DARK)):
+        path = DOCS / "pictures" / f"ingest-{mode}.svg"
+        path.write_text(picture(content, palette), encoding="utf-8")
+
+
+def picture(content: dict[str, Any], palette: Palette) -> str:
+    """Return an SVG: microseconds of processor per event against rows in the table, both linear from zero."""
+    runs = [each for each in content["runs"] if each["accepted"]]
+    title = "Microseconds of processor per event, by the rows that are there already"
+    machine, loads = content["machine"], [each["load_average"] for each in runs]
+    place = f"{machine['processor']}, {machine['cores']} cores"
+    caption = f"{place}, load {min(loads):g} to {max(loads):g}, {content['date']}"
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}"',
+        f' height="{HEIGHT}" role="img" aria-label="{escape(title)}" font-family="{FONT}">',
+        text_at(LEFT, 22, title, colour=palette.text, size=15, weight=600),
+        *_lines(runs, palette),
+        text_at(LEFT, HEIGHT - 10, caption, colour=palette.quiet, size=11),
+    ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _lines(runs: Sequence[dict[str, Any]], palette: Palette) -> Iterator[str]:
+    most_rows = max(each["rows_before"] for each in runs)
+    most_us = max(each[name] for each in runs for name, _ in SERIES)
+    top = STEP_US * (int(most_us // STEP_US) + 1)
+
+    def place(rows: int, value: float) -> tuple[float, float]:
+        return LEFT + (RIGHT - LEFT) * rows / most_rows, BOTTOM - (BOTTOM - TOP) * value / top
+
+    for tick in range(0, top + 1, STEP_US):
+        _, y = place(0, tick)
+        yield f'<path d="M{LEFT} {y:.1f}H{RIGHT}" stroke="{palette.track}"/>'
+        yield text_at(LEFT - 8, y + 4, f"{tick}", colour=palette.quiet, size=11, anchor="end")
+    for each in runs:
+        x, _ = place(each["rows_before"], 0)
+        yield text_at(
+            x, BOTTOM + 16, f"{each['rows_before']:,}", colour=palette.quiet, size=11, anchor="middle"
+        )
+    for row, (name, label) in enumerate(SERIES):
+        colour = palette.theirs if row else palette.ours
+        points = [place(each["rows_before"], each[name]) for each in runs]
+        for (x1, y1), (x2, y2) in pairwise(points):
+            yield f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" stroke-width="2"/>'
+        for (x, y), each in zip(points, runs, strict=True):
+            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
+            yield text_at(x, y - 8, f"{each[name]:.0f}", colour=palette.text, size=11, anchor="middle")
+        yield f'<circle cx="{LEFT + 5 + 190 * row}" cy="46" r="5" fill="{colour}"/>'
+        yield text_at(LEFT + 15 + 190 * row, 50, label, colour=palette.quiet, size=11)
+
+
+if __name__ == "__main__":
+    draw()
