@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import subprocess
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -16,21 +13,8 @@ from tritium_platform.billing.beancount import write_beancount
 from tritium_platform.billing.journal import JournalGroup, entries_of
 from tritium_platform.values import uuid7
 
-HERE = Path(__file__).resolve().parents[3]
 AT = datetime(2026, 11, 5, tzinfo=UTC)
 pytestmark = pytest.mark.toolchain
-
-
-@pytest.fixture(scope="module")
-def bean_check():
-    """The program; `make test` installs it beside the repository."""
-    beside = HERE / ".venv-beancount" / "bin" / "bean-check"
-    found = os.environ.get("TRITIUM_BEAN_CHECK") or (
-        str(beside) if beside.is_file() else shutil.which("bean-check")
-    )
-    if found is None:
-        pytest.skip("bean-check is not installed: make .stamps/beancount")
-    return found
 
 
 def group(number, currency, description="a movement", **amounts):
