@@ -8,9 +8,12 @@ import uuid
 from datetime import UTC, datetime
 
 import httpx2
+import pytest
 
 OWN = "/api/v1/usage/events"
 KILLS = 2
+# On a machine that is busy a start takes a minute.
+pytestmark = pytest.mark.timeout(900)
 
 
 def a_batch():

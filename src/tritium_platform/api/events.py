@@ -67,7 +67,6 @@ async def _read(request: Request) -> tuple[EventForm, Sequence[ReportedEvent]]:
         body = await request.body()
     except ClientDisconnect:
         raise ValidationError("The request ended before its body.") from None
-    # Thousands of events take tens of milliseconds: others are served meanwhile.
     return form, await asyncio.to_thread(read_events, body, form=form)
 
 

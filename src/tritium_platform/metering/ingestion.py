@@ -1,6 +1,8 @@
 """Takes events in: what arrives while a transaction runs is written together by the next one.
 
 An answer is given after the commit. Within a group as in the table, the first event under a key is the one.
+Thousands of events take tens of milliseconds of computing: that is done in threads, for others are served
+meanwhile.
 """
 
 from __future__ import annotations
@@ -89,7 +91,6 @@ class Ingestion:
             OverloadedError: too many wait, or the database is away. Whether they were counted is not known
                 then: send the same ones again.
         """
-        # Thousands of events take tens of milliseconds: others are served meanwhile.
         judged = await asyncio.to_thread(accept_events, reported, sender=sender, now=self._clock.now())
         events = [each for each in judged if not isinstance(each, BitNetServiceError)]
         outcomes = iter(await self._written(events) if events else [])
@@ -139,12 +140,7 @@ class Ingestion:
                     batch.done.set_result(result)
 
     async def _commit(self, group: Sequence[_Batch]) -> list[list[Outcome]]:
-        first: dict[EventKey, UsageEvent] = {}
-        for batch in group:
-            for event in batch.events:
-                first.setdefault(event.key, event)
-        # Of two processes with the same events one waits for the other: in one order they form no ring.
-        ordered = sorted(first.values(), key=attrgetter("source", "id"))
+        first, ordered = await asyncio.to_thread(_firsts, group)
         identities = uuids7(len(ordered), clock=self._clock)
         now = self._clock.now()
         async with self._unit_of_work():
@@ -154,7 +150,23 @@ class Ingestion:
             )
             if accepted:
                 await self._trail.note(accepted)
-        return [[_outcome(event, first=first, taken=taken) for event in batch.events] for batch in group]
+        return await asyncio.to_thread(_outcomes, group, first=first, taken=taken)
+
+
+def _firsts(group: Sequence[_Batch]) -> tuple[dict[EventKey, UsageEvent], list[UsageEvent]]:
+    """Return the first event under each key, by key and in the order in which they are written."""
+    first: dict[EventKey, UsageEvent] = {}
+    for batch in group:
+        for event in batch.events:
+            first.setdefault(event.key, event)
+    # Of two processes with the same events one waits for the other: in one order they form no ring.
+    return first, sorted(first.values(), key=attrgetter("source", "id"))
+
+
+def _outcomes(
+    group: Sequence[_Batch], *, first: Mapping[EventKey, UsageEvent], taken: Mapping[EventKey, bytes]
+) -> list[list[Outcome]]:
+    return [[_outcome(event, first=first, taken=taken) for event in batch.events] for batch in group]
 
 
 def _outcome(

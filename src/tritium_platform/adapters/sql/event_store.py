@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -118,7 +119,7 @@ class SqlEventStore:
         received_at: datetime,
     ) -> Sequence[Any]:
         """Insert what is not there, and look only if something was: with another id than ours."""
-        columns = _columns(events, identities)
+        columns = await asyncio.to_thread(_columns, events, identities)
         inserted = await connection.execute(_INSERT, {**columns, "received_at": received_at})
         if inserted.rowcount == len(events):
             return []
