@@ -23,6 +23,7 @@ from tritium_platform.errors import (
     ValidationError,
 )
 from tritium_platform.resilience import (
+    Bulkhead,
     CircuitBreaker,
     Deadline,
     ResilientCaller,
@@ -213,3 +214,29 @@ async def test_wrong_requests_do_not_open_the_breaker(clock: ManualClock) -> Non
                 Neighbour(ValidationError("wrong")), deadline=Deadline.after(clock, seconds=5)
             )
     assert breaker.state == "closed"
+
+
+async def test_a_bulkhead_lets_so_many_in_and_the_rest_wait_or_give_up(clock: ManualClock) -> None:
+    running, most, gate = 0, 0, asyncio.Event()
+
+    async def slow(_: Deadline) -> str:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await gate.wait()
+        running -= 1
+        return "answer"
+
+    bulkhead = Bulkhead(neighbour="the neighbour", places=2)
+    calls = [
+        asyncio.create_task(
+            caller(clock, bulkhead=bulkhead).call(slow, deadline=Deadline.after(clock, seconds=60))
+        )
+        for _ in range(5)
+    ]
+    await asyncio.sleep(0.01)
+    with pytest.raises(OverloadedError, match="Too many calls"):
+        await caller(clock, bulkhead=bulkhead).call(slow, deadline=Deadline.after(clock, seconds=0.01))
+    gate.set()
+    assert await asyncio.gather(*calls) == ["answer"] * 5
+    assert most == 2
