@@ -63,7 +63,7 @@ class DecoderModel:
     def __init__(self, config: ModelConfig, weights: WeightSource, *, threads: int = 1) -> None:
         self.config = config
         self.threads = threads
-        self.inverse_frequencies = _frequencies(config)
+        self.inverse_frequencies = layer_frequencies(config)
         root = FAMILIES[config.model_type].root
         blocks = [f"{root}layers.{index}" for index in range(config.num_layers)]
         self._names = [BlockNames.of(block) for block in blocks]
@@ -249,7 +249,7 @@ def _in_order(names: BlockNames) -> tuple[str, ...]:
     )
 
 
-def _frequencies(config: ModelConfig) -> list[Float32]:
+def layer_frequencies(config: ModelConfig) -> list[Float32]:
     """Return the inverse frequencies of every layer; layers that share a rope share the array."""
     rope = config.rope or RopeParameters(theta=10000.0)
     full, local = (

@@ -9,15 +9,18 @@ import torch
 from torch.nn import functional
 
 from tritium.errors import ValidationError
-from tritium.model.rope import RopeParameters, inverse_frequencies
+from tritium.model.decoder import layer_frequencies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tritium.model.config import ModelConfig
+    from tritium.model.scaling import Scaling
     from tritium.model.weights import CheckpointWeights
 
     Apply = Callable[[str, torch.Tensor], torch.Tensor]  # a linear layer by name
+
+GEMMA = ("gemma2", "gemma3_text")
 
 
 class Differentiable(Protocol):
@@ -34,58 +37,78 @@ class Differentiable(Protocol):
 
 
 class Decoder:
-    """llama and those that differ in biases alone."""
+    """llama and those that add biases, norms, windows and caps to it."""
 
     def __init__(self, config: ModelConfig, weights: CheckpointWeights) -> None:
         self._config = config
         self._table = _tensor(weights, "model.embed_tokens.weight")
         self._head = self._table if config.tie_word_embeddings else _tensor(weights, "lm_head.weight")
-        self._final_norm = _tensor(weights, "model.norm.weight")
-        self._norms = [
-            [
-                _tensor(weights, f"model.layers.{index}.{norm}.weight")
-                for norm in ("input_layernorm", "post_attention_layernorm")
-            ]
-            for index in range(config.num_layers)
-        ]
-        rope = config.rope or RopeParameters(theta=10000.0)
-        self._frequencies = torch.from_numpy(inverse_frequencies(rope, head_dim=config.head_dim))
+        offset = 1.0 if config.model_type in GEMMA else 0.0  # its norms are stored as the difference from 1
+        self._norms = {
+            name: _tensor(weights, name) + offset for name in weights.architecture.tensors if "norm" in name
+        }
+        self._frequencies = [torch.from_numpy(each) for each in layer_frequencies(config)]
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Look the tokens up: [B, T, hidden]."""
-        return functional.embedding(token_ids, self._table)
+        return functional.embedding(token_ids, self._table) * self._config.scaling.embedding
 
     def block(self, index: int, hidden: torch.Tensor, is_token: torch.Tensor, apply: Apply) -> torch.Tensor:
         """Run one block on [B, T, hidden]; padding stands at the end, where causal attention never looks."""
         del is_token
-        name, (attention_norm, feed_forward_norm) = f"model.layers.{index}", self._norms[index]
-        x = self._normalised(hidden, attention_norm)
-        q, k, v = (apply(f"{name}.self_attn.{part}_proj", x) for part in "qkv")
-        mixed = functional.scaled_dot_product_attention(
-            self._turned(self._heads(q, self._config.num_heads)),
-            self._turned(self._heads(k, self._config.num_kv_heads)),
-            self._heads(v, self._config.num_kv_heads),
-            is_causal=True,
-            enable_gqa=True,
-        )
-        hidden = hidden + apply(f"{name}.self_attn.o_proj", mixed.transpose(1, 2).flatten(2))
-        x = self._normalised(hidden, feed_forward_norm)
-        inner = functional.silu(apply(f"{name}.mlp.gate_proj", x)) * apply(f"{name}.mlp.up_proj", x)
-        return hidden + apply(f"{name}.mlp.down_proj", inner)
+        name = f"model.layers.{index}"
+        x = self._normalised(hidden, f"{name}.input_layernorm")
+        attended = self._attended(index, *(apply(f"{name}.self_attn.{part}_proj", x) for part in "qkv"))
+        attended = apply(f"{name}.self_attn.o_proj", attended)
+        between, after = "post_attention_layernorm", None
+        if self._config.model_type in GEMMA:
+            attended = self._normalised(attended, f"{name}.post_attention_layernorm")
+            between, after = "pre_feedforward_layernorm", f"{name}.post_feedforward_layernorm"
+        hidden = hidden + attended
+        x = self._normalised(hidden, f"{name}.{between}")
+        inner = self._activated(apply(f"{name}.mlp.gate_proj", x)) * apply(f"{name}.mlp.up_proj", x)
+        fed = apply(f"{name}.mlp.down_proj", inner)
+        return hidden + (fed if after is None else self._normalised(fed, after))
 
     def output(self, hidden: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         """Return logits [B, T, vocabulary]."""
         del is_token
-        return functional.linear(self._normalised(hidden, self._final_norm), self._head)
+        logits = functional.linear(self._normalised(hidden, "model.norm"), self._head)
+        cap = self._config.scaling.logit_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def _normalised(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(x, (x.shape[-1],), weight, self._config.norm_eps)
+    def _attended(self, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Let the tokens of [B, T, heads x dim] look at those before them, as far as the layer's window."""
+        config = self._config
+        queries, keys = self._heads(q, config.num_heads), self._heads(k, config.num_kv_heads)
+        norms = [f"model.layers.{index}.self_attn.{part}_norm" for part in "qk"]
+        if f"{norms[0]}.weight" in self._norms:
+            queries, keys = self._normalised(queries, norms[0]), self._normalised(keys, norms[1])
+        mixed = _causal(
+            self._turned(queries, index),
+            self._turned(keys, index),
+            self._heads(v, config.num_kv_heads),
+            scaling=config.scaling,
+            window=config.windows[index],
+        )
+        return mixed.transpose(1, 2).flatten(2)
+
+    def _activated(self, x: torch.Tensor) -> torch.Tensor:
+        return (
+            functional.silu(x)
+            if self._config.activation == "silu"
+            else functional.gelu(x, approximate="tanh")
+        )
+
+    def _normalised(self, x: torch.Tensor, norm: str) -> torch.Tensor:
+        weight = self._norms[f"{norm}.weight"]
+        return functional.rms_norm(x.float(), (x.shape[-1],), weight, self._config.norm_eps)
 
     def _heads(self, x: torch.Tensor, heads: int) -> torch.Tensor:
         return x.view(*x.shape[:2], heads, self._config.head_dim).transpose(1, 2)
 
-    def _turned(self, x: torch.Tensor) -> torch.Tensor:
-        angles = torch.arange(x.shape[2])[:, None] * self._frequencies
+    def _turned(self, x: torch.Tensor, index: int) -> torch.Tensor:
+        angles = torch.arange(x.shape[2])[:, None] * self._frequencies[index]
         cosines, sines = (torch.cat([each, each], dim=-1) for each in (angles.cos(), angles.sin()))
         first, second = x.chunk(2, dim=-1)
         return x * cosines + torch.cat([-second, first], dim=-1) * sines
@@ -132,6 +155,25 @@ class Encoder:
         return functional.layer_norm(x, (x.shape[-1],), weight, bias, self._config.norm_eps)
 
 
+def _causal(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scaling: Scaling, window: int | None
+) -> torch.Tensor:
+    """Mix values [B, heads, T, dim]; heads of queries share those of keys and values."""
+    tokens, cap = q.shape[2], scaling.attention_cap
+    if cap is None and (window is None or window >= tokens):
+        return functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=True, scale=scaling.attention
+        )
+    shared = q.shape[1] // k.shape[1]
+    scores = (q @ k.repeat_interleave(shared, dim=1).transpose(-1, -2)) * scaling.attention
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
+    back = torch.arange(tokens)[:, None] - torch.arange(tokens)
+    is_seen = (back >= 0) & (back < (tokens if window is None else window))
+    mixed = torch.softmax(scores.masked_fill(~is_seen, -torch.inf), dim=-1)
+    return mixed.to(v.dtype) @ v.repeat_interleave(shared, dim=1)
+
+
 def _attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, is_seen: torch.Tensor) -> torch.Tensor:
     """Mix values [B, heads, T, dim]; going backwards, torch's fused kernel took 40 % of a step."""
     scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
@@ -142,10 +184,14 @@ def _tensor(weights: CheckpointWeights, name: str) -> torch.Tensor:
     return torch.from_numpy(np.array(weights.array(name)))
 
 
+ACTIVATIONS = {"silu", "gelu", "gelu_pytorch_tanh"}
 KNOWN: dict[str, type[Decoder | Encoder]] = {
     "llama": Decoder,
     "mistral": Decoder,
     "qwen2": Decoder,
+    "qwen3": Decoder,
+    "gemma2": Decoder,
+    "gemma3_text": Decoder,
     "bert": Encoder,
 }
 
@@ -158,7 +204,7 @@ def differentiable(config: ModelConfig, weights: CheckpointWeights) -> Different
 
 def check_known(config: ModelConfig) -> None:
     """Raise ValidationError for an architecture that cannot be trained here."""
-    if config.model_type not in KNOWN or config.activation not in {"silu", "gelu"}:
+    if config.model_type not in KNOWN or config.activation not in ACTIVATIONS:
         raise ValidationError(
             f"Training knows {', '.join(KNOWN)}, not {config.model_type} with {config.activation}: choose "
             "the profile balanced.",

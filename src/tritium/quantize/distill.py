@@ -5,13 +5,15 @@ scales learn by the straight-through estimator, from where compensation left the
 the model itself. A generator learns the source's next-token distributions (Kullback-Leibler), an encoder its
 vectors (cosine); both learn the hidden states after every block.
 
-The whole model is in memory, as float32 with two moments of Adam for every ternary weight.
+The whole model is in memory, as float32 with two moments of Adam for every ternary weight. What was learned
+is kept in the work directory from time to time: after a crash the lesson goes on from there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from tritium.errors import QuantizationError
 from tritium.model.pretrained import load_model
 from tritium.quantize.differentiable import differentiable
 from tritium.quantize.layer_file import read_layer_report, read_weights, write_layer
+from tritium.quantize.lesson_file import keep_lesson, take_up_lesson
 from tritium.quantize.quality import weight_error
 from tritium.quantize.straight_through import TernaryParameter
 from tritium.quantize.windows import training_windows
@@ -46,6 +49,8 @@ WARM_UP_STEPS = 20
 LEARNING_RATE = 0.02
 SCALE_RATE = 0.2  # of that
 COSINE_WEIGHT = 2.0
+SECONDS_BETWEEN_KEEPING = 60.0
+SHARE_OF_KEEPING = 0.05  # of the time, at most: a large model takes long to write
 
 
 def distill(
@@ -72,7 +77,7 @@ def distill(
         lesson = _Lesson(plan, workdir, source)
         if lesson.students:
             windows = training_windows(plan, workdir, load_model(plan.source))
-            lesson.learn(windows, steps=plan.config.training_steps, progress=progress)
+            lesson.learn(windows, directory, steps=plan.config.training_steps, progress=progress)
         for index in layers:
             _keep(plan, index, workdir, lesson.students, source=source)
     return directory
@@ -82,6 +87,7 @@ class _Lesson:
     """The source's model with two sets of weights: its own, and those that learn."""
 
     def __init__(self, plan: QuantizationPlan, workdir: Path, source: Source) -> None:
+        self._plan = plan
         self._model = differentiable(source.config, source.weights)
         self._blocks, self._is_encoder = source.config.num_layers, source.config.is_encoder
         self._dense: dict[str, torch.Tensor] = {}
@@ -100,34 +106,43 @@ class _Lesson:
     def learn(
         self,
         windows: list[NDArray[np.int32]],
+        directory: Path,
         *,
         steps: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        """Take so many steps of Adam, each on a few windows, with a rate that rises and falls."""
-        rate = LEARNING_RATE * float(torch.stack([w.abs().mean() for w in self._dense.values()]).mean())
-        optimizer = torch.optim.Adam(
-            [
-                {"params": [student.latent for student in self.students.values()], "lr": rate},
-                {"params": [student.scales for student in self.students.values()], "lr": SCALE_RATE * rate},
-            ],
-            betas=(0.9, 0.95),
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: min(1, (step + 1) / WARM_UP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2,
-        )
-        draw = np.random.default_rng(0)
-        for step in range(steps):
+        """Take so many steps of Adam, each on a few windows; those kept in `directory` are done."""
+        optimizer, draw = self._optimizer(), np.random.default_rng(0)
+        done = take_up_lesson(self._plan, directory, optimizer)
+        for _ in range(done):
+            _batch(windows, draw)
+        kept_at, cost = time.monotonic(), 0.0
+        for step in range(done, steps):
+            _set_rate(optimizer, step, steps=steps)
             loss = self._loss(*_batch(windows, draw))
             if not bool(torch.isfinite(loss)):
                 raise QuantizationError(f"Distillation lost its way: no finite loss in step {step + 1}.")
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            schedule.step()
+            now = time.monotonic()
+            if now - kept_at >= max(SECONDS_BETWEEN_KEEPING, cost / SHARE_OF_KEEPING) or step + 1 == steps:
+                keep_lesson(self._plan, directory, optimizer, steps=step + 1)
+                kept_at = time.monotonic()
+                cost = kept_at - now
             if progress is not None:
                 progress(step + 1, steps)
+
+    def _optimizer(self) -> torch.optim.Adam:
+        rate = LEARNING_RATE * float(torch.stack([w.abs().mean() for w in self._dense.values()]).mean())
+        students = self.students.values()
+        return torch.optim.Adam(
+            [
+                {"params": [student.latent for student in students], "initial_lr": rate},
+                {"params": [student.scales for student in students], "initial_lr": SCALE_RATE * rate},
+            ],
+            betas=(0.9, 0.95),
+        )
 
     def _loss(self, token_ids: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -159,6 +174,13 @@ class _Lesson:
             hidden = self._model.block(index, hidden, is_token, apply)
             states.append(hidden)
         return self._model.output(hidden, is_token), states
+
+
+def _set_rate(optimizer: torch.optim.Adam, step: int, *, steps: int) -> None:
+    """Let the rate rise in the first steps and fall along half a cosine."""
+    share = min(1, (step + 1) / WARM_UP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * share
 
 
 def _batch(windows: list[NDArray[np.int32]], draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 torch = pytest.importorskip("torch")
 
+from tritium.quantize import distill as distill_module  # noqa: E402 - it needs torch
 from tritium.quantize.differentiable import differentiable  # noqa: E402 - it needs torch
 from tritium.quantize.straight_through import TernaryParameter  # noqa: E402 - it needs torch
 
@@ -46,8 +49,30 @@ def run(path: Path, token_ids: torch.Tensor, is_token: torch.Tensor) -> torch.Te
 
 
 def small_config(model_type: str) -> dict[str, Any]:
-    classes = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+    classes = {
+        "llama": "LlamaForCausalLM",
+        "mistral": "MistralForCausalLM",
+        "qwen2": "Qwen2ForCausalLM",
+        "qwen3": "Qwen3ForCausalLM",
+        "gemma2": "Gemma2ForCausalLM",
+        "gemma3_text": "Gemma3ForCausalLM",
+    }
+    own: dict[str, dict[str, Any]] = {
+        "mistral": {"sliding_window": 7},
+        "qwen2": {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
+        "qwen3": {"head_dim": 24},
+        # Caps that scores and logits of random weights feel.
+        "gemma2": {
+            "head_dim": 24, "query_pre_attn_scalar": 30, "sliding_window": 7,
+            "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+        },
+        "gemma3_text": {
+            "head_dim": 24, "query_pre_attn_scalar": 30, "sliding_window": 7, "rope_local_base_freq": 77.0,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    }  # fmt: skip
     return {
+        **own.get(model_type, {}),
         "model_type": model_type,
         "architectures": [classes[model_type]],
         "hidden_size": 64,
@@ -60,11 +85,14 @@ def small_config(model_type: str) -> dict[str, Any]:
         "rms_norm_eps": 1e-5,
         "rope_theta": 1000.0,
         "bos_token_id": 0,
-        "tie_word_embeddings": model_type == "llama",
+        "tie_word_embeddings": model_type not in {"mistral", "qwen2", "qwen3"},
     }
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2"])
+DECODERS = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"]
+
+
+@pytest.mark.parametrize("model_type", DECODERS)
 def test_a_decoder_in_torch_gives_the_logits_of_ours(random_checkpoint, tmp_path, model_type):
     config = small_config(model_type)
     path = random_checkpoint(tmp_path / "model", config)
@@ -128,11 +156,11 @@ def small_decoder(random_checkpoint, tmp_path_factory) -> Path:
     return random_checkpoint(tmp_path_factory.mktemp("decoder") / "model", small_config("llama"))
 
 
-def lost(source: Path, quantized: Path) -> float:
+def lost(source: Path, quantized: Path, *, tokens: int = 512) -> float:
     """The mean Kullback-Leibler divergence of the next token, on text that the source writes."""
     original, other = load_model(source), load_model(quantized)
     divergences = []
-    for window in written_windows(original, tokens=512, window=64, seed=9):
+    for window in written_windows(original, tokens=tokens, window=64, seed=9):
         wanted, found = (
             torch.from_numpy(each.generator.forward_full(window)).log_softmax(dim=-1)
             for each in (original, other)
@@ -150,6 +178,86 @@ def test_best_learns_from_what_the_model_writes_and_gives_the_same_bytes_again(s
     quantize_model(small_decoder, config, out=tmp_path / "again", threads=1)
     first, second = (tmp_path / name / "model.safetensors" for name in ("out", "again"))
     assert first.read_bytes() == second.read_bytes()
+
+
+KILLED_WHILE_IT_LEARNS = """
+import json, os, signal, sys, threading
+from tritium.quantize import QuantizationConfig, Stage, distill, quantize_model
+
+source, config, out, step, after = sys.argv[1:]
+distill.SECONDS_BETWEEN_KEEPING, distill.SHARE_OF_KEEPING = 0.0, 1e9  # kept after every step
+
+def die(progress):
+    if progress.stage is Stage.LEARN and progress.completed == int(step):
+        threading.Timer(float(after), os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+quantize_model(source, QuantizationConfig.from_dict(json.loads(config)), out=out, progress=die)
+threading.Event().wait(5)
+"""
+
+
+def test_after_kill_9_at_any_moment_a_lesson_goes_on_and_ends_with_the_same_bytes(small_decoder, tmp_path):
+    settings = BEST | {"training_tokens": 512, "calibration_tokens": 128, "training_steps": 12}
+    config = QuantizationConfig(**settings)
+    quantize_model(small_decoder, config, out=tmp_path / "whole")
+    whole = (tmp_path / "whole" / "model.safetensors").read_bytes()
+    draw = np.random.default_rng(3)
+    for attempt in range(2):
+        out, step = tmp_path / f"out{attempt}", int(draw.integers(2, 11))
+        after = draw.uniform(0, 0.05)  # in the middle of a step, or of writing what was learned
+        arguments = [str(small_decoder), json.dumps(config.to_dict()), str(out), str(step), str(after)]
+        killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_LEARNS, *arguments], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert not out.exists()
+        seen = []
+        quantize_model(small_decoder, config, out=out, progress=seen.append)
+        taken = [progress.completed for progress in seen if progress.stage is Stage.LEARN]
+        assert taken == list(range(taken[0] if taken else 13, 13))
+        assert not taken or taken[0] >= step  # at most the step in which it was killed is taken again
+        assert (out / "model.safetensors").read_bytes() == whole
+
+
+def test_a_lesson_that_is_damaged_or_another_plans_begins_again(small_decoder, tmp_path, monkeypatch):
+    config = QuantizationConfig(**BEST, calibration_tokens=256, training_steps=4)
+    quantize_model(small_decoder, config, out=tmp_path / "whole")
+
+    def stopped(changes: dict[str, Any], out: Path, at: int) -> Path:
+        """Stop after some steps, with everything kept; return the file of the lesson."""
+
+        def stop(progress: Any) -> None:
+            if progress.stage is Stage.LEARN and progress.completed == at:
+                raise KeyboardInterrupt
+
+        stopping = QuantizationConfig(**BEST | {"calibration_tokens": 256, "training_steps": 4} | changes)
+        with monkeypatch.context() as patch:
+            patch.setattr(distill_module, "SECONDS_BETWEEN_KEEPING", 0.0)
+            patch.setattr(distill_module, "SHARE_OF_KEEPING", 1e9)
+            with pytest.raises(KeyboardInterrupt):
+                quantize_model(small_decoder, stopping, out=out, progress=stop)
+        return next(out.parent.rglob(f".{out.name}.quantizing/distilled/lesson.safetensors"))
+
+    other = stopped({"group_size": 64}, tmp_path / "other", at=3).read_bytes()
+    for name, content in (("damaged", b"no lesson"), ("another", other)):
+        lesson = stopped({}, tmp_path / name, at=2)
+        lesson.write_bytes(content)
+        seen = []
+        quantize_model(small_decoder, config, out=tmp_path / name, progress=seen.append)
+        assert [each.completed for each in seen if each.stage is Stage.LEARN] == [1, 2, 3, 4]
+        first, second = (tmp_path / each / "model.safetensors" for each in ("whole", name))
+        assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "gemma2", "gemma3_text"])
+def test_every_decoder_learns(random_checkpoint, tmp_path, model_type):
+    source = random_checkpoint(tmp_path / "source", small_config(model_type))
+    settings = BEST | {"training_tokens": 128, "calibration_tokens": 64, "window": 32}
+    losses = {}
+    for steps in (1, 40):
+        config = QuantizationConfig(**settings, training_steps=steps)
+        model = quantize_model(source, config, out=tmp_path / str(steps))
+        assert model.metrics["strategies"] == {"distilled": 14}
+        losses[steps] = lost(source, tmp_path / str(steps), tokens=128)
+    assert losses[40] < losses[1]
 
 
 def test_layers_that_are_ternary_in_the_source_do_not_learn(random_checkpoint, tmp_path):
