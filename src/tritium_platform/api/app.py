@@ -31,6 +31,7 @@ from tritium_platform.api import (
     recommendations,
     reconciliation,
     security,
+    spending,
     tenants,
     uploads,
 )
@@ -85,13 +86,14 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     resources = (
         *(tenants, account, invoices, models, uploads, quantizations, deployments, aliases),
-        *(security, billing, reconciliation, recommendations, capacity, fairuse),
+        *(security, spending, billing, reconciliation, recommendations, capacity, fairuse),
     )
     for router in (
         *(resource.router for resource in resources),
         aliases.operator_router,
         deployments.operator_router,
         fairuse.operator_router,
+        spending.operator_router,
     ):
         app.include_router(router, responses=PROBLEM_RESPONSES)
     for router in (operations.router, *routers):

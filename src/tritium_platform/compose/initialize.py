@@ -21,7 +21,14 @@ from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst
 from tritium_platform.billing.invoicing import BillingService
-from tritium_platform.compose.books import note_signer, open_audit, open_books, open_fair_use, price_version
+from tritium_platform.compose.books import (
+    note_signer,
+    open_audit,
+    open_books,
+    open_fair_use,
+    open_spending,
+    price_version,
+)
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
 from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.config import PlatformConfig
     from tritium_platform.quotas.enforcement import FairUseService
+    from tritium_platform.quotas.spending import SpendService
     from tritium_platform.serving.pool import ReplicaLauncher
     from tritium_platform.tenancy.service import TenancyService
     from tritium_platform.values import Clock
@@ -103,10 +111,12 @@ async def initialize_platform(
     metrics = Metrics()
     tenancy = open_tenancy(config, database=database, clock=clock)
     fair_use = open_fair_use(config, database=database, tenancy=tenancy, outbox=outbox, clock=clock)
+    spending = open_spending(config, database=database, outbox=outbox, clock=clock)
     books = await open_books(
         config,
         database=database,
         fair_use=fair_use,
+        spending=spending,
         outbox=outbox,
         audit=audit,
         metrics=metrics,
@@ -118,6 +128,7 @@ async def initialize_platform(
         database=database,
         tenancy=tenancy,
         fair_use=fair_use,
+        spending=spending,
         books=books,
         metrics=metrics,
         signer=signer,
@@ -132,6 +143,7 @@ def _assemble(
     database: Database,
     tenancy: TenancyService,
     fair_use: FairUseService,
+    spending: SpendService,
     books: Books,
     metrics: Metrics,
     signer: NoteSigner,
@@ -166,6 +178,7 @@ def _assemble(
         desk=desk,
         reconciliation=open_reconciliation(database, desk=desk, security=security),
         fair_use=fair_use,
+        spending=spending,
         predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
         registry=registry,
         uploads=uploads,

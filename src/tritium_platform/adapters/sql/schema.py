@@ -17,6 +17,7 @@ from tritium_platform.adapters.sql.tables import (
     reconciliation,
     security,
     serving,
+    spending,
     tenancy,
 )
 from tritium_platform.adapters.sql.tables.base import metadata
@@ -36,6 +37,7 @@ ROOMS = (
     reconciliation,
     security,
     serving,
+    spending,
     tenancy,
 )
 
