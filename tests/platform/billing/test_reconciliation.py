@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from uuid import UUID
 
 import pytest
 
-from tritium_platform.billing.invoice import CreditGrant
+from tritium_platform.billing.invoice import CreditGrant, FiledLine
 from tritium_platform.billing.journal import JournalEntry, entries_of
+from tritium_platform.billing.rating.plan import Line
 from tritium_platform.billing.reconciliation import documents, sums
 from tritium_platform.billing.reconciliation.model import (
     BalanceFacts,
@@ -19,6 +21,7 @@ from tritium_platform.billing.reconciliation.model import (
     GrantFacts,
     GroupFacts,
     InvoiceFacts,
+    MonthKey,
     RequestFacts,
 )
 from tritium_platform.values import CalendarMonth
@@ -67,6 +70,7 @@ def test_a_counter_that_is_off_by_one_in_either_direction_differs(name, off):
 def test_a_counter_at_its_ceiling_or_of_storage_may_say_less_but_never_more():
     full = replace(COUNTER, used=95, reserved_used=97)
     assert sums.compare_counter(full) == []
+    assert sums.compare_counter(replace(full, reserved_used=95)) == []
     assert checks(sums.compare_counter(replace(full, reserved_used=94))) == [Check.COUNTER]
     assert checks(sums.compare_counter(replace(full, ceiling=101))) == [Check.COUNTER]
     storage = replace(COUNTER, meter="storage_bytes", used=30)
@@ -144,6 +148,24 @@ def test_an_account_without_what_it_stands_for_differs_and_the_other_way_round(j
         BalanceFacts(tenant_id=TENANT, journal=of(journal), standing=of(standing))
     )
     assert (difference.check, difference.account) == (Check.BALANCE, "receivable")
+
+
+def test_a_charge_that_stands_on_one_side_only_differs():
+    key = MonthKey(tenant_id=TENANT, month=SEPTEMBER, is_reopened=False)
+    line = Line(charge="seat", cell=(), exact=Fraction(100), amount=100, quantity=1)
+    filed = FiledLine(
+        number=1,
+        period=SEPTEMBER,
+        charge="seat",
+        cell=(),
+        plan_id="plan",
+        quantity=1,
+        net_minor=100,
+        tax_minor=19,
+    )
+    assert sums.compare_month(key, filed=[filed], rated=[line]) == []
+    assert checks(sums.compare_month(key, filed=[filed], rated=[])) == [Check.MONTH]
+    assert checks(sums.compare_month(key, filed=[], rated=[line])) == [Check.MONTH]
 
 
 async def facts_of(shop, invoice):
