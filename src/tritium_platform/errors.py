@@ -16,6 +16,7 @@ BitNetServiceError
 ├── ResourceError
 │   ├── RateLimitExceededError        too fast                                     retry_after
 │   ├── QuotaExceededError            the month is spent                           upgrade_tier
+│   ├── SpendCapReachedError          the money of the month is spent              contact_operator
 │   ├── SourceBlockedError            too many wrong keys from this address        retry_after
 │   └── StorageQuotaExceededError     the disk share is full                       upgrade_storage
 ├── ProcessingError
@@ -79,6 +80,7 @@ __all__ = [
     "ResourceError",
     "RetriesExhaustedError",
     "SourceBlockedError",
+    "SpendCapReachedError",
     "StorageQuotaExceededError",
     "TenantSuspendedError",
     "TokenExpiredError",
@@ -211,6 +213,27 @@ class QuotaExceededError(ResourceError):
             limit_name=limit_name,
             limit=limit,
             current=current,
+            reset_time=reset_time.isoformat(),
+            retry_after=retry_after,
+        )
+
+
+class SpendCapReachedError(ResourceError):
+    """The request could cost more than the tenant's spend cap leaves this month.
+
+    Details: limit, remaining (money), reset_time, retry_after (whole seconds).
+    """
+
+    category = ErrorCategory.RATE_LIMITED
+    default_recovery = Recovery.CONTACT_OPERATOR
+
+    def __init__(self, *, limit: str, remaining: str, reset_time: datetime, retry_after: int) -> None:
+        super().__init__(
+            f"The spend cap of {limit} a month leaves {remaining}, and this request could cost more: it "
+            f"starts anew at {reset_time.isoformat()}. Ask for a shorter answer, or the operator for more.",
+            limit_name="spend per month",
+            limit=limit,
+            remaining=remaining,
             reset_time=reset_time.isoformat(),
             retry_after=retry_after,
         )

@@ -20,6 +20,7 @@ from tritium_platform.errors import BitNetServiceError
 from tritium_platform.insight.health import latency_bucket
 from tritium_platform.metering.model import UsageRecord
 from tritium_platform.passage import Passage
+from tritium_platform.quotas.spending import micro
 from tritium_platform.resilience import Deadline, ResilientCaller, RetryBudget, RetryPolicy
 from tritium_platform.serving import policy
 from tritium_platform.serving.model import Outcome
@@ -27,7 +28,7 @@ from tritium_platform.settlement import Settlement
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from tritium_platform.audit.model import Detail
     from tritium_platform.audit.service import AuditService
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from tritium_platform.insight.health import HealthService
     from tritium_platform.metering.service import MeteringService
     from tritium_platform.passage import CustomerRequest, OnceOnly, Telemetry
-    from tritium_platform.quotas.model import Admission
+    from tritium_platform.quotas.model import Admission, Reservation
     from tritium_platform.quotas.service import QuotaService
     from tritium_platform.resilience import RandomSource
     from tritium_platform.serving.model import Consumption
@@ -70,6 +71,22 @@ class FairUse(Protocol):
 
     async def count_refusal(self, tenant_id: UUID, *, code: str) -> None:
         """Write down that a request was refused."""
+
+
+class Spending(Protocol):
+    """Holds tenants to what they may spend in a month."""
+
+    def is_capped(self, tenant_id: UUID) -> bool:
+        """Tell whether a tenant has a cap."""
+
+    async def hold(self, context: TenantContext, *, amounts: Sequence[int]) -> list[Reservation]:
+        """Reserve the most that requests can cost; SpendCapReachedError if the cap does not leave that."""
+
+    async def settle(self, reservation: Reservation, *, amount: int) -> None:
+        """Turn what was reserved into what it cost."""
+
+    async def void(self, reservation: Reservation) -> None:
+        """Give back what was reserved."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +135,7 @@ class Books:
     telemetry: Telemetry
     clock: Clock
     journal: SettlementJournal | None = None
+    spending: Spending | None = None
 
 
 class Gateway:
@@ -173,7 +191,9 @@ class Gateway:
             context = await self._tenancy.authenticate_request(token)
         try:
             context = self._books.fair_use.apply(context)
-            admissions = await self._admit(requests, context=context, may_run_twice=event_ids is not None)
+            admissions, spends = await self._admit(
+                requests, context=context, may_run_twice=event_ids is not None
+            )
         except BitNetServiceError as error:
             await self._refuse(requests[0], context=context, error=error, request_id=request_id)
             raise
@@ -185,13 +205,14 @@ class Gateway:
                 admission=admission,
                 request_id=request_id,
                 event_id=event_ids[place] if event_ids else None,
+                spend=spends[place] if spends else None,
             )
             for place, (request, admission) in enumerate(zip(requests, admissions, strict=True))
         ]
 
     async def _admit(
         self, requests: Sequence[CustomerRequest[Piece]], *, context: TenantContext, may_run_twice: bool
-    ) -> list[Admission]:
+    ) -> tuple[list[Admission], list[Reservation]]:
         quotas, journal = self._books.quotas, self._books.journal
         try:
             with spans.step("reserve"):
@@ -201,12 +222,32 @@ class Gateway:
                 for request in requests:
                     context.require(request.scope)
                     tokens.append(await request.admit(context))
-                if journal is None or may_run_twice:
-                    return await quotas.reserve_all(context, tokens=tokens)
-                return await quotas.admit_all(context, tokens=tokens)
+                async with self._spending(context, tokens=tokens) as spends:
+                    if journal is None or may_run_twice or spends:
+                        return await quotas.reserve_all(context, tokens=tokens), spends
+                    return await quotas.admit_all(context, tokens=tokens), spends
         except BaseException:
             for request in requests:
                 request.release()
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _spending(
+        self, context: TenantContext, *, tokens: Sequence[int]
+    ) -> AsyncIterator[list[Reservation]]:
+        """Reserve the most that requests can cost, if their tenant has a cap; give it back if they fail."""
+        books = self._books
+        held: list[Reservation] = []
+        if books.spending is not None and books.spending.is_capped(context.tenant_id):
+            period = CalendarMonth.of(books.clock.now())
+            most = [await books.billing.most(each, tier=context.tier, period=period) for each in tokens]
+            held = await books.spending.hold(context, amounts=[micro(each) for each in most])
+        try:
+            yield held
+        except BaseException:
+            for each in held:
+                if books.spending is not None:
+                    await books.spending.void(each)
             raise
 
     async def process_deferred_request(
@@ -229,21 +270,32 @@ class Gateway:
         """
         try:
             context = self._books.fair_use.apply(context)
-            admission = await self._admit_deferred(request, context=context, num_requests=num_requests)
+            admission, spends = await self._admit_deferred(
+                request, context=context, num_requests=num_requests
+            )
         except BitNetServiceError as error:
             await self._refuse(
                 request, context=context, error=error, request_id=request_id, is_own_turn=False
             )
             raise
-        return Passage(self, request, context=context, admission=admission, request_id=request_id, once=once)
+        return Passage(
+            self,
+            request,
+            context=context,
+            admission=admission,
+            request_id=request_id,
+            once=once,
+            spend=spends[0] if spends else None,
+        )
 
     async def _admit_deferred(
         self, request: CustomerRequest[Piece], *, context: TenantContext, num_requests: int
-    ) -> Admission:
+    ) -> tuple[Admission, list[Reservation]]:
         try:
             context.require(request.scope)
-            await request.admit(context)
-            return await self._books.quotas.reserve_deferred(context, requests=num_requests)
+            tokens = await request.admit(context)
+            async with self._spending(context, tokens=[tokens]) as spends:
+                return await self._books.quotas.reserve_deferred(context, requests=num_requests), spends
         except BaseException:
             request.release()
             raise
@@ -327,7 +379,8 @@ class Gateway:
         error: BaseException | None,
     ) -> None:
         journal = self._books.journal
-        if journal is None or passage.once is not None or passage.may_run_twice:
+        is_spooled = passage.once is None and not passage.may_run_twice and passage.spend is None
+        if journal is None or not is_spooled:
 
             async def write(_: Deadline) -> None:  # may run twice: record, intent and end have one id
                 await self._write(
@@ -389,6 +442,8 @@ class Gateway:
                 await books.quotas.settle(context, admission=passage.admission, tokens=consumption.tokens)
             else:
                 await books.quotas.void(context, admission=passage.admission)
+            if books.spending is not None and passage.spend is not None:
+                await books.spending.settle(passage.spend, amount=micro(cost.total) if is_first else 0)
             if passage.once is not None and record.outcome == Outcome.SUCCESS.value:
                 await passage.once.keep()
             price = str(cost.total) if is_first else "0"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.audit.model import ResourceIdentifier
     from tritium_platform.metering.model import OperationType
-    from tritium_platform.quotas.model import Admission
+    from tritium_platform.quotas.model import Admission, Reservation
     from tritium_platform.serving.model import Consumption
     from tritium_platform.tenancy.model import Scope, TenantContext
     from tritium_platform.values import Clock
@@ -125,12 +125,14 @@ class Passage(Generic[Piece]):
         request_id: str,
         event_id: UUID | None = None,
         once: OnceOnly | None = None,
+        spend: Reservation | None = None,
     ) -> None:
         self.request = request
         self.context = context
         self.admission = admission
         self.request_id = request_id
         self.once = once
+        self.spend = spend
         self.may_run_twice = event_id is not None
         self._event_id = event_id or uuid7(road.clock)
         self._road = road

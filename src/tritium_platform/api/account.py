@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 
 from tritium_platform.api import schemas
 from tritium_platform.api.deps import Caller, ThePlatform, UsageCaller, tenant_key
+from tritium_platform.api.spend_schemas import spend_cap_out
 from tritium_platform.billing.rating.per_unit import UnitPrice
 from tritium_platform.values import CalendarMonth, Clock
 
@@ -33,6 +34,7 @@ async def get_account(platform: ThePlatform, caller: Caller) -> schemas.AccountO
     storage = await platform.books.quotas.usage_of_storage(caller)
     share = min(1.0, (month.used + month.held) / month.limit) if month.limit else 1.0
     health = await platform.books.health.health_of(caller.tenant_id, quota_used=share)
+    spend = await platform.spending.status(caller.tenant_id)
     return schemas.AccountOut(
         tenant_id=caller.tenant_id,
         organization_name=caller.organization_name,
@@ -43,6 +45,7 @@ async def get_account(platform: ThePlatform, caller: Caller) -> schemas.AccountO
         requests_this_month=_quota_out(month),
         storage=_quota_out(storage),
         health=_health_out(health),
+        spend_cap=spend_cap_out(spend) if spend else None,
     )
 
 

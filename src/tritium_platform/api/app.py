@@ -33,6 +33,7 @@ from tritium_platform.api import (
     recommendations,
     reconciliation,
     security,
+    spending,
     tenants,
     uploads,
     webhooks,
@@ -88,7 +89,7 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     resources = (
         *(tenants, account, invoices, models, uploads, quantizations, deployments, aliases),
-        *(security, billing, payments, reconciliation, recommendations, capacity, fairuse, events),
+        *(security, spending, billing, payments, reconciliation, recommendations, capacity, fairuse, events),
     )
     for router in (
         *(resource.router for resource in resources),
@@ -97,6 +98,7 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         events.operator_router,
         fairuse.operator_router,
         payments.operator_router,
+        spending.operator_router,
     ):
         app.include_router(router, responses=PROBLEM_RESPONSES)
     for router in (operations.router, webhooks.router, *routers):

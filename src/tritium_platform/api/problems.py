@@ -53,6 +53,7 @@ RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     errors.RateLimitExceededError: ErrorRule(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.QuotaExceededError: ErrorRule(429, "insufficient_quota", "insufficient_quota"),
     UnsupportedMediaTypeError: ErrorRule(415, _INVALID, "unsupported_media_type"),
+    errors.SpendCapReachedError: ErrorRule(402, "insufficient_quota", "spend_cap_reached"),
     errors.InsufficientMemoryError: ErrorRule(503, _SERVER, "insufficient_memory"),
     errors.StorageQuotaExceededError: ErrorRule(507, _INVALID, "storage_quota_exceeded"),
     errors.PlatformError: ErrorRule(500, _SERVER, "platform_error"),

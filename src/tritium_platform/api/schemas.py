@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tritium_platform.api.spend_schemas import SpendCapOut
 from tritium_platform.tenancy.model import ALL_SCOPES, Scope, TenantStatus, TenantTier
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -233,6 +234,7 @@ class AccountOut(BaseModel):
     requests_this_month: QuotaOut
     storage: QuotaOut
     health: HealthOut
+    spend_cap: SpendCapOut | None
 
 
 class UsageTotalOut(BaseModel):

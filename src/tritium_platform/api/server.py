@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING
 
 import structlog
@@ -33,9 +32,6 @@ async def serve_platform(
     config = platform.config
 
     def announce() -> None:
-        # What is there now stays: the collector need not look through it again while requests come and go.
-        gc.collect()
-        gc.freeze()
         _log.info("listening", url=url)
         on_listening(url)
 

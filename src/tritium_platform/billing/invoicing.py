@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
 from tritium_platform.billing.pricing import calculate_usage_cost
 from tritium_platform.errors import ConflictError, PlatformError
+from tritium_platform.metering.model import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
     from tritium_platform.billing.model import CostBreakdown, PriceVersion
-    from tritium_platform.metering.model import UsageRecord
+    from tritium_platform.metering.model import UsageRecord, UsageTotal
+    from tritium_platform.tenancy.model import TenantTier
     from tritium_platform.values import CalendarMonth, Clock
 
 CACHE_SECONDS = 30
+TOKEN_METERS = (Meter.INPUT_TOKENS, Meter.OUTPUT_TOKENS, Meter.EMBEDDING_TOKENS)
 
 
 class PriceStore(Protocol):
@@ -77,6 +81,17 @@ class BillingService:
         if version is None:
             raise PlatformError("No prices are published: publish a price list before serving.")
         return version
+
+    async def most(self, tokens: int, *, tier: TenantTier, period: CalendarMonth) -> Fraction:
+        """Return the most that some tokens can cost, in minor units: all of them of the dearest kind."""
+        version = await self.prices_for(period)
+        return tokens * max(version.price_of(meter, tier=tier).unit_price for meter in TOKEN_METERS)
+
+    async def list_price(self, totals: Sequence[UsageTotal], *, period: CalendarMonth) -> Fraction:
+        """Return what sums of uses come to by the price list, without what is included, in minor units."""
+        version = await self.prices_for(period)
+        prices = [version.price_of(each.meter, tier=each.tier).unit_price * each.quantity for each in totals]
+        return sum(prices, Fraction(0))
 
     async def price(self, record: UsageRecord, *, period: CalendarMonth) -> CostBreakdown:
         """Price one use without regard to what is included in the month."""

@@ -20,6 +20,7 @@ from tritium_platform.cli import (
     reconcile,
     retention,
     run,
+    spending,
     tenants,
     usage,
 )
@@ -44,6 +45,7 @@ for name, group in (
     ("config", run.config_group),
     ("tenant", tenants.tenant_group),
     ("key", tenants.key_group),
+    ("spend", spending.spend_group),
     ("model", models.model_group),
     ("deploy", models.deploy_group),
     ("alias", aliases.alias_group),

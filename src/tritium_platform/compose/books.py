@@ -16,6 +16,7 @@ from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.settling import open_journal
+from tritium_platform.adapters.sql.spend_store import SqlSpendStore
 from tritium_platform.audit.log import AuditLog
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.audit.service import AuditService
@@ -29,6 +30,7 @@ from tritium_platform.metering.ingestion import Ingestion
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.enforcement import FairUseMode, FairUseService
 from tritium_platform.quotas.service import QuotaService
+from tritium_platform.quotas.spending import SpendService
 from tritium_platform.tenancy.model import TenantStatus
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ async def open_books(
     *,
     database: Database,
     fair_use: FairUseService,
+    spending: SpendService,
     outbox: SqlAuditOutbox,
     audit: AuditService | None,
     metrics: Metrics,
@@ -78,6 +81,21 @@ async def open_books(
         telemetry=metrics,
         clock=clock,
         journal=journal,
+        spending=spending,
+    )
+
+
+def open_spending(
+    config: PlatformConfig, *, database: Database, outbox: SqlAuditOutbox, clock: Clock
+) -> SpendService:
+    """Return the service that holds tenants to their spend caps."""
+    return SpendService(
+        store=SqlSpendStore(database),
+        reservations=SqlReservationStore(database),
+        trail=outbox,
+        unit_of_work=database.unit_of_work,
+        clock=clock,
+        reservation_seconds=config.reservation_seconds,
     )
 
 

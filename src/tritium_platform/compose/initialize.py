@@ -29,6 +29,7 @@ from tritium_platform.compose.books import (
     open_books,
     open_fair_use,
     open_ingestion,
+    open_spending,
     open_stripe,
     price_version,
     seller_of,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.config import PlatformConfig
     from tritium_platform.quotas.enforcement import FairUseService
+    from tritium_platform.quotas.spending import SpendService
     from tritium_platform.serving.pool import ReplicaLauncher
     from tritium_platform.tenancy.service import TenancyService
     from tritium_platform.values import Clock
@@ -115,10 +117,12 @@ async def initialize_platform(
     metrics = Metrics()
     tenancy = open_tenancy(config, database=database, clock=clock)
     fair_use = open_fair_use(config, database=database, tenancy=tenancy, outbox=outbox, clock=clock)
+    spending = open_spending(config, database=database, outbox=outbox, clock=clock)
     books = await open_books(
         config,
         database=database,
         fair_use=fair_use,
+        spending=spending,
         outbox=outbox,
         audit=audit,
         metrics=metrics,
@@ -130,6 +134,7 @@ async def initialize_platform(
         database=database,
         tenancy=tenancy,
         fair_use=fair_use,
+        spending=spending,
         books=books,
         metrics=metrics,
         signer=signer,
@@ -144,6 +149,7 @@ def _assemble(
     database: Database,
     tenancy: TenancyService,
     fair_use: FairUseService,
+    spending: SpendService,
     books: Books,
     metrics: Metrics,
     signer: NoteSigner,
@@ -184,6 +190,7 @@ def _assemble(
         stripe=stripe,
         reconciliation=open_reconciliation(database, desk=desk, security=security),
         fair_use=fair_use,
+        spending=spending,
         predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
         registry=registry,
         uploads=uploads,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tritium_platform.insight.recommendations import RecommendationService
     from tritium_platform.metering.ingestion import Ingestion
     from tritium_platform.quotas.enforcement import FairUseService
+    from tritium_platform.quotas.spending import SpendService
     from tritium_platform.security.service import SecurityService
     from tritium_platform.serving.aliases import AliasService
     from tritium_platform.serving.batch_work import BatchWork
@@ -68,6 +69,7 @@ class Platform:
     stripe: StripeProvider | None
     reconciliation: ReconciliationService
     fair_use: FairUseService
+    spending: SpendService
     predictions: PredictionService
     registry: RegistryService
     uploads: UploadService
@@ -96,6 +98,7 @@ class Platform:
             await self.files.clean()
         await self.aliases.load()
         await self.fair_use.refresh()
+        await self.spending.refresh()
         await self.deployments.start_all()
         self._loops = [
             asyncio.create_task(_every(SWEEP_SECONDS, self._sweep), name="sweep"),
@@ -134,6 +137,7 @@ class Platform:
             _log.warning("reservations_expired", count=len(expired))
         await self.idempotency.sweep()
         await self.fair_use.refresh()
+        await self.spending.refresh()
 
     async def _forecast(self) -> None:
         self.metrics.foreseen(await self.predictions.refresh())

@@ -14,9 +14,13 @@ ALWAYS = "always"
 
 
 class QuotaMeter(StrEnum):
-    """What is held and used up: requests of a calendar month, bytes of storage."""
+    """What is held and used up: requests and money of a calendar month, bytes of storage.
+
+    Money is counted in millionths of a minor unit.
+    """
 
     REQUESTS = "requests"
+    SPEND = "spend"
     STORAGE_BYTES = "storage_bytes"
 
 

@@ -113,6 +113,14 @@ TABLE = [
         {"Retry-After"},
     ),
     (QueueFullError("x", retry_after=1), 429, 429, "retry_after", "queue_full", {"Retry-After"}),
+    (
+        platform.SpendCapReachedError(limit="1.00 USD", remaining="0.10 USD", reset_time=SOON, retry_after=7),
+        402,
+        402,
+        "contact_operator",
+        "spend_cap_reached",
+        {"Retry-After"},
+    ),
     (platform.QuotaExceededError(**LIMITED), 429, 429, "upgrade_tier", "insufficient_quota", {"Retry-After"}),
     (
         platform.StorageQuotaExceededError(usage=1, quota=2, required=3),

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import and_, case, func, or_, select, union
 
+from tritium_platform.adapters.sql.account_sums import journal_sums, left_sums, open_sums
 from tritium_platform.adapters.sql.invoice_store import invoice_line, invoice_of
 from tritium_platform.adapters.sql.metering_store import usage_record
 from tritium_platform.adapters.sql.tables.invoices import (
@@ -24,10 +25,8 @@ from tritium_platform.adapters.sql.tables.journal import journal_entries, journa
 from tritium_platform.adapters.sql.tables.metering import usage_records
 from tritium_platform.adapters.sql.tables.quotas import quota_counters, reservations
 from tritium_platform.billing.invoice import (
-    OPEN,
     CreditGrant,
     InvoiceDocument,
-    InvoiceKind,
     InvoiceStatus,
     Payment,
 )
@@ -281,9 +280,9 @@ class SqlBooksReader:
             row.tenant_id: BalanceFacts(tenant_id=row.tenant_id, journal=Counter(), standing=Counter())
             for row in await self._rows(statement)
         }
-        for row in await self._rows(_journal_sums(found)):
+        for row in await self._rows(journal_sums(found)):
             found[row.tenant_id].journal[row.account, row.currency] += int(row.amount)
-        for account, standing in (("receivable", _open_sums(found)), ("customer_credit", _left_sums(found))):
+        for account, standing in (("receivable", open_sums(found)), ("customer_credit", left_sums(found))):
             for row in await self._rows(standing):
                 found[row.tenant_id].standing[account, row.currency] += int(row.amount)
         return list(found.values())
@@ -327,44 +326,6 @@ class SqlBooksReader:
         async with self._database.read() as connection:
             rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
         return rows
-
-
-def _journal_sums(tenants: Iterable[UUID]) -> Select[Any]:
-    group, entry = journal_groups.c, journal_entries.c
-    key = (group.tenant_id, entry.account, entry.currency)
-    return (
-        select(*key, func.sum(entry.amount_minor).label("amount"))
-        .join(journal_entries, entry.group_id == group.id)
-        .where(group.tenant_id.in_(list(tenants)), entry.account.in_(["receivable", "customer_credit"]))
-        .group_by(*key)
-    )
-
-
-def _open_sums(tenants: Iterable[UUID]) -> Select[Any]:
-    """Sum up what is open, by the heads of invoices."""
-    head = invoices.c
-    gross = case((head.total_minor > 0, head.total_minor), else_=0)
-    amount = gross - head.drawn_minor - head.paid_minor - head.credited_minor
-    statuses = sorted(status.value for status in OPEN)
-    return (
-        select(head.tenant_id, head.currency, func.sum(amount).label("amount"))
-        .where(
-            head.tenant_id.in_(list(tenants)),
-            head.kind == InvoiceKind.INVOICE.value,
-            head.status.in_(statuses),
-        )
-        .group_by(head.tenant_id, head.currency)
-    )
-
-
-def _left_sums(tenants: Iterable[UUID]) -> Select[Any]:
-    """Sum up what is left of grants; an account of what is owed to somebody stands below zero."""
-    grant = credit_grants.c
-    return (
-        select(grant.tenant_id, grant.currency, (-func.sum(grant.remaining_minor)).label("amount"))
-        .where(grant.tenant_id.in_(list(tenants)))
-        .group_by(grant.tenant_id, grant.currency)
-    )
 
 
 def _subject(operation: str) -> UUID | None:

@@ -18,6 +18,7 @@ from tritium_platform.adapters.sql.tables import (
     reconciliation,
     security,
     serving,
+    spending,
     tenancy,
 )
 from tritium_platform.adapters.sql.tables.base import metadata
@@ -38,6 +39,7 @@ ROOMS = (
     reconciliation,
     security,
     serving,
+    spending,
     tenancy,
 )
 

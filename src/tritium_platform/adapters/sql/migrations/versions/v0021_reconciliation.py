@@ -1,4 +1,4 @@
-"""Runs of the reconciliation."""
+"""Runs of the reconciliation, and spend caps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ depends_on = None
 def upgrade() -> None:
     """Make the tables."""
     _reconciliation()
+    _spending()
 
 
 def downgrade() -> None:
     """Drop them."""
-    for table in ("reconciliation_differences", "reconciliation_runs"):
+    for table in ("spend_marks", "spend_caps", "reconciliation_differences", "reconciliation_runs"):
         op.drop_table(table)
 
 
@@ -50,4 +51,25 @@ def _reconciliation() -> None:
             name=op.f("fk_reconciliation_differences_run_id_reconciliation_runs"),
         ),
         sa.PrimaryKeyConstraint("run_id", "number", name=op.f("pk_reconciliation_differences")),
+    )
+
+
+def _spending() -> None:
+    op.create_table(
+        "spend_caps",
+        sa.Column("tenant_id", sa.Uuid(), nullable=False),
+        sa.Column("amount_minor", sa.BigInteger(), nullable=False),
+        sa.Column("currency", sa.String(length=3), nullable=False),
+        sa.Column("mode", sa.String(length=10), nullable=False),
+        sa.CheckConstraint("amount_minor > 0", name=op.f("ck_spend_caps_amount_positive")),
+        sa.PrimaryKeyConstraint("tenant_id", name=op.f("pk_spend_caps")),
+    )
+    op.create_table(
+        "spend_marks",
+        sa.Column("tenant_id", sa.Uuid(), nullable=False),
+        sa.Column("period", sa.String(length=7), nullable=False),
+        sa.Column("name", sa.String(length=10), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "period", "name", name=op.f("pk_spend_marks")),
     )

@@ -1,0 +1,315 @@
+"""Spend caps: how much money a tenant's requests may come to in a calendar month, held under concurrency.
+
+Before the work the most that it can cost is reserved, after it the cost is settled: reserved + used <= cap is
+a constraint of the database. A tenant without a cap costs a look into memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakValueDictionary
+
+import structlog
+
+from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
+from tritium_platform.errors import SpendCapReachedError, ValidationError
+from tritium_platform.quotas.model import QuotaCounter, QuotaMeter, Reservation
+from tritium_platform.values import CURRENCY_DIGITS, CalendarMonth, Money, uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from fractions import Fraction
+    from uuid import UUID
+
+    from tritium_platform.quotas.reservations import ReservationStore
+    from tritium_platform.tenancy.model import TenantContext
+    from tritium_platform.values import Clock, UnitOfWork
+
+_log = structlog.get_logger(__name__)
+# Costs are counted in millionths of a minor unit, each rounded up: a token costs far less than a cent.
+MICRO = 1_000_000
+LARGEST_CAP = 2**42
+NO_LIMIT = 2**62
+THRESHOLDS = (50, 80, 100)
+SHADOW = "shadow"
+
+
+class SpendMode(StrEnum):
+    """What follows when a cap is reached: a refusal, or a count of those that would have been."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendCap:
+    """What a tenant may spend in a calendar month, in minor units of a currency."""
+
+    tenant_id: UUID
+    amount_minor: int
+    currency: str
+    mode: SpendMode = SpendMode.ENFORCE
+
+    def __post_init__(self) -> None:
+        if type(self.amount_minor) is not int or not 0 < self.amount_minor < LARGEST_CAP:
+            raise ValidationError(
+                "A spend cap is a whole number of minor units above 0.", field="amount_minor"
+            )
+        if self.currency not in CURRENCY_DIGITS:
+            raise ValidationError(f"The currency '{self.currency[:10]}' is not known.", field="currency")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendStatus:
+    """A cap and its month: what is used and held in millionths of a minor unit, alerts by threshold.
+
+    `would_refuse`: how many requests a cap in shadow mode would have refused.
+    """
+
+    cap: SpendCap
+    period: str
+    counter: QuotaCounter
+    alerts: Mapping[int, datetime]
+    would_refuse: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpendMark:
+    """Something that happened to a cap in a month: a threshold, or a refusal that would have been."""
+
+    name: str
+    count: int
+    created_at: datetime
+
+
+class SpendStore(Protocol):
+    """Keeps caps, and what happened to them by month."""
+
+    async def caps(self) -> Sequence[SpendCap]:
+        """Return all caps by tenant."""
+
+    async def put(self, cap: SpendCap) -> None:
+        """Keep a cap in the place of the tenant's earlier one."""
+
+    async def remove(self, tenant_id: UUID) -> bool:
+        """Forget a cap; False if there is none."""
+
+    async def mark(self, tenant_id: UUID, *, period: str, name: str, at: datetime) -> bool:
+        """Note that something happened; True the first time in a month, later it is counted only."""
+
+    async def marks(self, tenant_id: UUID, *, period: str) -> Sequence[SpendMark]:
+        """Return what happened in a month, by name."""
+
+
+class AuditTrail(Protocol):
+    """Takes intents for the audit log (its outbox does)."""
+
+    async def add(self, intent: AuditIntent) -> None:
+        """Keep an intent until it is logged."""
+
+
+class SpendService:
+    """Holds tenants to their caps; what other processes change is known after `refresh`."""
+
+    def __init__(
+        self,
+        *,
+        store: SpendStore,
+        reservations: ReservationStore,
+        trail: AuditTrail,
+        unit_of_work: UnitOfWork,
+        clock: Clock,
+        reservation_seconds: float,
+    ) -> None:
+        self._store = store
+        self._reservations = reservations
+        self._trail = trail
+        self._unit_of_work = unit_of_work
+        self._clock = clock
+        self._lifetime = timedelta(seconds=reservation_seconds)
+        self._caps: dict[UUID, SpendCap] = {}
+        # A tenant's row is changed by one at a time: whoever waits here holds no connection that others need.
+        self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+
+    def is_capped(self, tenant_id: UUID) -> bool:
+        """Tell whether a tenant has a cap."""
+        return tenant_id in self._caps
+
+    async def refresh(self) -> None:
+        """Read the caps as any process has written them; run it every few seconds."""
+        self._caps = {cap.tenant_id: cap for cap in await self._store.caps()}
+
+    async def set_cap(self, cap: SpendCap, *, spent: int, actor: str) -> None:
+        """Put a cap in force from now on; `spent` (millionths) is what the month came to without it."""
+        period = str(CalendarMonth.of(self._clock.now()))
+        async with self._unit_of_work():
+            await self._store.put(cap)
+            counter = await self._counter(cap, period=period)
+            if counter.used < spent:
+                await self._count(cap.tenant_id, amount=spent - counter.used, limit=NO_LIMIT)
+            await self._note("spend.cap", cap, amount=str(cap.amount_minor), mode=cap.mode.value, actor=actor)
+            await self._alert(cap, period=period)
+        await self.refresh()
+
+    async def remove_cap(self, tenant_id: UUID, *, actor: str) -> bool:
+        """Take a cap away; False if there is none."""
+        cap = {each.tenant_id: each for each in await self._store.caps()}.get(tenant_id)
+        if cap is None:
+            return False
+        async with self._unit_of_work():
+            await self._store.remove(tenant_id)
+            await self._note(
+                "spend.uncap", cap, amount=str(cap.amount_minor), mode=cap.mode.value, actor=actor
+            )
+        await self.refresh()
+        return True
+
+    async def status(self, tenant_id: UUID) -> SpendStatus | None:
+        """Return a tenant's cap and what happened to it this month; None without a cap."""
+        cap = {each.tenant_id: each for each in await self._store.caps()}.get(tenant_id)
+        if cap is None:
+            return None
+        period = str(CalendarMonth.of(self._clock.now()))
+        marks = {mark.name: mark for mark in await self._store.marks(tenant_id, period=period)}
+        counter = await self._counter(cap, period=period)
+        return SpendStatus(
+            cap=cap,
+            period=period,
+            counter=QuotaCounter(cap.amount_minor * MICRO, counter.used, counter.held),
+            alerts={each: marks[str(each)].created_at for each in THRESHOLDS if str(each) in marks},
+            would_refuse=marks[SHADOW].count if SHADOW in marks else 0,
+        )
+
+    async def hold(self, context: TenantContext, *, amounts: Sequence[int]) -> list[Reservation]:
+        """Reserve the most that requests can cost, of all or of none; nothing for a tenant without a cap.
+
+        Raises:
+            SpendCapReachedError: the cap does not leave that much; nothing stays reserved.
+        """
+        cap = self._caps.get(context.tenant_id)
+        if cap is None:
+            return []
+        held: list[Reservation] = []
+        is_beyond = False
+        turn = self._turns.setdefault(cap.tenant_id, asyncio.Lock())
+        async with turn, self._unit_of_work():
+            for amount in amounts:
+                reservation = self._reservation(cap.tenant_id, amount=amount)
+                is_held, counter = await self._reservations.hold(reservation, limit=_limit(cap))
+                if not is_held:
+                    break
+                held.append(reservation)
+                is_beyond |= counter.used + counter.held > cap.amount_minor * MICRO
+            else:
+                if is_beyond:  # in shadow mode it runs all the same
+                    await self._mark(cap, SHADOW)
+                return held
+            for each in held:
+                await self._reservations.void(each.id, tenant_id=cap.tenant_id, at=self._clock.now())
+            await self._alert_of(cap, threshold=100)
+        own = sum(each.amount for each in held)
+        raise self._reached(cap, counter=QuotaCounter(counter.limit, counter.used, counter.held - own))
+
+    async def settle(self, reservation: Reservation, *, amount: int) -> None:
+        """Turn what was reserved into what it cost; call it in the unit of work that records the use.
+
+        What costs more than could be known before is used as far as it fits under the cap; it is billed all
+        the same.
+        """
+        tenant_id = reservation.tenant_id
+        fitting = min(amount, reservation.amount)
+        await self._reservations.settle(
+            reservation.id, tenant_id=tenant_id, amount=fitting, at=self._clock.now()
+        )
+        cap = self._caps.get(tenant_id)
+        if cap is None:
+            return
+        if amount > fitting:
+            await self._count(tenant_id, amount=amount - fitting, limit=_limit(cap))
+        await self._alert(cap, period=reservation.period)
+
+    async def void(self, reservation: Reservation) -> None:
+        """Give back what was reserved: nothing was used."""
+        await self._reservations.void(reservation.id, tenant_id=reservation.tenant_id, at=self._clock.now())
+
+    async def _count(self, tenant_id: UUID, *, amount: int, limit: int) -> None:
+        reservation = self._reservation(tenant_id, amount=amount)
+        if (await self._reservations.hold(reservation, limit=limit))[0]:
+            await self._reservations.settle(
+                reservation.id, tenant_id=tenant_id, amount=amount, at=self._clock.now()
+            )
+
+    async def _counter(self, cap: SpendCap, *, period: str) -> QuotaCounter:
+        found = await self._reservations.counter(cap.tenant_id, meter=QuotaMeter.SPEND, period=period)
+        return found or QuotaCounter(_limit(cap))
+
+    async def _alert(self, cap: SpendCap, *, period: str) -> None:
+        """Raise the alerts that what is used now has reached, each once a month."""
+        used = (await self._counter(cap, period=period)).used
+        for threshold in THRESHOLDS:
+            if used * 100 >= cap.amount_minor * MICRO * threshold:
+                await self._alert_of(cap, threshold=threshold)
+
+    async def _alert_of(self, cap: SpendCap, *, threshold: int) -> None:
+        if await self._mark(cap, str(threshold)):
+            await self._note("spend.alert", cap, amount=str(cap.amount_minor), threshold=threshold)
+            _log.warning("spend_alert", tenant_id=str(cap.tenant_id), threshold=threshold)
+
+    async def _mark(self, cap: SpendCap, name: str) -> bool:
+        now = self._clock.now()
+        return await self._store.mark(cap.tenant_id, period=str(CalendarMonth.of(now)), name=name, at=now)
+
+    async def _note(self, action: str, cap: SpendCap, **details: str | int) -> None:
+        identity = uuid7(self._clock)
+        await self._trail.add(
+            AuditIntent(
+                id=identity,
+                event_id=identity,
+                occurred_at=self._clock.now(),
+                action=action,
+                resource_affected=ResourceIdentifier("tenant", str(cap.tenant_id)),
+                outcome=ActionOutcome.SUCCESS,
+                tenant_id=cap.tenant_id,
+                compliance_impact=ComplianceImpact.FINANCIAL,
+                details={"currency": cap.currency, **details},
+            )
+        )
+
+    def _reservation(self, tenant_id: UUID, *, amount: int) -> Reservation:
+        now = self._clock.now()
+        return Reservation(
+            id=uuid7(self._clock),
+            tenant_id=tenant_id,
+            meter=QuotaMeter.SPEND,
+            period=str(CalendarMonth.of(now)),
+            amount=amount,
+            created_at=now,
+            expires_at=now + self._lifetime,
+        )
+
+    def _reached(self, cap: SpendCap, *, counter: QuotaCounter) -> SpendCapReachedError:
+        now = self._clock.now()
+        reset_time = CalendarMonth.of(now).end
+        limit = cap.amount_minor * MICRO
+        left = max(0, limit - counter.used - counter.held) // MICRO
+        return SpendCapReachedError(
+            limit=str(Money(cap.amount_minor, cap.currency)),
+            remaining=str(Money(left, cap.currency)),
+            reset_time=reset_time,
+            retry_after=math.ceil((reset_time - now).total_seconds()),
+        )
+
+
+def micro(exact_minor: Fraction) -> int:
+    """Return an exact amount of minor units in millionths, rounded up."""
+    return math.ceil(exact_minor * MICRO)
+
+
+def _limit(cap: SpendCap) -> int:
+    return NO_LIMIT if cap.mode is SpendMode.SHADOW else cap.amount_minor * MICRO
