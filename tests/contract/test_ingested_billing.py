@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tritium_platform.adapters.ingestion_trail import AuditedIngestion
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.billing.contract import UNTAXED
-from tritium_platform.billing.desk import open_desk
+from tritium_platform.billing.desk import open_desk, open_payments
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.rating.plan_json import plan_from_dict
 from tritium_platform.errors import BitNetServiceError, ConflictError
@@ -83,6 +83,7 @@ class Shop:
             tenants=self,
             signer=NoteSigner("example/audit", private_key=Ed25519PrivateKey.from_private_bytes(b"7" * 32)),
             grace_days=None,
+            payments=open_payments(books.money, events=books.notices),
         )
 
     async def list_tenants(self) -> list[Any]:

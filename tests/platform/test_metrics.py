@@ -40,6 +40,9 @@ OURS = {
     "evicted_blocks": "counter",
     "forecast_peak_tokens": "gauge",
     "forecast_relative_error": "gauge",
+    "reconciliation_differences": "gauge",
+    "reconciliation_rows": "gauge",
+    "reconciliation_timestamp_seconds": "gauge",
 }
 LABELS = {"model": "m", "tier": "team"}
 

@@ -143,7 +143,11 @@ async def _next_output(stream: AsyncIterator[TokenOutput]) -> TokenOutput:
     try:
         return await anext(stream)
     except StopAsyncIteration:
-        raise ProcessingError("The generation ended without saying why.") from None
+        raise _unfinished() from None
+
+
+def _unfinished() -> ProcessingError:
+    return ProcessingError("The generation ended without saying why.")
 
 
 class _Merged:
@@ -156,10 +160,11 @@ class _Merged:
     async def _pump(self, index: int, stream: AsyncIterator[TokenOutput]) -> None:
         try:
             is_finished = False
-            while not is_finished:
-                output = await _next_output(stream)
+            async for output in stream:  # to its end: a backend may wait for that with what comes next
                 is_finished = output.finish_reason is not None
                 self._outputs.put_nowait((index, output))
+            if not is_finished:
+                raise _unfinished()
         except Exception as error:  # noqa: BLE001 - it travels to the reader of the queue, which raises it
             self._outputs.put_nowait((index, error))
 

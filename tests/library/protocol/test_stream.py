@@ -95,3 +95,24 @@ async def test_a_client_that_leaves_at_any_moment_leaves_nothing_open(num_calls)
         await fanout.aclose()
         assert backend.closed == backend.begun
         assert backend.begun or pauses < 2
+
+
+class OneAtATime(ScriptedBackend):
+    """Begins a text when the one before it has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._place = asyncio.Semaphore(1)
+
+    async def _outputs(self, call: GenerationCall):
+        async with self._place:
+            async for each in super()._outputs(call):
+                yield each
+
+
+async def test_texts_of_which_one_waits_for_the_end_of_another_all_come():
+    fanout = Fanout(OneAtATime(), calls("whole", "whole", "whole"), choices_per_prompt=1)
+    async with asyncio.timeout(5):
+        choices = await fanout.drain()
+    assert [choice.text for choice in choices] == ["ab"] * 3
+    await fanout.aclose()

@@ -19,6 +19,7 @@ from tritium_platform.adapters.memory.money_stores import (
     MemoryOperationStore,
     MemoryPlanStore,
 )
+from tritium_platform.adapters.memory.payment_store import MemoryNoticeStore, MemoryPaymentStore
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
 from tritium_platform.adapters.memory.spool_positions import MemorySpoolPositions
 from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
@@ -28,7 +29,7 @@ from tritium_platform.audit.log import AuditLog
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.audit.service import AuditService
 from tritium_platform.billing.books import BillingBooks
-from tritium_platform.billing.desk import open_desk
+from tritium_platform.billing.desk import open_desk, open_payments
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.pricing import default_price_version
 from tritium_platform.errors import BitNetServiceError
@@ -139,6 +140,7 @@ class Process:
             journal=MemoryJournalStore(database),
             credits=MemoryCreditStore(database),
             operations=MemoryOperationStore(database),
+            payments=MemoryPaymentStore(database),
             outbox=outbox,
             clock=self.clock,
         )
@@ -149,6 +151,7 @@ class Process:
             tenants=self.tenancy,
             signer=SIGNER,
             grace_days=2,
+            payments=open_payments(self.money, events=MemoryNoticeStore(database)),
         )
 
     async def close(self):

@@ -23,6 +23,7 @@ from tritium_platform.adapters.sql.tables.invoices import (
 )
 from tritium_platform.adapters.sql.tables.journal import journal_entries, journal_groups
 from tritium_platform.adapters.sql.tables.metering import usage_records
+from tritium_platform.adapters.sql.tables.payments import payment_attempts
 from tritium_platform.adapters.sql.tables.quotas import quota_counters, reservations
 from tritium_platform.billing.invoice import (
     CreditGrant,
@@ -164,6 +165,8 @@ class SqlBooksReader:
             for head in heads
         }
         movements = await self.movements([name for names in operations.values() for name in names])
+        asked = select(payment_attempts.c.invoice_id).where(payment_attempts.c.invoice_id.in_(ids)).distinct()
+        attempted = {row.invoice_id for row in await self._rows(asked)}
         return [
             InvoiceFacts(
                 invoice=head,
@@ -173,6 +176,7 @@ class SqlBooksReader:
                 draws=tuple((row.grant_id, row.amount_minor) for row in draws[head.id]),
                 notes=tuple(notes[head.id]),
                 movements={name: movements[name] for name in operations[head.id] if name in movements},
+                has_attempts=head.id in attempted,
             )
             for head in heads
         ]

@@ -169,7 +169,8 @@ class ReconciliationService:
 
     async def _compare_invoices(self, found: _Findings, *, page: int) -> None:
         async for invoices in _pages(self._reader.invoices, limit=page):
-            payments = [payment for facts in invoices for payment in facts.payments]
+            by_hand = (facts for facts in invoices if not facts.has_attempts)
+            payments = [payment for facts in by_hand for payment in facts.payments]
             taken = await self._provider.taken(payments) if payments else {}
             found.note("payments", sums.compare_provider(payments, taken=taken), count=len(payments))
             for facts in invoices:

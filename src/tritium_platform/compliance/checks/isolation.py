@@ -23,6 +23,9 @@ SHARED_TABLES: Mapping[str, str] = {
     "number_series": "the numbers of invoices count through all tenants",
     "billing_operations": "digests of the operator's requests, by keys that the operator chose",
     "spools": "how far a gateway's own file is in the books",
+    "provider_events": "notices of a payment provider: signed ids of its own, looked up there",
+    "provider_cursors": "up to where each provider was asked for lost notices",
+    "reconciliation_runs": "when the books were compared as a whole; a difference names its tenant",
     "audit_outbox": "the operator's log on its way; an entry names its tenant inside",
 }
 # Rows about strangers, too: a failed login has no tenant yet.
