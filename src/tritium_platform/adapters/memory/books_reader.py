@@ -153,8 +153,9 @@ class MemoryBooksReader:
 
     async def groups(self, *, limit: int, after: GroupFacts | None) -> Sequence[GroupFacts]:
         """Return the groups of the journal by their ids."""
-        tables = self._database.tables
-        known = {*tables["invoices"], *tables["invoice_payments"], *tables["credit_grants"]}
+        money = ("invoices", "invoice_payments", "credit_grants")
+        asked = ("payment_attempts", "payment_refunds", "payment_disputes")
+        known = {identity for name in (*money, *asked) for identity in self._database.tables[name]}
         found = [
             GroupFacts(
                 id=group.id,

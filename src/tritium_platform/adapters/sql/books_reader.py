@@ -23,7 +23,7 @@ from tritium_platform.adapters.sql.tables.invoices import (
 )
 from tritium_platform.adapters.sql.tables.journal import journal_entries, journal_groups
 from tritium_platform.adapters.sql.tables.metering import usage_records
-from tritium_platform.adapters.sql.tables.payments import payment_attempts
+from tritium_platform.adapters.sql.tables.payments import payment_attempts, payment_disputes, payment_refunds
 from tritium_platform.adapters.sql.tables.quotas import quota_counters, reservations
 from tritium_platform.billing.invoice import (
     CreditGrant,
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from tritium_platform.adapters.sql.database import Database
 
 OF_AN_INVOICE = ("finalize", "void", "write_off", "credit")
-SUBJECTS = frozenset({*OF_AN_INVOICE, "payment", "grant", "expire"})
+SUBJECTS = frozenset({*OF_AN_INVOICE, "payment", "refund", "dispute", "grant", "expire"})
+TABLES = (invoices, invoice_payments, payment_attempts, payment_refunds, payment_disputes, credit_grants)
 REQUESTS = "requests"
 GATEWAY, SUCCESS = "gateway", "success"
 AT_ONCE = 500
@@ -308,10 +309,10 @@ class SqlBooksReader:
         return {name: tuple(entries) for name, entries in found.items()}
 
     async def _known(self, subjects: Iterable[UUID | None]) -> set[UUID]:
-        """Return which invoices, payments and grants of some exist."""
+        """Return which of some things that money is moved about exist."""
         known = set()
         for some in _chunks(sorted({each for each in subjects if each is not None})):
-            for table in (invoices, invoice_payments, credit_grants):
+            for table in TABLES:
                 known |= {row.id for row in await self._rows(select(table.c.id).where(table.c.id.in_(some)))}
         return known
 
