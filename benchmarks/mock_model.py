@@ -38,6 +38,7 @@ from tritium_platform.adapters.telemetry import configure_logging
 from tritium_platform.api.server import serve_platform
 from tritium_platform.compose import initialize_platform
 from tritium_platform.config import PlatformConfig
+from tritium_platform.gateway import Gateway
 from tritium_platform.serving.model import ModelFacts, ModelKind, ReplicaState, ReplicaStatus
 from tritium_platform.worker import engine_main
 
@@ -166,7 +167,7 @@ async def run_platform(options: argparse.Namespace) -> None:
     launch = launch_in_process if options.in_process else launch_process
     platform = await initialize_platform(config, launch=launch, is_audit_required=True)
     if options.transactions:
-        platform.gateway._books = replace(platform.books, journal=None)  # noqa: SLF001 - the slow twin
+        platform.gateway = Gateway(tenancy=platform.tenancy, books=replace(platform.books, journal=None))
     await serve_platform(platform, on_listening=lambda url: announce(url=url, key=platform.admin_token))
 
 

@@ -247,7 +247,7 @@ def test_no_key_and_no_prompt_reaches_the_log(daemon, scripture_llama):
             stranger.models.list()
     daemon.stop()
     log = (daemon.data_dir / "log").read_text()
-    assert '"event":"request"' in log
+    assert '"event": "request"' in log
     assert '"request_id"' in log
     secret = key.removeprefix("btn_live_").split("_")[1]
     for forbidden in (secret, key, daemon.admin_key, "secret", answer.choices[0].text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta, timezone
 from fractions import Fraction
 
@@ -32,6 +33,22 @@ def test_an_id_made_later_sorts_later(moment: datetime, wait: timedelta) -> None
     later = uuid7(ManualClock(moment + wait), entropy=lambda _: b"\0" * 8)
     assert earlier < later
     assert earlier.hex < later.hex
+
+
+def test_a_process_that_is_forked_makes_other_ids_than_its_parent() -> None:
+    uuid7()  # something is left of the pool now
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, b"".join(uuid7().bytes[8:] for _ in range(100)))
+        os._exit(0)
+    mine = {uuid7().bytes[8:] for _ in range(100)}
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        its = pipe.read()
+    os.waitpid(child, 0)
+    assert len(its) == 800
+    assert mine.isdisjoint(its[start : start + 8] for start in range(0, 800, 8))
 
 
 def test_ten_thousand_ids_at_one_instant_differ() -> None:

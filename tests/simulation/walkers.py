@@ -31,7 +31,8 @@ from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.pricing import default_price_version
-from tritium_platform.gateway import Books, Gateway
+from tritium_platform.books import Books
+from tritium_platform.gateway import Gateway
 from tritium_platform.insight.health import HealthService
 from tritium_platform.metering.model import OperationType, UsageQuantities
 from tritium_platform.metering.service import MeteringService

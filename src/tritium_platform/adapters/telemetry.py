@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 
-import msgspec
 import structlog
 
 
-class _NamedBytesLogger(structlog.BytesLogger):
+class _Lines:
     """Writes whole lines to stderr, and knows the name that `add_logger_name` puts into them."""
 
+    _one_at_a_time = threading.Lock()
+
     def __init__(self, name: str = "") -> None:
-        super().__init__(sys.stderr.buffer)
         self.name = name
 
+    def msg(self, line: str) -> None:
+        with self._one_at_a_time:
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
 
-def _as_bytes(_: object, __: str, line: object) -> bytes:
-    return str(line).encode("utf-8", "backslashreplace")
-
-
-def _to_json(event: object, **_: object) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
+    debug = info = warning = error = critical = msg
 
 
 def configure_logging(*, level: str = "info", is_json: bool = True) -> None:
@@ -34,12 +34,12 @@ def configure_logging(*, level: str = "info", is_json: bool = True) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer(_to_json) if is_json else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer() if is_json else structlog.dev.ConsoleRenderer()
     )
     # Our own lines take the short way to stderr: one is written for every request.
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, render, _as_bytes],
-        logger_factory=_NamedBytesLogger,
+        processors=[*shared, structlog.processors.format_exc_info, render],
+        logger_factory=_Lines,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         cache_logger_on_first_use=True,
     )

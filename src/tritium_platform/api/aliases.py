@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from tritium_platform.api.deps import DeploymentsCaller, ThePlatform, admin, admin_key, tenant_key
 from tritium_platform.api.schemas import AliasOut, AliasTarget
 from tritium_platform.audit.model import ResourceIdentifier
-from tritium_platform.gateway import Change
+from tritium_platform.changes import Change
 
 if TYPE_CHECKING:
     from tritium_platform.compose import Platform

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tritium_platform.api.deps import InferenceCaller, ThePlatform, tenant_key
 from tritium_platform.api.files import file_id_of, parse_file_id
 from tritium_platform.audit.model import ResourceIdentifier
-from tritium_platform.gateway import Change
+from tritium_platform.changes import Change
 from tritium_platform.serving.batch import BatchEndpoint
 from tritium_platform.serving.batches import batch_not_found
 from tritium_platform.serving.expectation import expect_batch

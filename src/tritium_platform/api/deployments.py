@@ -17,7 +17,7 @@ from tritium_platform.api.deps import (
 )
 from tritium_platform.api.schemas import DeploymentOut, DeploymentPin, ModelSwap, NewDeployment, ReplicaOut
 from tritium_platform.audit.model import ResourceIdentifier
-from tritium_platform.gateway import Change
+from tritium_platform.changes import Change
 from tritium_platform.serving.deploying import DeployModel
 from tritium_platform.serving.deployments import DeploymentWish
 

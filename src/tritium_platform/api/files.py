@@ -15,8 +15,8 @@ from starlette.requests import ClientDisconnect
 from tritium.formats.storage import storage_error
 from tritium_platform.api.deps import InferenceCaller, ThePlatform, tenant_key
 from tritium_platform.audit.model import ResourceIdentifier
+from tritium_platform.changes import Change
 from tritium_platform.errors import ValidationError
-from tritium_platform.gateway import Change
 from tritium_platform.serving.file import FilePurpose
 from tritium_platform.serving.files import file_not_found
 

@@ -10,8 +10,8 @@ from fastapi import APIRouter
 from tritium_platform.api.deps import ModelsCaller, ThePlatform, tenant_key
 from tritium_platform.api.schemas import ModelOut, NewModel, ReportOut
 from tritium_platform.audit.model import ResourceIdentifier
+from tritium_platform.changes import Change
 from tritium_platform.errors import ConflictError
-from tritium_platform.gateway import Change
 from tritium_platform.serving.registry import read_report
 
 if TYPE_CHECKING:

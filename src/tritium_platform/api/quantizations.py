@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tritium_platform.api.deps import ModelsCaller, ThePlatform, bearer_token, tenant_key
 from tritium_platform.api.schemas import ExpectationOut
 from tritium_platform.audit.model import ResourceIdentifier
-from tritium_platform.gateway import Change
+from tritium_platform.changes import Change
 from tritium_platform.serving.quantization import QuantizeModel
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from tritium_platform.api.deps import ThePlatform, admin, admin_key
 from tritium_platform.audit.model import ResourceIdentifier
-from tritium_platform.gateway import Change
+from tritium_platform.changes import Change
 from tritium_platform.security.model import SecurityEventType
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 
 from tritium_platform.api.deps import ThePlatform, admin, admin_key
 from tritium_platform.api.schemas import KeyOut, NewKey, NewKeyOut, NewTenant, TenantChange, TenantOut
-from tritium_platform.gateway import key_changed, tenant_changed
+from tritium_platform.changes import key_changed, tenant_changed
 
 if TYPE_CHECKING:
     from tritium_platform.tenancy.model import ApiKey, Tenant

@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect
 
 from tritium_platform.api.deps import ModelsCaller, ThePlatform, tenant_key
 from tritium_platform.audit.model import ResourceIdentifier
+from tritium_platform.changes import Change
 from tritium_platform.errors import ValidationError
-from tritium_platform.gateway import Change
 
 if TYPE_CHECKING:
     from tritium_platform.serving.uploads import Upload

@@ -52,7 +52,7 @@ def create_tenant(
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Create a tenant."""
-    from tritium_platform.gateway import tenant_changed
+    from tritium_platform.changes import tenant_changed
     from tritium_platform.tenancy.model import TenantTier
 
     overrides = _limits(limit or [])
@@ -139,7 +139,7 @@ def create_key(
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Create a key and show it this once."""
-    from tritium_platform.gateway import key_changed
+    from tritium_platform.changes import key_changed
     from tritium_platform.tenancy.model import ALL_SCOPES
 
     tenant_id = parse_id(tenant)
@@ -198,7 +198,7 @@ def revoke_key(
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Refuse a key from now on, within a second in every process."""
-    from tritium_platform.gateway import key_changed
+    from tritium_platform.changes import key_changed
 
     tenant_id = parse_id(tenant)
 
@@ -216,7 +216,7 @@ def revoke_key(
 
 
 def _set_status(config: PlatformConfig, tenant: str, status: TenantStatus) -> Tenant:
-    from tritium_platform.gateway import tenant_changed
+    from tritium_platform.changes import tenant_changed
 
     tenant_id = parse_id(tenant)
 

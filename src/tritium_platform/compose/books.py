@@ -23,8 +23,8 @@ from tritium_platform.audit.service import AuditService
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.party import Party, Seller
 from tritium_platform.billing.pricing import default_price_version, parse_price_list
+from tritium_platform.books import Books
 from tritium_platform.errors import ResourceError, ValidationError
-from tritium_platform.gateway import Books
 from tritium_platform.insight.health import HealthService
 from tritium_platform.metering.ingestion import Ingestion
 from tritium_platform.metering.service import MeteringService

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tritium_platform.adapters.sql.database import Database
+    from tritium_platform.books import Outbox
     from tritium_platform.config import PlatformConfig
-    from tritium_platform.gateway import Outbox
     from tritium_platform.tenancy.model import TierLimits
     from tritium_platform.values import Clock
 

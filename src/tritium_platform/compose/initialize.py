@@ -42,7 +42,7 @@ from tritium_platform.compose.reconciliation import open_canary, open_reconcilia
 from tritium_platform.compose.storage import batch_work, open_files, open_idempotency
 from tritium_platform.config import read_or_create_secret
 from tritium_platform.errors import ResourceError, ValidationError
-from tritium_platform.gateway import Books, Gateway
+from tritium_platform.gateway import Gateway
 from tritium_platform.insight.prediction import PredictionService
 from tritium_platform.insight.recommendations import RecommendationService
 from tritium_platform.metering.service import MeteringService
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.adapters.durable_schedule import DurableSchedule
     from tritium_platform.audit.note import NoteSigner
+    from tritium_platform.books import Books
     from tritium_platform.config import PlatformConfig
     from tritium_platform.quotas.enforcement import FairUseService
     from tritium_platform.quotas.spending import SpendService

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from tritium_platform.adapters.stripe import StripeProvider
     from tritium_platform.billing.desk import BillingDesk
     from tritium_platform.billing.reconciliation.service import ReconciliationService
+    from tritium_platform.books import Books
     from tritium_platform.config import PlatformConfig
-    from tritium_platform.gateway import Books, Gateway
+    from tritium_platform.gateway import Gateway
     from tritium_platform.insight.prediction import PredictionService
     from tritium_platform.insight.recommendations import RecommendationService
     from tritium_platform.metering.ingestion import Ingestion

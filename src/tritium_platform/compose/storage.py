@@ -15,8 +15,8 @@ from tritium_platform.serving.idempotency import IdempotencyService
 if TYPE_CHECKING:
     from tritium_platform.adapters.sql.batch_store import SqlBatchStore
     from tritium_platform.adapters.sql.database import Database
+    from tritium_platform.books import Books
     from tritium_platform.config import PlatformConfig
-    from tritium_platform.gateway import Books
     from tritium_platform.tenancy.service import TenancyService
     from tritium_platform.values import Clock
 

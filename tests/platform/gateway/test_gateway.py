@@ -34,6 +34,8 @@ from tritium_platform.audit.service import AuditService
 from tritium_platform.audit.verify import verify_log
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.pricing import default_price_version
+from tritium_platform.books import Books
+from tritium_platform.changes import tenant_changed
 from tritium_platform.errors import (
     ConflictError,
     FairUseSuspendedError,
@@ -45,7 +47,7 @@ from tritium_platform.errors import (
     QuotaExceededError,
     RateLimitExceededError,
 )
-from tritium_platform.gateway import Books, Gateway, tenant_changed
+from tritium_platform.gateway import Gateway
 from tritium_platform.insight.health import HealthService
 from tritium_platform.metering.model import OperationType, UsageQuantities
 from tritium_platform.metering.service import MeteringService

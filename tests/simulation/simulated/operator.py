@@ -7,8 +7,8 @@ from datetime import timedelta
 
 from simulated.clock import START
 from tritium_platform.billing.invoice import OPEN, InvoiceKind, InvoiceStatus
+from tritium_platform.changes import tenant_changed
 from tritium_platform.errors import BitNetServiceError, OverloadedError
-from tritium_platform.gateway import tenant_changed
 from tritium_platform.values import CalendarMonth
 
 ACTOR = "operator"

@@ -32,8 +32,9 @@ from tritium_platform.billing.books import BillingBooks
 from tritium_platform.billing.desk import open_desk, open_payments
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.pricing import default_price_version
+from tritium_platform.books import Books
 from tritium_platform.errors import BitNetServiceError
-from tritium_platform.gateway import Books, Gateway
+from tritium_platform.gateway import Gateway
 from tritium_platform.insight.health import HealthService
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.enforcement import FairUseMode, FairUseService
