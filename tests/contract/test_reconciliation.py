@@ -166,6 +166,8 @@ async def live(house: House) -> None:
     clock.advance(seconds=40 * 86_400)
     (draft,) = await desk.invoices.generate(TENANT, period=SEPTEMBER, actor="test")
     first = await desk.invoices.finalize(draft.id, actor="test")
+    asked = await desk.payments.service.process_payment(first.id, **KEY)
+    await desk.payments.service.cancel(asked.id)  # it was paid in another way
     await desk.settlement.record_payment(first.id, amount_minor=200, reference="wire 1", **KEY)
     await desk.credit_notes.credit(first.id, amounts={2: 50}, reason="sorry", **KEY)
     await desk.grants.grant(TENANT, currency="EUR", amount_minor=70, reason="prepaid", **KEY)
@@ -208,6 +210,17 @@ async def house(sql_url: str) -> AsyncIterator[House]:
 class Containment:
     async def notify_operator(self, level: ThreatLevel, *, text: str) -> None:
         """The log of the operator is none of this test's."""
+
+
+async def test_money_through_an_attempt_and_its_refund_are_no_difference(house: House) -> None:
+    payments, second = house.desk.payments, house.invoices[1]
+    asked = await payments.service.process_payment(second.id, **KEY)
+    await payments.service.receive(asked.id, amount_minor=5, reference="wire 2", **KEY)
+    assert (await house.run()).differences == ()
+    await payments.refunds.refund(asked.id, reason="sorry", amount_minor=2, **KEY)
+    assert (await house.run()).differences == ()
+    house.sabotage("UPDATE invoices SET paid_minor = paid_minor + 1 WHERE paid_minor = 3")
+    assert {each.check for each in (await house.run()).differences} >= {Check.BALANCE}
 
 
 async def test_right_books_have_no_difference_and_that_is_kept(house: House) -> None:

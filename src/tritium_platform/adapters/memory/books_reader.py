@@ -109,7 +109,10 @@ class MemoryBooksReader:
             draws=tuple(self._database.tables["credit_draws"].get(invoice.id, ())),
             notes=tuple(sorted(notes)),
             movements={name: entries for name, entries in self._journal().items() if name in names},
-            has_attempts=any(each.invoice_id == invoice.id for each in self._all("payment_attempts")),
+            is_paid_through_provider=any(
+                each.invoice_id == invoice.id and each.received_minor
+                for each in self._all("payment_attempts")
+            ),
         )
 
     async def movements(self, operations: Sequence[str]) -> Mapping[str, Sequence[JournalEntry]]:

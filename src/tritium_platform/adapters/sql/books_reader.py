@@ -166,8 +166,9 @@ class SqlBooksReader:
             for head in heads
         }
         movements = await self.movements([name for names in operations.values() for name in names])
-        asked = select(payment_attempts.c.invoice_id).where(payment_attempts.c.invoice_id.in_(ids)).distinct()
-        attempted = {row.invoice_id for row in await self._rows(asked)}
+        attempt = payment_attempts.c
+        brought = select(attempt.invoice_id).where(attempt.invoice_id.in_(ids), attempt.received_minor > 0)
+        through_provider = {row.invoice_id for row in await self._rows(brought.distinct())}
         return [
             InvoiceFacts(
                 invoice=head,
@@ -177,7 +178,7 @@ class SqlBooksReader:
                 draws=tuple((row.grant_id, row.amount_minor) for row in draws[head.id]),
                 notes=tuple(notes[head.id]),
                 movements={name: movements[name] for name in operations[head.id] if name in movements},
-                has_attempts=head.id in attempted,
+                is_paid_through_provider=head.id in through_provider,
             )
             for head in heads
         ]

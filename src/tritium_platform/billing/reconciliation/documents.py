@@ -180,7 +180,7 @@ def compare_settled(facts: InvoiceFacts) -> list[Difference]:
         (Check.DRAWS, drawn, invoice.drawn_minor),
         (Check.CREDITED, credited, invoice.credited_minor),
     ]
-    if not facts.has_attempts:
+    if not facts.is_paid_through_provider:
         pairs.append((Check.PAYMENTS, paid, invoice.paid_minor))
     body = read_document(facts)
     if body is not None and invoice.kind is InvoiceKind.INVOICE:
@@ -204,7 +204,7 @@ def compare_movements(facts: InvoiceFacts) -> list[Difference]:
         return []
     wanted = _movements(facts, body)
     mine = {f"{kind}:{facts.invoice.id}" for kind in ("finalize", "void", "write_off", "credit")}
-    if not facts.has_attempts:
+    if not facts.is_paid_through_provider:
         mine |= {f"payment:{payment.id}" for payment in facts.payments}
     found = []
     for operation in sorted(mine):

@@ -121,8 +121,8 @@ class InvoiceFacts:
 
     Attributes:
         movements: the journal's entries by operation id, also of its payments and credit notes.
-        has_attempts: whether it was asked to be paid through a provider. What that moved, fees, refunds and
-            disputes included, is compared in the balances alone.
+        is_paid_through_provider: whether an attempt to be paid brought money. What that moved, fees, refunds
+            and disputes included, is compared in the balances alone.
     """
 
     invoice: Invoice
@@ -132,7 +132,7 @@ class InvoiceFacts:
     draws: tuple[tuple[UUID, int], ...] = ()
     notes: tuple[UUID, ...] = ()
     movements: Mapping[str, tuple[JournalEntry, ...]] = field(default_factory=dict)
-    has_attempts: bool = False
+    is_paid_through_provider: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

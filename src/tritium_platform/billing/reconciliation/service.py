@@ -169,7 +169,7 @@ class ReconciliationService:
 
     async def _compare_invoices(self, found: _Findings, *, page: int) -> None:
         async for invoices in _pages(self._reader.invoices, limit=page):
-            by_hand = (facts for facts in invoices if not facts.has_attempts)
+            by_hand = (facts for facts in invoices if not facts.is_paid_through_provider)
             payments = [payment for facts in by_hand for payment in facts.payments]
             taken = await self._provider.taken(payments) if payments else {}
             found.note("payments", sums.compare_provider(payments, taken=taken), count=len(payments))
