@@ -38,6 +38,14 @@ def test_new_requests_are_refused_while_a_stream_goes_on_and_let_in_again_later(
     governor = thread._engine.governor
     monkeypatch.setattr(governor, "_read", read)
     monkeypatch.setattr(governor, "_ladder", PressureLadder(climb_seconds=0.01, calm_seconds=0.05))
+    step, is_slow = thread._engine.step, [True]
+
+    def take_time():  # or the stream is over, and memory nobody's, before anybody else has asked
+        if is_slow[0]:
+            time.sleep(0.01)
+        return step()
+
+    monkeypatch.setattr(thread._engine, "step", take_time)
     with (
         serving(app) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
@@ -56,6 +64,7 @@ def test_new_requests_are_refused_while_a_stream_goes_on_and_let_in_again_later(
         assert caught.value.status_code == 503
         assert caught.value.code == "insufficient_memory"
         assert int(caught.value.response.headers["retry-after"]) >= 1
+        is_slow[0] = False
         used[0] = 0.3
         wait_until(lambda: thread.metrics.pressure_rung == Rung.CALM)
         assert ask(max_tokens=2).usage.completion_tokens == 2
