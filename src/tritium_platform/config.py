@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import stat
 import tomllib
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -17,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tritium.errors import ValidationError
+from tritium_platform.secret_files import check_secret, read_or_create_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DATABASE_SCHEMES = ("sqlite+aiosqlite", "postgresql+psycopg")
-SECRET_BYTES = 32
 PREFIX = "TRITIUM_"
 # Variables of this name that are no settings: of this file, the kernels, and the commands that call a server.
 _OTHER_VARIABLES = {"TRITIUM_CONFIG", "TRITIUM_ISA", "TRITIUM_URL", "TRITIUM_API_KEY", "TRITIUM_ADMIN_KEY"}
@@ -217,6 +215,11 @@ class PlatformConfig(BaseSettings):
         """Where settlements lie until they are in the database."""
         return self.data_dir / "spool"
 
+    @property
+    def admin_key_file(self) -> Path:
+        """The file of the operator's key."""
+        return self.data_dir / "secrets" / "admin_key"
+
     def pepper(self) -> bytes:
         """Return the secret under which API keys are hashed, 32 bytes; made on first use."""
         return read_or_create_secret(self.pepper_file or self.data_dir / "secrets" / "pepper")
@@ -240,7 +243,7 @@ class PlatformConfig(BaseSettings):
             self.pepper_file or self.data_dir / "secrets" / "pepper",
             self.signing_key_file or self.data_dir / "secrets" / "signing_key",
         ):
-            problems += _check_secret_file(path)
+            problems += check_secret(path)
         return problems
 
 
@@ -289,55 +292,6 @@ def unknown_variables() -> list[str]:
     known = {name.upper() for name in PlatformConfig.model_fields}
     names = [name for name in os.environ if name.startswith(PREFIX) and name not in _OTHER_VARIABLES]
     return sorted(name for name in names if name.removeprefix(PREFIX).split("__")[0].upper() not in known)
-
-
-def read_or_create_secret(path: Path) -> bytes:
-    """Return the 32 bytes of a secret file; create it, readable by its owner only, if it is not there.
-
-    Raises:
-        ValidationError: the file cannot be read, has another length, or others may read it.
-    """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _create_secret(path)
-        problems = _check_secret_file(path)
-        if problems:
-            raise ValidationError(problems[0], file=str(path))
-        return path.read_bytes()
-    except OSError as error:
-        raise ValidationError(
-            f"The secret file {path} cannot be used: {error.strerror}.", file=str(path)
-        ) from error
-
-
-def _create_secret(path: Path) -> None:
-    """Write a new secret under another name and link it: two processes agree on one, none is torn."""
-    if path.exists():
-        return
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(SECRET_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-    finally:
-        temporary.unlink()
-
-
-def _check_secret_file(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    status = path.stat()
-    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return [f"{path} can be read by others: run chmod 600 on it."]
-    if status.st_size != SECRET_BYTES:
-        return [f"{path} must hold exactly {SECRET_BYTES} random bytes."]
-    return []
 
 
 def _check_data_dir(path: Path) -> list[str]:

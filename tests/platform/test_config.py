@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tritium_platform.config import PlatformConfig, load_config, read_or_create_secret, unknown_variables
+from tritium_platform.config import PlatformConfig, load_config, unknown_variables
 from tritium_platform.errors import ValidationError
+from tritium_platform.secret_files import read_or_create_secret
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,7 +167,7 @@ def test_a_secret_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
 
 def test_processes_that_start_together_agree_on_the_secret(tmp_path: Path) -> None:
     script = (
-        "import sys, pathlib; from tritium_platform.config import read_or_create_secret;"
+        "import sys, pathlib; from tritium_platform.secret_files import read_or_create_secret;"
         "print(read_or_create_secret(pathlib.Path(sys.argv[1])).hex())"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "secrets" / "pepper")]

@@ -12,16 +12,18 @@ from tritium.cli.output import (
     write_json,
     write_text,
 )
-from tritium_platform.cli.client import ServerClient
-from tritium_platform.cli.models import LOCAL, AdminKey, Url
+from tritium_platform.cli.models import LOCAL, Url
+from tritium_platform.cli.operator import AdminKey, operator_client
 
 capacity_group = typer.Typer(no_args_is_help=True, help="Who has what of the capacity, and what is to come.")
 
 
 @capacity_group.command("memory")
-def memory(*, key: AdminKey, url: Url = LOCAL, output_format: FormatOption = OutputFormat.HUMAN) -> None:
+def memory(
+    *, key: AdminKey = None, url: Url = LOCAL, output_format: FormatOption = OutputFormat.HUMAN
+) -> None:
     """Show who has how much of the engines' memory, and what of it is its fair share."""
-    found = ServerClient(url, key=key).get("/api/v1/capacity/memory")
+    found = operator_client(url, key=key).get("/api/v1/capacity/memory")
     if output_format is OutputFormat.JSON:
         write_json(found)
         return
@@ -44,9 +46,11 @@ def memory(*, key: AdminKey, url: Url = LOCAL, output_format: FormatOption = Out
 
 
 @capacity_group.command("forecast")
-def forecast(*, key: AdminKey, url: Url = LOCAL, output_format: FormatOption = OutputFormat.HUMAN) -> None:
+def forecast(
+    *, key: AdminKey = None, url: Url = LOCAL, output_format: FormatOption = OutputFormat.HUMAN
+) -> None:
     """Show what load is expected in the next 24 hours; nothing follows from it by itself."""
-    found = ServerClient(url, key=key).get("/api/v1/capacity/forecast")
+    found = operator_client(url, key=key).get("/api/v1/capacity/forecast")
     if output_format is OutputFormat.JSON:
         write_json(found)
         return

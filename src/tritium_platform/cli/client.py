@@ -22,7 +22,7 @@ class ServerClient:
     """Asks a server as one tenant; a refusal becomes an error with the server's own words."""
 
     def __init__(self, url: str, *, key: str) -> None:
-        scheme, host, port = _place_of(url)
+        scheme, host, port = place_of(url)
         kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
         self._connection = kind(host, port, timeout=TIMEOUT_SECONDS)
         self._key = key.strip()
@@ -80,8 +80,8 @@ class ServerClient:
         raise (ValidationError if response.status < _SERVER_ERROR else ProcessingError)(message)
 
 
-def _place_of(url: str) -> tuple[str, str, int | None]:
-    """Take an address apart into scheme, host and port."""
+def place_of(url: str) -> tuple[str, str, int | None]:
+    """Take an address apart into scheme, host and port; ValidationError if it is none."""
     try:
         parts = urlsplit(url)
         if parts.scheme in {"http", "https"} and parts.hostname:

@@ -16,18 +16,18 @@ from tritium.cli.output import (
     write_note,
     write_text,
 )
-from tritium_platform.cli.client import ServerClient
 from tritium_platform.cli.common import parse_id
-from tritium_platform.cli.models import LOCAL, AdminKey, Url
+from tritium_platform.cli.models import LOCAL, Url
+from tritium_platform.cli.operator import AdminKey, operator_client
 
 fairuse_group = typer.Typer(no_args_is_help=True, help="Who uses more than its share, and what follows.")
 PLACE = "/api/v1/fair-use"
 
 
 @fairuse_group.command("show")
-def show(*, key: AdminKey, url: Url = LOCAL, output_format: FormatOption = OutputFormat.HUMAN) -> None:
+def show(*, key: AdminKey = None, url: Url = LOCAL, output_format: FormatOption = OutputFormat.HUMAN) -> None:
     """Show what every tenant used in the last quarter of an hour beside its shares, and why that much."""
-    found = ServerClient(url, key=key).get(PLACE)
+    found = operator_client(url, key=key).get(PLACE)
     if output_format is OutputFormat.JSON:
         write_json({"mode": found["mode"], "readings": found["readings"]})
         return
@@ -51,10 +51,10 @@ def show(*, key: AdminKey, url: Url = LOCAL, output_format: FormatOption = Outpu
 
 @fairuse_group.command("measures")
 def list_measures(
-    *, key: AdminKey, url: Url = LOCAL, output_format: FormatOption = OutputFormat.HUMAN
+    *, key: AdminKey = None, url: Url = LOCAL, output_format: FormatOption = OutputFormat.HUMAN
 ) -> None:
     """List the newest measures: notices, throttles and suspensions, of dry runs too."""
-    measures = ServerClient(url, key=key).get(PLACE)["measures"]
+    measures = operator_client(url, key=key).get(PLACE)["measures"]
     if output_format is OutputFormat.JSON:
         write_json({"measures": measures})
     elif output_format is OutputFormat.QUIET:
@@ -72,13 +72,13 @@ def lift(
     measure: Annotated[str, typer.Argument(help="The measure's id.")],
     *,
     because: Annotated[str, typer.Option(help="Why; it is kept with the measure.")],
-    key: AdminKey,
+    key: AdminKey = None,
     url: Url = LOCAL,
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Take a measure back: nothing follows from it any more."""
     name = str(parse_id(measure))
-    lifted = ServerClient(url, key=key).delete(f"{PLACE}/measures/{name}?because={quote(because)}", "")
+    lifted = operator_client(url, key=key).delete(f"{PLACE}/measures/{name}?because={quote(because)}", "")
     if output_format is OutputFormat.JSON:
         write_json(lifted)
     elif output_format is OutputFormat.QUIET:

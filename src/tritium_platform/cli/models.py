@@ -20,6 +20,7 @@ from tritium.cli.output import (
 from tritium.errors import ProcessingError
 from tritium_platform.cli.client import ServerClient
 from tritium_platform.cli.common import parse_id
+from tritium_platform.cli.operator import AdminKey, operator_client
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +29,6 @@ model_group = typer.Typer(no_args_is_help=True, help="A tenant's models.")
 deploy_group = typer.Typer(no_args_is_help=True, help="A tenant's deployments.")
 Url = Annotated[str, typer.Option(envvar="TRITIUM_URL", help="Where the platform listens.")]
 Key = Annotated[str, typer.Option(envvar="TRITIUM_API_KEY", help="The tenant's API key.", show_default=False)]
-AdminKey = Annotated[
-    str, typer.Option(envvar="TRITIUM_ADMIN_KEY", help="The operator's key.", show_default=False)
-]
 DeploymentName = Annotated[str, typer.Argument(help="The deployment's name or id.")]
 ModelName = Annotated[str, typer.Argument(help="The model's name or id.")]
 LOCAL = "http://127.0.0.1:8000"
@@ -120,14 +118,14 @@ def pin_deployment(
     deployment: DeploymentName,
     *,
     tenant: Annotated[str, typer.Option("--tenant", help="The tenant's id.")],
-    key: AdminKey,
+    key: AdminKey = None,
     release: Annotated[bool, typer.Option("--release", help="Let it leave memory again.")] = False,
     url: Url = LOCAL,
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Keep a tenant's deployment in memory whoever else wants the room; for the operator."""
     address = f"/api/v1/tenants/{parse_id(tenant)}/deployments/"
-    changed = ServerClient(url, key=key).patch(address, deployment, {"is_pinned": not release})
+    changed = operator_client(url, key=key).patch(address, deployment, {"is_pinned": not release})
     _write_one(changed, output_format, title="Released" if release else "Pinned")
 
 

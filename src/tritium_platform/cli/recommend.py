@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from tritium.cli.output import FormatOption, OutputFormat, write_facts, write_json, write_text
-from tritium_platform.cli.client import ServerClient
 from tritium_platform.cli.models import LOCAL, Url
+from tritium_platform.cli.operator import AdminKey, operator_client
 
 
 def recommend(
     *,
-    key: Annotated[
-        str, typer.Option(envvar="TRITIUM_ADMIN_KEY", help="The operator's key.", show_default=False)
-    ],
+    key: AdminKey = None,
     url: Url = LOCAL,
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Show what limits each engine and what to change; needs the setting engine_traces."""
-    engines = ServerClient(url, key=key).get("/api/v1/recommendations")
+    engines = operator_client(url, key=key).get("/api/v1/recommendations")
     if output_format is OutputFormat.JSON:
         write_json({"engines": engines})
     elif output_format is OutputFormat.QUIET:

@@ -141,7 +141,7 @@ def _serve(config: PlatformConfig, output_format: OutputFormat, *, is_with_worke
 
     configure_logging(level=config.log_level)
     configure_tracing(process="gateway")
-    is_first_start = not (config.data_dir / "secrets" / "admin_key").exists()
+    is_first_start = not config.admin_key_file.exists()
     try:
         uvloop.run(
             _run_server(config, output_format, is_first_start=is_first_start, is_with_worker=is_with_worker)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from tritium.cli.output import FormatOption, OutputFormat, write_facts, write_json, write_text
-from tritium_platform.cli.client import ServerClient
 from tritium_platform.cli.common import parse_id
-from tritium_platform.cli.models import LOCAL, AdminKey, Url
+from tritium_platform.cli.models import LOCAL, Url
+from tritium_platform.cli.operator import AdminKey, operator_client
 
 spend_group = typer.Typer(no_args_is_help=True, help="What tenants may spend in a month.")
 TenantId = Annotated[str, typer.Argument(help="The tenant's id.")]
@@ -25,10 +25,14 @@ class Mode(StrEnum):
 
 @spend_group.command("show")
 def show(
-    tenant: TenantId, *, key: AdminKey, url: Url = LOCAL, output_format: FormatOption = OutputFormat.HUMAN
+    tenant: TenantId,
+    *,
+    key: AdminKey = None,
+    url: Url = LOCAL,
+    output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Show a tenant's cap, what is left of it this month, and the alerts."""
-    _write(ServerClient(url, key=key).get(_place(tenant)), output_format=output_format)
+    _write(operator_client(url, key=key).get(_place(tenant)), output_format=output_format)
 
 
 @spend_group.command("cap")
@@ -40,19 +44,19 @@ def cap(
     mode: Annotated[
         Mode, typer.Option(help="enforce refuses; shadow counts what it would refuse.")
     ] = Mode.ENFORCE,
-    key: AdminKey,
+    key: AdminKey = None,
     url: Url = LOCAL,
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
     """Cap what a tenant spends in a month, from the next request on."""
     wish = {"amount_minor": amount_minor, "currency": currency, "mode": mode.value}
-    _write(ServerClient(url, key=key).put(_place(tenant), "", wish), output_format=output_format)
+    _write(operator_client(url, key=key).put(_place(tenant), "", wish), output_format=output_format)
 
 
 @spend_group.command("uncap")
-def uncap(tenant: TenantId, *, key: AdminKey, url: Url = LOCAL) -> None:
+def uncap(tenant: TenantId, *, key: AdminKey = None, url: Url = LOCAL) -> None:
     """Take a tenant's cap away."""
-    ServerClient(url, key=key).delete(_place(tenant), "")
+    operator_client(url, key=key).delete(_place(tenant), "")
 
 
 def _place(tenant: str) -> str:

@@ -40,13 +40,13 @@ from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform
 from tritium_platform.compose.reconciliation import open_canary, open_reconciliation
 from tritium_platform.compose.storage import batch_work, open_files, open_idempotency
-from tritium_platform.config import read_or_create_secret
 from tritium_platform.errors import ResourceError, ValidationError
 from tritium_platform.gateway import Gateway
 from tritium_platform.insight.prediction import PredictionService
 from tritium_platform.insight.recommendations import RecommendationService
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.service import QuotaService
+from tritium_platform.secret_files import admin_key
 from tritium_platform.serving.batches import BatchService
 from tritium_platform.serving.quantization import QuantizationService
 from tritium_platform.serving.quantization_work import QuantizationWork, WorkBooks
@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     from tritium_platform.tenancy.service import TenancyService
     from tritium_platform.values import Clock
 
-ADMIN_PREFIX = "btn_admin_"
 AUDIT_ATTEMPTS = 20
 
 
@@ -180,7 +179,7 @@ def _assemble(
         config=config,
         clock=clock,
         database=database,
-        admin_token=ADMIN_PREFIX + read_or_create_secret(config.data_dir / "secrets" / "admin_key").hex(),
+        admin_token=admin_key(config.admin_key_file),
         verifier_key=signer.verifier.vkey,
         tenancy=tenancy,
         security=security,
