@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -22,6 +22,7 @@ from tritium_platform.errors import (
     TenantSuspendedError,
 )
 from tritium_platform.security.model import SecurityEventType
+from tritium_platform.security.response import is_own_machine
 from tritium_platform.security.service import classify_refusal
 from tritium_platform.tenancy.keys import parse_token
 
@@ -39,6 +40,8 @@ QUIET_SECONDS = 60.0
 MAX_QUIET = 10_000
 # More than the rules need to see an attack, and too little for a flood to keep the database busy.
 MAX_PER_SECOND = 20
+# Refusals of one address that are not judged yet, as the database is slow: with more, it has to wait.
+MAX_UNJUDGED = 20
 COUNTED_ONE_BY_ONE = {SecurityEventType.AUTHENTICATION_FAILURE, SecurityEventType.SYSTEM_INTRUSION_ATTEMPT}
 
 
@@ -53,6 +56,7 @@ class Guard:
         self._platform = platform
         self._quiet: OrderedDict[tuple[object, ...], float] = OrderedDict()
         self._second, self._in_second = 0, 0
+        self._unjudged: Counter[str | None] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -72,17 +76,24 @@ class Guard:
         if caller is not None and source is not None:
             self._platform.security.note_accepted(source, key_id=caller.key_id)
         if isinstance(refusal, BitNetServiceError):
-            await self._observe(refusal, caller=caller, source=source, path=scope["path"])
+            self._unjudged[source] += 1
+            try:
+                await self._observe(refusal, caller=caller, source=source, path=scope["path"])
+            finally:
+                self._unjudged[source] -= 1
+                if not self._unjudged[source]:
+                    del self._unjudged[source]
 
     def _check_source(self, scope: Scope, source: str | None) -> None:
         security = self._platform.security
-        if not security.is_blocked(source):
+        is_suspect = self._unjudged.get(source, 0) >= MAX_UNJUDGED and not is_own_machine(source or "")
+        if not is_suspect and not security.is_blocked(source):
             return
         header = dict(scope["headers"]).get(b"authorization", b"")
         token = header.partition(b" ")[2].strip()
         if hmac.compare_digest(token, self._platform.admin_token.encode()):
             return
-        security.check_source(source, claimed_key_id=_claimed_key_id(token))
+        security.check_source(source, claimed_key_id=_claimed_key_id(token), is_suspect=is_suspect)
 
     async def _observe(
         self, error: BitNetServiceError, *, caller: TenantContext | None, source: str | None, path: str

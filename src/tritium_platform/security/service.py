@@ -129,16 +129,19 @@ class SecurityService:
         """Tell whether requests from an address are refused at the moment."""
         return self._containment.is_blocked(source_ip)
 
-    def check_source(self, source_ip: str | None, *, claimed_key_id: str | None) -> None:
-        """Refuse an address that is blocked, but not a key that was accepted from there before.
+    def check_source(
+        self, source_ip: str | None, *, claimed_key_id: str | None, is_suspect: bool = False
+    ) -> None:
+        """Refuse an address that is blocked or suspect, but not a key that was accepted from there before.
 
         Many may share an address with an attacker. Whoever was at work there goes on; a key id that is only
-        claimed gains nothing, for its secret is still checked.
+        claimed gains nothing, for its secret is still checked. Suspect is an address of which more is to be
+        judged than mistakes would make.
 
         Raises:
-            SourceBlockedError: the address is blocked; `retry_after` says for how long.
+            SourceBlockedError: the address is refused; `retry_after` says for how long.
         """
-        seconds = self._containment.blocked_seconds(source_ip)
+        seconds = self._containment.blocked_seconds(source_ip) or int(is_suspect)
         if seconds and (source_ip or "", claimed_key_id or "") not in self._familiar:
             raise SourceBlockedError(retry_after=seconds)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx2
 import pytest
 
@@ -100,3 +102,36 @@ async def test_every_kind_of_wrong_authorization_is_one_failure(platform, strang
         answer = await stranger.get("/v1/models", headers={"authorization": header.encode()})
     assert answer.status_code == 429
     assert len(await platform.security.recent(limit=100)) == 20
+
+
+async def test_guesses_do_not_overtake_their_judgement(platform, stranger, monkeypatch):
+    tenant = await platform.tenancy.create_tenant(organization_name="Acme", tier=TenantTier.TEAM)
+    _, key = await platform.tenancy.create_key(tenant.id, name="k")
+    assert await fail(stranger, key=key) == 200
+    observe, may_judge = platform.security.observe_refusal, asyncio.Event()
+
+    async def observe_slowly(*arguments, **more):
+        await may_judge.wait()
+        return await observe(*arguments, **more)
+
+    monkeypatch.setattr(platform.security, "observe_refusal", observe_slowly)
+    now = [1000.0]
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    guesses = [asyncio.create_task(fail(stranger)) for _ in range(guard.MAX_UNJUDGED)]
+    while len(guesses) > sum(guard_of(stranger)._unjudged.values()):
+        await asyncio.sleep(0)
+    assert await fail(stranger) == 429
+    assert await fail(stranger, key=key) == 200  # whoever was at work there goes on
+    may_judge.set()
+    assert set(await asyncio.gather(*guesses)) == {401}
+    assert not guard_of(stranger)._unjudged
+    now[0] += 1
+    assert await fail(stranger) == 401  # judged beside those before it, which were judged side by side
+    assert await fail(stranger) == 429
+
+
+def guard_of(client):
+    app = client._transport.app.middleware_stack
+    while not isinstance(app, guard.Guard):
+        app = getattr(app, "app", None) or app._app
+    return app
