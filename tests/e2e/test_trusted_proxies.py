@@ -56,11 +56,14 @@ def sources(facts):
 
 def test_a_proxy_on_this_machine_says_who_asks_and_a_guesser_at_the_console_is_refused(start):
     facts = start()
-    until_refused = list(
-        itertools.takewhile(lambda status: status == 401, itertools.islice(guess(facts), 400))
-    )
-    assert 20 <= len(until_refused) < 400  # what was guessed is looked at while more is
-    assert set(itertools.islice(guess(facts), 5)) == {429}
+    statuses = []
+    for status in guess(facts):
+        statuses.append(status)
+        if statuses[-10:] == [429] * 10:
+            break
+    # As many as a rule counts, and as many as may wait for it while the database is busy.
+    assert 20 <= statuses.count(401) <= 20 + 2 * 20
+    assert set(statuses) == {401, 429}
     assert sources(facts) == {ADDRESS}
 
 
