@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,12 @@ TOOL_TEMPLATE = """\
 {%- endfor %}
 {%- endif %}
 {% endfor %}"""
+
+
+if (PROGRAMS := "tritium_test_programs") not in sys.modules:
+    spec = importlib.util.spec_from_file_location(PROGRAMS, Path(__file__).with_name("programs.py"))
+    sys.modules[PROGRAMS] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[PROGRAMS])
 
 
 def pytest_collection() -> None:

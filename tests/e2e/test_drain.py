@@ -12,6 +12,7 @@ import time
 import httpx2
 import openai
 import pytest
+import tritium_test_programs as programs
 
 # Longer than the notice before the port closes, shorter than what runs may take to finish.
 STREAM_SECONDS = 5
@@ -70,9 +71,7 @@ def test_streams_and_answers_that_run_at_sigterm_are_finished_and_booked(
         for stream in streams:
             assert list(stream)[-1].usage.completion_tokens == tokens
     assert process.wait(60) == 0
-    command = [sys.executable, "-m", "tritium_platform.cli", "usage", tenant, "--format", "json"]
-    done = subprocess.run(
-        [*command, "--data-dir", tmp_path / "data"], capture_output=True, text=True, check=True
-    )
+    done = programs.run("tritiumd", "usage", tenant, "--format", "json", "--data-dir", tmp_path / "data")
+    assert done.returncode == 0, done.stderr
     totals = {each["meter"]: each["quantity"] for each in json.loads(done.stdout)["totals"]}
     assert totals["output_tokens"] == 200 + 2 * tokens

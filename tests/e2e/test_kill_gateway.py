@@ -16,6 +16,7 @@ import httpx2
 import openai
 import psutil
 import pytest
+import tritium_test_programs as programs
 
 CLIENTS = 4
 
@@ -42,9 +43,7 @@ class Daemon:
         self.admin_key = facts.get("admin_key", self.admin_key)
 
     def tool(self, *arguments):
-        command = [sys.executable, "-m", "tritium_platform.cli", *arguments]
-        command += ["--data-dir", self.data_dir, "--format", "json"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return programs.run("tritiumd", *arguments, "--data-dir", self.data_dir, "--format", "json")
 
     def stop(self):
         if self.process.poll() is None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import tritium_test_programs as programs
 
 PATIENCE = 120
 
@@ -31,9 +30,9 @@ def follow(program, key, job, *, until):
 
 
 def tool(program, *arguments):
-    command = [sys.executable, "-m", "tritium_platform.cli", *arguments]
-    command += ["--data-dir", program.data_dir, "--format", "json"]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    done = programs.run("tritiumd", *arguments, "--data-dir", program.data_dir, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def logged_entries(program):
