@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,10 @@ CMAKE = str(SCRIPTS / "cmake")
 # Where the module that all tests import was compiled: its objects are compared, not others like them.
 PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
 MODULE = ROOT / "build" / f"{PYTHON}-{PYTHON}-{sysconfig.get_platform().replace('-', '_')}"
-ROUNDS = "300"
+ROUNDS = 300
+# The lesser ARM processors run what the best one has run in every round; theirs is which set is chosen, and
+# that it needs no instruction which they lack.
+LESSER_ROUNDS = 100
 ARM = (
     *("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={SCRIPTS / 'ninja'}"),
     *("-DCMAKE_BUILD_TYPE=Release", "-DTRITIUM_MODULE=OFF"),
@@ -55,7 +59,9 @@ def results_of(output):
 
 @pytest.fixture(scope="module")
 def here():
-    return results_of(run(build(MODULE), ROUNDS))
+    """What this processor computes in so many rounds."""
+    program = build(MODULE)
+    return cache(lambda rounds: results_of(run(program, str(rounds))))
 
 
 @pytest.fixture(scope="module")
@@ -69,21 +75,21 @@ def arm_program():
 
 
 def test_the_instruction_sets_of_this_processor_agree(here):
-    isas, digests = here
+    isas, digests = here(ROUNDS)
     assert isas == _native.available_isas()
     assert {"ternary_tiles", "attend", "descend"} <= digests.keys()
 
 
 @pytest.mark.toolchain
 @pytest.mark.parametrize(
-    ("processor", "isas"),
+    ("processor", "isas", "rounds"),
     [
-        ("max", ["neon_i8mm", "neon_dotprod", "scalar"]),
-        ("neoverse-n1", ["neon_dotprod", "scalar"]),
-        ("cortex-a53", ["scalar"]),
+        ("max", ["neon_i8mm", "neon_dotprod", "scalar"], ROUNDS),
+        ("neoverse-n1", ["neon_dotprod", "scalar"], LESSER_ROUNDS),
+        ("cortex-a53", ["scalar"], LESSER_ROUNDS),
     ],
 )
-def test_arm_processors_compute_what_this_one_does(here, arm_program, processor, isas):
-    found, digests = results_of(run("qemu-aarch64", "-cpu", processor, arm_program, ROUNDS))
+def test_arm_processors_compute_what_this_one_does(here, arm_program, processor, isas, rounds):
+    found, digests = results_of(run("qemu-aarch64", "-cpu", processor, arm_program, str(rounds)))
     assert found == isas
-    assert digests == here[1]
+    assert digests == here(rounds)[1]
