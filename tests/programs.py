@@ -119,17 +119,21 @@ def serve(listener: socket.socket) -> Callable[[], None]:
     # A thread would not be there after a fork, and a lock that it held would stay locked.
     assert len(list(Path("/proc/self/task").iterdir())) == 1
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         ready, _, _ = select.select([listener, 0], [], [])
         if 0 in ready:
+            with contextlib.suppress(ChildProcessError):
+                while os.wait():
+                    pass
             os._exit(0)
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return attend(connection)
         connection.close()
+        with contextlib.suppress(ChildProcessError):  # what they took of the processor is ours to answer for
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
 
 def attend(connection: socket.socket) -> Callable[[], None]:
