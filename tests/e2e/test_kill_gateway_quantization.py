@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import tritium_test_programs as programs
 
-PATIENCE = 120
+PATIENCE = 600
+# A machine under load stands still at times, and a start takes a minute.
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture

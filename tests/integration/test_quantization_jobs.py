@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tritium_platform.adapters.jobs import QuantizationWorker
 
 LAYERS = 42
-PATIENCE = 120.0
+PATIENCE = 270.0
 
 
 @dataclass

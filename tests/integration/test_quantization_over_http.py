@@ -61,7 +61,7 @@ def follow(http, harness, job, *, until=lambda seen: seen["state"] in FINAL):
             seen.append(now)
         return until(now)
 
-    harness.wait_until(look, seconds=120)
+    harness.wait_until(look)
     return seen
 
 
