@@ -65,15 +65,15 @@ if (PROGRAMS := "tritium_test_programs") not in sys.modules:
     spec.loader.exec_module(sys.modules[PROGRAMS])
 
 
-def pytest_collection() -> None:
-    """Make no search for garbage among what is only made: modules, functions, tests."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage among modules and tests, now or later: with torch a look takes most of a second."""
     gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    """Keep all that out of every later search: with torch loaded one takes most of a second."""
-    gc.freeze()
-    gc.enable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
