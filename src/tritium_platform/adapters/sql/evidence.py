@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from sqlalchemy import JSON, LargeBinary, String, column, func, inspect, select, table
+from sqlalchemy import JSON, LargeBinary, String, Uuid, column, func, inspect, select, table
 
 from tritium_platform.adapters.sql.tables.tenancy import api_keys
 from tritium_platform.compliance.checks.api_keys import TextCell
@@ -60,7 +60,7 @@ def _describe(connection: Connection) -> list[TableFacts]:
         required = {found["name"]: not found["nullable"] for found in columns}
         without = 0
         if TENANT_COLUMN in required:
-            tenant = column(TENANT_COLUMN)
+            tenant = column(TENANT_COLUMN, Uuid())
             missing = select(func.count()).select_from(table(name, tenant)).where(tenant.is_(None))
             without = connection.execute(missing).scalar_one()
         facts.append(
