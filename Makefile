@@ -29,7 +29,7 @@ up: $(STAMPS)/platform ## Start the platform on this machine with embedded defau
 	$(BIN)/tritiumd up
 
 test: $(STAMPS)/dev $(STAMPS)/beancount $(STAMPS)/localstripe ## Run all tests
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	time $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMPS)/dev ## Format, lint, types, import floors, generated docs
 	$(BIN)/ruff format --check .

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import json
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +23,16 @@ if TYPE_CHECKING:
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 # Two workers share two cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What tests write durably they write to memory, where there is room: the calls are the same, and nobody waits
+# for a disk. Nothing here cuts the power; what would be lost then, tests/platform/audit works out itself.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+# In the background of a shell the interrupt is ignored; what tests start and interrupt would ignore it, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("patient", settings.default, deadline=None)
@@ -43,6 +57,23 @@ TOOL_TEMPLATE = """\
 {%- endfor %}
 {%- endif %}
 {% endfor %}"""
+
+
+if (PROGRAMS := "tritium_test_programs") not in sys.modules:
+    spec = importlib.util.spec_from_file_location(PROGRAMS, Path(__file__).with_name("programs.py"))
+    sys.modules[PROGRAMS] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[PROGRAMS])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage among modules and tests, now or later: with torch a look takes most of a second."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

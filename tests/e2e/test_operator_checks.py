@@ -14,6 +14,7 @@ import zipfile
 
 import httpx2
 import pytest
+import tritium_test_programs as programs
 
 from tritium_platform.cli.compliance import FrameworkName
 from tritium_platform.compliance.model import Framework
@@ -22,8 +23,7 @@ LONG_AGO = 40 * 24 * 3600
 
 
 def tool(*arguments):
-    command = [sys.executable, "-m", "tritium_platform.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return programs.run("tritiumd", *arguments)
 
 
 def answer_of(*arguments):

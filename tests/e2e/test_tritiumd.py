@@ -11,13 +11,11 @@ import time
 
 import httpx2
 import pytest
+import tritium_test_programs as programs
 
 
 def tritiumd(*arguments, **environment):
-    command = [sys.executable, "-m", "tritium_platform.cli", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
+    return programs.run("tritiumd", *arguments, environment={**os.environ, **environment})
 
 
 def answer_of(*arguments, **environment):

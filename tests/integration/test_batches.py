@@ -42,7 +42,7 @@ def create(client, lines, *, endpoint="/v1/completions", **options):
 
 
 def wait(client, harness, batch, *, until=FINAL):
-    harness.wait_until(lambda: client.batches.retrieve(batch.id).status in until, seconds=120)
+    harness.wait_until(lambda: client.batches.retrieve(batch.id).status in until)
     return client.batches.retrieve(batch.id)
 
 

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from tritium_platform.adapters import billing_schedule
 from tritium_platform.audit.note import NoteVerifier
 from tritium_platform.cli.app import app
-from tritium_platform.compose import initialize_platform, initialize_worker
+from tritium_platform.compose import initialize_platform
+from tritium_platform.compose.worker import initialize_worker
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import CalendarMonth, uuid7

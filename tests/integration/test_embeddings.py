@@ -83,7 +83,7 @@ def test_a_batch_of_texts_gives_the_vectors_of_requests_of_their_own(running, ha
     content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
     file = client.files.create(file=("input.jsonl", content), purpose="batch")
     made = client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
-    harness.wait_until(lambda: client.batches.retrieve(made.id).status == "completed", seconds=60)
+    harness.wait_until(lambda: client.batches.retrieve(made.id).status == "completed")
     batch = client.batches.retrieve(made.id)
     told = {}
     for file_id in (batch.output_file_id, batch.error_file_id):

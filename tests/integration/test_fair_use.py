@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import uuid
 from datetime import timedelta
 from fractions import Fraction
 
 import pytest
+import tritium_test_programs as programs
 
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
 from tritium_platform.quotas.fairuse import FairUseAction, FairUseMeasure, FairUseRule
@@ -30,9 +29,8 @@ def strict(tmp_path_factory, harness):
 
 
 def tritiumd(strict, *words):
-    command = [sys.executable, "-m", "tritium_platform.cli", *words, "--url", strict.url]
     environment = os.environ | {"TRITIUM_ADMIN_KEY": strict.platform.admin_token}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = programs.run("tritiumd", *words, "--url", strict.url, environment=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

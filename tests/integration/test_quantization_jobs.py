@@ -21,7 +21,8 @@ from tritium.quantize.config import QuantizationConfig
 from tritium.quantize.pipeline import quantize_model
 from tritium_platform.adapters import jobs as jobs_adapter
 from tritium_platform.adapters.worker_process import WorkerProcess
-from tritium_platform.compose import Platform, initialize_platform, initialize_worker
+from tritium_platform.compose import Platform, initialize_platform
+from tritium_platform.compose.worker import initialize_worker
 from tritium_platform.config import load_config
 from tritium_platform.errors import (
     ConflictError,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from tritium_platform.adapters.jobs import QuantizationWorker
 
 LAYERS = 42
-PATIENCE = 120.0
+PATIENCE = 270.0
 
 
 @dataclass

@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
 import uuid
 import zipfile
 
 import pytest
+import tritium_test_programs as programs
 
 from tritium_platform.adapters.worker_process import WorkerProcess
 
@@ -62,7 +61,7 @@ def follow(http, harness, job, *, until=lambda seen: seen["state"] in FINAL):
             seen.append(now)
         return until(now)
 
-    harness.wait_until(look, seconds=120)
+    harness.wait_until(look)
     return seen
 
 
@@ -210,9 +209,8 @@ def test_a_wrong_wish_is_a_problem_that_names_the_field_and_keeps_nothing(clumsy
 
 def tritiumd(shop, key, *arguments):
     """Run a command as a tenant who sits at another machine."""
-    command = [sys.executable, "-m", "tritium_platform.cli", *map(str, arguments)]
     environment = {**os.environ, "TRITIUM_URL": shop.url, "TRITIUM_API_KEY": key}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return programs.run("tritiumd", *arguments, environment=environment)
 
 
 def test_the_command_uploads_shows_progress_and_prints_the_report(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import tritium_test_programs as programs
 
 from tritium.engine.bottleneck import find_bottleneck
 from tritium.engine.evidence import evidence_of
@@ -69,17 +68,10 @@ def test_nobody_else_sees_it(traced):
 def test_the_command_shows_the_same(traced):
     platform, _, _ = traced
 
-    program = [sys.executable, "-m", "tritium_platform.cli", "recommend"]
-
     def run(output_format):
-        done = subprocess.run(
-            [*program, "--url", platform.url, "--format", output_format],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            env=os.environ | {"TRITIUM_ADMIN_KEY": platform.platform.admin_token},
-        )
+        environment = os.environ | {"TRITIUM_ADMIN_KEY": platform.platform.admin_token}
+        words = ("recommend", "--url", platform.url, "--format", output_format)
+        done = programs.run("tritiumd", *words, environment=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -102,7 +102,7 @@ def test_a_batch_is_answered_and_billed_once(running, harness):
         completion_window="24h",
         metadata={"naïve": "\u0000"},
     )
-    harness.wait_until(lambda: client.batches.retrieve(made.id).status == "completed", seconds=60)
+    harness.wait_until(lambda: client.batches.retrieve(made.id).status == "completed")
     batch = client.batches.retrieve(made.id)
     assert (batch.request_counts.completed, batch.request_counts.failed) == (11, 1)
     assert batch.metadata == {"naïve": "\u0000"}

@@ -1,26 +1,22 @@
-"""Durable quantization jobs on DBOS: a finished step is never done again, whatever dies.
-
-What DBOS keeps is JSON: nothing that comes out of a database may run code, and pickle would.
-"""
+"""Durable quantization jobs on DBOS: a finished step is never done again, whatever dies."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import structlog
-from dbos import DBOS, DBOSClient, Serializer
+from dbos import DBOS
 
+from tritium_platform.adapters.job_json import JsonSerializer
+from tritium_platform.adapters.job_queue import QUEUE, RUNS, VERSION, WORKFLOW, DbosJobQueue
 from tritium_platform.errors import PlatformError
 from tritium_platform.serving.job import OPEN_STATES, JobState
 from tritium_platform.serving.quantization_work import STOPPED, failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from tritium_platform.adapters.durable_schedule import DurableSchedule
     from tritium_platform.serving.job import QuantizationJob
@@ -29,101 +25,16 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
-QUEUE = "quantizations"
-WORKFLOW = "quantize"
 # A worker takes over what an executor of the same name and version left unfinished, so both never change.
 EXECUTOR = "quantization-worker"
-VERSION = "1"
 SEARCH_SECONDS = 2.0
 POLL_SECONDS = 0.25
 # A step that finds a neighbour away is tried again within the run; then the whole run is.
 ATTEMPTS = 8
-RUNS = 3
 # A worker that dies this often over one job dies of that job.
 DEATHS = 20
 AT_WORK = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
 HOPELESS = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
-
-
-class JsonSerializer(Serializer):
-    """Writes JSON only; an exception is kept as its name and message."""
-
-    def serialize(self, data: Any) -> str:
-        """Return JSON."""
-        if isinstance(data, BaseException):
-            data = {"__exception__": type(data).__name__, "message": str(data)}
-        return json.dumps(data, default=_moment)
-
-    def deserialize(self, serialized_data: str) -> Any:
-        """Read JSON."""
-        data = json.loads(serialized_data, object_hook=_read_moment)
-        if isinstance(data, dict) and "__exception__" in data:
-            return RuntimeError(f"{data['__exception__']}: {data['message']}")
-        return data
-
-    def name(self) -> str:
-        """Return the name under which DBOS remembers this form."""
-        return "tritium_json"
-
-
-def _moment(value: object) -> dict[str, str]:
-    """Write an instant, which a schedule hands to its workflow."""
-    if isinstance(value, datetime):
-        return {"__datetime__": value.isoformat()}
-    raise TypeError(f"{type(value).__name__} is not JSON.")
-
-
-def _read_moment(data: dict[str, Any]) -> Any:
-    return datetime.fromisoformat(data["__datetime__"]) if data.keys() == {"__datetime__"} else data
-
-
-class DbosJobQueue:
-    """Hands jobs to workers by DBOS's database; its tables are made on first use."""
-
-    def __init__(self, *, system_database_url: str) -> None:
-        self._url = system_database_url
-        self._client: DBOSClient | None = None
-        self._lock = threading.Lock()
-
-    async def enqueue(self, job_id: UUID, *, run: int = 1) -> None:
-        """Let a worker do the job; doing this again is harmless: the workflow has the job's id."""
-        await asyncio.to_thread(self._enqueue, job_id, run)
-
-    async def runs(self, job_ids: Collection[UUID]) -> Mapping[UUID, Sequence[str]]:
-        """Return what DBOS knows of the runs of each job, in their order; nothing for a job it has not."""
-        return await asyncio.to_thread(self._runs, job_ids)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._client is not None:
-            await asyncio.to_thread(self._client.destroy)
-
-    def _enqueue(self, job_id: UUID, run: int) -> None:
-        self._connected().enqueue(
-            {
-                "queue_name": QUEUE,
-                "workflow_name": WORKFLOW,
-                "workflow_id": _run_name(job_id, run),
-                "app_version": VERSION,
-            },
-            str(job_id),
-        )
-
-    def _runs(self, job_ids: Collection[UUID]) -> dict[UUID, list[str]]:
-        names = [_run_name(job_id, run) for job_id in job_ids for run in range(1, RUNS + 1)]
-        found = self._connected().list_workflows(workflow_ids=names, load_input=False, load_output=False)
-        states = {each.workflow_id: each.status for each in found}
-        return {
-            job_id: [states[name] for run in range(1, RUNS + 1) if (name := _run_name(job_id, run)) in states]
-            for job_id in job_ids
-        }
-
-    def _connected(self) -> DBOSClient:
-        with self._lock:
-            if self._client is None:
-                DBOS.migrate(self._url)
-                self._client = DBOSClient(system_database_url=self._url, serializer=JsonSerializer())
-            return self._client
 
 
 class QuantizationWorker:
@@ -249,8 +160,3 @@ class QuantizationWorker:
             name=name, retries_allowed=True, max_attempts=ATTEMPTS, interval_seconds=0.5
         )(step)
         return durable
-
-
-def _run_name(job_id: UUID, run: int) -> str:
-    """Name a run: the first is named like its job, so that handing it over twice is harmless."""
-    return str(job_id) if run == 1 else f"{job_id}.{run}"

@@ -1,6 +1,6 @@
-"""The only place that wires: a configuration becomes a platform."""
+"""The only place that wires: a configuration becomes a platform, or (`worker`) what does its long work."""
 
-from tritium_platform.compose.initialize import initialize_platform, initialize_worker, problems_of
+from tritium_platform.compose.initialize import initialize_platform, problems_of
 from tritium_platform.compose.platform import Platform
 
-__all__ = ["Platform", "initialize_platform", "initialize_worker", "problems_of"]
+__all__ = ["Platform", "initialize_platform", "problems_of"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from tritium_platform.adapters.invoice_printer import InvoicePrinter
-    from tritium_platform.adapters.jobs import DbosJobQueue
+    from tritium_platform.adapters.job_queue import DbosJobQueue
     from tritium_platform.adapters.metrics import Metrics
     from tritium_platform.adapters.sql.database import Database
     from tritium_platform.adapters.stripe import StripeProvider

@@ -14,7 +14,7 @@ import structlog
 
 from tritium_platform.adapters.telemetry import configure_logging
 from tritium_platform.adapters.worker_process import CONFIGURATION
-from tritium_platform.compose import initialize_worker
+from tritium_platform.compose.worker import initialize_worker
 from tritium_platform.config import PlatformConfig
 from tritium_platform.worker.parent import die_with_parent
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+import tritium_test_programs as programs
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 PROGRAM = [sys.executable, "-c", "from tritium.cli import main; main()"]
@@ -42,17 +43,9 @@ def run_tritium() -> RunTritium:
     def run(
         *arguments: str | Path, stdin: str | bytes = "", cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*PROGRAM, *map(str, arguments)],
-            input=stdin if isinstance(stdin, bytes) else stdin.encode(),
-            capture_output=True,
-            env=environment(),
-            cwd=cwd,
-            timeout=120,
-            check=False,
-        )
-        return subprocess.CompletedProcess(
-            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+        content = stdin if isinstance(stdin, bytes) else stdin.encode()
+        return programs.run(
+            "tritium", *arguments, environment=environment(), stdin=content, cwd=cwd, timeout=120
         )
 
     return run

@@ -6,26 +6,30 @@ import pytest
 from tritium.kernels import cpu, packing
 from tritium.kernels.weight import TernaryWeight
 
-torch = pytest.importorskip("torch")
-bitnet = pytest.importorskip("transformers.integrations.bitnet")
-
 pytestmark = pytest.mark.oracle
 
 SHAPES = [(4, 1), (8, 33), (64, 128), (12, 200), (96, 1000), (20, 6912)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled():
+@pytest.fixture(scope="module")
+def torch():
     """Runs torch without its compiler: it needs minutes and changes nothing in fp32."""
-    before = torch._dynamo.config.disable
-    torch._dynamo.config.disable = True
-    yield
-    torch._dynamo.config.disable = before
+    module = pytest.importorskip("torch")
+    before = module._dynamo.config.disable
+    module._dynamo.config.disable = True
+    yield module
+    module._dynamo.config.disable = before
+
+
+@pytest.fixture(scope="module")
+def bitnet(torch):
+    """What is compared with; no other worker pays the seconds and the memory of importing it."""
+    return pytest.importorskip("transformers.integrations.bitnet")
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
 @pytest.mark.parametrize("magnitude", [1e-7, 0.03, 1.0, 500.0])
-def test_a_bitlinear_layer_is_bit_identical_to_transformers(isa, rows, columns, magnitude):
+def test_a_bitlinear_layer_is_bit_identical_to_transformers(torch, bitnet, isa, *, rows, columns, magnitude):
     random = np.random.default_rng(rows * columns)
     trits = random.integers(-1, 2, (rows, columns)).astype(np.int8)
     weight_scale = np.float32(random.uniform(0.2, 60))
@@ -50,7 +54,7 @@ def test_a_bitlinear_layer_is_bit_identical_to_transformers(isa, rows, columns, 
     np.testing.assert_array_equal(cpu.ternary_matmul(cpu.prepare(weight), q, scale, threads=2), expected)
 
 
-def test_the_activation_scale_is_bit_identical_over_many_magnitudes(isa):
+def test_the_activation_scale_is_bit_identical_over_many_magnitudes(torch, bitnet, isa):
     random = np.random.default_rng(9)
     x = (random.standard_normal((3000, 24)) * 10.0 ** random.uniform(-8, 8, (3000, 1))).astype(np.float32)
     layer = bitnet.BitLinear(24, 4, bias=False, dtype=torch.float32)
