@@ -61,7 +61,7 @@ struct Activations {
 };
 
 Activations random_activations(Random& random, int64_t inputs) {
-  Activations activations{{}, {}, random.between(0, 17)};
+  Activations activations{{}, {}, random.between(0, random.chance(4) ? 70 : 17)};
   activations.q.resize(static_cast<size_t>(activations.columns * padded(inputs)));
   for (int64_t column = 0; column < activations.columns; ++column) {
     const bool is_extreme = random.chance(4);

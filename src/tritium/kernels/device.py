@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tritium.kernels.measure import Candidate, Product
 
 ENVIRONMENT = "TRITIUM_ISA"
-KNOWN_ISAS = ("avx512_vbmi", "avx512_vnni", "avx2", "neon_i8mm", "neon_dotprod", "scalar")
+KNOWN_ISAS = ("avx512_amx", "avx512_vbmi", "avx512_vnni", "avx2", "neon_i8mm", "neon_dotprod", "scalar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class Device:
 
     Attributes:
         kind: what it is.
-        isa: the instruction set its kernels use: avx512_vbmi, avx512_vnni, avx2, neon_i8mm, neon_dotprod or
-            scalar.
+        isa: the instruction set its kernels use: avx512_amx, avx512_vbmi, avx512_vnni, avx2, neon_i8mm,
+            neon_dotprod or scalar.
         threads: how many threads kernels may use.
         memory_bytes: memory that can be had now; None where the system does not say.
         candidates: what was measured to choose, the chosen one first; empty where nothing was.

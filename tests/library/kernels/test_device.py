@@ -53,6 +53,59 @@ def test_an_unknown_or_missing_instruction_set_is_refused_with_the_choices(monke
     assert "ValidationError" in result.stderr
 
 
+NO_ROOM_FOR_MATRIX_REGISTERS = """
+import ctypes
+class Stack(ctypes.Structure):
+    _fields_ = [("memory", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+room = ctypes.create_string_buffer(4096)
+alternate = Stack(ctypes.addressof(room), 0, len(room))
+assert ctypes.CDLL(None).sigaltstack(ctypes.byref(alternate), None) == 0
+import numpy as np
+from tritium.kernels import cpu, reference, _native
+x = np.ones((1, 40), np.float32)
+assert np.array_equal(cpu.quantize_activations(x)[0], reference.quantize_activations(x)[0])
+print(_native.isa(), "avx512_amx" in _native.available_isas())
+"""
+
+
+# Linux denies the registers to a process whose signal stacks could not hold them.
+@pytest.mark.skipif("avx512_amx" not in _native.available_isas(), reason="this processor has no AMX")
+def test_a_process_that_may_not_use_matrix_registers_does_without():
+    result = run_python(NO_ROOM_FOR_MATRIX_REGISTERS, TRITIUM_ISA="")
+    assert result.stdout.split() == ["avx512_vbmi", "False"], result.stderr
+
+
+THREADS_BEFORE_THE_PERMISSION = """
+import threading
+go, found = threading.Event(), []
+def work():
+    go.wait()
+    from tritium.kernels import cpu
+    found.append(cpu.ternary_matmul(cpu.prepare(weight), q, scale, threads=1))
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+import numpy as np
+from tritium.kernels import cpu, reference
+from tritium.kernels.weight import TernaryWeight
+trits = np.random.default_rng(0).integers(-1, 2, (64, 300)).astype(np.int8)
+planes = reference.to_compute_layout(trits)[None]
+scales = np.ones((1, 1), np.float32)
+weight = TernaryWeight(planes=planes, scales=scales, group_size=300, in_features=300, out_features=64)
+q, scale = cpu.quantize_activations(np.random.default_rng(1).standard_normal((40, 300)).astype(np.float32))
+go.set()
+for thread in threads:
+    thread.join()
+expected = reference.ternary_matmul(weight, q, scale)
+print(len(found), all(np.array_equal(one, expected) for one in found))
+"""
+
+
+def test_threads_older_than_the_choice_of_an_instruction_set_use_it():
+    result = run_python(THREADS_BEFORE_THE_PERMISSION)
+    assert result.stdout.split() == ["4", "True"], result.stderr
+
+
 def test_the_native_module_refuses_to_switch_to_what_it_has_not():
     before = _native.isa()
     assert not _native.set_isa("sse9")

@@ -39,6 +39,29 @@ def test_ternary_products_equal_the_reference_bit_for_bit(isa, make_weight, case
     np.testing.assert_array_equal(cpu.ternary_matmul(cpu.prepare(weight), q, scale), expected, strict=True)
 
 
+# Enough columns for matrix registers (AMX), which take 16 of them: whole registers, pairs of them, and rests.
+@settings(deadline=None, max_examples=40)
+@given(case=CASES, batch=st.integers(6, 70), seed=st.integers(0, 2**32))
+def test_products_of_many_columns_equal_the_reference_bit_for_bit(isa, make_weight, case, batch, seed):
+    random = np.random.default_rng(seed)
+    divides = case["group_size"] is None and seed % 2 == 1
+    weight = make_weight(random, **case, divides=divides)
+    _, q, scale = random_inputs(random, batch=batch, columns=case["columns"])
+    expected = reference.ternary_matmul(weight, q, scale)
+    np.testing.assert_array_equal(cpu.ternary_matmul(cpu.prepare(weight), q, scale), expected, strict=True)
+
+
+@pytest.mark.parametrize("group_size", [None, 96, 128, 3200])
+def test_columns_beyond_one_block_equal_the_reference_bit_for_bit(isa, make_weight, group_size):
+    random = np.random.default_rng(11)
+    weight = make_weight(random, rows=40, columns=3300, group_size=group_size)
+    _, q, scale = random_inputs(random, batch=777, columns=3300)
+    expected = reference.ternary_matmul(weight, q, scale)
+    for threads in (1, 2):
+        found = cpu.ternary_matmul(cpu.prepare(weight), q, scale, threads=threads)
+        np.testing.assert_array_equal(found, expected, strict=True)
+
+
 @settings(deadline=None)
 @given(columns=st.integers(1, 400), batch=st.integers(1, 5), seed=st.integers(0, 2**32))
 def test_a_weight_that_divides_equals_the_reference_bit_for_bit(isa, make_weight, columns, batch, seed):
@@ -109,18 +132,20 @@ def test_a_row_does_not_depend_on_batch_or_threads(isa, make_weight, group_size)
 @pytest.mark.parametrize(("trit", "activation"), [(1, 127), (1, -128), (-1, -128), (-1, 127)])
 def test_the_largest_sums_do_not_saturate(isa, planes, trit, activation):
     columns = 7000
-    plane = reference.to_compute_layout(np.full((3, columns), trit, np.int8))
+    plane = reference.to_compute_layout(np.full((33, columns), trit, np.int8))
     weight = TernaryWeight(
         planes=np.stack([plane] * planes),
         scales=np.ones((1, 1), np.float32),
         group_size=columns,
         in_features=columns,
-        out_features=3,
+        out_features=33,
     )
-    q = np.zeros((2, padded(columns)), np.int8)
+    q = np.zeros((20, padded(columns)), np.int8)
     q[:, :columns] = activation
     expected = trit * activation * columns * (1, 4, 13)[planes - 1]
     assert (cpu.ternary_accumulate(cpu.prepare(weight), q) == expected).all()
+    product = cpu.ternary_matmul(cpu.prepare(weight), q, np.ones(20, np.float32))
+    assert (product == np.float32(expected)).all()
 
 
 @settings(deadline=None)

@@ -1,36 +1,14 @@
-// AVX-512 with VNNI: vpdpbusd, sixteen rows in one register of sums. With VBMI a byte holds five trits: a
-// look-up of its upper six bits tells what the last one counts, and one in 128 entries spreads the other four
-// to the four pairs of bits. Without, a byte holds four such pairs.
+// AVX-512 with VNNI: vpdpbusd, sixteen rows in one register of sums. With VBMI a byte holds five trits, which
+// avx512_units.h spreads to pairs of bits. Without, a byte holds four such pairs.
 #pragma once
 
 #include <immintrin.h>
 
-#include <array>
-
+#include "avx512_units.h"
 #include "make_table.h"
 
 namespace tritium {
 namespace {
-
-// Entry b: digits 0 to 3 of b in base 3, two bits each.
-constexpr std::array<uint8_t, 128> make_fields() {
-  std::array<uint8_t, 128> fields{};
-  for (int rest = 0; rest < kLastDigitWeight; ++rest) {
-    fields[rest] =
-        static_cast<uint8_t>(rest % 3 | rest / 3 % 3 << 2 | rest / 9 % 3 << 4 | rest / 27 % 3 << 6);
-  }
-  return fields;
-}
-alignas(64) constexpr std::array<uint8_t, 128> kFields = make_fields();
-
-// Entry b / 4: what digit 4 adds to b. Of 84 and 168 each second pair of bits is the digit.
-constexpr std::array<uint8_t, 64> make_last_parts() {
-  std::array<uint8_t, 64> parts{};
-  for (int byte = 0; byte < 3 * kLastDigitWeight; byte += 4)
-    parts[byte / 4] = static_cast<uint8_t>(byte / kLastDigitWeight * kLastDigitWeight);
-  return parts;
-}
-alignas(64) constexpr std::array<uint8_t, 64> kLastParts = make_last_parts();
 
 template <int Digits>
 struct Avx512 {
@@ -60,33 +38,9 @@ struct Avx512 {
     return unit;
   }
 
-  // What digit 4 counts: 0, 84 or 168. The look-up reads six bits of a byte, so what a shift of 16 bits
-  // carries into the upper two does not matter.
-  static TRITIUM_INLINE __m512i last_part(__m512i packed) {
-    const __m512i table = _mm512_load_si512(kLastParts.data());
-    return _mm512_permutexvar_epi8(_mm512_srli_epi16(packed, 2), table);
-  }
-
-  // Digits 0 to 3, two bits each, of a byte without its digit 4.
-  static TRITIUM_INLINE __m512i spread(__m512i rest) {
-    return _mm512_permutex2var_epi8(_mm512_load_si512(kFields.data()), rest,
-                                    _mm512_load_si512(kFields.data() + kUnitBytes));
-  }
-
   static TRITIUM_INLINE __m512i pair(__m512i fields, int index) {
     const __m512i shifted = _mm512_srli_epi16(fields, static_cast<unsigned>(2 * index));
     return _mm512_and_si512(shifted, _mm512_set1_epi8(3));
-  }
-
-  // Joins the planes' trits to one code: three times the more significant one plus the other.
-  template <int Planes, typename Trit>
-  static TRITIUM_INLINE __m512i join(Trit trit) {
-    __m512i code = trit(0);
-#pragma GCC unroll 2
-    for (int plane = 1; plane < Planes; ++plane) {
-      code = _mm512_add_epi8(_mm512_add_epi8(code, code), _mm512_add_epi8(code, trit(plane)));
-    }
-    return code;
   }
 
   // Of every plane.
@@ -108,7 +62,7 @@ struct Avx512 {
 
   template <int Planes>
   static TRITIUM_INLINE __m512i code(const Unit<Planes>& fields, int index) {
-    return join<Planes>([&](int plane) { return pair(fields.packed[plane], index); });
+    return join_planes<Planes>([&](int plane) { return pair(fields.packed[plane], index); });
   }
 
   static TRITIUM_INLINE __m512i quad(const int8_t* x) {

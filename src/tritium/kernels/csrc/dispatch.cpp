@@ -6,6 +6,10 @@
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
+#if defined(TRITIUM_X86) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "table.h"
 
@@ -32,8 +36,35 @@ bool has_matrix_products() {
 }
 #endif
 
+#ifdef TRITIUM_X86
+// The matrix registers take 8 KB of every thread's state, so a process has to ask the system for them.
+bool may_use_matrix_registers() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kMatrixData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kMatrixData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool has_matrix_registers() {
+  return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") &&
+         __builtin_cpu_supports("gfni") && may_use_matrix_registers();
+}
+
+const KernelTable& amx_table() {
+  static const KernelTable table = [] {
+    KernelTable made = kAvx512VbmiTable;
+    made.name = "avx512_amx";
+    made.ternary_tiles = ternary_tiles_amx;
+    return made;
+  }();
+  return table;
+}
+#endif
+
 struct Available {
-  const KernelTable* tables[5] = {};
+  const KernelTable* tables[6] = {};
 
   Available() {
     int count = 0;
@@ -42,7 +73,10 @@ struct Available {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vnni")) {
-      if (__builtin_cpu_supports("avx512vbmi")) tables[count++] = &kAvx512VbmiTable;
+      if (__builtin_cpu_supports("avx512vbmi")) {
+        if (has_matrix_registers()) tables[count++] = &amx_table();
+        tables[count++] = &kAvx512VbmiTable;
+      }
       tables[count++] = &kAvx512VnniTable;
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) tables[count++] = &kAvx2Table;

@@ -7,7 +7,7 @@ namespace tritium {
 double read_bandwidth(int threads, double seconds);
 
 // int8 multiplies and adds per second of so many threads, by the instruction the kernels of the table in use
-// are built on: vpdpbusd or vpmaddubsw. 0 where they use neither.
+// are built on: tdpbssd, vpdpbusd or vpmaddubsw. 0 where they use none of them.
 double peak_int8(int threads, double seconds);
 
 }  // namespace tritium

@@ -203,6 +203,9 @@ extern const KernelTable kScalarTable;
 extern const KernelTable kAvx2Table;
 extern const KernelTable kAvx512VnniTable;
 extern const KernelTable kAvx512VbmiTable;
+// ternary_tiles of avx512_amx, whose other kernels are those of avx512_vbmi.
+void ternary_tiles_amx(const TernaryView& weight, const ActivationView& activations, int64_t begin,
+                       int64_t end, float* out);
 #endif
 #ifdef TRITIUM_ARM
 extern const KernelTable kNeonDotprodTable;

@@ -5,8 +5,8 @@
 // `Set` is the instruction set: see scalar.cpp, avx2.cpp, avx512.h and neon.h for what it offers.
 #pragma once
 
-#include "half.h"
 #include "table.h"
+#include "ternary_outputs.h"
 #include "vector.h"
 
 namespace tritium {
@@ -236,47 +236,31 @@ struct Block {
     for (int t = 0; t < Tiles; ++t) {
 #pragma GCC unroll 8
       for (int c = 0; c < Columns; ++c)
-        __builtin_prefetch(out + (first_column + c) * weight.rows + (first_tile + t) * kTileRows, 1);
+        __builtin_prefetch(output_at(weight, first_tile + t, first_column + c, out), 1);
     }
   }
 
-  // One division by the activations' scale at the end.
   TRITIUM_INLINE void store(const Lanes (&totals)[Tiles][Columns], float* out) const {
 #pragma GCC unroll 2
     for (int t = 0; t < Tiles; ++t) {
 #pragma GCC unroll 8
-      for (int c = 0; c < Columns; ++c) {
-        const Lanes input_scale = broadcast(activations.scale[first_column + c]);
-        const Lanes divisor = weight.divides ? scales_of(t, 0) * input_scale : input_scale;
-        store_some(out + (first_column + c) * weight.rows + (first_tile + t) * kTileRows,
-                   totals[t][c] / divisor, rows_of(t));
-      }
+      for (int c = 0; c < Columns; ++c)
+        store_output(weight, activations, first_tile + t, first_column + c, totals[t][c], out);
     }
   }
 
-  // Calls `take(tile, column, sums x scales)`; a weight that divides has its turn at the end.
+  // Calls `take(tile, column, sums x scales)`.
   template <typename Take>
   TRITIUM_INLINE void scale(const Sums& sums, int64_t group, Take take) const {
 #pragma GCC unroll 4
     for (int t = 0; t < Tiles; ++t) {
-      const Lanes scales = weight.divides ? broadcast(1.0f) : scales_of(t, group);
+      const Lanes scales = factors_of(weight, first_tile + t, group);
 #pragma GCC unroll 8
       for (int c = 0; c < Columns; ++c) {
         const Integers whole = Set::integers(sums.of[t][c]);
         take(t, c, each([&](int i) { return __builtin_convertvector(whole.part[i], NativeFloat); }) * scales);
       }
     }
-  }
-
-  TRITIUM_INLINE Lanes scales_of(int tile, int64_t group) const {
-    const int64_t place = ((first_tile + tile) * weight.groups + group) * kTileRows;
-    if (weight.has_half_scales) return load(static_cast<const Half*>(weight.scales) + place);
-    return load(static_cast<const float*>(weight.scales) + place);
-  }
-
-  TRITIUM_INLINE int64_t rows_of(int tile) const {
-    const int64_t left = weight.rows - (first_tile + tile) * kTileRows;
-    return left < kTileRows ? left : kTileRows;
   }
 
   TRITIUM_INLINE void finish(int32_t* out) const {
@@ -289,7 +273,8 @@ struct Block {
           std::memcpy(lanes, whole.part, sizeof(lanes));
           int32_t* to =
               out + ((first_column + c) * weight.rows + (first_tile + t) * kTileRows) * weight.groups;
-          for (int64_t row = 0; row < rows_of(t); ++row) to[row * weight.groups + group] = lanes[row];
+          for (int64_t row = 0; row < rows_of(weight, first_tile + t); ++row)
+            to[row * weight.groups + group] = lanes[row];
         }
       }
     }
