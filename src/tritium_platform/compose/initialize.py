@@ -36,6 +36,7 @@ from tritium_platform.compose.books import (
     suspension,
 )
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
+from tritium_platform.compose.insight import open_analytics, open_scores
 from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform
 from tritium_platform.compose.reconciliation import open_canary, open_reconciliation
@@ -193,6 +194,8 @@ def _assemble(
         fair_use=fair_use,
         spending=spending,
         predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
+        scores=open_scores(database, tenants=tenancy, clock=clock),
+        analytics=open_analytics(database, prices=books.billing, clock=clock),
         registry=registry,
         uploads=uploads,
         files=files,
@@ -271,4 +274,5 @@ def _schedules(
     canary = None
     if config.canary:
         canary = open_canary(database, desk=desk, quotas=books.quotas, security=security)
-    return open_schedules(desk, reconciliation=reconciliation, canary=canary, loop=loop)
+    scores = open_scores(database, tenants=SqlTenantStore(database), clock=clock)
+    return open_schedules(desk, reconciliation=reconciliation, scores=scores, canary=canary, loop=loop)
