@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tritium_platform.insight.health import OutcomeKind
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import CalendarMonth, uuid7
@@ -17,7 +18,7 @@ from tritium_platform.values import CalendarMonth, uuid7
 NOBODY = str(uuid.UUID(int=7))
 OPERATORS = (
     *("/api/v1/tenants", "/api/v1/security", "/api/v1/recommendations", "/api/v1/billing"),
-    *("/api/v1/capacity", "/api/v1/fair-use"),
+    *("/api/v1/capacity", "/api/v1/fair-use", "/api/v1/customers"),
 )
 
 
@@ -172,6 +173,61 @@ def test_cost_data_shows_only_the_callers_own(running, victim, attacker):
             answer = http.get("/api/v1/invoices/focus.csv", params=query).raise_for_status()
             assert (tenant_id in answer.text) is is_shown
             assert answer.text.startswith("BilledCost,")
+
+
+def test_health_and_usage_show_only_the_callers_own(running):
+    tenant_id, key = running.tenant(name="Watched")
+    _, stranger = running.tenant(name="Stranger")
+    outcomes = running.platform.books.health
+    running.run(outcomes.update_health(uuid.UUID(tenant_id), kind=OutcomeKind.SUCCESS, latency_ms=5))
+    addresses = ("account/health", "account/health/history", "usage/series", "usage/summary")
+    query = {"tenant_id": tenant_id}  # nothing that a tenant may ask
+    told = {}
+    for caller in (key, stranger):
+        with running.http(caller) as http:
+            told[caller] = [
+                http.get(f"/api/v1/{address}", params=query).raise_for_status().json()
+                for address in addresses
+            ]
+    assert told[key][0]["tenant_id"] == tenant_id
+    assert (told[key][0]["score"], told[stranger][0]["score"]) == (100, None)
+    assert tenant_id not in str(told[stranger])
+    assert told[stranger][2]["points"] == []
+    assert (told[key][3]["outcomes"]["success"], told[stranger][3]["outcomes"]["success"]) == (1, 0)
+    with running.http(stranger) as http:
+        for address in ("health", "health/history", "usage/series", "usage/summary"):
+            assert http.get(f"/api/v1/tenants/{tenant_id}/{address}").status_code == 403
+        assert http.get("/api/v1/customers").status_code == 403
+    with running.admin() as admin:
+        (listed,) = [
+            each
+            for each in admin.get("/api/v1/customers").raise_for_status().json()["customers"]
+            if each["tenant_id"] == tenant_id
+        ]
+        assert (listed["score"], listed["grade"]) == (100, "healthy")
+        assert admin.get(f"/api/v1/tenants/{NOBODY}/health").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "account/health?as_of=0001-01-01T00:00:00Z",
+        "account/health?as_of=9999-12-31T23:00:00-12:00",
+        "account/health?as_of=2026-11-30T00:00:00",
+        "account/health/history?before=0001-01-01T00:00:00%2B14:00",
+        "usage/series?end=0001-01-02T00:00:00Z",
+        "usage/series?start=2020-01-01T00:00:00Z&by=hour",
+        "usage/series?after=2026-11-30T00:00:00Z~%00",
+        "usage/series?after=yesterday~x",
+        "usage/series?group=tenant_id",
+        "usage/series?limit=1001",
+    ],
+)
+def test_a_question_about_health_or_usage_that_cannot_be_is_a_422(running, query):
+    _, key = running.tenant(name="Curious")
+    with running.http(key) as http:
+        answer = http.get(f"/api/v1/{query}")
+        assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
 
 
 def test_inference_on_a_foreign_deployment_is_404(running, victim, attacker):

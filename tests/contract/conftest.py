@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import secrets
+import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -20,6 +23,7 @@ from tritium_platform.adapters.memory.billing_store import MemoryPriceStore
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.event_store import MemoryEventStore
+from tritium_platform.adapters.memory.facts_reader import MemoryFactsReader
 from tritium_platform.adapters.memory.file_store import MemoryFileStore
 from tritium_platform.adapters.memory.health_store import MemoryOutcomeStore
 from tritium_platform.adapters.memory.invoice_store import MemoryBilledUsageStore, MemoryInvoiceStore
@@ -34,7 +38,9 @@ from tritium_platform.adapters.memory.money_stores import (
 )
 from tritium_platform.adapters.memory.payment_store import MemoryNoticeStore, MemoryPaymentStore
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
+from tritium_platform.adapters.memory.score_store import MemoryScoreStore
 from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
+from tritium_platform.adapters.memory.usage_series import MemoryUsageSeries
 from tritium_platform.adapters.sql.alias_store import SqlAliasStore
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
 from tritium_platform.adapters.sql.batch_store import SqlBatchStore
@@ -43,6 +49,7 @@ from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.credit_store import SqlCreditStore
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.event_store import SqlEventStore
+from tritium_platform.adapters.sql.facts_reader import SqlFactsReader
 from tritium_platform.adapters.sql.file_store import SqlFileStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.invoice_store import SqlInvoiceStore
@@ -56,18 +63,22 @@ from tritium_platform.adapters.sql.payment_store import SqlPaymentStore
 from tritium_platform.adapters.sql.plan_store import SqlOperationStore, SqlPlanStore
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.schema import metadata
+from tritium_platform.adapters.sql.score_store import SqlScoreStore
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
+from tritium_platform.adapters.sql.usage_series import SqlUsageSeries
 from tritium_platform.billing.books import BillingBooks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from tritium_platform.audit.service import AuditOutbox
     from tritium_platform.billing.invoicing import PriceStore
     from tritium_platform.billing.payment_store import NoticeStore
     from tritium_platform.billing.plans import PlanStore
+    from tritium_platform.insight.analytics import UsageSeriesReader
+    from tritium_platform.insight.facts import FactsReader
     from tritium_platform.insight.health import OutcomeStore
+    from tritium_platform.insight.scores import ScoreStore
     from tritium_platform.metering.ingestion import EventStore
     from tritium_platform.metering.service import UsageStore
     from tritium_platform.quotas.reservations import ReservationStore
@@ -79,6 +90,14 @@ if TYPE_CHECKING:
     from tritium_platform.serving.registry import ModelStore
     from tritium_platform.tenancy.service import TenantStore
     from tritium_platform.values import UnitOfWork
+
+ORACLE = "tritium_scoring_oracle"
+if ORACLE not in sys.modules:
+    spec = importlib.util.spec_from_file_location(ORACLE, Path(__file__).with_name("scoring.py"))
+    if spec is None or spec.loader is None:
+        raise ImportError(ORACLE)
+    sys.modules[ORACLE] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[ORACLE])
 
 SERVER = os.environ.get("TRITIUM_TEST_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
 
@@ -95,6 +114,9 @@ class Books:
     reservations: ReservationStore
     prices: PriceStore
     outcomes: OutcomeStore
+    facts: FactsReader
+    scores: ScoreStore
+    series: UsageSeriesReader
     outbox: AuditOutbox
     models: ModelStore
     deployments: DeploymentStore
@@ -118,6 +140,9 @@ def books_in_memory() -> Books:
         reservations=MemoryReservationStore(database),
         prices=MemoryPriceStore(database),
         outcomes=MemoryOutcomeStore(database),
+        facts=MemoryFactsReader(database),
+        scores=MemoryScoreStore(database),
+        series=MemoryUsageSeries(database),
         outbox=MemoryAuditOutbox(database),
         models=MemoryModelStore(database),
         deployments=MemoryDeploymentStore(database),
@@ -151,6 +176,9 @@ def books_in_sql(database: Database) -> Books:
         reservations=SqlReservationStore(database),
         prices=SqlPriceStore(database),
         outcomes=SqlOutcomeStore(database),
+        facts=SqlFactsReader(database),
+        scores=SqlScoreStore(database),
+        series=SqlUsageSeries(database),
         outbox=SqlAuditOutbox(database),
         models=SqlModelStore(database),
         deployments=SqlDeploymentStore(database),
@@ -283,6 +311,18 @@ async def sql_books(sql_url: str) -> AsyncIterator[Books]:
     database = Database(sql_url)
     yield books_in_sql(database)
     await database.close()
+
+
+@pytest.fixture
+def books_in() -> Callable[[Database], Books]:
+    """Makes books over a database, for tests that have a loop of their own."""
+    return books_in_sql
+
+
+@pytest.fixture
+def memory_books() -> Callable[[], Books]:
+    """Makes empty books in memory."""
+    return books_in_memory
 
 
 @pytest.fixture

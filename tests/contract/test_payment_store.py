@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tritium_platform.adapters.sql.migrate import synchronous_engine
 from tritium_platform.billing.invoice import Invoice, InvoiceKind, InvoiceStatus
+from tritium_platform.billing.journal import JournalGroup, entries_of
 from tritium_platform.billing.list_plan import plan_of
 from tritium_platform.billing.payment import (
     AttemptState,
@@ -251,3 +252,46 @@ async def test_what_was_asked_for_and_what_was_paid_stays(sql_books: Books, sql_
     assert await store.add(second)
     with pytest.raises(IntegrityError):  # a provider's payment is one attempt's
         await store.save(replace(second, reference="pi_1"))
+
+
+async def test_what_was_made_in_a_period_comes_in_pages_by_id(books: Books) -> None:
+    store, hour = books.money.payments, timedelta(hours=1)
+    attempts = [
+        attempt(await invoice(books, month=month), state=AttemptState.FAILED, created_at=AT + month * hour)
+        for month in (1, 2, 3)
+    ]
+    for each in attempts:
+        await store.add(each)
+    refunds = [refund(each, idempotency_key=each.id.hex, created_at=each.created_at) for each in attempts]
+    disputes = [
+        replace(dispute(each), reference=each.id.hex, created_at=each.created_at) for each in attempts
+    ]
+    for given_back, disputed in zip(refunds, disputes, strict=True):
+        await store.add_refund(given_back)
+        await store.save_dispute(disputed)
+    period = {"start": AT + hour, "end": AT + 3 * hour}
+    for read, made in (
+        (store.attempts_between, attempts),
+        (store.refunds_between, refunds),
+        (store.disputes_between, disputes),
+    ):
+        first = await read(**period, limit=1)
+        assert list(first) == made[:1]
+        assert list(await read(**period, limit=9, after=first[0].id)) == made[1:2]
+
+
+async def test_entries_about_an_operation_are_those_of_its_parts_and_of_its_tenant(books: Books) -> None:
+    journal, entries = books.money.journal, entries_of("USD", receivable=5, revenue=-5)
+    for tenant, operation in ((1, "payment:a"), (1, "payment:a:5:0"), (1, "payment:ab"), (2, "payment:a:7")):
+        await journal.post(
+            JournalGroup(
+                id=uuid7(),
+                operation_id=operation,
+                tenant_id=UUID(int=tenant),
+                description="test",
+                occurred_at=AT,
+                entries=entries,
+            )
+        )
+    assert list(await journal.entries_about("payment:a", tenant_id=UUID(int=1))) == [*entries, *entries]
+    assert list(await journal.entries_about("payment:_", tenant_id=UUID(int=1))) == []

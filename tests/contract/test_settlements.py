@@ -122,7 +122,7 @@ class Shop:
             self.tenant_id, meter=QuotaMeter.REQUESTS, period=MONTH
         )
         assert counter == QuotaCounter(1000, used, self.lease.amount - used)
-        outcomes = await self.books.outcomes.recent(self.tenant_id, since=FROM)
+        outcomes = await self.books.outcomes.between(self.tenant_id, start=FROM, end=UNTIL)
         assert list(outcomes) == [OutcomeCount(OutcomeKind.SUCCESS, 4, len(settlements))]
 
 

@@ -58,7 +58,14 @@ async def test_outcomes_add_up_over_the_hours_asked_for(books: Books, clock: Man
     ):
         await books.outcomes.count(tenant_id, hour=hour, kind=kind, latency_bucket=bucket)
     await books.outcomes.count(uuid7(clock), hour=noon, kind=OutcomeKind.FAILED, latency_bucket=1)
-    assert list(await books.outcomes.recent(tenant_id, since=earlier)) == [
+    later = noon + timedelta(hours=1)
+    assert list(await books.outcomes.between(tenant_id, start=earlier, end=noon)) == [
+        OutcomeCount(OutcomeKind.SUCCESS, 3, 1)
+    ]
+    assert await books.outcomes.last_success(tenant_id, before=later) == noon
+    assert await books.outcomes.last_success(tenant_id, before=noon) == earlier
+    assert await books.outcomes.last_success(tenant_id, before=earlier) is None
+    assert list(await books.outcomes.between(tenant_id, start=earlier, end=later)) == [
         OutcomeCount(OutcomeKind.REFUSED, 0, 1),
         OutcomeCount(OutcomeKind.SUCCESS, 3, 3),
     ]

@@ -6,6 +6,7 @@ import asyncio
 import json
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tritium_platform.adapters.stripe_objects import (
@@ -14,8 +15,11 @@ from tritium_platform.adapters.stripe_objects import (
     NAME,
     REFUND,
     charge_outcome,
+    dispute_entry,
     dispute_outcome,
+    payment_entry,
     provider_event,
+    refund_entry,
     refund_outcome,
     refused_outcome,
 )
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
         PaymentAttempt,
         PaymentRefund,
         ProviderEvent,
+        StatementItem,
     )
     from tritium_platform.values import Clock
 
@@ -179,6 +184,21 @@ class StripeProvider:
         found = await self._call(lambda: _all(self._client.v1.disputes.list(params)))
         return [dispute_outcome(each) for each in found]
 
+    async def statement(self, *, start: datetime, end: datetime) -> Sequence[StatementItem]:
+        """Return every payment, refund and dispute that began in a period, as Stripe lists them."""
+        created = {"gte": int(start.timestamp()), "lt": int(end.timestamp())}
+        params: Any = {"created": created, "limit": PAGE}
+        v1 = self._client.v1
+        lists = (
+            (v1.payment_intents, payment_entry),
+            (v1.refunds, refund_entry),
+            (v1.disputes, dispute_entry),
+        )
+        found: list[StatementItem] = []
+        for resource, read in lists:
+            found += [read(each) for each in await self._listed(resource, params)]
+        return found
+
     async def find_events(self, *, since: datetime) -> Sequence[ProviderEvent]:
         """Return what happened since a moment; Stripe keeps it for 30 days."""
         params: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
@@ -227,6 +247,16 @@ class StripeProvider:
                 return intent
         return None
 
+    async def _listed(self, resource: Any, params: dict[str, Any]) -> list[dict[str, Any]]:
+        """Read a list to its end; each page is a call of its own, for a list may be long."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page, has_more = await self._call(partial(_page, resource, params))
+            found += page
+            if not (has_more and page):
+                return found
+            params = {**params, "starting_after": page[-1]["id"]}
+
     async def _call(self, ask: Callable[[], Answer]) -> Answer:
         """Ask Stripe on a thread; what it says wrong becomes an error of ours."""
 
@@ -265,6 +295,11 @@ def _plain(answer: stripe.StripeObject) -> dict[str, Any]:
 
 def _all(page: Any) -> list[dict[str, Any]]:
     return [_plain(each) for each in page.auto_paging_iter()]
+
+
+def _page(resource: Any, params: Any) -> tuple[list[dict[str, Any]], bool]:
+    page = resource.list(params)
+    return [_plain(each) for each in page.data], bool(page.has_more)
 
 
 def _parse(body: bytes) -> dict[str, Any]:

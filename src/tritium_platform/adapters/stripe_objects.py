@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -16,6 +17,8 @@ from tritium_platform.billing.payment import (
     ProviderEvent,
     RefundOutcome,
     RefundState,
+    StatementItem,
+    StatementKind,
 )
 from tritium_platform.errors import PlatformError
 from tritium_platform.values import uuid7
@@ -109,6 +112,49 @@ def dispute_outcome(dispute: Mapping[str, Any]) -> DisputeOutcome:
         amount_minor=dispute["amount"],
         cash_minor=sum(each["net"] for each in moves),
         fee_minor=sum(each["fee"] for each in moves),
+    )
+
+
+def payment_entry(intent: Mapping[str, Any]) -> StatementItem:
+    """Read a PaymentIntent as an entry of a list; a status that nobody knows stays what it is."""
+    state = STATES.get(intent["status"], intent["status"])
+    is_paid = state is AttemptState.SUCCEEDED
+    amount = intent.get("amount_received", intent["amount"]) if is_paid else intent["amount"]
+    return _entry(
+        intent, StatementKind.PAYMENT, state=state, amount=amount, payment=intent["id"], name=ATTEMPT
+    )
+
+
+def refund_entry(refund: Mapping[str, Any]) -> StatementItem:
+    """Read a Refund as an entry of a list."""
+    state = REFUND_STATES.get(refund["status"], RefundState.UNKNOWN)
+    payment = str(refund.get("payment_intent") or "")
+    return _entry(
+        refund, StatementKind.REFUND, state=state, amount=refund["amount"], payment=payment, name=REFUND
+    )
+
+
+def dispute_entry(dispute: Mapping[str, Any]) -> StatementItem:
+    """Read a Dispute as an entry of a list."""
+    state = DISPUTE_STATES.get(dispute["status"], DisputeState.OPENED)
+    payment = str(dispute.get("payment_intent") or "")
+    return _entry(
+        dispute, StatementKind.DISPUTE, state=state, amount=dispute["amount"], payment=payment, name=""
+    )
+
+
+def _entry(
+    of: Mapping[str, Any], kind: StatementKind, *, state: str, amount: int, payment: str, name: str
+) -> StatementItem:
+    return StatementItem(
+        kind=kind,
+        reference=of["id"],
+        payment=payment,
+        own_id=_identity(of, name),
+        state=str(state),
+        amount_minor=amount,
+        currency=of["currency"].upper(),
+        created_at=datetime.fromtimestamp(of["created"], UTC),
     )
 
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 
 from tritium_platform.api import schemas
 from tritium_platform.api.deps import Caller, ThePlatform, UsageCaller, tenant_key
+from tritium_platform.api.insight_schemas import health_out
 from tritium_platform.api.spend_schemas import spend_cap_out
 from tritium_platform.billing.rating.per_unit import UnitPrice
 from tritium_platform.values import CalendarMonth, Clock
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from tritium_platform.billing.drafting import DraftLine
     from tritium_platform.billing.invoices import Preview
-    from tritium_platform.insight.health import HealthScore
     from tritium_platform.metering.model import UsageRecord
     from tritium_platform.quotas.model import QuotaCounter
 
@@ -32,8 +32,7 @@ async def get_account(platform: ThePlatform, caller: Caller) -> schemas.AccountO
     """Show the caller's tenant, tier, limits and what is left of them."""
     month = await platform.books.quotas.usage_of_month(caller)
     storage = await platform.books.quotas.usage_of_storage(caller)
-    share = min(1.0, (month.used + month.held) / month.limit) if month.limit else 1.0
-    health = await platform.books.health.health_of(caller.tenant_id, quota_used=share)
+    health = await platform.scores.score(caller.tenant_id)
     spend = await platform.spending.status(caller.tenant_id)
     return schemas.AccountOut(
         tenant_id=caller.tenant_id,
@@ -44,7 +43,7 @@ async def get_account(platform: ThePlatform, caller: Caller) -> schemas.AccountO
         limits=schemas.LimitsOut(**asdict(caller.limits)),
         requests_this_month=_quota_out(month),
         storage=_quota_out(storage),
-        health=_health_out(health),
+        health=health_out(health),
         spend_cap=spend_cap_out(spend) if spend else None,
     )
 
@@ -127,11 +126,6 @@ def _quota_out(counter: QuotaCounter) -> schemas.QuotaOut:
     return schemas.QuotaOut(
         limit=counter.limit, used=counter.used, held=counter.held, remaining=counter.remaining
     )
-
-
-def _health_out(health: HealthScore) -> schemas.HealthOut:
-    factors = {factor.name: factor.value for factor in health.factors}
-    return schemas.HealthOut(score=health.score, requests=health.requests, factors=factors)
 
 
 def _record_out(record: UsageRecord) -> schemas.UsageRecordOut:

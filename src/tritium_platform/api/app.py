@@ -25,6 +25,7 @@ from tritium_platform.api import (
     events,
     fairuse,
     files,
+    insight,
     invoices,
     models,
     operations,
@@ -97,6 +98,9 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         deployments.operator_router,
         events.operator_router,
         fairuse.operator_router,
+        insight.router,
+        insight.operator_router,
+        insight.customers_router,
         payments.operator_router,
         spending.operator_router,
     ):

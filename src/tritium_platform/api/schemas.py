@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tritium_platform.api.insight_schemas import HealthOut
 from tritium_platform.api.spend_schemas import SpendCapOut
 from tritium_platform.tenancy.model import ALL_SCOPES, Scope, TenantStatus, TenantTier
 
@@ -212,14 +213,6 @@ class QuotaOut(BaseModel):
     used: int
     held: int
     remaining: int
-
-
-class HealthOut(BaseModel):
-    """The tenant's health: 0 to 100 and what it is made of; null without requests in the last 24 hours."""
-
-    score: int | None
-    requests: int
-    factors: dict[str, float]
 
 
 class AccountOut(BaseModel):

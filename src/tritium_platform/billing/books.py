@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         InvoiceStatus,
         Payment,
     )
+    from tritium_platform.billing.journal import JournalEntry
     from tritium_platform.billing.payment_store import PaymentStore
     from tritium_platform.billing.rating.plan import Usage
     from tritium_platform.metering.model import UsageRecord
@@ -117,6 +118,9 @@ class JournalStore(Protocol):
 
     async def list(self, *, limit: int, after: UUID | None = None) -> Sequence[JournalGroup]:
         """Return groups in the order of their ids, those after `after`."""
+
+    async def entries_about(self, operation: str, *, tenant_id: UUID) -> Sequence[JournalEntry]:
+        """Return a tenant's entries of an operation and of its parts, whose ids go on with `:`."""
 
 
 class CreditStore(Protocol):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PaymentAttempt,
         PaymentRefund,
         ProviderEvent,
+        StatementItem,
     )
 
 
@@ -56,6 +57,10 @@ class ManualProvider:
     async def find_disputes(self, attempt: PaymentAttempt) -> Sequence[DisputeOutcome]:  # noqa: ARG002
         """Return none: a transfer is not disputed."""
         return ()
+
+    async def statement(self, *, start: datetime, end: datetime) -> Sequence[StatementItem] | None:  # noqa: ARG002
+        """Return None: what the operator recorded is all that is known of an account at a bank."""
+        return None
 
     async def find_events(self, *, since: datetime) -> Sequence[ProviderEvent]:  # noqa: ARG002
         """Return none."""

@@ -170,6 +170,35 @@ class ProviderEvent:
     received_at: datetime
 
 
+class StatementKind(StrEnum):
+    """What an entry of a provider's list is."""
+
+    PAYMENT = "payment"
+    REFUND = "refund"
+    DISPUTE = "dispute"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementItem:
+    """A payment, refund or dispute as a provider lists it, or as it should.
+
+    Attributes:
+        reference: the provider's name for it. payment: that of the payment it is about.
+        own_id: our id of it, if the provider was told.
+        state: a word of `AttemptState`, `RefundState` or `DisputeState`; what was refunded has succeeded.
+        amount_minor: what came in; of a payment that did not succeed, what was asked for.
+    """
+
+    kind: StatementKind
+    reference: str
+    payment: str
+    own_id: UUID | None
+    state: str
+    amount_minor: int
+    currency: str
+    created_at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeOutcome:
     """What a provider says about an attempt."""

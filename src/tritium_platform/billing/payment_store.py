@@ -69,6 +69,21 @@ class PaymentStore(Protocol):
     async def disputes(self, attempt_id: UUID) -> Sequence[PaymentDispute]:
         """Return the disputes of an attempt, oldest first."""
 
+    async def attempts_between(
+        self, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
+    ) -> Sequence[PaymentAttempt]:
+        """Return attempts that were made in a period, by their ids."""
+
+    async def refunds_between(
+        self, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
+    ) -> Sequence[PaymentRefund]:
+        """Return refunds that were made in a period, by their ids."""
+
+    async def disputes_between(
+        self, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
+    ) -> Sequence[PaymentDispute]:
+        """Return disputes that were heard of in a period, by their ids."""
+
     async def set_method(self, method: PaymentMethod) -> None:
         """Let a tenant be charged that way from now on."""
 

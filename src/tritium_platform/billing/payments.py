@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         PaymentRefund,
         ProviderEvent,
         RefundOutcome,
+        StatementItem,
     )
 
 _log = structlog.get_logger(__name__)
@@ -65,6 +66,9 @@ class PaymentProvider(Protocol):
 
     async def find_disputes(self, attempt: PaymentAttempt) -> Sequence[DisputeOutcome]:
         """Return every dispute of an attempt."""
+
+    async def statement(self, *, start: datetime, end: datetime) -> Sequence[StatementItem] | None:
+        """Return every payment, refund and dispute that began in a period; None: no list is kept of them."""
 
     async def find_events(self, *, since: datetime) -> Sequence[ProviderEvent]:
         """Return what happened since a moment, for the notices that were lost on their way."""
@@ -214,6 +218,11 @@ class PaymentService:
         if attempt is None:
             raise attempt_not_found()
         return attempt
+
+    @property
+    def providers(self) -> Mapping[str, PaymentProvider]:
+        """All of them, by their names."""
+        return self._providers
 
     def provider(self, name: str) -> PaymentProvider:
         """Return a provider; ConflictError if it is not configured."""

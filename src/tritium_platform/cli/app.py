@@ -12,6 +12,7 @@ from tritium_platform.cli import (
     compliance,
     documents,
     fairuse,
+    health,
     models,
     payments,
     prices,
@@ -23,6 +24,7 @@ from tritium_platform.cli import (
     spending,
     tenants,
     usage,
+    usage_series,
 )
 
 app = typer.Typer(
@@ -39,6 +41,8 @@ app.command()(run.worker)
 app.command()(run.migrate)
 app.command()(recommend.recommend)
 app.command()(reconcile.reconcile)
+usage.usage_group.command("series")(usage_series.series)
+usage.usage_group.command("summary")(usage_series.summary)
 models.model_group.command("quantize")(quantize.quantize_model)
 models.model_group.command("cancel")(quantize.cancel_quantization)
 for name, group in (
@@ -52,6 +56,7 @@ for name, group in (
     ("capacity", capacity.capacity_group),
     ("fairuse", fairuse.fairuse_group),
     ("usage", usage.usage_group),
+    ("health", health.health_group),
     ("invoice", billing.invoice_group),
     ("credit-note", documents.credit_note_group),
     ("payment", payments.payment_group),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID
 
 import typer
+from typer.core import TyperGroup
 
 from tritium.errors import ValidationError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tritium_platform.config import PlatformConfig
 
 Result = TypeVar("Result")
+SHOW = "show"
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps its files.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="A TOML file; flags and TRITIUM_... come before it.")
@@ -28,6 +30,16 @@ DatabaseUrl = Annotated[
     str | None, typer.Option("--database-url", help="postgresql+psycopg://...; SQLite by default.")
 ]
 LogLevel = Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error.")]
+
+
+class ShowGroup(TyperGroup):
+    """Takes `tritiumd usage TENANT` for `tritiumd usage show TENANT`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the name of the command in front if none is there."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = [SHOW, *args]
+        return super().parse_args(ctx, args)
 
 
 def read_config(config_file: Path | None, **flags: Any) -> PlatformConfig:

@@ -156,13 +156,19 @@ async def _run_server(
     from tritium_platform.adapters.worker_process import WorkerProcess
     from tritium_platform.api.server import serve_platform
     from tritium_platform.compose import initialize_platform
+    from tritium_platform.console.customers import PlatformCustomers
     from tritium_platform.console.pages import build_console
     from tritium_platform.console.reads import PlatformOverview
     from tritium_platform.console.session import ConsoleSessions
 
     platform = await initialize_platform(config, is_audit_required=True)
     sessions = ConsoleSessions(platform.admin_token)
-    console = build_console(PlatformOverview(platform), sessions=sessions, clock=platform.clock)
+    console = build_console(
+        PlatformOverview(platform),
+        customers=PlatformCustomers(platform),
+        sessions=sessions,
+        clock=platform.clock,
+    )
     quantizer = WorkerProcess(config)
 
     def announce(url: str) -> None:

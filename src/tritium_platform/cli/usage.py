@@ -7,10 +7,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from tritium.cli.output import (
     FormatOption,
@@ -23,9 +22,11 @@ from tritium.cli.output import (
 )
 from tritium.errors import BitNetServiceError
 from tritium_platform.cli.common import (
+    SHOW,
     ConfigFile,
     DatabaseUrl,
     DataDir,
+    ShowGroup,
     parse_id,
     read_config,
     with_platform,
@@ -39,23 +40,11 @@ if TYPE_CHECKING:
     from tritium_platform.metering.model import UsageTotal
     from tritium_platform.values import CalendarMonth
 
-SHOW = "show"
 AT_ONCE = 5_000
 MOST_SHOWN = 100
 
 
-class _UsageGroup(TyperGroup):
-    """Takes `tritiumd usage TENANT` for `tritiumd usage show TENANT`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] != "--help":
-            args = [SHOW, *args]
-        return super().parse_args(ctx, args)
-
-
-usage_group = typer.Typer(
-    cls=_UsageGroup, no_args_is_help=True, help="What was used; `usage TENANT` shows it."
-)
+usage_group = typer.Typer(cls=ShowGroup, no_args_is_help=True, help="What was used; `usage TENANT` shows it.")
 
 
 @dataclass(slots=True)

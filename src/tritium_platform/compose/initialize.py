@@ -29,6 +29,7 @@ from tritium_platform.compose.books import (
     seller_of,
 )
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
+from tritium_platform.compose.insight import open_analytics, open_scores
 from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform
 from tritium_platform.compose.reconciliation import open_reconciliation
@@ -179,6 +180,8 @@ def _assemble(
         fair_use=fair_use,
         spending=spending,
         predictions=PredictionService(tokens=SqlUsageStore(database), clock=clock),
+        scores=open_scores(database, tenants=tenancy, clock=clock),
+        analytics=open_analytics(database, prices=books.billing, clock=clock),
         registry=registry,
         uploads=uploads,
         files=files,

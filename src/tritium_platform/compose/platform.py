@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from tritium_platform.books import Books
     from tritium_platform.config import PlatformConfig
     from tritium_platform.gateway import Gateway
+    from tritium_platform.insight.analytics import AnalyticsService
     from tritium_platform.insight.prediction import PredictionService
     from tritium_platform.insight.recommendations import RecommendationService
+    from tritium_platform.insight.scores import ScoreService
     from tritium_platform.metering.ingestion import Ingestion
     from tritium_platform.quotas.enforcement import FairUseService
     from tritium_platform.quotas.spending import SpendService
@@ -72,6 +74,8 @@ class Platform:
     fair_use: FairUseService
     spending: SpendService
     predictions: PredictionService
+    scores: ScoreService
+    analytics: AnalyticsService
     registry: RegistryService
     uploads: UploadService
     files: FileService

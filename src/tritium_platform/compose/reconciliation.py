@@ -10,6 +10,7 @@ from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.reconciliation_store import SqlRunStore
 from tritium_platform.billing.reconciliation.provider import ManualProvider
 from tritium_platform.billing.reconciliation.service import ReconciliationService
+from tritium_platform.billing.reconciliation.statements import StatementComparison
 from tritium_platform.compliance.canary import Canary
 from tritium_platform.metering.service import MeteringService
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def open_reconciliation(
     database: Database, *, desk: BillingDesk, security: Recorder
 ) -> ReconciliationService:
-    """Return what compares the books with themselves; payments are those of bank transfers."""
+    """Return what compares the books with themselves; payments with what their providers list."""
     reader = SqlBooksReader(database)
     return ReconciliationService(
         reader=reader,
@@ -32,6 +33,7 @@ def open_reconciliation(
         plans=desk.plans,
         provider=ManualProvider(reader),
         alarm=SecurityAlarm(security, clock=desk.books.clock),
+        statements=StatementComparison(books=desk.books, providers=desk.payments.service.providers),
     )
 
 

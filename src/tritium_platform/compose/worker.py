@@ -20,6 +20,7 @@ from tritium_platform.billing.dunning import DunningEnd
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.compose.books import note_signer, open_stripe, seller_of, suspension
 from tritium_platform.compose.customers import open_security, open_tenancy
+from tritium_platform.compose.insight import open_scores
 from tritium_platform.compose.reconciliation import open_canary, open_reconciliation
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.service import QuotaService
@@ -84,4 +85,5 @@ def _schedules(
     canary = None
     if config.canary:
         canary = open_canary(database, desk=desk, quotas=books.quotas, security=security)
-    return open_schedules(desk, reconciliation=reconciliation, canary=canary, loop=loop)
+    scores = open_scores(database, tenants=SqlTenantStore(database), clock=clock)
+    return open_schedules(desk, reconciliation=reconciliation, scores=scores, canary=canary, loop=loop)

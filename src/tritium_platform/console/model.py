@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tritium_platform.values import Money
+
 if TYPE_CHECKING:
     from datetime import datetime
+    from uuid import UUID
+
+    from tritium_platform.insight.analytics import UsagePoint, UsageSummary
+    from tritium_platform.insight.score import HealthScore
+    from tritium_platform.insight.scores import KeptScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,3 +115,44 @@ class Overview:
     blocks: tuple[BlockRow, ...]
     audit: AuditHeadRow | None
     audit_problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerRow:
+    """A tenant and its health at the end of the running hour."""
+
+    tenant_id: UUID
+    name: str
+    tier: str
+    status: str
+    health: HealthScore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerPage:
+    """One tenant: its health, its last seven days, and the scores that were kept, newest first."""
+
+    row: CustomerRow
+    summary: UsageSummary
+    days: tuple[UsagePoint, ...]
+    kept: tuple[KeptScore, ...]
+    cap: Money | None
+
+    @property
+    def busiest(self) -> int:
+        """The uses of the busiest of the days; 1 for bars to be drawn beside if there are none."""
+        return max((each.uses for each in self.days), default=1)
+
+    @property
+    def spent(self) -> Money:
+        """What was spent this month by the price list."""
+        month = self.summary.month_end
+        return Money(round(month.spent_micro / 1_000_000), month.currency)
+
+    @property
+    def expected(self) -> Money | None:
+        """What the month is expected to come to; None with too little history."""
+        month = self.summary.month_end
+        if month.expected_micro is None:
+            return None
+        return Money(round(month.expected_micro / 1_000_000), month.currency)

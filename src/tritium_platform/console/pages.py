@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs
+from uuid import UUID  # noqa: TC003 - FastAPI reads the annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -14,9 +15,9 @@ from tritium_platform.console.session import COOKIE, LIFETIME
 from tritium_platform.errors import BitNetServiceError, InvalidTokenError, NotFoundError, ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from tritium_platform.console.model import Overview
+    from tritium_platform.console.model import CustomerPage, CustomerRow, Overview
     from tritium_platform.console.session import ConsoleSessions
     from tritium_platform.values import Clock
 
@@ -45,12 +46,28 @@ class OverviewSource(Protocol):
         ...
 
 
-def build_console(source: OverviewSource, *, sessions: ConsoleSessions, clock: Clock) -> APIRouter:
+class CustomerSource(Protocol):
+    """Reads what the pages about customers show."""
+
+    async def customers(self) -> Sequence[CustomerRow]:
+        """Return the tenants by their health, the worst first."""
+        ...
+
+    async def customer(self, tenant_id: UUID) -> CustomerPage:
+        """Return what there is to see of a tenant; NotFoundError if there is none."""
+        ...
+
+
+def build_console(
+    source: OverviewSource, *, customers: CustomerSource, sessions: ConsoleSessions, clock: Clock
+) -> APIRouter:
     """Return the routes under /console."""
-    console = _Console(source, sessions=sessions, clock=clock)
+    console = _Console(source, customers=customers, sessions=sessions, clock=clock)
     router = APIRouter(prefix="/console", include_in_schema=False)
     router.add_api_route("", console.overview, methods=["GET"])
     router.add_api_route("/live", console.live, methods=["GET"])
+    router.add_api_route("/customers", console.customers, methods=["GET"])
+    router.add_api_route("/customers/{tenant_id}", console.customer, methods=["GET"])
     router.add_api_route("/login", console.login_form, methods=["GET"])
     router.add_api_route("/login", console.log_in, methods=["POST"])
     router.add_api_route("/logout", console.log_out, methods=["POST"])
@@ -59,8 +76,11 @@ def build_console(source: OverviewSource, *, sessions: ConsoleSessions, clock: C
 
 
 class _Console:
-    def __init__(self, source: OverviewSource, *, sessions: ConsoleSessions, clock: Clock) -> None:
+    def __init__(
+        self, source: OverviewSource, *, customers: CustomerSource, sessions: ConsoleSessions, clock: Clock
+    ) -> None:
         self._source = source
+        self._customers = customers
         self._sessions = sessions
         self._clock = clock
         self._templates = Environment(
@@ -70,28 +90,38 @@ class _Console:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters.update(size=format_size, number=format_number)
+        self._templates.filters.update(size=format_size, number=format_number, growth=format_growth)
 
     async def overview(self, request: Request) -> Response:
         if not self._is_operator(request):
             return RedirectResponse(LOGIN_PATH, status_code=303, headers=dict(HEADERS))
-        return await self._draw("overview.html")
+        return await self._draw("overview.html", overview=self._source.read)
+
+    async def customers(self, request: Request) -> Response:
+        if not self._is_operator(request):
+            return RedirectResponse(LOGIN_PATH, status_code=303, headers=dict(HEADERS))
+        return await self._draw("customers.html", customers=self._customers.customers)
+
+    async def customer(self, request: Request, tenant_id: UUID) -> Response:
+        if not self._is_operator(request):
+            return RedirectResponse(LOGIN_PATH, status_code=303, headers=dict(HEADERS))
+        return await self._draw("customer.html", page=lambda: self._customers.customer(tenant_id))
 
     async def live(self, request: Request) -> Response:
         """Return the part of the overview that changes, for the script to put in place."""
         if not self._is_operator(request):
             return Response(status_code=401, headers=dict(HEADERS))
-        return await self._draw("live.html")
+        return await self._draw("live.html", overview=self._source.read)
 
     async def login_form(self) -> Response:
-        return self._page("login.html", problem=None)
+        return self._page("login.html", {"problem": None})
 
     async def log_in(self, request: Request) -> Response:
         key = await _read_key(request)
         cookie = self._sessions.log_in(key, now=self._clock.now())
         if cookie is None:
             request.state.refusal = InvalidTokenError()  # for the layer that judges refusals
-            return self._page("login.html", status=401, problem="This is not the operator's key.")
+            return self._page("login.html", {"problem": "This is not the operator's key."}, status=401)
         response = RedirectResponse("/console", status_code=303, headers=dict(HEADERS))
         response.set_cookie(
             COOKIE,
@@ -112,15 +142,17 @@ class _Console:
     def _is_operator(self, request: Request) -> bool:
         return self._sessions.is_valid(request.cookies.get(COOKIE), now=self._clock.now())
 
-    async def _draw(self, template: str) -> Response:
+    async def _draw(self, template: str, **reads: Callable[[], Awaitable[object]]) -> Response:
         try:
-            overview = await self._source.read()
+            values = {name: await read() for name, read in reads.items()}
+        except NotFoundError as error:
+            return self._page("problem.html", {"problem": error.message}, status=404)
         except BitNetServiceError as error:
-            return self._page("problem.html", status=503, problem=error.message)
-        return self._page(template, overview=overview)
+            return self._page("problem.html", {"problem": error.message}, status=503)
+        return self._page(template, values)
 
-    def _page(self, template: str, *, status: int = 200, **values: object) -> HTMLResponse:
-        text = self._templates.get_template(template).render(**values)
+    def _page(self, template: str, values: Mapping[str, object], *, status: int = 200) -> HTMLResponse:
+        text = self._templates.get_template(template).render(values)
         return HTMLResponse(text, status_code=status, headers=dict(HEADERS))
 
 
@@ -152,6 +184,13 @@ def format_size(size: int) -> str:
         value /= THOUSAND
         units.pop(0)
     return f"{value:.3g} {units[0]}" if units[0] != "B" else f"{size} B"
+
+
+def format_growth(parts_per_million: int | None) -> str:
+    """Write how much something grew since the week before."""
+    if parts_per_million is None:
+        return "nothing the week before"
+    return f"{parts_per_million / 10_000:+.1f} % on the week before"
 
 
 def format_number(number: int) -> str:

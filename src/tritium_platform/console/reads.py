@@ -84,8 +84,7 @@ class PlatformOverview:
         quota = await platform.books.quotas.usage_of_month(context)
         storage = await platform.books.quotas.usage_of_storage(context)
         totals = await platform.books.metering.totals(tenant.id, start=month.start, end=month.end)
-        share = min(1.0, (quota.used + quota.held) / quota.limit) if quota.limit else 1.0
-        health = await platform.books.health.health_of(tenant.id, quota_used=share)
+        health = await platform.scores.score(tenant.id)
         return TenantRow(
             name=tenant.organization_name,
             tier=tenant.tier.value,

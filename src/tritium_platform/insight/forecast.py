@@ -48,7 +48,7 @@ BEST_TWO = "mean_of_best_two"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadForecast:
-    """What is expected in the 24 hours from `start` on.
+    """What is expected in the hours from `start` on.
 
     Attributes:
         published: the name of the forecaster; None with less than a day of history.
@@ -79,8 +79,11 @@ class LoadForecast:
         return self.errors[self.published] / min(plain)
 
 
-def forecast_load(series: HourlySeries) -> LoadForecast:
-    """Forecast the 24 hours after a series; the same series always gives the same forecast."""
+def forecast_load(series: HourlySeries, *, horizon: int = DAY) -> LoadForecast:
+    """Forecast the hours after a series, a day unless told; the same series always gives the same forecast.
+
+    Forecasters are tried on days: beyond the first day errors are larger than those that are told.
+    """
     if len(series.values) < DAY:
         reason = f"{len(series.values)} full hours are known; a day is needed."
         return LoadForecast(start=series.end, published=None, reason=reason)
@@ -89,7 +92,9 @@ def forecast_load(series: HourlySeries) -> LoadForecast:
     errors = {name: test.mase for name, test in tests.items()}
     name, reason = choose_champion(errors)
     members = _best_two(errors) if name == BEST_TWO else [name]
-    ahead = np.mean([_ahead(BY_NAME[each], history, first_hour=first_hour) for each in members], axis=0)
+    ahead = np.mean(
+        [_ahead(BY_NAME[each], history, first_hour=first_hour, horizon=horizon) for each in members], axis=0
+    )
     return LoadForecast(
         start=series.end,
         published=name,
@@ -148,5 +153,5 @@ def _best_two(errors: Mapping[str, float]) -> list[str]:
     return sorted((name for name in errors if name in BY_NAME), key=lambda name: errors[name])[:2]
 
 
-def _ahead(forecaster: Forecaster, history: Values, *, first_hour: int) -> Values:
-    return np.maximum(0.0, forecaster.predict(history, first_hour=first_hour, horizon=DAY))
+def _ahead(forecaster: Forecaster, history: Values, *, first_hour: int, horizon: int) -> Values:
+    return np.maximum(0.0, forecaster.predict(history, first_hour=first_hour, horizon=horizon))

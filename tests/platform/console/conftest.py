@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
@@ -10,6 +11,8 @@ from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.console.model import (
     AuditHeadRow,
     BlockRow,
+    CustomerPage,
+    CustomerRow,
     JobRow,
     LayerRow,
     ModelRow,
@@ -19,6 +22,10 @@ from tritium_platform.console.model import (
 )
 from tritium_platform.console.pages import build_console
 from tritium_platform.console.session import ConsoleSessions
+from tritium_platform.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 ADMIN_KEY = "btn_admin_" + "7" * 64
 
@@ -34,6 +41,14 @@ class FixedSource:
         if self.error is not None:
             raise self.error
         return self.overview
+
+    async def customers(self) -> list[CustomerRow]:
+        if self.error is not None:
+            raise self.error
+        return []
+
+    async def customer(self, tenant_id: UUID) -> CustomerPage:
+        raise NotFoundError("There is no such tenant.")
 
 
 @pytest.fixture
@@ -114,7 +129,8 @@ def source():
 async def browser(source, clock):
     """A client of an application with nothing but the console."""
     app = FastAPI()
-    app.include_router(build_console(source, sessions=ConsoleSessions(ADMIN_KEY), clock=clock))
+    sessions = ConsoleSessions(ADMIN_KEY)
+    app.include_router(build_console(source, customers=source, sessions=sessions, clock=clock))
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="https://console.test") as client:
         yield client

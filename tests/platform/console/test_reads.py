@@ -10,9 +10,11 @@ import pytest
 from tritium_platform.api.app import create_app
 from tritium_platform.compose import initialize_platform
 from tritium_platform.config import PlatformConfig
+from tritium_platform.console.customers import PlatformCustomers
 from tritium_platform.console.pages import build_console
 from tritium_platform.console.reads import PlatformOverview, job_row, read_bits_per_weight
 from tritium_platform.console.session import ConsoleSessions
+from tritium_platform.insight.health import OutcomeKind
 from tritium_platform.serving.job import JobLayer, JobState, QuantizationJob
 from tritium_platform.serving.model import ModelKind
 from tritium_platform.tenancy.model import Tenant, TenantTier
@@ -63,14 +65,29 @@ async def test_the_console_of_a_platform_answers_in_its_application(platform):
     app = create_app(platform)
     app.include_router(
         build_console(
-            PlatformOverview(platform), sessions=ConsoleSessions(platform.admin_token), clock=platform.clock
+            PlatformOverview(platform),
+            customers=PlatformCustomers(platform),
+            sessions=ConsoleSessions(platform.admin_token),
+            clock=platform.clock,
         )
     )
-    await platform.tenancy.create_tenant(organization_name="Acme", tier=TenantTier.TEAM)
+    tenant = await platform.tenancy.create_tenant(organization_name="Acme", tier=TenantTier.TEAM)
+    for _ in range(3):
+        await platform.books.health.update_health(tenant.id, kind=OutcomeKind.SUCCESS, latency_ms=70)
+    await platform.books.health.update_health(tenant.id, kind=OutcomeKind.FAILED, latency_ms=70)
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="https://console.test") as client:
         await client.post("/console/login", content=f"key={platform.admin_token}")
         assert "Acme" in (await client.get("/console")).text
+        listed = (await client.get("/console/customers")).text
+        assert f'<a href="/console/customers/{tenant.id}">Acme</a>' in listed
+        assert "<td>success</td>" in listed  # costs most points
+        shown = (await client.get(f"/console/customers/{tenant.id}")).text
+        assert "75.00 %" in shown
+        assert "p95 128 ms" in shown
+        assert "3 success, 1 failed" in shown
+        unknown = await client.get(f"/console/customers/{UUID(int=7)}")
+        assert (unknown.status_code, "There is no such tenant" in unknown.text) == (404, True)
         assert (await client.get("/console/static/nothing")).status_code == 404
         assert (await client.post("/console/login", content="key=" + "x" * 5000)).status_code == 422
 

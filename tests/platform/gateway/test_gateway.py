@@ -48,7 +48,7 @@ from tritium_platform.errors import (
     RateLimitExceededError,
 )
 from tritium_platform.gateway import Gateway
-from tritium_platform.insight.health import HealthService
+from tritium_platform.insight.health import HealthService, OutcomeKind
 from tritium_platform.metering.model import OperationType, UsageQuantities
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.passage import OnceOnly
@@ -352,18 +352,19 @@ async def test_a_tenant_that_floods_is_throttled_then_suspended_and_the_reason_i
     assert (await office.quotas.usage_of_month(office.context)).held == 0
 
 
-async def test_the_health_score_tells_failures_from_wrong_requests_and_success():
-    async def score_after(*works):
+async def test_a_customers_health_tells_failures_from_wrong_requests_and_success():
+    async def kinds_after(*works):
         office = await Office.open(None)
         for work in works:
             with contextlib.suppress(ProcessingError, NotFoundError):
                 assert [piece async for piece in await office.walk(work)]
-        return (await office.health.health_of(office.tenant_id, quota_used=0.0)).score
+        await office.database.read_books()
+        return [kind for _, _, kind, _ in office.database.tables["health_outcomes"]]
 
-    assert await score_after(CountToThree()) == 100
-    assert await score_after(CountToThree(refuses=NotFoundError("no"))) == 100
-    assert await score_after(CountToThree(fails_at=0)) == 50
-    assert await score_after(CountToThree(refuses=ProcessingError("ours"))) == 50
+    assert await kinds_after(CountToThree()) == [OutcomeKind.SUCCESS]
+    assert await kinds_after(CountToThree(refuses=NotFoundError("no"))) == [OutcomeKind.REJECTED]
+    assert await kinds_after(CountToThree(fails_at=0)) == [OutcomeKind.FAILED]
+    assert await kinds_after(CountToThree(refuses=ProcessingError("ours"))) == [OutcomeKind.FAILED]
 
 
 async def test_a_key_without_the_scope_and_a_stranger_get_nowhere():

@@ -181,7 +181,7 @@ class Bank:
         return [
             each
             for each in reversed(found)
-            if each["created"] >= int(query.get("created[gte]", 0))
+            if int(query.get("created[gte]", 0)) <= each["created"] < int(query.get("created[lt]", 2**62))
             and all(each.get(name) == query[name] for name in ("customer", "payment_intent") if name in query)
         ]
 

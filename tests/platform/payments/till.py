@@ -45,13 +45,8 @@ class Till:
         self.bank = double.bank
         database = MemoryDatabase()
         self.tenant_id = uuid7(clock)
-        self.provider = StripeProvider(
-            secret_key=SecretStr("sk_test_double"),
-            webhook_secret=SecretStr(SECRET),
-            clock=clock,
-            api_base=url,
-            attempt_seconds=5,
-        )
+        self.plan_id = "plan"
+        self.provider = stripe_at(url, clock=clock)
         self.outbox = MemoryAuditOutbox(database)
         self.books = BillingBooks(
             unit_of_work=database.unit_of_work,
@@ -96,7 +91,7 @@ class Till:
             status=InvoiceStatus.FINALIZED,
             period=CalendarMonth(2000 + self._number // 12, self._number % 12 + 1),
             currency="USD",
-            plan_id="plan",
+            plan_id=self.plan_id,
             number=f"INV-{self._number:08d}",
             created_at=self.clock.now(),
             finalized_at=self.clock.now(),
@@ -179,6 +174,17 @@ class Till:
             for entry in group.entries:
                 sums[entry.account.value] = sums.get(entry.account.value, 0) + entry.amount_minor
         return {name: amount for name, amount in sums.items() if amount}
+
+
+def stripe_at(url: str, *, clock: ManualClock) -> StripeProvider:
+    """Return Stripe's SDK pointed at an address."""
+    return StripeProvider(
+        secret_key=SecretStr("sk_test_double"),
+        webhook_secret=SecretStr(SECRET),
+        clock=clock,
+        api_base=url,
+        attempt_seconds=5,
+    )
 
 
 @contextmanager

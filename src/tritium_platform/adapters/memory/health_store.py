@@ -31,14 +31,24 @@ class MemoryOutcomeStore:
             key = (tenant_id, hour, kind, latency_bucket)
             self._counts[key] = self._counts.get(key, 0) + times
 
-    async def recent(self, tenant_id: UUID, *, since: datetime) -> Sequence[OutcomeCount]:
-        """Return the sums over all hours that start at `since` or later."""
+    async def between(self, tenant_id: UUID, *, start: datetime, end: datetime) -> Sequence[OutcomeCount]:
+        """Return the sums over all hours with start <= hour < end, by kind and latency."""
         await self._database.read_books()
         sums: Counter[tuple[OutcomeKind, int]] = Counter()
         for (of, hour, kind, bucket), count in self._counts.items():
-            if of == tenant_id and hour >= since:
+            if of == tenant_id and start <= hour < end:
                 sums[kind, bucket] += count
         return [OutcomeCount(*key, count) for key, count in sorted(sums.items())]
+
+    async def last_success(self, tenant_id: UUID, *, before: datetime) -> datetime | None:
+        """Return the last hour with a success that starts before a moment."""
+        await self._database.read_books()
+        hours = [
+            hour
+            for of, hour, kind, _ in self._counts
+            if of == tenant_id and hour < before and kind is OutcomeKind.SUCCESS
+        ]
+        return max(hours, default=None)
 
     @property
     def _counts(self) -> dict[Key, int]:

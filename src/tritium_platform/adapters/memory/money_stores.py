@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tritium_platform.billing.books import Operation
     from tritium_platform.billing.contract import Contract
     from tritium_platform.billing.invoice import CreditGrant, Invoice
-    from tritium_platform.billing.journal import JournalGroup
+    from tritium_platform.billing.journal import JournalEntry, JournalGroup
     from tritium_platform.billing.party import Party
     from tritium_platform.billing.rating.plan import Plan
 
@@ -39,6 +39,15 @@ class MemoryJournalStore:
         """Return groups in the order of their ids, those after `after`."""
         found = [each for _, each in sorted(self._groups.items()) if after is None or each.id > after]
         return found[:limit]
+
+    async def entries_about(self, operation: str, *, tenant_id: UUID) -> Sequence[JournalEntry]:
+        """Return a tenant's entries of an operation and of its parts, whose ids go on with `:`."""
+        return [
+            entry
+            for each in self._groups.values()
+            if each.tenant_id == tenant_id and f"{each.operation_id}:".startswith(f"{operation}:")
+            for entry in each.entries
+        ]
 
     @property
     def _groups(self) -> dict[UUID, JournalGroup]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tritium_platform.billing.payment import UNRESOLVED, RefundState
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ProviderEvent,
     )
 
+Kept = TypeVar("Kept", "PaymentAttempt", "PaymentRefund", "PaymentDispute")
 WAITING = (RefundState.CREATED, RefundState.UNKNOWN)
 
 
@@ -120,6 +121,26 @@ class MemoryPaymentStore:
         kept: dict[UUID, PaymentDispute] = self._database.tables["payment_disputes"]
         return [each for _, each in sorted(kept.items()) if each.attempt_id == attempt_id]
 
+    async def attempts_between(
+        self, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
+    ) -> Sequence[PaymentAttempt]:
+        """Return attempts that were made in a period, by their ids."""
+        return _between(self._attempts, start=start, end=end, limit=limit, after=after)
+
+    async def refunds_between(
+        self, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
+    ) -> Sequence[PaymentRefund]:
+        """Return refunds that were made in a period, by their ids."""
+        return _between(self._refunds, start=start, end=end, limit=limit, after=after)
+
+    async def disputes_between(
+        self, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
+    ) -> Sequence[PaymentDispute]:
+        """Return disputes that were heard of in a period, by their ids."""
+        return _between(
+            self._database.tables["payment_disputes"], start=start, end=end, limit=limit, after=after
+        )
+
     async def set_method(self, method: PaymentMethod) -> None:
         """Let a tenant be charged that way from now on."""
         async with self._database.write():
@@ -136,6 +157,17 @@ class MemoryPaymentStore:
     @property
     def _refunds(self) -> dict[UUID, PaymentRefund]:
         return self._database.tables["payment_refunds"]
+
+
+def _between(
+    table: dict[UUID, Kept], *, start: datetime, end: datetime, limit: int, after: UUID | None
+) -> list[Kept]:
+    found = [
+        each
+        for each in table.values()
+        if start <= each.created_at < end and (after is None or each.id > after)
+    ]
+    return sorted(found, key=lambda each: each.id)[:limit]
 
 
 class MemoryNoticeStore:

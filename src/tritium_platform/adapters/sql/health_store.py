@@ -38,15 +38,35 @@ class SqlOutcomeStore:
                 )
             )
 
-    async def recent(self, tenant_id: UUID, *, since: datetime) -> Sequence[OutcomeCount]:
-        """Return the sums over all hours that start at `since` or later."""
+    async def between(self, tenant_id: UUID, *, start: datetime, end: datetime) -> Sequence[OutcomeCount]:
+        """Return the sums over all hours with start <= hour < end, by kind and latency."""
         kind, bucket = health_outcomes.c.kind, health_outcomes.c.latency_bucket
         statement = (
             select(kind, bucket, func.sum(health_outcomes.c["count"]).label("total"))
-            .where(health_outcomes.c.tenant_id == tenant_id, health_outcomes.c.hour >= since)
+            .where(
+                health_outcomes.c.tenant_id == tenant_id,
+                health_outcomes.c.hour >= start,
+                health_outcomes.c.hour < end,
+            )
             .group_by(kind, bucket)
             .order_by(kind, bucket)
         )
         async with self._database.read_books() as connection:
             rows = (await connection.execute(statement)).all()
         return [OutcomeCount(OutcomeKind(row.kind), row.latency_bucket, int(row.total)) for row in rows]
+
+    async def last_success(self, tenant_id: UUID, *, before: datetime) -> datetime | None:
+        """Return the last hour with a success that starts before a moment."""
+        statement = (
+            select(health_outcomes.c.hour)
+            .where(
+                health_outcomes.c.tenant_id == tenant_id,
+                health_outcomes.c.hour < before,
+                health_outcomes.c.kind == OutcomeKind.SUCCESS.value,
+            )
+            .order_by(health_outcomes.c.hour.desc())
+            .limit(1)
+        )
+        async with self._database.read_books() as connection:
+            found: datetime | None = (await connection.execute(statement)).scalar_one_or_none()
+        return found

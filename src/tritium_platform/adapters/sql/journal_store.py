@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from tritium_platform.adapters.sql.tables.journal import journal_entries, journal_groups
 from tritium_platform.billing.journal import Account, JournalEntry, JournalGroup
@@ -81,3 +81,22 @@ class SqlJournalStore:
             )
             for group in groups
         ]
+
+    async def entries_about(self, operation: str, *, tenant_id: UUID) -> Sequence[JournalEntry]:
+        """Return a tenant's entries of an operation and of its parts, whose ids go on with `:`."""
+        group = journal_groups.c
+        statement = (
+            select(journal_entries)
+            .join(journal_groups, group.id == journal_entries.c.group_id)
+            .where(
+                group.tenant_id == tenant_id,
+                or_(
+                    group.operation_id == operation,
+                    group.operation_id.startswith(f"{operation}:", autoescape=True),
+                ),
+            )
+            .order_by(journal_entries.c.group_id, journal_entries.c.position)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [JournalEntry(Account(row.account), row.amount_minor, row.currency) for row in rows]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from sqlalchemy import Row, Select
+    from sqlalchemy import Row, Select, Table
 
     from tritium_platform.adapters.sql.database import Database
 
@@ -153,9 +153,29 @@ class SqlPaymentStore:
             .where(payment_disputes.c.attempt_id == attempt_id)
             .order_by(payment_disputes.c.id)
         )
-        async with self._database.read() as connection:
-            rows = (await connection.execute(statement)).all()
-        return [PaymentDispute(**row._asdict() | {"state": DisputeState(row.state)}) for row in rows]
+        return await self._disputes(statement)
+
+    async def attempts_between(
+        self, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
+    ) -> Sequence[PaymentAttempt]:
+        """Return attempts that were made in a period, by their ids."""
+        return await self._attempts(
+            _between(payment_attempts, start=start, end=end, limit=limit, after=after)
+        )
+
+    async def refunds_between(
+        self, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
+    ) -> Sequence[PaymentRefund]:
+        """Return refunds that were made in a period, by their ids."""
+        return await self._refunds(_between(payment_refunds, start=start, end=end, limit=limit, after=after))
+
+    async def disputes_between(
+        self, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
+    ) -> Sequence[PaymentDispute]:
+        """Return disputes that were heard of in a period, by their ids."""
+        return await self._disputes(
+            _between(payment_disputes, start=start, end=end, limit=limit, after=after)
+        )
 
     async def set_method(self, method: PaymentMethod) -> None:
         """Let a tenant be charged that way from now on."""
@@ -183,6 +203,18 @@ class SqlPaymentStore:
         async with self._database.read() as connection:
             rows = (await connection.execute(statement)).all()
         return [PaymentRefund(**row._asdict() | {"state": RefundState(row.state)}) for row in rows]
+
+    async def _disputes(self, statement: Select[Any]) -> Sequence[PaymentDispute]:
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [PaymentDispute(**row._asdict() | {"state": DisputeState(row.state)}) for row in rows]
+
+
+def _between(table: Table, *, start: datetime, end: datetime, limit: int, after: UUID | None) -> Select[Any]:
+    statement = select(table).where(table.c.created_at >= start, table.c.created_at < end)
+    if after is not None:
+        statement = statement.where(table.c.id > after)
+    return statement.order_by(table.c.id).limit(limit)
 
 
 def _plain(kept: PaymentAttempt | PaymentRefund | PaymentDispute) -> dict[str, Any]:

@@ -38,6 +38,11 @@ class Check(StrEnum):
     BALANCE = "balance"  # an account of a tenant, and what it stands for
     CANARY = "canary"  # the draft of the synthetic customer, and the known answer
     PROVIDER = "provider"  # a payment, and what the payment provider says of it
+    MISSING_HERE = "missing_here"  # what a payment provider lists, and we know nothing of
+    MISSING_THERE = "missing_there"  # what we have, and the provider does not list
+    PAYMENT_AMOUNT = "payment_amount"  # how much, by the provider's list and by what is written down
+    PAYMENT_CURRENCY = "payment_currency"  # in which currency
+    PAYMENT_STATE = "payment_state"  # what became of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

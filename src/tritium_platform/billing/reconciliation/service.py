@@ -84,6 +84,13 @@ class ProviderBalance(Protocol):
         """Return what the provider took for payments, minor units; without those that it does not know."""
 
 
+class Statements(Protocol):
+    """Compares payments one by one with what their providers list."""
+
+    async def compare(self) -> tuple[Counter[str], Sequence[Difference]]:
+        """Return how many of each were compared, and what differs."""
+
+
 class RunStore(Protocol):
     """Keeps runs of the reconciliation and the differences that they found."""
 
@@ -117,6 +124,7 @@ class ReconciliationService:
         plans: PlanService,
         provider: ProviderBalance,
         alarm: Alarm,
+        statements: Statements | None = None,
     ) -> None:
         self._reader = reader
         self._runs = runs
@@ -124,12 +132,17 @@ class ReconciliationService:
         self._plans = plans
         self._provider = provider
         self._alarm = alarm
+        self._statements = statements
 
     async def run(self, *, page: int = PAGE) -> ReconciliationRun:
         """Compare everything once, keep what was found, and raise the alarm about every difference."""
         started_at, found = self._books.clock.now(), _Findings()
         async with self._reader.snapshot():
             await self._compare(found, at=started_at, page=page)
+        if self._statements is not None:  # outside: nobody is asked over the network inside a snapshot
+            counted, differences = await self._statements.compare()
+            found.note("statements", differences)
+            found.counted.update(counted)
         run = ReconciliationRun(
             id=uuid7(self._books.clock),
             started_at=started_at,
