@@ -217,6 +217,11 @@ class PlatformConfig(BaseSettings):
         """Where settlements lie until they are in the database."""
         return self.data_dir / "spool"
 
+    @property
+    def limits_dir(self) -> Path:
+        """Where the gateways of a machine share rates and running requests."""
+        return self.data_dir / "limits"
+
     def pepper(self) -> bytes:
         """Return the secret under which API keys are hashed, 32 bytes; made on first use."""
         return read_or_create_secret(self.pepper_file or self.data_dir / "secrets" / "pepper")
