@@ -172,6 +172,7 @@ def test_places_of_a_killed_gateway_are_free_at_once_and_what_it_finished_is_in_
         assert "6 concurrent requests" in refused.json()["error"]["message"]
         assert refused.headers["ratelimit"].count('"concurrent-requests";r=0') == 1
         machine.processes[1].kill()
+        machine.processes[1].wait()
         assert ask(asker).status_code == 200
         assert ask(machine.http(2, key)).status_code == 200
     last = machine.http(4, key)
