@@ -128,11 +128,12 @@ class DeploymentService:
         here = {pool.deployment.id: pool.deployment for pool in self._pools.values()}
         differing = set(remembered.values()) ^ set(here.values())
         settled, self._differing = differing & self._differing, differing
-        known, self._remembered = self._remembered, set(remembered)
+        self._remembered |= remembered.keys()
         for deployment in settled:
             now, pool = remembered.get(deployment.id), self._pools.get(deployment.id)
             if now is None:
-                if deployment.id in known:  # else its creation is not committed yet
+                if deployment.id in self._remembered:  # else its creation is not committed yet
+                    self._remembered.discard(deployment.id)
                     self.retire(deployment)
             elif pool is not None and pool.deployment.model_id == now.model_id:
                 self.finish_pin(now)
