@@ -220,6 +220,11 @@ class PlatformConfig(BaseSettings):
         """The file of the operator's key."""
         return self.data_dir / "secrets" / "admin_key"
 
+    @property
+    def limits_dir(self) -> Path:
+        """Where the gateways of a machine share rates and running requests."""
+        return self.data_dir / "limits"
+
     def pepper(self) -> bytes:
         """Return the secret under which API keys are hashed, 32 bytes; made on first use."""
         return read_or_create_secret(self.pepper_file or self.data_dir / "secrets" / "pepper")

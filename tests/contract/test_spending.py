@@ -12,6 +12,9 @@ import pytest
 
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.spend_store import MemorySpendStore
+from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
+from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.spend_store import SqlSpendStore
 from tritium_platform.errors import (
     ErrorCategory,
@@ -149,6 +152,52 @@ async def test_a_thousand_clients_at_once_overshoot_by_nothing(books: Books, clo
     assert refused
     assert spent > cap * MICRO // 2
     assert sorted(await alerts(books)) == [50, 80, 100]
+
+
+async def test_several_processes_spend_one_cap_and_not_a_millionth_more(
+    sql_url: str, clock: ManualClock
+) -> None:
+    databases, chance = [Database(sql_url, pool_size=2) for _ in range(3)], random.Random(5)
+    gateways = [
+        SpendService(
+            store=SqlSpendStore(each),
+            reservations=SqlReservationStore(each),
+            trail=SqlAuditOutbox(each),
+            unit_of_work=each.unit_of_work,
+            clock=clock,
+            reservation_seconds=900,
+        )
+        for each in databases
+    ]
+    cap = SpendCap(tenant_id=TENANT, amount_minor=200, currency="USD")
+    await gateways[0].set_cap(cap, spent=0, actor="test")
+    for gateway in gateways[1:]:
+        await gateway.refresh()
+
+    async def spend_all_it_can(gateway: SpendService) -> int:
+        spent = 0
+        while True:
+            most = chance.randint(1, 20 * MICRO)
+            try:
+                (held,) = await gateway.hold(CONTEXT, amounts=[most])
+            except SpendCapReachedError:
+                return spent
+            cost = chance.randint(0, most)
+            await gateway.settle(held, amount=cost)
+            spent += cost
+
+    try:
+        spent = sum(await asyncio.gather(*(spend_all_it_can(gateway) for gateway in gateways)))
+        last = 200 * MICRO - spent
+        await spend(gateways[1], last)  # to the last millionth, at whichever
+        with pytest.raises(SpendCapReachedError):
+            await gateways[2].hold(CONTEXT, amounts=[1])
+        status = await gateways[2].status(TENANT)
+        assert status is not None
+        assert (status.counter.used, status.counter.held) == (200 * MICRO, 0)
+    finally:
+        for each in databases:
+            await each.close()
 
 
 async def test_every_alert_is_raised_once_a_month_also_by_another_process(

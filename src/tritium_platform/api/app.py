@@ -72,7 +72,7 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await platform.start()
-        if platform.books.audit is not None:  # who owns the audit log is the only server here
+        if platform.books.audit is not None:  # one server runs the lines of batches
             platform.batch_work.start(BatchDoor(platform))
         try:
             yield

@@ -296,5 +296,20 @@ class AuditLog:
         self._files.remove(obsolete)
 
 
+def has_writer(directory: Path) -> bool:
+    """Tell whether a process has a log open for writing."""
+    try:
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _is_within(name: str, promised: int) -> bool:
     return name.isdigit() and int(name) <= promised

@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 app.command()(run.up)
 app.command()(run.serve)
+app.command()(run.gateway)
 app.command()(run.worker)
 app.command()(run.migrate)
 app.command()(recommend.recommend)

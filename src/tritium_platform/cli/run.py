@@ -73,6 +73,30 @@ def serve(
     _serve(config, output_format, is_with_worker=False)
 
 
+def gateway(
+    *,
+    data_dir: DataDir = None,
+    config_file: ConfigFile = None,
+    database_url: DatabaseUrl = None,
+    host: Host = None,
+    port: Port = None,
+    model_root: ModelRoots = None,
+    log_level: LogLevel = None,
+    output_format: FormatOption = OutputFormat.HUMAN,
+) -> None:
+    """Start one more gateway, with engines of its own, beside the server of a data directory (PostgreSQL)."""
+    config = read_config(
+        config_file,
+        data_dir=data_dir,
+        database_url=database_url,
+        host=host,
+        port=port,
+        model_roots=tuple(model_root) if model_root else None,
+        log_level=log_level,
+    )
+    _serve(config, output_format, is_with_worker=False, is_beside_server=True)
+
+
 def worker(
     *,
     data_dir: DataDir = None,
@@ -133,7 +157,13 @@ def check(
         raise typer.Exit(2)
 
 
-def _serve(config: PlatformConfig, output_format: OutputFormat, *, is_with_worker: bool) -> None:
+def _serve(
+    config: PlatformConfig,
+    output_format: OutputFormat,
+    *,
+    is_with_worker: bool,
+    is_beside_server: bool = False,
+) -> None:
     import uvloop
 
     from tritium_platform.adapters.telemetry import configure_logging
@@ -144,14 +174,25 @@ def _serve(config: PlatformConfig, output_format: OutputFormat, *, is_with_worke
     is_first_start = not config.admin_key_file.exists()
     try:
         uvloop.run(
-            _run_server(config, output_format, is_first_start=is_first_start, is_with_worker=is_with_worker)
+            _run_server(
+                config,
+                output_format,
+                is_first_start=is_first_start,
+                is_with_worker=is_with_worker,
+                is_beside_server=is_beside_server,
+            )
         )
     finally:
         flush_tracing()
 
 
 async def _run_server(
-    config: PlatformConfig, output_format: OutputFormat, *, is_first_start: bool, is_with_worker: bool
+    config: PlatformConfig,
+    output_format: OutputFormat,
+    *,
+    is_first_start: bool,
+    is_with_worker: bool,
+    is_beside_server: bool,
 ) -> None:
     from tritium_platform.adapters.worker_process import WorkerProcess
     from tritium_platform.api.server import serve_platform
@@ -161,7 +202,9 @@ async def _run_server(
     from tritium_platform.console.reads import PlatformOverview
     from tritium_platform.console.session import ConsoleSessions
 
-    platform = await initialize_platform(config, is_audit_required=True)
+    platform = await initialize_platform(
+        config, is_audit_required=not is_beside_server, is_beside_server=is_beside_server
+    )
     sessions = ConsoleSessions(platform.admin_token)
     console = build_console(
         PlatformOverview(platform),

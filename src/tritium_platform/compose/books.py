@@ -34,6 +34,7 @@ from tritium_platform.quotas.spending import SpendService
 from tritium_platform.tenancy.model import TenantStatus
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from uuid import UUID
 
     from tritium_platform.adapters.metrics import Metrics
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from tritium_platform.billing.dunning import Suspend
     from tritium_platform.billing.model import PriceVersion
     from tritium_platform.config import PlatformConfig
+    from tritium_platform.quotas.limiter import Limiter
     from tritium_platform.tenancy.service import TenancyService
     from tritium_platform.values import Clock
 
@@ -60,17 +62,21 @@ async def open_books(
     audit: AuditService | None,
     metrics: Metrics,
     clock: Clock,
+    limiter: Limiter,
+    spool: Path | None,
 ) -> Books:
-    """Return the gateway's books; who owns the audit log has a journal, too."""
-    # Who owns the audit log owns the data directory, and with it the spool.
-    journal = None if audit is None else await open_journal(config.spool_dir, database=database, clock=clock)
+    """Return the gateway's books; `spool` is where a server keeps its journal."""
+    journal = None if spool is None else await open_journal(spool, database=database, clock=clock)
     metering = MeteringService(store=SqlUsageStore(database))
     billing = BillingService(prices=SqlPriceStore(database), clock=clock)
     await billing.publish_prices(price_version(config))
     return Books(
         unit_of_work=database.unit_of_work,
         quotas=QuotaService(
-            store=SqlReservationStore(database), clock=clock, reservation_seconds=config.reservation_seconds
+            store=SqlReservationStore(database),
+            clock=clock,
+            limiter=limiter,
+            reservation_seconds=config.reservation_seconds,
         ),
         fair_use=fair_use,
         metering=metering,

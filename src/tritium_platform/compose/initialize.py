@@ -29,6 +29,7 @@ from tritium_platform.compose.books import (
     seller_of,
 )
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
+from tritium_platform.compose.gateways import open_limiter, open_neighbours, require_server, spool_of
 from tritium_platform.compose.insight import open_analytics, open_scores
 from tritium_platform.compose.models import open_serving
 from tritium_platform.compose.platform import Platform
@@ -46,6 +47,7 @@ from tritium_platform.serving.uploads import UploadService
 from tritium_platform.values import SystemClock
 
 if TYPE_CHECKING:
+    from tritium_platform.adapters.neighbours import Neighbours
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.books import Books
     from tritium_platform.config import PlatformConfig
@@ -75,6 +77,7 @@ async def initialize_platform(
     clock: Clock | None = None,
     launch: ReplicaLauncher | None = None,
     is_audit_required: bool = False,
+    is_beside_server: bool = False,
 ) -> Platform:
     """Wire a platform: directories, secrets, database at the newest schema, services. Nothing runs yet.
 
@@ -83,6 +86,7 @@ async def initialize_platform(
         clock: the time; the machine's unless a test owns it.
         launch: makes engine replicas; child processes unless a test brings its own.
         is_audit_required: a server must own the audit log; a command beside a server leaves it to the server.
+        is_beside_server: it is one more gateway of a server that runs on the data directory.
 
     Raises:
         ResourceError: the audit log is required and another server writes it.
@@ -92,16 +96,20 @@ async def initialize_platform(
     problems = problems_of(config)
     if problems:
         raise ValidationError(" ".join(problems))
+    if is_beside_server:
+        require_server(config)
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(config.resolved_database_url)
-    await asyncio.to_thread(migrate, config.resolved_database_url)
+    if not is_beside_server:  # the server has done it
+        await asyncio.to_thread(migrate, config.resolved_database_url)
     signer = note_signer(config)
     outbox = SqlAuditOutbox(database)
-    audit = await open_audit(
-        config, signer=signer, clock=clock, outbox=outbox, attempts=AUDIT_ATTEMPTS if is_audit_required else 1
-    )
+    attempts = 0 if is_beside_server else AUDIT_ATTEMPTS if is_audit_required else 1
+    audit = await open_audit(config, signer=signer, clock=clock, outbox=outbox, attempts=attempts)
     if audit is None and is_audit_required:
         raise ResourceError("Another server runs on this data directory: stop it first.")
+    is_server = audit is not None or is_beside_server
+    limiter = open_limiter(config, is_server=is_server)
     metrics = Metrics()
     tenancy = open_tenancy(config, database=database, clock=clock)
     fair_use = open_fair_use(config, database=database, tenancy=tenancy, outbox=outbox, clock=clock)
@@ -115,6 +123,8 @@ async def initialize_platform(
         audit=audit,
         metrics=metrics,
         clock=clock,
+        limiter=limiter,
+        spool=spool_of(config, limiter=limiter, is_owner=audit is not None) if is_server else None,
     )
     return _assemble(
         config,
@@ -127,6 +137,7 @@ async def initialize_platform(
         metrics=metrics,
         signer=signer,
         launch=launch,
+        neighbours=open_neighbours(config, limiter=limiter, database=database, clock=clock),
     )
 
 
@@ -142,6 +153,7 @@ def _assemble(
     metrics: Metrics,
     signer: NoteSigner,
     launch: ReplicaLauncher | None,
+    neighbours: Neighbours | None,
 ) -> Platform:
     registry = RegistryService(store=SqlModelStore(database), roots=config.model_roots, clock=clock)
     uploads = UploadService(
@@ -207,4 +219,5 @@ def _assemble(
         gateway=Gateway(tenancy=tenancy, books=books),
         recommendations=RecommendationService(ProcessTraceAnalyst(config.traces_dir)),
         metrics=metrics,
+        neighbours=neighbours,
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tritium_platform.adapters.invoice_printer import InvoicePrinter
     from tritium_platform.adapters.job_queue import DbosJobQueue
     from tritium_platform.adapters.metrics import Metrics
+    from tritium_platform.adapters.neighbours import Neighbours
     from tritium_platform.adapters.sql.database import Database
     from tritium_platform.adapters.stripe import StripeProvider
     from tritium_platform.billing.desk import BillingDesk
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 SWEEP_SECONDS = 5.0
+FOLLOW_SECONDS = 1.0
 FAIR_USE_SECONDS = 60.0
 FORECAST_SECONDS = 300.0
 RECONCILED_SECONDS = 60.0
@@ -92,15 +94,18 @@ class Platform:
     gateway: Gateway
     recommendations: RecommendationService
     metrics: Metrics
+    neighbours: Neighbours | None = None
     is_ready: bool = False
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
         """Log what a crash left in the outbox, start every deployment, and begin the background work."""
         await self._recover_audit()
-        if self.books.audit is not None:  # who owns the audit log is the only server here
-            await asyncio.to_thread(self.uploads.clean)
-            await self.files.clean()
+        if self.books.audit is not None:  # who owns the audit log owns the data directory
+            await self._adopt_spools()
+            if self.neighbours is None or not self.neighbours.are_there():  # else some may be on their way
+                await asyncio.to_thread(self.uploads.clean)
+                await self.files.clean()
         await self.aliases.load()
         await self.fair_use.refresh()
         await self.spending.refresh()
@@ -113,6 +118,8 @@ class Platform:
             asyncio.create_task(_every(FORECAST_SECONDS, self._forecast), name="forecast"),
             asyncio.create_task(_every(RECONCILED_SECONDS, self._show_reconciled), name="reconciled"),
         ]
+        if self.neighbours is not None:
+            self._loops.append(asyncio.create_task(_every(FOLLOW_SECONDS, self._follow), name="follow"))
         self.is_ready = True
 
     async def stop(self) -> None:
@@ -143,6 +150,18 @@ class Platform:
         await self.idempotency.sweep()
         await self.fair_use.refresh()
         await self.spending.refresh()
+        if self.books.audit is not None:
+            await self._adopt_spools()
+
+    async def _adopt_spools(self) -> None:
+        if self.neighbours is not None:
+            await self.neighbours.adopt_spools()
+
+    async def _follow(self) -> None:
+        """Take up what other gateways have deployed, swapped, deleted, named or capped."""
+        await self.spending.refresh()
+        await self.aliases.load()
+        await self.deployments.follow()
 
     async def _forecast(self) -> None:
         self.metrics.foreseen(await self.predictions.refresh())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -65,8 +65,7 @@ class QuotaCounter:
         return self.limit - self.used - self.held
 
 
-@dataclass(frozen=True, slots=True)
-class RateStatus:
+class RateStatus(NamedTuple):
     """A limit after a decision: what remains now, and seconds until all of it is back."""
 
     limit: int

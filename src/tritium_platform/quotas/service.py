@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from tritium_platform.errors import (
     ValidationError,
 )
 from tritium_platform.quotas.leases import QuotaLeases
+from tritium_platform.quotas.limiter import CONCURRENCY, LocalLimiter, Refusal
 from tritium_platform.quotas.model import (
     ALWAYS,
     Admission,
@@ -25,7 +25,7 @@ from tritium_platform.quotas.model import (
     RateStatus,
     Reservation,
 )
-from tritium_platform.quotas.ratelimit import SECOND, RateLimiter
+from tritium_platform.quotas.ratelimit import SECOND
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tritium_platform.quotas.leases import QuotaLease
+    from tritium_platform.quotas.limiter import Limiter, Standing
     from tritium_platform.quotas.reservations import ReservationStore
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock
@@ -42,27 +43,29 @@ RESERVATION_SECONDS = 900.0
 CONCURRENCY_RETRY_SECONDS = 1
 SWEEP_AT_ONCE = 500
 NO_LIMIT = 2**62
-REQUEST_RATE = "requests per minute"
-TOKEN_RATE = "tokens per minute"  # noqa: S105 - a name, not a secret
-CONCURRENCY = "concurrent requests"
 
 
 class QuotaService:
     """Reserve, then settle or void: nobody can overdraw by asking twice at the same time.
 
-    Rates and concurrency are kept in this process (exact in it); the quota of the month and the storage are
-    kept in the store (exact among all processes), from which a process takes leases.
+    Rates and concurrency are exact among the processes that share the `limiter` (this one alone, if none is
+    given); the quota of the month and the storage are kept in the store (exact among all processes), from
+    which a process takes leases.
     """
 
     def __init__(
-        self, *, store: ReservationStore, clock: Clock, reservation_seconds: float = RESERVATION_SECONDS
+        self,
+        *,
+        store: ReservationStore,
+        clock: Clock,
+        limiter: Limiter | None = None,
+        reservation_seconds: float = RESERVATION_SECONDS,
     ) -> None:
         self._store = store
         self._clock = clock
         self._lifetime = timedelta(seconds=reservation_seconds)
-        self._rates = RateLimiter()
+        self._limiter = limiter or LocalLimiter()
         self._leases = QuotaLeases(store=store, clock=clock, reservation_seconds=reservation_seconds)
-        self._running: Counter[UUID] = Counter()
         self._admitted: dict[Admission, QuotaLease | None] = {}
 
     async def reserve(self, context: TenantContext, *, tokens: int = 0) -> Admission:
@@ -80,9 +83,9 @@ class QuotaService:
             RateLimitExceededError: too fast, or too many at one time; waiting `retry_after` helps.
             QuotaExceededError: the month is spent.
         """
-        with self._entered(context, tokens=tokens):
+        with self._entered(context, tokens=tokens) as standing:
             held, counter = await self._hold_each(context, count=len(tokens))
-        return self._admit(context, held, tokens=tokens, month=counter)
+        return self._admit(context, held, tokens=tokens, standing=standing, month=counter)
 
     async def admit_all(self, context: TenantContext, *, tokens: Sequence[int]) -> list[Admission]:
         """As `reserve_all`, but out of the tenant's lease where there is one: then the store is not asked.
@@ -90,15 +93,15 @@ class QuotaService:
         Such requests end by `finish`, and by the settlement that it returns.
         """
         count = len(tokens)
-        with self._entered(context, tokens=tokens):
+        with self._entered(context, tokens=tokens) as standing:
             lease = self._leases.take(context, count=count)
             if lease is None:
                 lease = await self._leases.take_from_new(context, count=count)
             if lease is None:
                 held, counter = await self._hold_each(context, count=count)
-                return self._admit(context, held, tokens=tokens, month=counter)
+                return self._admit(context, held, tokens=tokens, standing=standing, month=counter)
         held = [lease.reservation] * count
-        return self._admit(context, held, tokens=tokens, month=lease.month, lease=lease)
+        return self._admit(context, held, tokens=tokens, standing=standing, month=lease.month, lease=lease)
 
     def finish(self, context: TenantContext, *, admission: Admission, tokens: int, is_counted: bool) -> None:
         """End a request whose settlement is durable, as `settle` or `void` would, without asking the store.
@@ -112,13 +115,20 @@ class QuotaService:
         self._finish(context, admission=admission, unused=unused)
 
     def allowance(self, context: TenantContext, *, month: QuotaCounter | None = None) -> Allowance:
-        """Return what the limits of this process leave now, beside what was just read of the month."""
-        limits, tenant_id = context.limits, context.tenant_id
-        now, most = self._clock.monotonic_nanoseconds(), limits.max_concurrent_requests
+        """Return what the limits leave now, beside what was just read of the month."""
+        standing = self._limiter.standing(
+            context.tenant_id, limits=context.limits, now=self._clock.monotonic_nanoseconds()
+        )
+        return self._allowance(context, standing=standing, month=month)
+
+    def _allowance(
+        self, context: TenantContext, *, standing: Standing, month: QuotaCounter | None
+    ) -> Allowance:
+        most = context.limits.max_concurrent_requests
         return Allowance(
-            requests=self._rates.status((tenant_id, REQUEST_RATE), limit=limits.requests_per_minute, now=now),
-            tokens=self._rates.status((tenant_id, TOKEN_RATE), limit=limits.tokens_per_minute, now=now),
-            concurrent=RateStatus(most, max(0, most - self._running[tenant_id]), reset_seconds=0.0),
+            requests=standing.requests,
+            tokens=standing.tokens,
+            concurrent=RateStatus(most, max(0, most - standing.running), reset_seconds=0.0),
             month=None
             if month is None
             else RateStatus(month.limit, max(0, month.remaining), self._seconds_of_month()),
@@ -232,26 +242,36 @@ class QuotaService:
         for admission in list(self._admitted):
             if admission.reservation.expires_at <= now:
                 del self._admitted[admission]
-                self._leave(admission.reservation.tenant_id)
+                self._limiter.leave(admission.reservation.tenant_id, requests=1)
         await self._leases.give_back()
         return await self._store.expire(at=now, limit=SWEEP_AT_ONCE)
 
     async def close(self) -> None:
-        """Give back what this process has leased and did not use."""
-        await self._leases.close()
+        """Give back what this process has leased and did not use, and let go of the limiter."""
+        try:
+            await self._leases.close()
+        finally:
+            self._limiter.close()
 
     @contextmanager
-    def _entered(self, context: TenantContext, *, tokens: Sequence[int]) -> Iterator[None]:
+    def _entered(self, context: TenantContext, *, tokens: Sequence[int]) -> Iterator[Standing]:
         """Take from the rates and a place for each request; what fails inside gives them back."""
         for amount in tokens:
             _require_amounts(tokens=amount)
-        self._take_rates(context, requests=len(tokens), tokens=sum(tokens))
-        self._running[context.tenant_id] += len(tokens)
+        requests, amount = len(tokens), sum(tokens)
+        decided = self._limiter.enter(
+            context.tenant_id,
+            limits=context.limits,
+            requests=requests,
+            tokens=amount,
+            now=self._clock.monotonic_nanoseconds(),
+        )
+        if isinstance(decided, Refusal):
+            raise self._refused(decided)
         try:
-            yield
+            yield decided
         except BaseException:
-            self._leave(context.tenant_id, places=len(tokens))
-            self._give_back_tokens(context, tokens=sum(tokens))
+            self._limiter.leave(context.tenant_id, requests=requests, tokens=amount)
             raise
 
     async def _hold(self, reservation: Reservation, *, limit: int) -> tuple[bool, QuotaCounter]:
@@ -289,10 +309,11 @@ class QuotaService:
         held: Sequence[Reservation],
         *,
         tokens: Sequence[int],
+        standing: Standing,
         month: QuotaCounter,
         lease: QuotaLease | None = None,
     ) -> list[Admission]:
-        allowance = self.allowance(context, month=month)
+        allowance = self._allowance(context, standing=standing, month=month)
         admissions = [
             Admission(
                 reservation=reservation, tokens=amount, allowance=allowance, is_leased=lease is not None
@@ -302,43 +323,17 @@ class QuotaService:
         self._admitted |= dict.fromkeys(admissions, lease)
         return admissions
 
-    def _take_rates(self, context: TenantContext, *, requests: int, tokens: int) -> None:
-        """Take from both rates or from none."""
-        limits, tenant_id = context.limits, context.tenant_id
-        now = self._clock.monotonic_nanoseconds()
-        self._require_places(context, requests)
-        wanted = {
-            REQUEST_RATE: (limits.requests_per_minute, requests),
-            TOKEN_RATE: (limits.tokens_per_minute, tokens),
-        }
-        waits = {}
-        for name, (limit, amount) in wanted.items():
-            wait = self._rates.decide((tenant_id, name), limit=limit, amount=amount, now=now).wait
-            if wait is None:
-                raise RequestTooLargeError(limit_name=name, limit=limit, current=amount)
-            waits[name] = wait
-        longest = max(waits, key=lambda name: waits[name])
-        if waits[longest]:
-            limit = wanted[longest][0]
-            seconds = -(-waits[longest] // SECOND)
-            raise self._rate_exceeded(longest, limit=limit, current=limit, seconds=seconds)
-        for name, (limit, amount) in wanted.items():
-            self._rates.take((tenant_id, name), limit=limit, amount=amount, now=now)
-
-    def _require_places(self, context: TenantContext, places: int) -> None:
-        limit, running = context.limits.max_concurrent_requests, self._running[context.tenant_id]
-        if places > limit:
-            raise RequestTooLargeError(limit_name=CONCURRENCY, limit=limit, current=places)
-        if running + places > limit:
-            raise self._rate_exceeded(
-                CONCURRENCY, limit=limit, current=running, seconds=CONCURRENCY_RETRY_SECONDS
+    def _refused(self, refusal: Refusal) -> RequestTooLargeError | RateLimitExceededError:
+        if refusal.wait is None:
+            return RequestTooLargeError(
+                limit_name=refusal.limit_name, limit=refusal.limit, current=refusal.current
             )
-
-    def _rate_exceeded(self, name: str, *, limit: int, current: int, seconds: int) -> RateLimitExceededError:
+        is_place = refusal.limit_name == CONCURRENCY
+        seconds = CONCURRENCY_RETRY_SECONDS if is_place else -(-refusal.wait // SECOND)
         return RateLimitExceededError(
-            limit_name=name,
-            limit=limit,
-            current=current,
+            limit_name=refusal.limit_name,
+            limit=refusal.limit,
+            current=refusal.current,
             reset_time=self._clock.now() + timedelta(seconds=seconds),
             retry_after=seconds,
         )
@@ -377,21 +372,7 @@ class QuotaService:
         """Leave the running ones and give tokens back, the first time only."""
         if admission in self._admitted:
             del self._admitted[admission]
-            self._leave(context.tenant_id)
-            self._give_back_tokens(context, tokens=unused)
-
-    def _leave(self, tenant_id: UUID, *, places: int = 1) -> None:
-        self._running[tenant_id] -= places
-        if not self._running[tenant_id]:
-            del self._running[tenant_id]
-
-    def _give_back_tokens(self, context: TenantContext, *, tokens: int) -> None:
-        self._rates.give_back(
-            (context.tenant_id, TOKEN_RATE),
-            limit=context.limits.tokens_per_minute,
-            amount=tokens,
-            now=self._clock.monotonic_nanoseconds(),
-        )
+            self._limiter.leave(context.tenant_id, requests=1, tokens=unused)
 
 
 def require_model_size(context: TenantContext, *, size: int) -> None:

@@ -56,9 +56,12 @@ class AliasService:
         self.names = asyncio.Lock()
 
     async def load(self) -> None:
-        """Read what is remembered; requests resolve by it from now on."""
-        for alias in await self._store.list():
-            self.publish(alias)
+        """Read what is remembered, by whatever gateway; requests resolve by it from now on."""
+        async with self.names:
+            targets: defaultdict[UUID, dict[str, str]] = defaultdict(dict)
+            for alias in await self._store.list():
+                targets[alias.tenant_id][alias.name] = alias.target
+            self._targets = targets
 
     def resolve(self, tenant_id: UUID, name: str) -> str:
         """Return the name an alias stands for at this moment; a name that is no alias stands for itself."""

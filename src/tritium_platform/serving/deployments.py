@@ -110,18 +110,55 @@ class DeploymentService:
         self._found: dict[tuple[UUID, str], Pool] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._launched = 0
+        self._remembered: set[UUID] = set()
+        self._differing: set[Deployment] = set()
 
     async def start_all(self) -> None:
         """Take up every remembered deployment and load what fits: what ran before a restart runs after it."""
         for deployment in await self._store.list():
-            try:
-                model = await self._registry.get(deployment.tenant_id, str(deployment.model_id))
-                self.show(await self.new_pool(deployment, model=model))
-            except NotFoundError:
-                _log.warning("deployment_without_model", deployment_id=str(deployment.id))
-            except ValidationError as error:
-                _log.warning("model_unreadable", deployment_id=str(deployment.id), reason=error.message)
+            await self._take_up(deployment)
         self._residency.load_what_fits(self._pools.values())
+
+    async def follow(self) -> None:
+        """Take up what other gateways have changed; run it every second.
+
+        A difference counts when it is seen twice: what this gateway is changing itself is decided by then.
+        """
+        remembered = {each.id: each for each in await self._store.list()}
+        here = {pool.deployment.id: pool.deployment for pool in self._pools.values()}
+        differing = set(remembered.values()) ^ set(here.values())
+        settled, self._differing = differing & self._differing, differing
+        self._remembered |= remembered.keys()
+        for deployment in settled:
+            now, pool = remembered.get(deployment.id), self._pools.get(deployment.id)
+            if now is None:
+                if deployment.id in self._remembered:  # else its creation is not committed yet
+                    self._remembered.discard(deployment.id)
+                    self.retire(deployment)
+            elif pool is not None and pool.deployment.model_id == now.model_id:
+                self.finish_pin(now)
+            elif not any(_is_version(each, of=now) for each in self._residency.pools):
+                await self._replace(pool, now)
+
+    async def _replace(self, old: Pool | None, deployment: Deployment) -> None:
+        """Take up a deployment or another version of it; the old one finishes what it has and goes."""
+        if await self._take_up(deployment):
+            self._residency.load_what_fits([self._pools[deployment.id]])
+            if old is not None:
+                self.discard(old)
+
+    async def _take_up(self, deployment: Deployment) -> bool:
+        """Show a remembered deployment; False if its model is not there or not readable."""
+        try:
+            model = await self._registry.get(deployment.tenant_id, str(deployment.model_id))
+            self.show(await self.new_pool(deployment, model=model))
+        except NotFoundError:
+            _log.warning("deployment_without_model", deployment_id=str(deployment.id))
+            return False
+        except ValidationError as error:
+            _log.warning("model_unreadable", deployment_id=str(deployment.id), reason=error.message)
+            return False
+        return True
 
     async def plan(self, context: TenantContext, *, wish: DeploymentWish) -> Plan:
         """Decide what `wish` would deploy; nothing starts yet.
@@ -314,6 +351,11 @@ class DeploymentService:
 def no_such_deployment() -> NotFoundError:
     """Return what is raised for a deployment that is not there, or is somebody else's."""
     return NotFoundError("There is no such deployment.", kind="deployment")
+
+
+def _is_version(pool: Pool, *, of: Deployment) -> bool:
+    """Tell whether a pool runs what a deployment is to serve: one that a swap of this gateway loads, too."""
+    return (pool.deployment.id, pool.deployment.model_id) == (of.id, of.model_id) and not pool.is_retired
 
 
 def _keys(deployment: Deployment) -> Sequence[tuple[UUID, str]]:

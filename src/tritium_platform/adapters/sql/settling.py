@@ -19,6 +19,21 @@ if TYPE_CHECKING:
     from tritium_platform.values import Clock
 
 
+def settlement_store(database: Database, *, clock: Clock) -> GroupSettlement:
+    """Return what brings settlements into the books of a database."""
+    return GroupSettlement(
+        RoomStores(
+            unit_of_work=database.unit_of_work,
+            usage=SqlUsageStore(database),
+            reservations=SqlReservationStore(database),
+            intents=SqlAuditOutbox(database),
+            outcomes=SqlOutcomeStore(database),
+            positions=SqlSpoolPositions(database),
+            clock=clock,
+        )
+    )
+
+
 async def open_journal(directory: Path, *, database: Database, clock: Clock) -> SpooledSettlements:
     """Return the journal whose spool lies in a directory, with what a crash left there in the books.
 
@@ -27,16 +42,7 @@ async def open_journal(directory: Path, *, database: Database, clock: Clock) -> 
     Raises:
         PlatformError: the spool is damaged.
     """
-    stores = RoomStores(
-        unit_of_work=database.unit_of_work,
-        usage=SqlUsageStore(database),
-        reservations=SqlReservationStore(database),
-        intents=SqlAuditOutbox(database),
-        outcomes=SqlOutcomeStore(database),
-        positions=SqlSpoolPositions(database),
-        clock=clock,
-    )
-    journal = SpooledSettlements(directory, store=GroupSettlement(stores), clock=clock)
+    journal = SpooledSettlements(directory, store=settlement_store(database, clock=clock), clock=clock)
     await journal.recover()
     database.settle_first = journal.drained
     return journal

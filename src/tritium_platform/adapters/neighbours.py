@@ -1,0 +1,69 @@
+"""The other gateways of a data directory: whether there are any, and what those that died have left."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from tritium_platform.adapters.spool import spool_files
+from tritium_platform.adapters.spooled_settlements import SpooledSettlements
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tritium_platform.adapters.shared_limiter import SharedLimiter
+    from tritium_platform.settlement import SettlementStore
+    from tritium_platform.values import Clock
+
+_log = structlog.get_logger(__name__)
+_PREFIX = "gateway-"
+
+
+class Neighbours:
+    """Gateways that share limits, database and data directory with this one.
+
+    Args:
+        limiter: gives every gateway a seat.
+        spool_dir: where the spools of gateways lie, each in the directory of its seat.
+        store: brings settlements into the books.
+        clock: the time.
+    """
+
+    def __init__(
+        self, limiter: SharedLimiter, *, spool_dir: Path, store: SettlementStore, clock: Clock
+    ) -> None:
+        self._limiter = limiter
+        self._spool_dir = spool_dir
+        self._store = store
+        self._clock = clock
+
+    def are_there(self) -> bool:
+        """Tell whether another gateway lives at this moment."""
+        return not self._limiter.is_alone()
+
+    async def adopt_spools(self) -> int:
+        """Bring what dead gateways have left behind into the books; return how many settlements that were.
+
+        Raises:
+            PlatformError: a spool is damaged.
+        """
+        count = 0
+        for directory in await asyncio.to_thread(_left_behind, self._spool_dir):
+            with self._limiter.vacant(int(directory.name.removeprefix(_PREFIX))) as is_vacant:
+                if is_vacant:
+                    left = SpooledSettlements(directory, store=self._store, clock=self._clock)
+                    count += await left.recover()
+        if count:
+            _log.warning("settlements_adopted", count=count)
+        return count
+
+
+def spool_of_seat(spool_dir: Path, seat: int) -> Path:
+    """Return where the gateway of a seat has its spool."""
+    return spool_dir / f"{_PREFIX}{seat}"
+
+
+def _left_behind(spool_dir: Path) -> list[Path]:
+    return [each for each in sorted(spool_dir.glob(f"{_PREFIX}*")) if spool_files(each)]

@@ -1,0 +1,361 @@
+"""The limits of all gateways of a machine: one table in shared memory, under one lock of the kernel.
+
+The table is a file that every gateway maps. It is changed under `flock`, which the kernel takes back from a
+process that dies, and no death leaves half a change: a tenant's rates stand there twice, and one byte says
+which of the two counts. A gateway has a *seat*, a file that it keeps locked as long as it lives. Its running
+requests are counted in a cell per tenant and seat, together with the generation of the
+seat; whoever takes the seat, or finds that its holder is dead, begins a new generation, and with that all
+places of the one before are free.
+
+    header   magic, boot id of the machine, 32 generations of 8 bytes
+    set      32 keys of 16 bytes (a tenant's id, or zeros), then 32 rows      x 1,024
+    row      which of the rates counts (1, padded to 16), rates, rates, 32 cells
+    cell     generation (4), count (4)
+    rates    request limit (8), request arrival (16), token limit (8), token arrival (16), little-endian
+
+A tenant's id says in which set its row is. A full set gives the row of a tenant that misses nothing and runs
+nothing to another; if there is none, the other is refused for now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from tritium_platform.errors import OverloadedError, PlatformError, ResourceError
+from tritium_platform.quotas.limiter import (
+    CONCURRENCY,
+    FULL,
+    Rates,
+    Refusal,
+    decide_entry,
+    standing_of,
+    without_tokens,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from uuid import UUID
+
+    from tritium_platform.quotas.limiter import Standing
+    from tritium_platform.tenancy.model import TierLimits
+
+MAGIC = b"TRILIM01"
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+SEATS = 32
+SETS = 1024
+WAYS = 32
+LOCK_SECONDS = 2.0
+OPENING_SECONDS = 60.0  # the first one makes the table meanwhile
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.000_02, 0.000_5
+KEY_BYTES = 16
+_RATES = struct.Struct("<Q16sQ16s")
+_CELL = struct.Struct("<II")
+_CELLS = struct.Struct(f"<{2 * SEATS}I")
+_GENERATIONS = struct.Struct(f"<{SEATS}Q")
+_GENERATION = struct.Struct("<Q")
+_HEAD = struct.Struct("<8s36s")
+_GENERATIONS_AT = 64
+_SETS_AT = 4096
+_RATES_AT = 16
+_CELLS_AT = _RATES_AT + 2 * _RATES.size
+_ROW_BYTES = _CELLS_AT + _CELLS.size
+_SET_BYTES = WAYS * (KEY_BYTES + _ROW_BYTES)
+TABLE_BYTES = _SETS_AT + SETS * _SET_BYTES
+_NO_KEY = bytes(KEY_BYTES)
+_NOBODY = (0,) * SEATS
+_MOST_RUNNING = 2**32 - 1
+
+
+class SharedLimiter:
+    """The limits of a machine, from one process; one thread of it at a time.
+
+    Attributes:
+        seat: the number of this process among those that share the table, from 0.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open the table of a directory, or make it, and take a seat.
+
+        Raises:
+            ResourceError: all seats are taken, or processes of another machine use the table.
+            PlatformError: the directory cannot be used.
+        """
+        self._directory = directory
+        self._seat_lock = -1
+        self._owed: list[tuple[UUID, int, int]] = []
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = _opened(directory / "table")
+            try:
+                with _Locked(self._file, patience=OPENING_SECONDS):
+                    self._prepare()
+                    self._map = mmap.mmap(self._file, TABLE_BYTES)
+                    self.seat = self._take_seat()
+            except BaseException:
+                self.close()
+                raise
+        except OSError as error:
+            raise PlatformError(f"The limits in {directory} cannot be opened: {error.strerror}.") from error
+        self._locked = _Locked(self._file)
+
+    def enter(
+        self, tenant_id: UUID, *, limits: TierLimits, requests: int, tokens: int, now: int
+    ) -> Standing | Refusal:
+        """Take requests, tokens and places and return what is left, or say why not.
+
+        Raises:
+            OverloadedError: the table cannot be had, or has no room for one more tenant.
+        """
+        with self._locked:
+            self._pay()
+            row = self._row(tenant_id, now=now)
+            rates = self._rates(row)
+            while True:
+                running = self._running(row)
+                decided = decide_entry(
+                    rates, running=running, limits=limits, requests=requests, tokens=tokens, now=now
+                )
+                if not isinstance(decided, Refusal):
+                    break
+                if decided.limit_name != CONCURRENCY or decided.wait is None or not self._bury(row):
+                    return decided
+            # A death between the two takes from the rates and runs nothing: less is admitted, never more.
+            self._keep(row, decided)
+            self._add(row, requests)
+        return standing_of(decided, running=running + requests, limits=limits, now=now)
+
+    def leave(self, tenant_id: UUID, *, requests: int, tokens: int = 0) -> None:
+        """Give back places, and tokens that were not needed: now, or as soon as the table can be had."""
+        self._owed.append((tenant_id, requests, tokens))
+        with contextlib.suppress(OverloadedError), self._locked:
+            self._pay()
+
+    def standing(self, tenant_id: UUID, *, limits: TierLimits, now: int) -> Standing:
+        """Return what is left of a tenant's limits."""
+        with self._locked:
+            row = self._find(tenant_id.bytes)
+            rates, running = (FULL, 0) if row is None else (self._rates(row), self._running(row))
+        return standing_of(rates, running=running, limits=limits, now=now)
+
+    def is_alone(self) -> bool:
+        """Tell whether no other process has a seat at this moment."""
+        with self._locked:
+            return not any(self._is_taken(seat) for seat in range(SEATS) if seat != self.seat)
+
+    @contextlib.contextmanager
+    def vacant(self, seat: int) -> Iterator[bool]:
+        """Hold a seat that nobody has, so that nobody takes it meanwhile; yields False if somebody has it."""
+        descriptor = _opened(self._seat_path(seat))
+        try:
+            with self._locked:
+                is_vacant = _locks(descriptor)
+            yield is_vacant
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Give up the seat, and with it every place that was not given back."""
+        if hasattr(self, "_map"):
+            self._map.close()
+        for descriptor in (self._seat_lock, self._file):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._seat_lock = self._file = -1
+        self._locked = _Locked(-1)
+
+    def _pay(self) -> None:
+        while self._owed:
+            tenant_id, requests, tokens = self._owed.pop()
+            row = self._find(tenant_id.bytes)
+            if row is not None:
+                if tokens:
+                    self._keep(row, without_tokens(self._rates(row), tokens))
+                self._add(row, -requests)
+
+    # ------------------------------------------------------------------ seats
+    def _prepare(self) -> None:
+        """Make the table unless it is of this boot: the clock that its instants are of began then."""
+        head = _HEAD.pack(MAGIC, boot_id())
+        is_whole = os.fstat(self._file).st_size == TABLE_BYTES
+        if is_whole and os.pread(self._file, _HEAD.size, 0) == head:
+            return
+        if any(self._is_taken(seat) for seat in range(SEATS)):
+            raise ResourceError(
+                f"The limits in {self._directory} are in use by processes of another machine or release."
+            )
+        os.ftruncate(self._file, 0)
+        os.posix_fallocate(self._file, 0, TABLE_BYTES)  # a page that finds no disk would be the end of us
+        os.pwrite(self._file, head, 0)
+
+    def _take_seat(self) -> int:
+        for seat in range(SEATS):
+            descriptor = _opened(self._seat_path(seat))
+            if _locks(descriptor):
+                self._seat_lock = descriptor
+                self._generation = self._begin_generation(seat) % 2**32
+                return seat
+            os.close(descriptor)
+        raise ResourceError(f"{SEATS} gateways run on this data directory already.", limit=SEATS)
+
+    def _bury(self, row: int) -> bool:
+        """Free the places of a tenant's row whose holders are dead; return whether there were any."""
+        holders = [seat for seat in self._holders(row) if seat != self.seat and not self._is_taken(seat)]
+        for seat in holders:
+            self._begin_generation(seat)
+        return bool(holders)
+
+    def _is_taken(self, seat: int) -> bool:
+        """Tell whether a live process has a seat; who takes one holds the table's lock, as we do."""
+        try:
+            descriptor = os.open(self._seat_path(seat), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not _locks(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _begin_generation(self, seat: int) -> int:
+        place = _GENERATIONS_AT + seat * _GENERATION.size
+        (generation,) = _GENERATION.unpack_from(self._map, place)
+        _GENERATION.pack_into(self._map, place, generation + 1)
+        return int(generation + 1)
+
+    def _seat_path(self, seat: int) -> Path:
+        return self._directory / f"seat-{seat}"
+
+    # ------------------------------------------------------------------ rows
+    def _find(self, key: bytes) -> int | None:
+        """Return where the row of a key begins."""
+        start = _set_of(key)
+        end = start + WAYS * KEY_BYTES
+        place = self._map.find(key, start, end)
+        while place >= 0 and (place - start) % KEY_BYTES:
+            place = self._map.find(key, place + 1, end)
+        return None if place < 0 else end + (place - start) // KEY_BYTES * _ROW_BYTES
+
+    def _row(self, tenant_id: UUID, *, now: int) -> int:
+        """Return where the row of a tenant begins, of a new one if need be."""
+        key = tenant_id.bytes
+        found = self._find(key)
+        if found is not None:
+            return found
+        start = _set_of(key)
+        for way in range(WAYS):
+            row = start + WAYS * KEY_BYTES + way * _ROW_BYTES
+            place = start + way * KEY_BYTES
+            if self._map[place : place + KEY_BYTES] == _NO_KEY or self._is_idle(row, now=now):
+                # In this order: whatever a death leaves of it is a row that misses nothing, of nobody.
+                self._map[place : place + KEY_BYTES] = _NO_KEY
+                self._map[row : row + _ROW_BYTES] = bytes(_ROW_BYTES)
+                self._map[place : place + KEY_BYTES] = key
+                return row
+        raise OverloadedError("Too many tenants are active at this moment: try again in a minute.")
+
+    def _is_idle(self, row: int, *, now: int) -> bool:
+        return self._rates(row).is_full(now) and not self._running(row)
+
+    def _rates(self, row: int) -> Rates:
+        place = row + _RATES_AT + self._map[row] * _RATES.size
+        request_limit, request_arrival, token_limit, token_arrival = _RATES.unpack_from(self._map, place)
+        return Rates(
+            request_limit,
+            int.from_bytes(request_arrival, "little"),
+            token_limit,
+            int.from_bytes(token_arrival, "little"),
+        )
+
+    def _keep(self, row: int, rates: Rates) -> None:
+        """Write what does not count yet, then let it count."""
+        other = 1 - self._map[row]
+        _RATES.pack_into(
+            self._map,
+            row + _RATES_AT + other * _RATES.size,
+            rates.request_limit,
+            rates.request_arrival.to_bytes(16, "little"),
+            rates.token_limit,
+            rates.token_arrival.to_bytes(16, "little"),
+        )
+        self._map[row] = other
+
+    def _running(self, row: int) -> int:
+        return sum(self._holders(row).values())
+
+    def _holders(self, row: int) -> dict[int, int]:
+        """Return how many requests run by the seats that have any."""
+        cells = _CELLS.unpack_from(self._map, row + _CELLS_AT)
+        counts = cells[1::2]
+        if counts == _NOBODY:
+            return {}
+        generations = _GENERATIONS.unpack_from(self._map, _GENERATIONS_AT)
+        return {
+            seat: count
+            for seat, count in enumerate(counts)
+            if count and cells[2 * seat] == generations[seat] % 2**32
+        }
+
+    def _add(self, row: int, requests: int) -> None:
+        place = row + _CELLS_AT + self.seat * _CELL.size
+        generation, count = _CELL.unpack_from(self._map, place)
+        count = count if generation == self._generation else 0
+        _CELL.pack_into(self._map, place, self._generation, min(_MOST_RUNNING, max(0, count + requests)))
+
+
+class _Locked:
+    """The table's lock, held for microseconds; the kernel takes it back from a process that dies.
+
+    A process that is stopped while it holds it delays the others once; from then on they
+    refuse at once until it goes on.
+    """
+
+    def __init__(self, descriptor: int, *, patience: float | None = None) -> None:
+        self._descriptor = descriptor
+        self._patience = patience
+        self._is_waited_for = False
+
+    def __enter__(self) -> None:
+        if self._descriptor < 0:
+            raise OverloadedError("The limits are closed.")
+        patience = LOCK_SECONDS if self._patience is None else self._patience
+        pause, end = SHORTEST_PAUSE, time.monotonic() + patience
+        while not _locks(self._descriptor):
+            if self._is_waited_for or time.monotonic() > end:
+                self._is_waited_for = True
+                raise OverloadedError("The limits cannot be read: try again in a moment.")
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        self._is_waited_for = False
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def boot_id() -> bytes:
+    """Return what tells this run of this machine from every other one."""
+    with open(BOOT_ID, "rb") as file:  # noqa: PTH123 - a name of the kernel, read as bytes
+        return file.read(36)
+
+
+def _set_of(key: bytes) -> int:
+    # The last bytes of an id are random.
+    return _SETS_AT + int.from_bytes(key[-4:], "little") % SETS * _SET_BYTES
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _locks(descriptor: int) -> bool:
+    """Take the lock of a file, if nobody has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
