@@ -160,7 +160,7 @@ async def _run_server(
     from tritium_platform.console.reads import PlatformOverview
     from tritium_platform.console.session import ConsoleSessions
 
-    platform = await initialize_platform(config, is_audit_required=True)
+    platform = await initialize_platform(config, is_audit_required=True, is_bookkeeper_apart=True)
     sessions = ConsoleSessions(platform.admin_token)
     console = build_console(PlatformOverview(platform), sessions=sessions, clock=platform.clock)
     quantizer = WorkerProcess(config)

@@ -88,6 +88,7 @@ async def initialize_platform(
     clock: Clock | None = None,
     launch: ReplicaLauncher | None = None,
     is_audit_required: bool = False,
+    is_bookkeeper_apart: bool = False,
 ) -> Platform:
     """Wire a platform: directories, secrets, database at the newest schema, services. Nothing runs yet.
 
@@ -96,6 +97,8 @@ async def initialize_platform(
         clock: the time; the machine's unless a test owns it.
         launch: makes engine replicas; child processes unless a test brings its own.
         is_audit_required: a server must own the audit log; a command beside a server leaves it to the server.
+        is_bookkeeper_apart: the books and the audit log are written by a process of their own, beside the one
+            that answers requests; otherwise by this one.
 
     Raises:
         ResourceError: the audit log is required and another server writes it.
@@ -111,7 +114,11 @@ async def initialize_platform(
     signer = note_signer(config)
     outbox = SqlAuditOutbox(database)
     audit = await open_audit(
-        config, signer=signer, clock=clock, outbox=outbox, attempts=AUDIT_ATTEMPTS if is_audit_required else 1
+        config,
+        clock=clock,
+        outbox=outbox,
+        attempts=AUDIT_ATTEMPTS if is_audit_required else 1,
+        is_apart=is_bookkeeper_apart,
     )
     if audit is None and is_audit_required:
         raise ResourceError("Another server runs on this data directory: stop it first.")
