@@ -91,8 +91,9 @@ class AuditIntent:
             raise ValidationError(f"Audit action {self.action!r} is not of the form noun.verb.")
         for name, value in self.details.items():
             check_detail(name, value)
-        if _is_surely_small(self):
-            return
+        bound = size_bound(self)
+        if bound is not None and bound <= MAX_LEAF_BYTES - SEQUENCING_BYTES:
+            return  # it need not be written to be measured
         size = len(canonical_json(intent_to_dict(self)))
         if size > MAX_LEAF_BYTES - SEQUENCING_BYTES:
             raise ValidationError(
@@ -116,8 +117,8 @@ class AuditLogEntry(AuditIntent):
     digital_signature: str = ""
 
 
-def _is_surely_small(intent: AuditIntent) -> bool:
-    """Whether a bound says, without writing it, that an intent has a canonical form that fits into a leaf.
+def size_bound(intent: AuditIntent) -> int | None:
+    """Return a size in bytes that the canonical form of an intent does not exceed; None if there may be none.
 
     JSON writes an ASCII character in six bytes at most. Ids, times and the names of fields take less than a
     thousand bytes together, and what a detail takes beside its text less than 64.
@@ -126,7 +127,7 @@ def _is_surely_small(intent: AuditIntent) -> bool:
     texts = [intent.action, resource.kind, resource.id, intent.key_id or "", *details]
     texts += [value for value in details.values() if isinstance(value, str)]
     whole = "".join(texts)
-    return whole.isascii() and 1024 + 64 * len(details) + 6 * len(whole) < MAX_LEAF_BYTES - SEQUENCING_BYTES
+    return 1024 + 64 * len(details) + 6 * len(whole) if whole.isascii() else None
 
 
 def check_detail(name: str, value: object) -> None:
