@@ -4,6 +4,7 @@
     python benchmarks/mock_model.py direct --port P       the library's own server over the mock engine
     python benchmarks/mock_model.py platform --data-dir D the whole platform; one engine process per replica
     python benchmarks/mock_model.py platform --in-process the same with the mock engine in the gateway
+    python benchmarks/mock_model.py platform --one-process the books are written by the gateway's own process
     python benchmarks/mock_model.py platform --transactions reserves and settles in two database transactions
 
 The mock engine gives one token per TRITIUM_MOCK_INTERVAL seconds (0: as fast as they are taken), as many as
@@ -165,7 +166,9 @@ async def run_platform(options: argparse.Namespace) -> None:
     configure_logging(level=config.log_level)  # one line per request, as in production
     options.data_dir.mkdir(parents=True, exist_ok=True)
     launch = launch_in_process if options.in_process else launch_process
-    platform = await initialize_platform(config, launch=launch, is_audit_required=True)
+    platform = await initialize_platform(
+        config, launch=launch, is_audit_required=True, is_bookkeeper_apart=not options.one_process
+    )
     if options.transactions:
         platform.gateway = Gateway(tenancy=platform.tenancy, books=replace(platform.books, journal=None))
     await serve_platform(platform, on_listening=lambda url: announce(url=url, key=platform.admin_token))
@@ -247,6 +250,7 @@ def main() -> None:
     parser.add_argument("--database-url")
     parser.add_argument("--in-process", action="store_true")
     parser.add_argument("--transactions", action="store_true")
+    parser.add_argument("--one-process", action="store_true")
     parser.add_argument("--link", type=int, default=-1)
     options = parser.parse_args()
     if options.role == "engine":

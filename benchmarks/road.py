@@ -44,12 +44,14 @@ TITLES = {
     "direct": "library's server (engine alone)",
     "platform": "platform, engine process",
     "in-process": "platform, engine in the gateway",
+    "one-process": "platform, engine in the gateway, books written by the gateway",
     "transactions": "platform, engine in the gateway, two database transactions in the place of the spool",
     "upstream": "bare upstream",
     "litellm": "LiteLLM proxy",
     "disk": "one synced write to this disk",
 }
-BASELINE = {"platform": "direct", "in-process": "direct", "transactions": "direct", "litellm": "upstream"}
+INSIDE = ("in-process", "one-process", "transactions")  # what is in the gateway's process, see mock_model.py
+BASELINE = {**dict.fromkeys(("platform", *INSIDE), "direct"), "litellm": "upstream"}
 CLIENTS = (1, 2, 4, 8, 16, 32)
 P99_LIMIT_MS = 10.0
 WARM_UP = 100
@@ -339,8 +341,8 @@ def start_platform(
 ) -> Target:
     """Start the platform, with a tenant and a deployment."""
     options: list[str | Path] = ["--data-dir", directory]
-    options += ["--in-process"] if name in {"in-process", "transactions"} else []
-    options += ["--transactions"] if name == "transactions" else []
+    options += ["--in-process"] if name in INSIDE else []
+    options += [f"--{name}"] if name in {"one-process", "transactions"} else []
     options += ["--database-url", database_url] if database_url else []
     target = start_mock("platform", *options, interval=interval)
     admin, target.name = target.key, name
@@ -401,8 +403,7 @@ def running(directory: Path, options: argparse.Namespace, *, interval: float) ->
         targets.append(start_mock("direct", interval=interval))
         targets.append(start_platform(directory / "p", interval=interval, database_url=options.database_url))
         if not interval:
-            targets.append(start_platform(directory / "q", name="in-process"))
-            targets.append(start_platform(directory / "r", name="transactions"))
+            targets += [start_platform(directory / name, name=name) for name in INSIDE]
         if options.litellm and not interval:
             targets.append(start_mock("upstream"))
             targets.append(start_litellm(options.litellm, upstream=targets[-1], directory=directory))

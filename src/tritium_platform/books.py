@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tritium_platform.audit.model import AuditIntent
-    from tritium_platform.audit.service import AuditService
     from tritium_platform.billing.invoicing import BillingService
     from tritium_platform.insight.health import HealthService
     from tritium_platform.metering.service import MeteringService
@@ -27,6 +26,16 @@ class Outbox(Protocol):
 
     async def add(self, intent: AuditIntent) -> None:
         """Keep an intent."""
+
+
+class AuditTrail(Protocol):
+    """Brings what lies in the outbox into the audit log."""
+
+    async def recover(self) -> int:
+        """Log every intent that is in the outbox now and not in the log; return how many were found there."""
+
+    async def close(self) -> None:
+        """Let another writer in."""
 
 
 class FairUse(Protocol):
@@ -70,7 +79,7 @@ class Books:
     metering: MeteringService
     billing: BillingService
     outbox: Outbox
-    audit: AuditService | None
+    audit: AuditTrail | None
     health: HealthService
     telemetry: Telemetry
     clock: Clock

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from uuid import UUID
 
-    from tritium_platform.audit.service import AuditService
-    from tritium_platform.books import Books
+    from tritium_platform.books import AuditTrail, Books
     from tritium_platform.changes import Change
     from tritium_platform.passage import CustomerRequest, OnceOnly
     from tritium_platform.quotas.model import Admission, Reservation
@@ -220,7 +219,7 @@ class Gateway:
                 details=change.details,
             )
             await self._books.outbox.add(intent)
-        self._log_soon()
+        self.log_soon()
         return result
 
     async def close(self) -> None:
@@ -238,7 +237,7 @@ class Gateway:
     async def settle(self, passage: Passage[Piece], *, outcome: Outcome, error: BaseException | None) -> None:
         """End a passage durably; the audit log has it soon."""
         await self._settler.settle(passage, outcome=outcome, error=error)
-        self._log_soon()
+        self.log_soon()
 
     async def _refuse(
         self,
@@ -267,9 +266,9 @@ class Gateway:
             await books.health.update_health(context.tenant_id, kind=policy.refusal_kind(error), latency_ms=0)
             if is_own_turn:  # a turn that we chose says nothing of how its tenant behaves
                 await books.fair_use.count_refusal(context.tenant_id, code=error.code)
-        self._log_soon()
+        self.log_soon()
 
-    def _log_soon(self) -> None:
+    def log_soon(self) -> None:
         """Let the outbox be emptied into the log in a moment, without making the client wait.
 
         What gathers until then goes in as one group: its signature and files cost as much as those of one.
@@ -279,7 +278,7 @@ class Gateway:
             self._is_logging_due = True
             self.in_background(asyncio.create_task(self._empty_outbox(self._books.audit)))
 
-    async def _empty_outbox(self, audit: AuditService) -> None:
+    async def _empty_outbox(self, audit: AuditTrail) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GROUP_SECONDS):
                 await self._is_urgent.wait()

@@ -69,12 +69,14 @@ class RequestDecoding:
         self._limit = limit
         self._refuse = refuse
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request; what is not compressed goes straight on."""
         coding = _coding_of(scope) if scope["type"] == "http" and scope["path"].startswith(self._path) else ""
         if coding in {"", "identity"}:
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
+        return self._serve(coding, scope, receive, send)
+
+    async def _serve(self, coding: str, scope: Scope, receive: Receive, send: Send) -> None:
         if coding not in {"gzip", "x-gzip", "zstd"}:
             error = UnsupportedCodingError(
                 f"This Content-Encoding is not read; those are: {ACCEPTED_CODINGS}.",

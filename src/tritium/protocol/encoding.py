@@ -13,7 +13,7 @@ else:
     from backports import zstd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,11 +42,11 @@ class AnswerEncoding:
         self._app = app
         self._path = path
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
         if scope["type"] == "http" and scope["path"].startswith(self._path):
             send = _EncodedAnswer(send, coding=best_coding(_accepted(scope)))
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 class _EncodedAnswer:
@@ -87,6 +87,8 @@ def best_coding(accepted: str) -> str | None:
 
     What cannot be read is passed over: an answer that is not compressed is always right.
     """
+    if not accepted:
+        return None
     weights: dict[str, float] = {}
     for part in accepted.lower().split(","):
         name, _, parameter = part.strip().partition(";")

@@ -191,9 +191,7 @@ class OpenAIRoutes:
         """Turn texts into vectors."""
         principal, body = await self._read(request, EmbeddingRequest)
         call = embedding_call(body, request_id=request_id_of(request), principal=principal)
-        output = await run_until_client_leaves(
-            asyncio.create_task(self._backend.embed(call)), request.receive
-        )
+        output = await run_until_client_leaves(self._backend.embed(call), request.receive)
         if output is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         model = self._backend.served_name(principal, body.model)
@@ -213,8 +211,7 @@ class OpenAIRoutes:
         is_handed_over = False
         try:
             if body.stream:
-                beginning = asyncio.create_task(fanout.begin())
-                is_handed_over = bool(await run_until_client_leaves(beginning, request.receive))
+                is_handed_over = bool(await run_until_client_leaves(fanout.begin(), request.receive))
                 if not is_handed_over:
                     return Response(status_code=CLIENT_CLOSED_REQUEST)
                 return EventStream(
@@ -224,7 +221,7 @@ class OpenAIRoutes:
                     headers=self._headers(request, principal),
                     envelope=self._envelope,
                 )
-            choices = await run_until_client_leaves(asyncio.create_task(fanout.drain()), request.receive)
+            choices = await run_until_client_leaves(fanout.drain(), request.receive)
             if choices is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             return self._json(

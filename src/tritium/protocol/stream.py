@@ -15,7 +15,7 @@ from tritium.protocol.envelope import error_envelope
 from tritium.protocol.usage import FinishedChoice
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 
     from starlette.types import Receive, Scope, Send
 
@@ -186,16 +186,35 @@ async def client_left(receive: Receive) -> None:
         pass
 
 
-async def run_until_client_leaves(work: asyncio.Task[_Result], receive: Receive) -> _Result | None:
-    """Await the work; cancel it and return None if the client leaves first."""
+async def run_until_client_leaves(
+    work: Coroutine[object, object, _Result], receive: Receive
+) -> _Result | None:
+    """Do the work; cancel it and return None if the client leaves first.
+
+    The work is done in the caller's own task, which is cancelled as `asyncio.timeout` cancels it.
+    """
+    here = asyncio.current_task()
+    is_left = is_over = False
+
+    def leave(seen: asyncio.Task[None]) -> None:
+        nonlocal is_left
+        if not seen.cancelled():
+            seen.exception()  # a connection that cannot be read has left, too
+        if here is not None and not is_over:
+            is_left = True
+            here.cancel()
+
     watch = asyncio.create_task(client_left(receive))
+    watch.add_done_callback(leave)
     try:
-        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-        return await work if work.done() else None
+        return await work
+    except asyncio.CancelledError:
+        if is_left and here is not None and here.uncancel() == 0:
+            return None
+        raise
     finally:
-        for task in (work, watch):
-            task.cancel()
-        await asyncio.gather(work, watch, return_exceptions=True)
+        is_over = True
+        watch.cancel()
 
 
 def _events(all_data: Sequence[Mapping[str, object]]) -> bytes:
@@ -229,9 +248,8 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream; `state["refusal"]` tells layers above of an error behind the status 200."""
-        work = asyncio.create_task(self._send_all(send, state=scope.setdefault("state", {})))
         try:
-            await run_until_client_leaves(work, receive)
+            await run_until_client_leaves(self._send_all(send, state=scope.setdefault("state", {})), receive)
         finally:
             await asyncio.shield(self._fanout.aclose())
 

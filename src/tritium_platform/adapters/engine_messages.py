@@ -87,7 +87,6 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 Command = Submit | Abort | Embed
 Report = Ready | Refused | Tokens | Embedded | Failed | Heartbeat
 
-encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(Command).decode
 decode_report = msgspec.msgpack.Decoder(Report).decode
 

@@ -22,7 +22,7 @@ import structlog
 
 from tritium.engine.config import EngineConfig
 from tritium_platform.adapters import engine_messages as messages
-from tritium_platform.adapters.engine_link import EngineLink
+from tritium_platform.adapters.process_link import ProcessLink
 from tritium_platform.adapters.tracing import current_traceparent
 from tritium_platform.serving.errors import EngineUnavailableError
 from tritium_platform.serving.model import EngineLoad, ReplicaState, ReplicaStatus
@@ -77,7 +77,7 @@ class EngineProcess:
         self._name = name
         self._model_path = model_path
         self._options = options or EngineOptions()
-        self._link: EngineLink[messages.Report] | None = None
+        self._link: ProcessLink[messages.Report] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._waiters: dict[str, _Waiter] = {}
@@ -235,7 +235,7 @@ class EngineProcess:
     async def _run_one_child(self) -> None:
         ours, theirs = socket.socketpair()
         try:
-            self._link = await EngineLink.over(
+            self._link = await ProcessLink.over(
                 ours, decode=messages.decode_report, take=self._take, lost=self._hang_up
             )
             with theirs:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from tritium import __version__
 from tritium.protocol.decoding import RequestDecoding
+from tritium.protocol.direct import DirectRoutes
 from tritium.protocol.encoding import AnswerEncoding
 from tritium.protocol.routes import build_router, error_response
 from tritium.protocol.schemas import InvalidJsonError
@@ -80,12 +81,18 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
             await platform.batch_work.stop()
             await platform.stop()
 
-    app = FastAPI(title="Tritium", version=__version__, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Tritium",
+        version=__version__,
+        lifespan=lifespan,
+        redoc_url=None,
+        # The spans and metrics are ours; asking for each request whether the framework's are wanted costs.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
     app.state.platform = platform
     backend = GatewayBackend(platform)
-    app.include_router(
-        build_router(backend, principal_of=backend.principal_of, envelope=openai_envelope), tags=["OpenAI"]
-    )
+    openai = build_router(backend, principal_of=backend.principal_of, envelope=openai_envelope)
+    app.include_router(openai, tags=["OpenAI"])
     for resource in (files, batches):
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})
     resources = (
@@ -107,6 +114,7 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
         app.include_router(router, responses=PROBLEM_RESPONSES)
     for router in (operations.router, webhooks.router, *routers):
         app.include_router(router)
+    app.add_middleware(DirectRoutes, routes=openai.routes)
     app.add_middleware(IdempotentAnswers, platform=platform)
     limit = platform.config.max_request_bytes
     compressed = ("/v1/", *events.PATHS)

@@ -45,13 +45,15 @@ class IdempotentAnswers:
         self._app = app
         self._platform = platform
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request; one without a key goes straight on."""
         is_keyed = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in KEYED_PATHS
         values = [value for name, value in scope["headers"] if name == b"idempotency-key"] if is_keyed else []
         if not values:
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
+        return self._serve(values, scope, receive, send)
+
+    async def _serve(self, values: list[bytes], scope: Scope, receive: Receive, send: Send) -> None:
         try:
             context = await self._platform.gateway.authenticate(bearer_token(Request(scope)))
             context.require(KeyScope.INFERENCE)

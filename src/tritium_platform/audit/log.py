@@ -74,15 +74,19 @@ class AuditLog:
         signer: NoteSigner,
         clock: Clock,
         files: DurableFiles | None = None,
+        lock: int | None = None,
     ) -> AuditLog:
         """Open the log for writing, complete what a crash interrupted, or start an empty one.
+
+        `lock` is what `lock_for_writing` has returned, in this process or in a parent; without it the log is
+        locked here. `close` closes it.
 
         Raises:
             ResourceError: another process has the log open for writing.
             PlatformError: the files contradict the signed checkpoint (tampered, damaged), or cannot be read.
         """
         log = cls(files or DurableFiles(directory), signer=signer, clock=clock)
-        log._acquire(directory)
+        log._lock = lock_for_writing(directory) if lock is None else lock
         try:
             log._recover()
         except BaseException:
@@ -153,22 +157,6 @@ class AuditLog:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-    def _acquire(self, directory: Path) -> None:
-        try:
-            (directory / LOCK).parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise PlatformError(f"The audit log {directory} cannot be opened: {error.strerror}.") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            raise ResourceError(
-                f"Another process writes the audit log {directory}; stop it first, or read without opening.",
-                directory=str(directory),
-            ) from error
-        self._lock = lock
 
     def _require_open(self) -> None:
         if self._lock is None:
@@ -309,6 +297,29 @@ def has_writer(directory: Path) -> bool:
     finally:
         os.close(lock)
     return False
+
+
+def lock_for_writing(directory: Path) -> int:
+    """Become the only writer of a log; return a descriptor that holds until it and its copies are closed.
+
+    Raises:
+        ResourceError: another process is its writer.
+        PlatformError: the directory cannot be used.
+    """
+    try:
+        (directory / LOCK).parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise PlatformError(f"The audit log {directory} cannot be opened: {error.strerror}.") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise ResourceError(
+            f"Another process writes the audit log {directory}; stop it first, or read without opening.",
+            directory=str(directory),
+        ) from error
+    return lock
 
 
 def _is_within(name: str, promised: int) -> bool:

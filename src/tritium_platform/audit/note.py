@@ -9,15 +9,11 @@ import base64
 import binascii
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from tritium_platform.errors import ValidationError
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ED25519 = b"\x01"
 ED25519_BYTES = 32
@@ -119,6 +115,11 @@ class NoteSigner:
         _check_name(name)
         self._private_key = private_key
         self.verifier = NoteVerifier(name, private_key.public_key().public_bytes_raw())
+
+    @classmethod
+    def from_seed(cls, name: str, *, seed: bytes) -> NoteSigner:
+        """Return the signer whose private key are these 32 bytes."""
+        return cls(name, private_key=Ed25519PrivateKey.from_private_bytes(seed))
 
     @property
     def name(self) -> str:

@@ -71,16 +71,19 @@ class AuditService:
         return [result for result in results if isinstance(result, int)]
 
     async def recover(self) -> int:
-        """Log every intent of the outbox that is not logged yet; return how many were found there."""
+        """Log every intent that is in the outbox now and not in the log; return how many were found there."""
         async with self._recovery:
             count = 0
             while True:
                 self._marked_meanwhile.clear()
                 rows = await self._outbox.pending(limit=MAX_GROUP)
-                if not rows:
-                    return count
                 count += len(rows)
-                await self._replay(rows)
+                if rows:
+                    await self._replay(rows)
+                # What came meanwhile is left to the next turn: asked for again and again, it would come in
+                # groups of a few, each with a signature, files and statements of its own.
+                if len(rows) < MAX_GROUP:
+                    return count
 
     def head(self) -> Checkpoint:
         """Return the last published checkpoint."""

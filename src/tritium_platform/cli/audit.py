@@ -69,15 +69,12 @@ def _write(report: VerificationReport, output_format: OutputFormat) -> None:
 
 
 def _own_key(config: PlatformConfig) -> str:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     from tritium_platform.audit.note import NoteSigner
 
     path = config.signing_key_file or config.data_dir / "secrets" / "signing_key"
     if not path.is_file():
         raise ValidationError(f"There is no signing key at {path}: give the verifier key with --key.")
-    private_key = Ed25519PrivateKey.from_private_bytes(config.signing_key_seed())
-    return NoteSigner(config.audit_origin, private_key=private_key).verifier.vkey
+    return NoteSigner.from_seed(config.audit_origin, seed=config.signing_key_seed()).verifier.vkey
 
 
 def _read(path: Path) -> bytes:

@@ -203,7 +203,10 @@ async def _run_server(
     from tritium_platform.console.session import ConsoleSessions
 
     platform = await initialize_platform(
-        config, is_audit_required=not is_beside_server, is_beside_server=is_beside_server
+        config,
+        is_audit_required=not is_beside_server,
+        is_beside_server=is_beside_server,
+        is_bookkeeper_apart=not is_beside_server,
     )
     sessions = ConsoleSessions(platform.admin_token)
     console = build_console(

@@ -6,8 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
+from tritium_platform.adapters.bookkeeper_process import BookkeeperProcess
 from tritium_platform.adapters.ingestion_trail import AuditedIngestion
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.event_store import SqlEventStore
@@ -17,7 +16,7 @@ from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.settling import open_journal
 from tritium_platform.adapters.sql.spend_store import SqlSpendStore
-from tritium_platform.audit.log import AuditLog
+from tritium_platform.audit.log import AuditLog, lock_for_writing
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.audit.service import AuditService
 from tritium_platform.billing.invoicing import BillingService
@@ -59,14 +58,17 @@ async def open_books(
     fair_use: FairUseService,
     spending: SpendService,
     outbox: SqlAuditOutbox,
-    audit: AuditService | None,
+    audit: AuditService | BookkeeperProcess | None,
     metrics: Metrics,
     clock: Clock,
     limiter: Limiter,
     spool: Path | None,
 ) -> Books:
     """Return the gateway's books; `spool` is where a server keeps its journal."""
-    journal = None if spool is None else await open_journal(spool, database=database, clock=clock)
+    journal = None
+    if spool is not None:
+        store = audit if isinstance(audit, BookkeeperProcess) else None
+        journal = await open_journal(spool, database=database, clock=clock, store=store)
     metering = MeteringService(store=SqlUsageStore(database))
     billing = BillingService(prices=SqlPriceStore(database), clock=clock)
     await billing.publish_prices(price_version(config))
@@ -136,17 +138,29 @@ def open_ingestion(database: Database, *, outbox: SqlAuditOutbox, clock: Clock) 
 
 
 async def open_audit(
-    config: PlatformConfig, *, signer: NoteSigner, clock: Clock, outbox: SqlAuditOutbox, attempts: int
-) -> AuditService | None:
-    """Open the audit log; None if another process writes it: that one empties the outbox for us."""
+    config: PlatformConfig, *, clock: Clock, outbox: SqlAuditOutbox, attempts: int, is_apart: bool
+) -> AuditService | BookkeeperProcess | None:
+    """Open the audit log, in a process of its own if asked for.
+
+    None if another process writes it: that one empties the outbox for us.
+    """
     for attempt in range(attempts):
         if attempt:  # a command that runs beside holds it for a moment
             await asyncio.sleep(AUDIT_PAUSE_SECONDS)
         try:
-            log = AuditLog.open(config.audit_dir, signer=signer, clock=clock)
+            lock = lock_for_writing(config.audit_dir)
         except ResourceError:
             continue
-        return AuditService(log, outbox=outbox)
+        if not is_apart:
+            log = AuditLog.open(config.audit_dir, signer=note_signer(config), clock=clock, lock=lock)
+            return AuditService(log, outbox=outbox)
+        bookkeeper = BookkeeperProcess(config, lock=lock)
+        try:
+            await bookkeeper.start()
+        except BaseException:
+            await bookkeeper.close()
+            raise
+        return bookkeeper
     return None
 
 
@@ -177,9 +191,7 @@ def suspension(tenants: SqlTenantStore) -> Suspend:
 
 def note_signer(config: PlatformConfig) -> NoteSigner:
     """Return what signs the audit log and invoices."""
-    return NoteSigner(
-        config.audit_origin, private_key=Ed25519PrivateKey.from_private_bytes(config.signing_key_seed())
-    )
+    return NoteSigner.from_seed(config.audit_origin, seed=config.signing_key_seed())
 
 
 def seller_of(config: PlatformConfig) -> Seller | None:

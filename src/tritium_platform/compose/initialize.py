@@ -78,6 +78,7 @@ async def initialize_platform(
     launch: ReplicaLauncher | None = None,
     is_audit_required: bool = False,
     is_beside_server: bool = False,
+    is_bookkeeper_apart: bool = False,
 ) -> Platform:
     """Wire a platform: directories, secrets, database at the newest schema, services. Nothing runs yet.
 
@@ -87,6 +88,8 @@ async def initialize_platform(
         launch: makes engine replicas; child processes unless a test brings its own.
         is_audit_required: a server must own the audit log; a command beside a server leaves it to the server.
         is_beside_server: it is one more gateway of a server that runs on the data directory.
+        is_bookkeeper_apart: the books and the audit log are written by a process of their own, beside the one
+            that answers requests; otherwise by this one.
 
     Raises:
         ResourceError: the audit log is required and another server writes it.
@@ -104,8 +107,13 @@ async def initialize_platform(
         await asyncio.to_thread(migrate, config.resolved_database_url)
     signer = note_signer(config)
     outbox = SqlAuditOutbox(database)
-    attempts = 0 if is_beside_server else AUDIT_ATTEMPTS if is_audit_required else 1
-    audit = await open_audit(config, signer=signer, clock=clock, outbox=outbox, attempts=attempts)
+    audit = await open_audit(
+        config,
+        clock=clock,
+        outbox=outbox,
+        attempts=0 if is_beside_server else AUDIT_ATTEMPTS if is_audit_required else 1,
+        is_apart=is_bookkeeper_apart,
+    )
     if audit is None and is_audit_required:
         raise ResourceError("Another server runs on this data directory: stop it first.")
     is_server = audit is not None or is_beside_server

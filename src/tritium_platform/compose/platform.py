@@ -113,7 +113,7 @@ class Platform:
         self._loops = [
             asyncio.create_task(_every(SWEEP_SECONDS, self._sweep), name="sweep"),
             asyncio.create_task(_every(1.0, self.residency.trim), name="trim"),
-            asyncio.create_task(_every(1.0, self._recover_audit), name="audit outbox"),
+            asyncio.create_task(_every(1.0, self._empty_outbox), name="audit outbox"),
             asyncio.create_task(_every(FAIR_USE_SECONDS, self._enforce_fair_use), name="fair use"),
             asyncio.create_task(_every(FORECAST_SECONDS, self._forecast), name="forecast"),
             asyncio.create_task(_every(RECONCILED_SECONDS, self._show_reconciled), name="reconciled"),
@@ -177,6 +177,9 @@ class Platform:
     async def _recover_audit(self) -> None:
         if self.books.audit is not None:
             await self.books.audit.recover()
+
+    async def _empty_outbox(self) -> None:
+        self.gateway.log_soon()  # what other processes have left there
 
 
 async def _every(seconds: float, work: Callable[[], Coroutine[None, None, None]]) -> None:

@@ -219,14 +219,20 @@ class TenancyService:
             TokenExpiredError: the key was right, and its time is over.
             TenantSuspendedError: the key is right, and its tenant may not use the service.
         """
-        parsed = parse_token(token)
-        await self._refresh_epoch()
-        digest = hashlib.sha256(token.encode("ascii")).digest()
+        digest = hashlib.sha256(token.encode()).digest()
+        # What is remembered was taken apart before.
+        parsed = parse_token(token) if digest not in self._cache else None
+        now = self._clock.monotonic_nanoseconds()
+        if now >= self._epoch_fresh_until:
+            await self._refresh_epoch()
         cached = self._cache.get(digest)
-        if cached is not None and self._clock.monotonic_nanoseconds() < cached.fresh_until:
+        if cached is not None and now < cached.fresh_until:
             self._cache.move_to_end(digest)
-            _require_unexpired(parsed.key_id, expires_at=cached.expires_at, now=self._clock.now())
+            if cached.expires_at is not None:
+                key_id = cached.context.key_id
+                _require_unexpired(key_id, expires_at=cached.expires_at, now=self._clock.now())
             return cached.context
+        parsed = parsed or parse_token(token)
         epoch = self._epoch
         context, expires_at = await self._look_up(parsed.key_id, secret=parsed.secret)
         if epoch == self._epoch:  # what was read before a change must not outlive it

@@ -21,7 +21,7 @@ from tritium.engine.loading import load_engine
 from tritium.engine.runner import EngineThread
 from tritium.errors import BitNetServiceError, ProcessingError
 from tritium_platform.adapters import engine_messages as messages
-from tritium_platform.adapters.engine_link import EngineLink
+from tritium_platform.adapters.process_link import ProcessLink
 from tritium_platform.adapters.telemetry import configure_logging
 from tritium_platform.adapters.tracing import GenerationSpans, configure_tracing
 from tritium_platform.serving.model import EngineLoad, ModelFacts, ModelKind
@@ -42,11 +42,11 @@ class EngineServer:
         self._facts = facts
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._is_alone = asyncio.Event()
-        self._link: EngineLink[messages.Command]
+        self._link: ProcessLink[messages.Command]
 
     async def serve(self, connected: socket.socket) -> None:
         """Say that the model is there, then answer until the gateway is gone."""
-        self._link = await EngineLink.over(
+        self._link = await ProcessLink.over(
             connected, decode=messages.decode_command, take=self._obey, lost=self._is_alone.set
         )
         self._link.send(messages.Ready(self._facts))
@@ -148,7 +148,7 @@ async def _run(options: argparse.Namespace) -> None:
 
 async def _refuse(connected: socket.socket, message: str) -> NoReturn:
     is_out = asyncio.Event()
-    link = await EngineLink.over(
+    link = await ProcessLink.over(
         connected, decode=messages.decode_command, take=lambda _: None, lost=is_out.set
     )
     link.send(messages.Refused(message))

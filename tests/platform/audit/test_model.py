@@ -24,6 +24,7 @@ from tritium_platform.audit.model import (
     intent_to_dict,
     leaf_data,
     payload_digest,
+    size_bound,
 )
 from tritium_platform.errors import ValidationError
 
@@ -126,3 +127,20 @@ def test_a_damaged_intent_is_refused(field):
         intent_from_dict({name: value for name, value in plain.items() if name != field})
     with pytest.raises(ValidationError):
         intent_from_dict(plain | {field: "nonsense"})
+
+
+ASCII = st.text(st.characters(max_codepoint=127), max_size=40)
+
+
+@given(
+    INTENTS, ASCII, ASCII, st.dictionaries(ASCII, ASCII | st.integers(-(2**53) + 1, 2**53 - 1), max_size=8)
+)
+def test_no_canonical_form_is_larger_than_its_bound(intent, kind, name, details):
+    for each in (
+        intent,
+        dataclasses.replace(intent, resource_affected=ResourceIdentifier(kind, name), details=details),
+    ):
+        bound = size_bound(each)
+        assert bound is None or len(canonical_json(intent_to_dict(each))) <= bound
+    is_ascii = "".join((intent.action, intent.key_id or "")).isascii()
+    assert (bound is not None) == is_ascii

@@ -88,6 +88,20 @@ async def test_an_outbox_longer_than_a_group_is_drained(service, outbox, intent)
     assert service.head().size == 2500
 
 
+async def test_intents_that_keep_coming_are_left_to_the_next_turn(service, outbox, intent):
+    """Each look at the outbox brings one more, as each look at the books brings in what was settled."""
+    read = outbox.pending
+
+    async def pending(*, limit):
+        outbox.commit(intent(len(outbox.rows)))
+        return await read(limit=limit)
+
+    outbox.pending = pending
+    async with asyncio.timeout(30):
+        assert [await service.recover() for _ in range(3)] == [1, 1, 1]
+    assert service.head().size == 3
+
+
 async def test_appending_and_recovering_at_once_doubles_nothing(service, outbox, signer, intent, tmp_path):
     async def author(number: int) -> int:
         await asyncio.sleep(number % 7 / 1000)

@@ -1,4 +1,4 @@
-"""One end of the socket between a gateway and an engine: messages in both directions, in order.
+"""One end of the socket between a gateway and a child of its own: messages in both directions, in order.
 
 A message is its length in four bytes, little-endian, and its MessagePack. What is sent while the loop is
 busy goes out together; what comes in together is taken at once, without a task being woken for each.
@@ -10,7 +10,7 @@ import asyncio
 import struct
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-from tritium_platform.adapters import engine_messages as messages
+import msgspec
 
 if TYPE_CHECKING:
     import socket
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 _Incoming = TypeVar("_Incoming")
 _LENGTH = struct.Struct("<I")
+_encode = msgspec.msgpack.Encoder().encode
 
 
-class EngineLink(asyncio.Protocol, Generic[_Incoming]):
+class ProcessLink(asyncio.Protocol, Generic[_Incoming]):
     """One end; when the other is gone, or what it says cannot be read, `lost` is called once."""
 
     def __init__(
@@ -46,7 +47,7 @@ class EngineLink(asyncio.Protocol, Generic[_Incoming]):
         decode: Callable[[memoryview], _Incoming],
         take: Callable[[_Incoming], None],
         lost: Callable[[], None],
-    ) -> EngineLink[_Incoming]:
+    ) -> ProcessLink[_Incoming]:
         """Return the end that reads from a connected socket, and owns it."""
         loop = asyncio.get_running_loop()
         _, link = await loop.create_unix_connection(
@@ -59,10 +60,10 @@ class EngineLink(asyncio.Protocol, Generic[_Incoming]):
         """Whether the other end is there."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, message: messages.Command | messages.Report) -> None:
+    def send(self, message: msgspec.Struct) -> None:
         """Send a message; to an end that is gone it is lost, as it would be a moment later."""
         if self._transport is not None and not self._transport.is_closing():
-            payload = messages.encode(message)
+            payload = _encode(message)
             self._transport.write(_LENGTH.pack(len(payload)) + payload)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritium_platform.adapters import engine_messages as messages
-from tritium_platform.adapters.engine_link import EngineLink
+from tritium_platform.adapters.process_link import ProcessLink
 
 names = st.text(max_size=30) | st.just("x" * 5000)
 
@@ -35,7 +35,7 @@ class OpenTransport(asyncio.Transport):
 
 def new_link():
     taken = []
-    link = EngineLink(decode=messages.decode_command, take=taken.append, lost=lambda: None)
+    link = ProcessLink(decode=messages.decode_command, take=taken.append, lost=lambda: None)
     link.connection_made(OpenTransport())
     return link, taken
 
@@ -75,8 +75,10 @@ def test_what_comes_behind_something_unreadable_is_not_taken(requests, rubbish):
 async def test_both_ends_talk_over_a_pair_of_sockets_until_one_is_gone():
     ours, theirs = socket.socketpair()
     taken, is_lost = asyncio.Queue(), asyncio.Event()
-    left = await EngineLink.over(ours, decode=messages.decode_report, take=taken.put_nowait, lost=is_lost.set)
-    right = await EngineLink.over(
+    left = await ProcessLink.over(
+        ours, decode=messages.decode_report, take=taken.put_nowait, lost=is_lost.set
+    )
+    right = await ProcessLink.over(
         theirs, decode=messages.decode_command, take=lambda _: None, lost=lambda: None
     )
     right.send(messages.Refused("a" * 10**6))
