@@ -158,11 +158,14 @@ async def _run_server(
     from tritium_platform.compose import initialize_platform
     from tritium_platform.console.pages import build_console
     from tritium_platform.console.reads import PlatformOverview
+    from tritium_platform.console.reports import PlatformReports
     from tritium_platform.console.session import ConsoleSessions
 
     platform = await initialize_platform(config, is_audit_required=True)
     sessions = ConsoleSessions(platform.admin_token)
-    console = build_console(PlatformOverview(platform), sessions=sessions, clock=platform.clock)
+    console = build_console(
+        PlatformOverview(platform), PlatformReports(platform), sessions=sessions, clock=platform.clock
+    )
     quantizer = WorkerProcess(config)
 
     def announce(url: str) -> None:

@@ -26,7 +26,7 @@ class TenantRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """A registered model; `bits_per_weight` is None for one that is not ternary."""
+    """A registered model; `bits_per_weight` and the address `report` are None if it is not ternary."""
 
     tenant: str
     name: str
@@ -36,6 +36,7 @@ class ModelRow:
     state: str
     replicas_ready: int
     replicas: int
+    report: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,11 @@
-"""The pages of the console: an overview that refreshes itself, behind a login with the operator's key."""
+"""The pages of the console behind the operator's key: an overview that refreshes itself, and reports."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs
+from uuid import UUID  # noqa: TC003 - FastAPI reads annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -31,6 +32,14 @@ HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+# A report is a page of its own that brings its style with it; whatever it says, nothing of it can run.
+REPORT_HEADERS: Mapping[str, str] = {
+    **HEADERS,
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'; "
+        "frame-ancestors 'none'; sandbox"
+    ),
+}
 STATIC: Mapping[str, str] = {"console.css": "text/css", "console.js": "text/javascript"}
 LARGEST_FORM = 4096
 THOUSAND = 1000
@@ -45,12 +54,23 @@ class OverviewSource(Protocol):
         ...
 
 
-def build_console(source: OverviewSource, *, sessions: ConsoleSessions, clock: Clock) -> APIRouter:
+class ReportSource(Protocol):
+    """Draws what the quantization of a model measured."""
+
+    async def read(self, tenant_id: UUID, model_id: UUID) -> str:
+        """Return an HTML page; NotFoundError where there is no such model or it was not quantized here."""
+        ...
+
+
+def build_console(
+    source: OverviewSource, reports: ReportSource, *, sessions: ConsoleSessions, clock: Clock
+) -> APIRouter:
     """Return the routes under /console."""
-    console = _Console(source, sessions=sessions, clock=clock)
+    console = _Console(source, reports, sessions=sessions, clock=clock)
     router = APIRouter(prefix="/console", include_in_schema=False)
     router.add_api_route("", console.overview, methods=["GET"])
     router.add_api_route("/live", console.live, methods=["GET"])
+    router.add_api_route("/reports/{tenant_id}/{model_id}", console.report, methods=["GET"])
     router.add_api_route("/login", console.login_form, methods=["GET"])
     router.add_api_route("/login", console.log_in, methods=["POST"])
     router.add_api_route("/logout", console.log_out, methods=["POST"])
@@ -59,8 +79,11 @@ def build_console(source: OverviewSource, *, sessions: ConsoleSessions, clock: C
 
 
 class _Console:
-    def __init__(self, source: OverviewSource, *, sessions: ConsoleSessions, clock: Clock) -> None:
+    def __init__(
+        self, source: OverviewSource, reports: ReportSource, *, sessions: ConsoleSessions, clock: Clock
+    ) -> None:
         self._source = source
+        self._reports = reports
         self._sessions = sessions
         self._clock = clock
         self._templates = Environment(
@@ -82,6 +105,18 @@ class _Console:
         if not self._is_operator(request):
             return Response(status_code=401, headers=dict(HEADERS))
         return await self._draw("live.html")
+
+    async def report(self, request: Request, tenant_id: UUID, model_id: UUID) -> Response:
+        """Return the report of a model as a page of its own."""
+        if not self._is_operator(request):
+            return RedirectResponse(LOGIN_PATH, status_code=303, headers=dict(HEADERS))
+        try:
+            page = await self._reports.read(tenant_id, model_id)
+        except NotFoundError as error:
+            return self._page("problem.html", status=404, problem=error.message)
+        except BitNetServiceError as error:
+            return self._page("problem.html", status=503, problem=error.message)
+        return HTMLResponse(page, headers=dict(REPORT_HEADERS))
 
     async def login_form(self) -> Response:
         return self._page("login.html", problem=None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from uuid import UUID
 
 import httpx2
 import pytest
@@ -19,6 +20,7 @@ from tritium_platform.console.model import (
 )
 from tritium_platform.console.pages import build_console
 from tritium_platform.console.session import ConsoleSessions
+from tritium_platform.errors import NotFoundError
 
 ADMIN_KEY = "btn_admin_" + "7" * 64
 
@@ -34,6 +36,28 @@ class FixedSource:
         if self.error is not None:
             raise self.error
         return self.overview
+
+
+TENANT, MODEL = UUID(int=1), UUID(int=2)
+
+
+class FixedReports:
+    """Has the report of one model, or fails as a test wants."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    async def read(self, tenant_id: UUID, model_id: UUID) -> str:
+        if self.error is not None:
+            raise self.error
+        if (tenant_id, model_id) != (TENANT, MODEL):
+            raise NotFoundError("There is no such model.", kind="model")
+        return "<!doctype html><title>the report</title>"
+
+
+@pytest.fixture
+def reports():
+    return FixedReports()
 
 
 @pytest.fixture
@@ -77,6 +101,7 @@ def source():
                     state="ready",
                     replicas_ready=1,
                     replicas=2,
+                    report=f"/console/reports/{TENANT}/{MODEL}",
                 ),
             ),
             jobs=(
@@ -111,10 +136,10 @@ def source():
 
 
 @pytest.fixture
-async def browser(source, clock):
+async def browser(source, reports, clock):
     """A client of an application with nothing but the console."""
     app = FastAPI()
-    app.include_router(build_console(source, sessions=ConsoleSessions(ADMIN_KEY), clock=clock))
+    app.include_router(build_console(source, reports, sessions=ConsoleSessions(ADMIN_KEY), clock=clock))
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="https://console.test") as client:
         yield client
