@@ -27,7 +27,7 @@ from tritium.quantize import QuantizationConfig, quantize_model
 from tritium.quantize.absmean import quantize_absmean
 from tritium.quantize.adaptive import quantize_adaptive
 from tritium.quantize.compensate import quantize_compensated
-from tritium.quantize.inputs import LayerInputs
+from tritium.quantize.inputs import LayerInputs, Rows
 from tritium.quantize.planes import quantize_planes
 from tritium.quantize.quality import weight_error
 from tritium.quantize.standard import quantize_standard
@@ -59,6 +59,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "3 planes, compensated, 4096 tokens": _planes(3, **CALIBRATION),
     "1 plane, compensated, 16384 tokens": _planes(1, **CALIBRATION, calibration_tokens=16_384),
     "2 planes, compensated, 16384 tokens": _planes(2, **CALIBRATION, calibration_tokens=16_384),
+    "3.33 bits given out, compensated, 16384 tokens": {
+        "strategy": "compensated",
+        "average_bits": 3.33,
+        "calibration_tokens": 16_384,
+        **CALIBRATION,
+    },
     "1 plane, balanced, 4096 written tokens": _planes(1, profile="balanced"),
     "1 plane, balanced, 16384 written tokens": _planes(1, profile="balanced", calibration_tokens=16_384),
     "2 planes, balanced, 16384 written tokens": _planes(2, profile="balanced", calibration_tokens=16_384),
@@ -109,10 +115,10 @@ def show_descent() -> None:
     common = draw.normal(size=(4096, 64)) @ draw.normal(size=(64, columns))
     source = (0.5 * common + draw.normal(size=(4096, columns))).astype(np.float32)
     actual = (source + 0.05 * draw.normal(size=source.shape)).astype(np.float32)
-    inputs = LayerInputs(source=source, actual=actual)
+    inputs = LayerInputs.of(Rows(source=source, actual=actual))
     weights = (0.02 * draw.normal(size=(rows, columns))).astype(np.float32)
     started = time.perf_counter()
-    inputs.hessian, inputs.drift  # noqa: B018 - worked out once, when first read
+    inputs.quadratic(weights)  # worked out once, when it is first asked for
     print(f"H and drift, {columns} inputs, 4,096 tokens: {time.perf_counter() - started:.2f} s\n")
     print("| planes | threads | s |\n|---|---|---|")
     for planes, threads in itertools.product((1, 2, 3), (1, 2)):

@@ -2,7 +2,7 @@
 
     python benchmarks/quantize_memory.py build/large                  0.5, 2 and 8 billion weights, data-free
     python benchmarks/quantize_memory.py build/large narrow deep --calibration-tokens 2048
-    python benchmarks/quantize_memory.py build/large narrow --calibration-tokens 2048 --split
+    python benchmarks/quantize_memory.py build/large 2b-block --calibration-tokens 32768 --split
 
 --record puts the figures of a data-free run into docs/measurements/quantize.json, in the place of that size's
 last ones, and draws docs/pictures/quantize-*.svg again.
@@ -45,7 +45,9 @@ TEXT = Path(__file__).resolve().parent.parent / "examples" / "text" / "calibrati
 LARGE = {
     "0.5b": Shape(layers=20, hidden=1280, inner=3456, heads=20, kv_heads=5, vocabulary=128256),
     "2b": SHAPES["2b4t"],
-    # For compensation: the same blocks, few and many.
+    # For compensation: one block of 2B4T's shape and of Llama 3 8B's; the same blocks, few and many.
+    "2b-block": Shape(layers=1, hidden=2560, inner=6912, heads=20, kv_heads=5, vocabulary=1024),
+    "8b-block": Shape(layers=1, hidden=4096, inner=14336, heads=32, kv_heads=8, vocabulary=1024),
     "narrow": Shape(layers=4, hidden=512, inner=1376, heads=8, kv_heads=4, vocabulary=128256),
     "deep": Shape(layers=40, hidden=512, inner=1376, heads=8, kv_heads=4, vocabulary=128256),
     "8b": Shape(layers=32, hidden=4096, inner=14336, heads=32, kv_heads=8, vocabulary=128256),
@@ -171,7 +173,7 @@ def show_split(source: Path, out: Path, config: dict[str, Any]) -> None:
     """Print the processor seconds that each part of a compensated quantization takes, in this process."""
     parts = {
         "forward passes": [(TextStream, "after_block")],
-        "H and drift": [(inputs, "gram")],
+        "H and drift": [(inputs, name) for name in ("add_gram", "add_cross_gram", "multiplied")],
         "descent": [(layer, "quantize_compensated")],
         "output errors": [(layer, "output_error")],
     }
@@ -182,18 +184,19 @@ def show_split(source: Path, out: Path, config: dict[str, Any]) -> None:
     started = time.process_time()
     quantize_model(source, QuantizationConfig.from_dict(config), out=out)
     total = time.process_time() - started
-    seconds["descent"] -= seconds["H and drift"]  # which it is the first to ask for
     for part, spent in (seconds | {"the rest": total - sum(seconds.values())}).items():
         print(f"| {part} | {spent:.1f} | {spent / total:.0%} |")
 
 
 def _timed(work: Callable[..., Any], seconds: dict[str, float], part: str) -> Callable[..., Any]:
+    """Count what a function takes, without what is counted for others meanwhile."""
+
     def timed(*given: Any, **named: Any) -> Any:
-        started = time.process_time()
+        started, before = time.process_time(), sum(seconds.values())
         try:
             return work(*given, **named)
         finally:
-            seconds[part] += time.process_time() - started
+            seconds[part] += time.process_time() - started - (sum(seconds.values()) - before)
 
     return timed
 

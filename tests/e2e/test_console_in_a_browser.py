@@ -225,6 +225,12 @@ def test_an_operator_logs_in_and_watches_a_quantization_become_a_deployment(
     # What was tried at the login above is there, too.
     browser.wait("document.body.innerText.includes('authentication failure')")
     assert len(browser.picture("overview")) > SMALLEST_PICTURE
+    # The name of the ternary model leads to its report.
+    browser.evaluate("document.querySelector('#live a').click()")
+    browser.wait("document.title.endsWith('quantization report') && document.readyState === 'complete'")
+    assert "model.layers.0.self_attn.q_proj" in browser.evaluate("document.body.textContent")
+    assert len(browser.picture("report")) > SMALLEST_PICTURE
+    browser.go(up["console"])
     browser.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     browser.ask("Emulation.setDeviceMetricsOverride", width=420, height=900, deviceScaleFactor=1, mobile=True)
     browser.picture("phone")

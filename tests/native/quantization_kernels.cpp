@@ -43,11 +43,17 @@ Bytes descend(const KernelTable& table, Random& random) {
   task.before = before.data();
   task.scales = scales.data();
   task.has_moved = has_moved.get();
+  std::vector<int32_t> move_counts(pull.size()), places(static_cast<size_t>(rows * task.count));
+  std::vector<float> moves(places.size());
+  task.move_counts = move_counts.data();
+  task.places = places.data();
+  task.moves = moves.data();
   Bytes bytes;
   for (int step = 0; step < 2; ++step) {
     table.weigh_group(task, 0, rows);
     append(bytes, stiffness);
     table.round_group(task, 0, rows);
+    table.tell_group(task, 0, rows);
     task.before = scales.data();
     for (const auto& values : {levels, slope, pull, stiffness}) append(bytes, values);
     bytes.insert(bytes.end(), has_moved.get(), has_moved.get() + rows);
@@ -55,7 +61,34 @@ Bytes descend(const KernelTable& table, Random& random) {
   return bytes;
 }
 
-constexpr Case kCases[] = {{"descend", descend}};
+// Rows of two sets of inputs as pairs, and their products.
+Bytes multiply_inputs(const KernelTable& table, Random& random) {
+  const int64_t rows = random.between(1, 60), columns = random.between(1, 70), others = random.between(1, 70);
+  const bool is_symmetric = random.chance(2);
+  const int64_t count = (rows + 1) / 2;
+  Bytes bytes;
+  std::vector<std::vector<int16_t>> pairs;
+  std::vector<std::vector<float>> units;
+  for (const int64_t width : {columns, is_symmetric ? columns : others}) {
+    const std::vector<float> values = random.reals(rows * width, 4.0f);
+    const int64_t blocks = (width + 15) / 16;
+    pairs.emplace_back(static_cast<size_t>(blocks * count * 32));
+    units.emplace_back(static_cast<size_t>(blocks * 16));
+    table.pair_rows({values.data(), rows, width, count, pairs.back().data(), units.back().data()}, 0, blocks);
+    append(bytes, pairs.back());
+    append(bytes, units.back());
+  }
+  const int64_t right = is_symmetric ? 0 : 1, width = is_symmetric ? columns : others;
+  std::vector<float> out = random.reals(columns * width, 1.0f);
+  const GramTask task = {
+      pairs[0].data(), pairs[right].data(), units[0].data(), units[right].data(), count, columns,
+      width,           is_symmetric,        out.data()};
+  table.add_gram(task, 0, (columns + 15) / 16);
+  append(bytes, out);
+  return bytes;
+}
+
+constexpr Case kCases[] = {{"descend", descend}, {"multiply_inputs", multiply_inputs}};
 
 }  // namespace
 

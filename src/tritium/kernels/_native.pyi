@@ -18,6 +18,10 @@ def least_squares_scales(weights: NDArray[Any], group_size: int, threads: int) -
 def round_levels(
     weights: NDArray[np.float32], scales: NDArray[np.float32], group_size: int, limit: int, threads: int
 ) -> NDArray[np.int8]: ...
+def add_gram(values: NDArray[np.float32], out: NDArray[np.float32], threads: int) -> None: ...
+def add_cross_gram(
+    first: NDArray[np.float32], second: NDArray[np.float32], out: NDArray[np.float32], threads: int
+) -> None: ...
 def weigh_group(
     levels: NDArray[np.float32],
     slope: NDArray[np.float32],

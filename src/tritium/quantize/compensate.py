@@ -13,7 +13,6 @@ than plain rounding (docs/decisions/0008).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tritium.quantize.inputs import LayerInputs
+    from tritium.quantize.inputs import LayerInputs, Quadratic
 
 SWEEPS = 12  # most of what can be gained comes in the first four
 CHUNK_WEIGHTS = 1 << 22
@@ -53,14 +52,11 @@ def quantize_compensated(
     """
     plain = quantize_planes(weights, planes=planes, group_size=group_size, threads=threads)
     # H comes first: it refuses what is not finite.
-    problem = _Problem(hessian=inputs.hessian, drift=inputs.drift, limit=level_limit(planes))
-    start = plain.scales_float32
-    levels, scales = np.empty_like(plain.levels), np.empty_like(start)
-    largest = start.max(initial=0) * ROOM_TO_GROW
+    problem = inputs.quadratic(weights)
+    levels, scales = np.empty_like(plain.levels), np.empty_like(plain.scales_float32)
+    largest = plain.scales_float32.max(initial=0) * ROOM_TO_GROW
     for rows in _row_chunks(weights):
-        descent = _Descent(
-            problem, weights[rows], plain.levels[rows], start[rows], plain.group_size, threads=threads
-        )
+        descent = _Descent(problem, weights, plain, rows=rows, limit=level_limit(planes), threads=threads)
         for _ in range(SWEEPS):
             if not descent.sweep(largest=largest):
                 break
@@ -71,36 +67,32 @@ def quantize_compensated(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Problem:
-    """The quadratic that all rows share: H and X^'(X - X^), float32 [K, K]; the latter None where X^ is X."""
-
-    hessian: NDArray[np.float32]
-    drift: NDArray[np.float32] | None
-    limit: int
-
-
 class _Descent:
     """Rows on their way down: levels float32 [N, K], scales [N, G]."""
 
     def __init__(
         self,
-        problem: _Problem,
+        problem: Quadratic,
         weights: NDArray[np.float32],
-        levels: NDArray[np.int8],
-        scales: NDArray[np.float32],
-        group_size: int,
+        start: QuantizedWeights,
         *,
+        rows: slice,
+        limit: int,
         threads: int,
     ) -> None:
-        self._problem, self._group_size, self._threads = problem, group_size, threads
-        self.levels, self.scales = levels.astype(np.float32), scales.copy()
-        per_weight = np.repeat(scales, group_size, axis=1)[:, : weights.shape[1]]
-        self._slope = dense_matmul(weights - self.levels * per_weight, problem.hessian, threads=threads)
+        self._problem, self._group_size = problem, start.group_size
+        self._limit, self._threads = limit, threads
+        self.levels = start.levels[rows].astype(np.float32)
+        self.scales = start.scales_float32[rows].copy()
+        per_weight = np.repeat(self.scales, start.group_size, axis=1)[:, : weights.shape[1]]
+        missed = weights[rows] - self.levels * per_weight
+        self._slope = dense_matmul(missed, problem.hessian, threads=threads)
         if problem.drift is not None:
-            self._slope += dense_matmul(weights, problem.drift, threads=threads)
+            self._slope += dense_matmul(weights[rows], problem.drift, threads=threads)
+        if problem.pull is not None:
+            self._slope += problem.pull[rows]
         # Of every group in every row, levels x H x levels; NaN: not known.
-        self._stiffness = np.full(scales.T.shape, np.nan, np.float32)
+        self._stiffness = np.full(self.scales.T.shape, np.nan, np.float32)
 
     def sweep(self, *, largest: np.float32) -> bool:
         """Step through all groups; returns whether a level moved."""
@@ -132,7 +124,7 @@ class _Descent:
             columns=columns,
             before=before,
             scales=scales,
-            limit=self._problem.limit,
+            limit=self._limit,
             threads=self._threads,
         )
 

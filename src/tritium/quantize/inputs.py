@@ -1,4 +1,8 @@
-"""What a layer reads on the calibration text: in the source, and behind layers that are quantized already."""
+"""What a layer reads on the calibration text: in the source, and behind layers that are quantized already.
+
+The text passes in batches: of a layer's inputs, which may be gigabytes, one batch is in memory at a time, and
+the sums that compensation needs.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,25 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from tritium.kernels.gram import add_cross_gram, add_gram, multiplied
+from tritium.kernels.quantization import first_not_finite
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from numpy.typing import NDArray
 
-# Bits kept of an input. A sum of products over CHUNK_ROWS rows is then a whole number below 2^53.
-BITS = 20
-CHUNK_ROWS = 1 << (53 - 2 * BITS - 1)
 # This share of H's mean diagonal is added to it: what was seen on few inputs must not decide too much.
 DAMPING = 0.3
 JUDGED_SHARE = 8
 JUDGED_ROWS = 512
+MIRRORED_ROWS = 256  # at once
+OUTPUTS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LayerInputs:
-    """Inputs of one layer, token by token; both float32 [M, K].
+class Rows:
+    """Some tokens' inputs of one layer; both float32 [M, K].
 
     Attributes:
         source: X, what the layer reads in the source model.
@@ -32,67 +40,146 @@ class LayerInputs:
     source: NDArray[np.float32]
     actual: NDArray[np.float32]
 
+    def cut(self, begin: int, end: int) -> Rows:
+        """Return the rows from `begin` to `end`."""
+        return Rows(source=self.source[begin:end], actual=self.actual[begin:end])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quadratic:
+    """The error of a layer's output as a function of its weights.
+
+    Attributes:
+        hessian: H = X^'X^, damped, float32 [K, K].
+        drift: X^'(X - X^), float32 [K, K]; None where X^ is X, or where `pull` is known.
+        pull: W (X - X^)'X^ of the weights that were asked about, float32 [N, K]; None likewise.
+    """
+
+    hessian: NDArray[np.float32]
+    drift: NDArray[np.float32] | None = None
+    pull: NDArray[np.float32] | None = None
+
+
+class LayerInputs:
+    """Inputs of one layer, batch by batch; the last eighth of the tokens judges, the rest is fitted."""
+
+    def __init__(self, read: Callable[[int], Rows], starts: Sequence[int], *, threads: int = 1) -> None:
+        """Take a function that reads a batch, and where batches begin among the tokens and the last ends."""
+        self._read, self._starts, self._threads = read, starts, threads
+        self._rows = starts[-1]
+        self._kept: dict[int, Rows] = {}
+        self._pull: tuple[NDArray[np.float32], Quadratic] | None = None
+
+    @classmethod
+    def of(cls, rows: Rows, *, threads: int = 1) -> Self:
+        """Return inputs that are in memory already."""
+        return cls(lambda _: rows, (0, len(rows.actual)), threads=threads)
+
     @classmethod
     def alike(cls, activations: NDArray[np.float32]) -> Self:
-        """Return the inputs of a layer with nothing quantized before it."""
-        return cls(source=activations, actual=activations)
+        """Return the inputs float32 [M, K] of a layer with nothing quantized before it."""
+        return cls.of(Rows(source=activations, actual=activations))
 
-    @property
-    def judged(self) -> LayerInputs:
+    @cached_property
+    def judged(self) -> Rows:
         """The last eighth of the tokens, 512 at most: errors are measured there, nothing is fitted to it."""
-        rows = len(self.actual)
-        first = max(self._fitted_rows, rows - JUDGED_ROWS) if self._fitted_rows < rows else 0
-        return LayerInputs(source=self.source[first:], actual=self.actual[first:])
+        first = max(self._fitted_rows, self._rows - JUDGED_ROWS) if self._fitted_rows < self._rows else 0
+        pieces = []
+        for batch, start in enumerate(self._starts[:-1]):
+            if self._starts[batch + 1] > first:
+                rows = self._read(batch)
+                if start < self._fitted_rows:
+                    self._kept[batch] = rows  # it will be asked for again
+                pieces.append(rows.cut(max(0, first - start), len(rows.actual)))
+        return Rows(
+            source=np.concatenate([piece.source for piece in pieces]),
+            actual=np.concatenate([piece.actual for piece in pieces]),
+        )
+
+    def quadratic(self, weights: NDArray[np.float32]) -> Quadratic:
+        """Return the error of a layer with these weights float32 [N, K], over the tokens that are fitted.
+
+        Layers that read the same inputs share H and drift. Of a layer with many more inputs than outputs the
+        drift, which is larger than the layer, is never worked out.
+
+        Raises:
+            ValueError: an input is NaN or infinite, or too large to be squared.
+        """
+        outputs, inputs = weights.shape
+        if 2 * outputs >= inputs:
+            return self._shared
+        if self._pull is None or self._pull[0] is not weights:
+            self._pull = None
+            self._pull = weights, self._summed(weights)
+        return self._pull[1]
 
     @cached_property
-    def hessian(self) -> NDArray[np.float32]:
-        """H = X^'X^, damped, float32 [K, K]; raises ValueError if an input is NaN or infinite."""
-        matrix = gram(self.actual[: self._fitted_rows])
-        matrix[np.diag_indices(len(matrix))] += DAMPING * float(matrix.diagonal().mean()) or 1.0
-        return matrix.astype(np.float32)
+    def _shared(self) -> Quadratic:
+        return self._summed(None)
 
-    @cached_property
-    def drift(self) -> NDArray[np.float32] | None:
-        """X^'(X - X^), float32 [K, K]; None where X^ is X; raises ValueError as `hessian` does."""
-        actual = self.actual[: self._fitted_rows]
-        lost = self.source[: self._fitted_rows] - actual
-        return gram(actual, lost).astype(np.float32) if lost.any() else None
+    def _summed(self, weights: NDArray[np.float32] | None) -> Quadratic:
+        hessian = drift = pull = None
+        for rows in self._fitted():
+            if hessian is None:
+                hessian = np.zeros((rows.actual.shape[1],) * 2, np.float32)
+            add_gram(rows.actual, hessian, threads=self._threads)
+            lost = rows.source - rows.actual
+            if not lost.any():
+                continue
+            if weights is None:
+                drift = np.zeros_like(hessian) if drift is None else drift
+                add_cross_gram(rows.actual, lost, drift, threads=self._threads)
+            else:
+                pull = np.zeros(weights.shape, np.float32) if pull is None else pull
+                self._add_pull(weights, lost, rows.actual, pull)
+        if hessian is None:
+            raise ValueError("there are no inputs on the calibration text")
+        _damp(hessian)
+        return Quadratic(hessian=hessian, drift=drift, pull=pull)
+
+    def _add_pull(
+        self,
+        weights: NDArray[np.float32],
+        lost: NDArray[np.float32],
+        actual: NDArray[np.float32],
+        pull: NDArray[np.float32],
+    ) -> None:
+        """Add W (X - X^)'X^ of some tokens to float32 [N, K], some outputs at a time."""
+        for first in range(0, len(weights), OUTPUTS_AT_ONCE):
+            rows = slice(first, first + OUTPUTS_AT_ONCE)
+            missing = multiplied(lost, np.ascontiguousarray(weights[rows].T), threads=self._threads)
+            self._check_finite(missing)
+            add_cross_gram(missing, actual, pull[rows], threads=self._threads)
+
+    def _fitted(self) -> Iterator[Rows]:
+        for batch, start in enumerate(self._starts[:-1]):
+            left = self._fitted_rows - start
+            if left <= 0:
+                return
+            found = self._kept.pop(batch) if batch in self._kept else self._read(batch)
+            rows = found.cut(0, left)
+            self._check_finite(rows.source)
+            self._check_finite(rows.actual)
+            yield rows
+
+    def _check_finite(self, values: NDArray[np.float32]) -> None:
+        if first_not_finite(values.reshape(-1), threads=self._threads) >= 0:
+            raise ValueError("an input on the calibration text is NaN or infinite")
 
     @property
     def _fitted_rows(self) -> int:
         """Where the judged rows begin; fewer than eight tokens are fitted and judged alike."""
-        return len(self.actual) - len(self.actual) // JUDGED_SHARE
+        return self._rows - self._rows // JUDGED_SHARE
 
 
-def gram(first: NDArray[np.float32], second: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
-    """Return first' second, float32 [M, K] each -> float64 [K, K], with the same bits on every machine.
-
-    Without `second` it is first' first, which takes half the work.
-
-    Each column is rounded to 21 bits within a chunk of rows, so that every sum of products is a whole number
-    that float64 holds exactly, in whatever order and by however many threads it was added up.
-
-    Raises:
-        ValueError: a value is NaN or infinite.
-    """
-    total: NDArray[np.float64] | None = None
-    for start in range(0, len(first), CHUNK_ROWS):
-        left, left_exponents = _whole(first[start : start + CHUNK_ROWS])
-        right, right_exponents = left, left_exponents
-        if second is not None:
-            right, right_exponents = _whole(second[start : start + CHUNK_ROWS])
-        products = left.T @ right  # of one array with itself, numpy works out one triangle
-        for row, exponent in zip(products, left_exponents, strict=True):
-            np.ldexp(row, exponent + right_exponents - 2 * BITS, out=row)
-        total = products if total is None else np.add(total, products, out=total)
-    return (
-        np.zeros((first.shape[1], (first if second is None else second).shape[1])) if total is None else total
-    )
-
-
-def _whole(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    largest = np.abs(rows).max(axis=0)
-    if not np.isfinite(largest).all():
-        raise ValueError("an input on the calibration text is NaN or infinite")
-    _, exponents = np.frexp(largest)
-    return np.rint(np.ldexp(rows.astype(np.float64), BITS - exponents)), exponents
+def _damp(hessian: NDArray[np.float32]) -> None:
+    """Mirror the upper half of sums [K, K] into the lower one, and add what damps them to the diagonal."""
+    for start in range(0, len(hessian), MIRRORED_ROWS):
+        rows = slice(start, start + MIRRORED_ROWS)
+        hessian[rows, :start] = hessian[:start, rows].T
+        block = hessian[rows, rows]
+        block[:] = np.triu(block) + np.triu(block, 1).T
+    diagonal = hessian.diagonal().astype(np.float64)
+    if not np.isfinite(diagonal).all():
+        raise ValueError("inputs on the calibration text are too large to be squared")
+    hessian[np.diag_indices(len(hessian))] += np.float32(DAMPING * diagonal.mean() or 1.0)

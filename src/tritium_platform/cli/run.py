@@ -200,6 +200,7 @@ async def _run_server(
     from tritium_platform.console.customers import PlatformCustomers
     from tritium_platform.console.pages import build_console
     from tritium_platform.console.reads import PlatformOverview
+    from tritium_platform.console.reports import PlatformReports
     from tritium_platform.console.session import ConsoleSessions
 
     platform = await initialize_platform(
@@ -212,6 +213,7 @@ async def _run_server(
     console = build_console(
         PlatformOverview(platform),
         customers=PlatformCustomers(platform),
+        reports=PlatformReports(platform),
         sessions=sessions,
         clock=platform.clock,
     )

@@ -33,7 +33,7 @@ class TenantRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """A registered model; `bits_per_weight` is None for one that is not ternary."""
+    """A registered model; `bits_per_weight` and the address `report` are None if it is not ternary."""
 
     tenant: str
     name: str
@@ -43,6 +43,7 @@ class ModelRow:
     state: str
     replicas_ready: int
     replicas: int
+    report: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The pages of the console: an overview that refreshes itself, behind a login with the operator's key."""
+"""The pages of the console behind the operator's key: an overview that refreshes itself, and reports."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+# A report is a page of its own that brings its style with it; whatever it says, nothing of it can run.
+REPORT_HEADERS: Mapping[str, str] = {
+    **HEADERS,
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'; "
+        "frame-ancestors 'none'; sandbox"
+    ),
+}
 STATIC: Mapping[str, str] = {"console.css": "text/css", "console.js": "text/javascript"}
 LARGEST_FORM = 4096
 THOUSAND = 1000
@@ -58,16 +66,30 @@ class CustomerSource(Protocol):
         ...
 
 
+class ReportSource(Protocol):
+    """Draws what the quantization of a model measured."""
+
+    async def read(self, tenant_id: UUID, model_id: UUID) -> str:
+        """Return an HTML page; NotFoundError where there is no such model or it was not quantized here."""
+        ...
+
+
 def build_console(
-    source: OverviewSource, *, customers: CustomerSource, sessions: ConsoleSessions, clock: Clock
+    source: OverviewSource,
+    *,
+    customers: CustomerSource,
+    reports: ReportSource,
+    sessions: ConsoleSessions,
+    clock: Clock,
 ) -> APIRouter:
     """Return the routes under /console."""
-    console = _Console(source, customers=customers, sessions=sessions, clock=clock)
+    console = _Console(source, customers=customers, reports=reports, sessions=sessions, clock=clock)
     router = APIRouter(prefix="/console", include_in_schema=False)
     router.add_api_route("", console.overview, methods=["GET"])
     router.add_api_route("/live", console.live, methods=["GET"])
     router.add_api_route("/customers", console.customers, methods=["GET"])
     router.add_api_route("/customers/{tenant_id}", console.customer, methods=["GET"])
+    router.add_api_route("/reports/{tenant_id}/{model_id}", console.report, methods=["GET"])
     router.add_api_route("/login", console.login_form, methods=["GET"])
     router.add_api_route("/login", console.log_in, methods=["POST"])
     router.add_api_route("/logout", console.log_out, methods=["POST"])
@@ -77,10 +99,17 @@ def build_console(
 
 class _Console:
     def __init__(
-        self, source: OverviewSource, *, customers: CustomerSource, sessions: ConsoleSessions, clock: Clock
+        self,
+        source: OverviewSource,
+        *,
+        customers: CustomerSource,
+        reports: ReportSource,
+        sessions: ConsoleSessions,
+        clock: Clock,
     ) -> None:
         self._source = source
         self._customers = customers
+        self._reports = reports
         self._sessions = sessions
         self._clock = clock
         self._templates = Environment(
@@ -112,6 +141,18 @@ class _Console:
         if not self._is_operator(request):
             return Response(status_code=401, headers=dict(HEADERS))
         return await self._draw("live.html", overview=self._source.read)
+
+    async def report(self, request: Request, tenant_id: UUID, model_id: UUID) -> Response:
+        """Return the report of a model as a page of its own."""
+        if not self._is_operator(request):
+            return RedirectResponse(LOGIN_PATH, status_code=303, headers=dict(HEADERS))
+        try:
+            page = await self._reports.read(tenant_id, model_id)
+        except NotFoundError as error:
+            return self._page("problem.html", {"problem": error.message}, status=404)
+        except BitNetServiceError as error:
+            return self._page("problem.html", {"problem": error.message}, status=503)
+        return HTMLResponse(page, headers=dict(REPORT_HEADERS))
 
     async def login_form(self) -> Response:
         return self._page("login.html", {"problem": None})

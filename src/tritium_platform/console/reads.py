@@ -109,12 +109,14 @@ class PlatformOverview:
     def _model(self, tenant: Tenant, model: RegisteredModel, *, deployment: Deployment | None) -> ModelRow:
         deployments = self._platform.deployments
         statuses = deployments.statuses(deployment) if deployment else []
+        bits = self._bits[model.path]
         return ModelRow(
             tenant=tenant.organization_name,
             name=model.name,
             kind=model.kind.value,
             size_bytes=model.size_bytes,
-            bits_per_weight=self._bits[model.path],
+            bits_per_weight=bits,
+            report=None if bits is None else f"/console/reports/{tenant.id}/{model.id}",
             state=deployments.state(deployment).value if deployment else "not deployed",
             replicas_ready=sum(status.state is ReplicaState.READY for status in statuses),
             replicas=deployment.replicas if deployment else 0,

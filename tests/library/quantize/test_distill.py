@@ -147,6 +147,12 @@ def test_gradients_pass_the_rounding_and_scales_learn_what_rounding_did(weights)
     np.testing.assert_allclose(parameter.scales.grad.numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.fixture
+def small_steps(monkeypatch):
+    """Where it does not matter how well a model learns, a quarter of the tokens in a step are enough."""
+    monkeypatch.setattr(distill_module, "TOKENS_PER_STEP", 512)
+
+
 BEST = {"profile": "best", "group_size": 32, "max_planes": 1, "training_tokens": 2048, "window": 64}
 
 
@@ -169,6 +175,7 @@ def lost(source: Path, quantized: Path, *, tokens: int = 512) -> float:
     return float(torch.stack(divergences).mean())
 
 
+@pytest.mark.usefixtures("small_steps")
 def test_best_learns_from_what_the_model_writes_and_gives_the_same_bytes_again(small_decoder, tmp_path):
     steps = []
     config = QuantizationConfig(**BEST, calibration_tokens=256, training_steps=3)
@@ -180,34 +187,57 @@ def test_best_learns_from_what_the_model_writes_and_gives_the_same_bytes_again(s
     assert first.read_bytes() == second.read_bytes()
 
 
+TOKENS_OF_A_LESSON = 64  # in a step
 KILLED_WHILE_IT_LEARNS = """
 import json, os, signal, sys, threading
 from tritium.quantize import QuantizationConfig, Stage, distill, quantize_model
 
-source, config, out, step, after = sys.argv[1:]
+source, config, tokens, *attempts = sys.argv[1:]
 distill.SECONDS_BETWEEN_KEEPING, distill.SHARE_OF_KEEPING = 0.0, 1e9  # kept after every step
+distill.TOKENS_PER_STEP = int(tokens)
 
-def die(progress):
-    if progress.stage is Stage.LEARN and progress.completed == int(step):
-        threading.Timer(float(after), os.kill, (os.getpid(), signal.SIGKILL)).start()
+def learn(out, step, after):
+    def die(progress):
+        if progress.stage is Stage.LEARN and progress.completed == step:
+            threading.Timer(after, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
-quantize_model(source, QuantizationConfig.from_dict(json.loads(config)), out=out, progress=die)
-threading.Event().wait(5)
+    quantize_model(source, QuantizationConfig.from_dict(json.loads(config)), out=out, progress=die)
+    threading.Event().wait(5)
+
+for out, step, after in map(json.loads, attempts):  # forked: torch is loaded once
+    child = os.fork()
+    if child == 0:
+        try:
+            learn(out, step, after)
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_after_kill_9_at_any_moment_a_lesson_goes_on_and_ends_with_the_same_bytes(small_decoder, tmp_path):
+def test_after_kill_9_at_any_moment_a_lesson_goes_on_and_ends_with_the_same_bytes(
+    small_decoder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(distill_module, "TOKENS_PER_STEP", TOKENS_OF_A_LESSON)
     settings = BEST | {"training_tokens": 512, "calibration_tokens": 128, "training_steps": 12}
     config = QuantizationConfig(**settings)
     quantize_model(small_decoder, config, out=tmp_path / "whole")
     whole = (tmp_path / "whole" / "model.safetensors").read_bytes()
     draw = np.random.default_rng(3)
-    for attempt in range(2):
-        out, step = tmp_path / f"out{attempt}", int(draw.integers(2, 11))
-        after = draw.uniform(0, 0.05)  # in the middle of a step, or of writing what was learned
-        arguments = [str(small_decoder), json.dumps(config.to_dict()), str(out), str(step), str(after)]
-        killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_LEARNS, *arguments], check=False)
-        assert killed.returncode == -signal.SIGKILL
+    # In the middle of a step, or of writing what was learned.
+    attempts = [
+        (tmp_path / f"out{attempt}", int(draw.integers(2, 11)), draw.uniform(0, 0.01)) for attempt in range(2)
+    ]
+    arguments = [str(small_decoder), json.dumps(config.to_dict()), str(TOKENS_OF_A_LESSON)]
+    arguments += [json.dumps([str(out), step, after]) for out, step, after in attempts]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_IT_LEARNS, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert killed.stdout.split() == [str(-signal.SIGKILL)] * 2
+    for out, step, _ in attempts:
         assert not out.exists()
         seen = []
         quantize_model(small_decoder, config, out=out, progress=seen.append)
@@ -217,6 +247,7 @@ def test_after_kill_9_at_any_moment_a_lesson_goes_on_and_ends_with_the_same_byte
         assert (out / "model.safetensors").read_bytes() == whole
 
 
+@pytest.mark.usefixtures("small_steps")
 def test_a_lesson_that_is_damaged_or_another_plans_begins_again(small_decoder, tmp_path, monkeypatch):
     config = QuantizationConfig(**BEST, calibration_tokens=256, training_steps=4)
     quantize_model(small_decoder, config, out=tmp_path / "whole")
@@ -260,6 +291,7 @@ def test_every_decoder_learns(random_checkpoint, tmp_path, model_type):
     assert losses[40] < losses[1]
 
 
+@pytest.mark.usefixtures("small_steps")
 def test_layers_that_are_ternary_in_the_source_do_not_learn(random_checkpoint, tmp_path):
     source = random_checkpoint(tmp_path / "source", small_config("llama"))
     with open_checkpoint(source) as checkpoint:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 import httpx2
 import pytest
@@ -23,9 +23,6 @@ from tritium_platform.console.model import (
 from tritium_platform.console.pages import build_console
 from tritium_platform.console.session import ConsoleSessions
 from tritium_platform.errors import NotFoundError
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 ADMIN_KEY = "btn_admin_" + "7" * 64
 
@@ -49,6 +46,28 @@ class FixedSource:
 
     async def customer(self, tenant_id: UUID) -> CustomerPage:
         raise NotFoundError("There is no such tenant.")
+
+
+TENANT, MODEL = UUID(int=1), UUID(int=2)
+
+
+class FixedReports:
+    """Has the report of one model, or fails as a test wants."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    async def read(self, tenant_id: UUID, model_id: UUID) -> str:
+        if self.error is not None:
+            raise self.error
+        if (tenant_id, model_id) != (TENANT, MODEL):
+            raise NotFoundError("There is no such model.", kind="model")
+        return "<!doctype html><title>the report</title>"
+
+
+@pytest.fixture
+def reports():
+    return FixedReports()
 
 
 @pytest.fixture
@@ -92,6 +111,7 @@ def source():
                     state="ready",
                     replicas_ready=1,
                     replicas=2,
+                    report=f"/console/reports/{TENANT}/{MODEL}",
                 ),
             ),
             jobs=(
@@ -126,11 +146,13 @@ def source():
 
 
 @pytest.fixture
-async def browser(source, clock):
+async def browser(source, reports, clock):
     """A client of an application with nothing but the console."""
     app = FastAPI()
     sessions = ConsoleSessions(ADMIN_KEY)
-    app.include_router(build_console(source, customers=source, sessions=sessions, clock=clock))
+    app.include_router(
+        build_console(source, customers=source, reports=reports, sessions=sessions, clock=clock)
+    )
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="https://console.test") as client:
         yield client

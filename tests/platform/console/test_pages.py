@@ -69,6 +69,32 @@ async def test_the_operator_sees_tenants_models_jobs_and_the_audit_head(operator
         assert shown in answer.text
 
 
+async def test_the_name_of_a_ternary_model_leads_to_its_report_whose_page_can_run_nothing(operator):
+    address = re.search(r'<a href="([^"]+)">small</a>', (await operator.get("/console")).text)[1]
+    answer = await operator.get(address)
+    assert (answer.status_code, "the report" in answer.text) == (200, True)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert policy.endswith("sandbox")
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_a_stranger_sees_no_report_and_an_unknown_one_is_a_page(browser, operator, reports, source):
+    address = source.overview.models[0].report
+    other = "/console/reports/00000000-0000-0000-0000-000000000001/00000000-0000-0000-0000-000000000009"
+    missing = await operator.get(other)
+    assert (missing.status_code, "There is no such model." in missing.text) == (404, True)
+    reports.error = OverloadedError("The database does not answer.")
+    assert (await operator.get(address)).status_code == 503
+    reports.error = None
+    assert (await operator.get("/console/reports/a/b")).status_code == 422
+    await operator.post("/console/logout")
+    answer = await browser.get(address)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/console/login")
+
+
 async def test_what_a_tenant_calls_itself_is_text_and_never_markup(operator):
     text = (await operator.get("/console")).text
     assert "<script>alert" not in text

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
 
+from tritium.quantize import quantize_model
 from tritium_platform.api.app import create_app
 from tritium_platform.compose import initialize_platform
 from tritium_platform.config import PlatformConfig
 from tritium_platform.console.customers import PlatformCustomers
 from tritium_platform.console.pages import build_console
 from tritium_platform.console.reads import PlatformOverview, job_row, read_bits_per_weight
+from tritium_platform.console.reports import PlatformReports
 from tritium_platform.console.session import ConsoleSessions
+from tritium_platform.errors import NotFoundError, ValidationError
 from tritium_platform.insight.health import OutcomeKind
 from tritium_platform.serving.job import JobLayer, JobState, QuantizationJob
 from tritium_platform.serving.model import ModelKind
@@ -67,6 +71,7 @@ async def test_the_console_of_a_platform_answers_in_its_application(platform):
         build_console(
             PlatformOverview(platform),
             customers=PlatformCustomers(platform),
+            reports=PlatformReports(platform),
             sessions=ConsoleSessions(platform.admin_token),
             clock=platform.clock,
         )
@@ -90,6 +95,34 @@ async def test_the_console_of_a_platform_answers_in_its_application(platform):
         assert (unknown.status_code, "There is no such tenant" in unknown.text) == (404, True)
         assert (await client.get("/console/static/nothing")).status_code == 404
         assert (await client.post("/console/login", content="key=" + "x" * 5000)).status_code == 422
+
+
+async def test_the_report_of_a_ternary_model_is_the_page_of_its_quantization(
+    platform, scripture_llama: Path, tmp_path
+):
+    quantize_model(scripture_llama, out=tmp_path / "small")
+    reports = PlatformReports(platform)
+    tenant = await platform.tenancy.create_tenant(organization_name="Acme", tier=TenantTier.TEAM)
+    made = [
+        await platform.registry.add(
+            tenant.id, name=path.name, path=path, kind=ModelKind.GENERATE, size=123, source="path"
+        )
+        for path in (tmp_path / "small", scripture_llama)
+    ]
+    rows = (await PlatformOverview(platform).read()).models
+    assert [row.report for row in rows] == [f"/console/reports/{tenant.id}/{made[0].id}", None]
+    page = await reports.read(tenant.id, made[0].id)
+    assert "quantization report" in page
+    assert "model.layers.0.self_attn.q_proj" in page
+    with pytest.raises(NotFoundError, match="not quantized here"):
+        await reports.read(tenant.id, made[1].id)
+    with pytest.raises(NotFoundError, match="no such model"):
+        await reports.read(UUID(int=9), made[0].id)
+    manifest = json.loads((tmp_path / "small" / "tritium.json").read_text())
+    manifest["metrics"] = {"parameters": "many"}
+    (tmp_path / "small" / "tritium.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValidationError, match="altered"):
+        await reports.read(tenant.id, made[0].id)
 
 
 def test_what_is_no_model_has_no_bits_per_weight(tmp_path):

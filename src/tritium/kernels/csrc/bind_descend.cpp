@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "pool.h"
 #include "table.h"
@@ -9,6 +10,8 @@ namespace tritium {
 namespace {
 
 constexpr double kNanosecondsPerWeight = 4;  // of the group, while most rest
+constexpr double kNanosecondsPerInput = 1;
+constexpr int64_t kRowsApiece = 128;  // of a thread, which copies the group's part of the Hessian for them
 
 // What both calls work on.
 struct Group {
@@ -56,10 +59,19 @@ bool round_group(const WritableArray& levels, const WritableArray& slope, const 
   group.task.limit = static_cast<float>(limit);
   const auto has_moved = std::make_unique<bool[]>(static_cast<size_t>(group.rows));
   group.task.has_moved = has_moved.get();
+  std::vector<int32_t> move_counts(static_cast<size_t>(group.rows));
+  std::vector<int32_t> places(static_cast<size_t>(group.rows * count));
+  std::vector<float> moves(places.size());
+  group.task.move_counts = move_counts.data();
+  group.task.places = places.data();
+  group.task.moves = moves.data();
   nb::gil_scoped_release released;
   const KernelTable& kernels = table();
   parallel_for(group.rows, 1, threads, kNanosecondsPerWeight * static_cast<double>(count),
                [&](int64_t begin, int64_t end) { kernels.round_group(group.task, begin, end); });
+  parallel_for(group.rows, kRowsApiece, threads,
+               kNanosecondsPerInput * static_cast<double>(group.task.inputs),
+               [&](int64_t begin, int64_t end) { kernels.tell_group(group.task, begin, end); });
   return std::find(has_moved.get(), has_moved.get() + group.rows, true) != has_moved.get() + group.rows;
 }
 

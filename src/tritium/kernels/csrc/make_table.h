@@ -9,6 +9,7 @@
 #include "dense.h"
 #include "descend.h"
 #include "elementwise.h"
+#include "gram.h"
 #include "kv_write.h"
 #include "least_squares.h"
 #include "levels.h"
@@ -57,6 +58,9 @@ constexpr KernelTable make_table(const char* name) {
       .round_levels = round_levels,
       .weigh_group = weigh_group,
       .round_group = round_group_levels,
+      .tell_group = tell_group,
+      .pair_rows = pair_rows,
+      .add_gram = add_gram,
       .pack_trits = pack_row_of_trits,
       .lay_out_trits = lay_out_row_of_trits,
   };

@@ -22,6 +22,7 @@ NB_MODULE(_native, m) {
   m.def("set_isa", &tritium::select_table, nanobind::arg("name"));
   tritium::bind_packing(m);
   tritium::bind_descend(m);
+  tritium::bind_gram(m);
   tritium::bind_quantize(m);
   tritium::bind_ternary(m);
   tritium::bind_coded(m);

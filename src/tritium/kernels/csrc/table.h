@@ -124,6 +124,35 @@ struct DescentTask {
   const float* before;  // [rows]: the scales that the slope knows; read by round_group
   const float* scales;  // [rows]: the scales that the levels are rounded for
   bool* has_moved;      // [rows]: whether a level moved
+  // Of every row, by how much which of the group's weights moved: written by round_group, read by tell_group.
+  int32_t* move_counts;  // [rows]
+  int32_t* places;       // [rows, count]
+  float* moves;          // [rows, count]
+};
+
+constexpr int64_t kGramRows = 512;  // of a chunk, whose sums of products are exact
+
+// Rows of inputs as pairs of whole numbers; see gram.h.
+struct PairTask {
+  const float* values;  // [rows, columns], finite
+  int64_t rows;         // at most kGramRows
+  int64_t columns;
+  int64_t count;   // of pairs: half of the rows, rounded up
+  int16_t* pairs;  // [blocks of 16 columns, count, 16, 2]
+  float* units;    // [blocks x 16]: what the column's numbers are multiples of
+};
+
+// out += first' x second, of a chunk of rows of both.
+struct GramTask {
+  const int16_t* first;  // as PairTask has them
+  const int16_t* second;
+  const float* first_units;
+  const float* second_units;
+  int64_t pairs;
+  int64_t rows;     // of out: the columns of `first`
+  int64_t columns;  // of out: the columns of `second`
+  bool is_symmetric;
+  float* out;  // [rows, columns]
 };
 
 struct KernelTable {
@@ -193,6 +222,10 @@ struct KernelTable {
   // For rows [begin, end).
   void (*weigh_group)(const DescentTask& task, int64_t begin, int64_t end);
   void (*round_group)(const DescentTask& task, int64_t begin, int64_t end);
+  void (*tell_group)(const DescentTask& task, int64_t begin, int64_t end);
+  // For blocks [begin, end) of sixteen columns, and of sixteen rows of `out`.
+  void (*pair_rows)(const PairTask& task, int64_t begin, int64_t end);
+  void (*add_gram)(const GramTask& task, int64_t begin, int64_t end);
   // One row of trits, five to a byte and in the portable layout; false where a value is no trit.
   bool (*pack_trits)(const int8_t* trits, int64_t count, uint8_t* packed);
   bool (*lay_out_trits)(const int8_t* trits, int64_t count, uint8_t* planes);

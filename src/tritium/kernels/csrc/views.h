@@ -160,6 +160,7 @@ struct Fresh {
 
 void bind_packing(nb::module_& m);
 void bind_descend(nb::module_& m);
+void bind_gram(nb::module_& m);
 void bind_quantize(nb::module_& m);
 void bind_ternary(nb::module_& m);
 void bind_coded(nb::module_& m);
