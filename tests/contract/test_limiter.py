@@ -83,9 +83,11 @@ class Bucket:
     at: int
 
     def look(self, limit, now):
-        """Return what is in it under a limit, and leave it as it is."""
+        """Return what is in it, and go on from there under a limit: as much is missing as was."""
         level = min(Fraction(self.limit), self.level + Fraction((now - self.at) * self.limit, MINUTE))
-        return max(Fraction(0), limit - (self.limit - level))
+        self.level = max(Fraction(0), limit - (self.limit - level))
+        self.limit, self.at = limit, now
+        return self.level
 
     def give_back(self, amount):
         self.level = min(Fraction(self.limit), self.level + amount)
@@ -101,13 +103,13 @@ class Oracle:
     admitted: list[tuple[int, int, int]] = field(default_factory=list)
 
     def enters(self, gateway, limits, requests, tokens, now):
-        if len(self.running) + requests > limits.max_concurrent_requests:
-            return False
         rates = (limits.requests_per_minute, limits.tokens_per_minute)
         levels = [
             Fraction(rate) if bucket is None else bucket.look(rate, now)
             for bucket, rate in zip((self.requests, self.tokens), rates, strict=True)
         ]
+        if len(self.running) + requests > limits.max_concurrent_requests:
+            return False
         if requests > levels[0] or tokens > levels[1]:
             return False
         self.requests = Bucket(rates[0], levels[0] - requests, now)
@@ -161,8 +163,7 @@ def test_every_decision_is_that_of_a_bucket_of_fractions(kind, plans, steps):
                 oracle.running.remove(gateway)
                 opened[gateway].leave(tenant, requests=1, tokens=amount)
                 if oracle.tokens is not None:
-                    oracle.tokens.level = oracle.tokens.look(oracle.tokens.limit, now)
-                    oracle.tokens.at = now
+                    oracle.tokens.look(oracle.tokens.limit, now)
                     oracle.tokens.give_back(amount)
             elif action == "die" and kind == "shared":
                 opened[gateway].close()

@@ -60,9 +60,13 @@ def test_an_operator_sets_up_a_tenant_that_deploys_chats_and_is_billed(up, harne
         assert answer_of("alias", "delete", "best", *of_tenant)["deleted"]
         body = {"model": "chat", "prompt": "In the", "max_tokens": 4}
         used = http.post("/v1/completions", json=body).raise_for_status().json()["usage"]
-    usage = answer_of("usage", tenant["id"], *where)
-    totals = {total["meter"]: total["quantity"] for total in usage["totals"]}
-    assert totals["output_tokens"] == used["completion_tokens"]
+
+    def totals():
+        usage = answer_of("usage", tenant["id"], *where)
+        return {total["meter"]: total["quantity"] for total in usage["totals"]}
+
+    harness.wait_until(lambda: "output_tokens" in totals())  # the server brings it into the books in a moment
+    assert totals()["output_tokens"] == used["completion_tokens"]
     preview = answer_of("invoice", "preview", tenant["id"], *where)
     assert preview["total_minor"] == sum(line["amount_minor"] for line in preview["lines"])
 

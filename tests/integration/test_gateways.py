@@ -163,10 +163,12 @@ def test_places_of_a_killed_gateway_are_free_at_once_and_what_it_finished_is_in_
     known_everywhere(machine, harness, key)
     asker = machine.http(0, key)
     body = {"model": "m", "prompt": "In the", "max_tokens": HELD, "stream": True}
+    pieces = []  # an iterator that nobody holds hangs up
     with contextlib.ExitStack() as streams:
         for number in (1, 1, 2, 2, 3, 3):
             stream = machine.http(number, key).stream("POST", "/v1/completions", json=body)
-            next(streams.enter_context(stream).iter_bytes())  # its first token: it runs
+            pieces.append(streams.enter_context(stream).iter_bytes())
+            next(pieces[-1])  # its first token: it runs
         refused = ask(asker)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert "6 concurrent requests" in refused.json()["error"]["message"]

@@ -116,7 +116,8 @@ class SharedLimiter:
         with self._locked:
             self._pay()
             row = self._row(tenant_id, now=now)
-            rates = self._rates(row)
+            kept = self._rates(row)
+            rates = kept.under(limits, now=now)
             while True:
                 running = self._running(row)
                 decided = decide_entry(
@@ -125,6 +126,8 @@ class SharedLimiter:
                 if not isinstance(decided, Refusal):
                     break
                 if decided.limit_name != CONCURRENCY or decided.wait is None or not self._bury(row):
+                    if rates is not kept:
+                        self._keep(row, rates)
                     return decided
             # A death between the two takes from the rates and runs nothing: less is admitted, never more.
             self._keep(row, decided)

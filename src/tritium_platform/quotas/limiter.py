@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tritium_platform.quotas.model import RateStatus
-    from tritium_platform.quotas.ratelimit import RateDecision
     from tritium_platform.tenancy.model import TierLimits
 
 REQUEST_RATE = "requests per minute"
@@ -31,6 +30,18 @@ class Rates(NamedTuple):
     request_arrival: int = 0
     token_limit: int = 0
     token_arrival: int = 0
+
+    def under(self, limits: TierLimits, *, now: int) -> Rates:
+        """Return them under the limits in force: from now on what is missing is refilled at their speed."""
+        wanted = (limits.requests_per_minute, limits.tokens_per_minute)
+        if self == FULL or wanted == (self.request_limit, self.token_limit):
+            return self
+        kept = (self.request_limit, self.request_arrival), (self.token_limit, self.token_arrival)
+        request_arrival, token_arrival = (
+            carried_over(arrival, kept_limit=before, limit=limit, now=now)
+            for (before, arrival), limit in zip(kept, wanted, strict=True)
+        )
+        return Rates(wanted[0], request_arrival, wanted[1], token_arrival)
 
     def is_full(self, now: int) -> bool:
         """Tell whether nothing is missing from either bucket: then it is as if it were not kept."""
@@ -99,7 +110,7 @@ def decide_entry(
     """Return the rates after the entry of requests, or why they may not enter.
 
     Args:
-        rates: as they were left.
+        rates: under the limits in force.
         running: how many requests of the tenant run.
         limits: the limits in force.
         requests: how many want to enter, each to a place.
@@ -111,8 +122,8 @@ def decide_entry(
         is_hopeless = requests > most
         return Refusal(CONCURRENCY, most, requests if is_hopeless else running, None if is_hopeless else 0)
     rate, amount = limits.requests_per_minute, limits.tokens_per_minute
-    by_rate = _decided(rates.request_arrival, rates.request_limit, limit=rate, amount=requests, now=now)
-    by_tokens = _decided(rates.token_arrival, rates.token_limit, limit=amount, amount=tokens, now=now)
+    by_rate = decide_rate(limit=rate, amount=requests, theoretical_arrival=rates.request_arrival, now=now)
+    by_tokens = decide_rate(limit=amount, amount=tokens, theoretical_arrival=rates.token_arrival, now=now)
     if by_rate.wait == by_tokens.wait == 0:
         return Rates(rate, by_rate.theoretical_arrival, amount, by_tokens.theoretical_arrival)
     if by_rate.wait is None:
@@ -124,11 +135,6 @@ def decide_entry(
     return Refusal(TOKEN_RATE, amount, amount, by_tokens.wait)
 
 
-def _decided(arrival: int, kept_limit: int, *, limit: int, amount: int, now: int) -> RateDecision:
-    arrival = carried_over(arrival, kept_limit=kept_limit, limit=limit, now=now)
-    return decide_rate(limit=limit, amount=amount, theoretical_arrival=arrival, now=now)
-
-
 def without_tokens(rates: Rates, tokens: int) -> Rates:
     """Return the rates with tokens given back; an arrival in the past is a full bucket, not more."""
     return rates._replace(token_arrival=max(0, rates.token_arrival - tokens * MINUTE))
@@ -136,18 +142,15 @@ def without_tokens(rates: Rates, tokens: int) -> Rates:
 
 def standing_of(rates: Rates, *, running: int, limits: TierLimits, now: int) -> Standing:
     """Describe a tenant's state under the limits in force."""
-    statuses = [
-        rate_status(
-            limit=limit,
-            theoretical_arrival=carried_over(arrival, kept_limit=kept, limit=limit, now=now),
-            now=now,
+    rates = rates.under(limits, now=now)
+    requests, tokens = (
+        rate_status(limit=limit, theoretical_arrival=arrival, now=now)
+        for limit, arrival in (
+            (limits.requests_per_minute, rates.request_arrival),
+            (limits.tokens_per_minute, rates.token_arrival),
         )
-        for limit, kept, arrival in (
-            (limits.requests_per_minute, rates.request_limit, rates.request_arrival),
-            (limits.tokens_per_minute, rates.token_limit, rates.token_arrival),
-        )
-    ]
-    return Standing(statuses[0], statuses[1], running)
+    )
+    return Standing(requests, tokens, running)
 
 
 class LocalLimiter:
@@ -162,11 +165,14 @@ class LocalLimiter:
         self, tenant_id: UUID, *, limits: TierLimits, requests: int, tokens: int, now: int
     ) -> Standing | Refusal:
         """Take requests, tokens and places and return what is left, or say why not."""
-        rates, running = self._rates.get(tenant_id, FULL), self._running.get(tenant_id, 0)
+        kept, running = self._rates.get(tenant_id, FULL), self._running.get(tenant_id, 0)
+        rates = kept.under(limits, now=now)
         decided = decide_entry(
             rates, running=running, limits=limits, requests=requests, tokens=tokens, now=now
         )
         if isinstance(decided, Refusal):
+            if rates is not kept:
+                self._rates[tenant_id] = rates
             return decided
         self._rates[tenant_id] = decided
         self._rates.move_to_end(tenant_id)

@@ -42,9 +42,16 @@ class Customer:
         await self._walk(tokens=self._chance.randint(1, 5), leaves_after=leaves_after)
 
     async def _leave_in_the_middle(self):
-        """Close the connection at any moment."""
-        walk = asyncio.create_task(self._walk(tokens=self._chance.randint(1, 5)))
-        await asyncio.sleep(self._chance.random() * 0.1)
+        """Close the connection at any moment, or just when the end of the answer is written down."""
+        ends, moment = asyncio.Event(), self._chance.random()
+        event_id = uuid7(self._process.clock) if moment < 0.5 else None  # settled in a transaction of its own
+        walk = asyncio.create_task(
+            self._walk(tokens=self._chance.randint(1, 5), event_id=event_id, ends=ends)
+        )
+        walk.add_done_callback(lambda _: ends.set())
+        if event_id is not None:
+            await ends.wait()
+        await asyncio.sleep(moment * 0.1)
         walk.cancel()
         await asyncio.gather(walk, return_exceptions=True)
 
@@ -60,11 +67,11 @@ class Customer:
                 return
             await asyncio.sleep(self._chance.random())
 
-    async def _walk(self, *, tokens, leaves_after=None, event_id=None):
+    async def _walk(self, *, tokens, leaves_after=None, event_id=None, ends=None):
         world, (name, tenant_id, key) = self._world, self._tenant
         label = f"{name}{len(world.witness.requests)}"
         request = world.witness.begin(label, tenant_id, event_id=event_id)
-        work = Words(self._engine, name=label, tokens=tokens, prompt=self._chance.randint(1, 9))
+        work = Words(self._engine, name=label, tokens=tokens, prompt=self._chance.randint(1, 9), ends=ends)
         try:
             (passage,) = await self._process.gateway.process_customer_requests(
                 [work], token=key, request_id=label, event_ids=event_id and [event_id]

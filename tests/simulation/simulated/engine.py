@@ -64,18 +64,22 @@ class Engine:
 
 
 class Words:
-    """A customer's request for words: it puts what arrives in order, and gives up after a silence."""
+    """A customer's request for words: it puts what arrives in order, and gives up after a silence.
+
+    `ends` is set when the last word has come, before anybody has it.
+    """
 
     scope = Scope.INFERENCE
     operation = OperationType.COMPLETION
     model = "m"
     subject = ResourceIdentifier("deployment", "d")
 
-    def __init__(self, engine, *, name, tokens, prompt):
+    def __init__(self, engine, *, name, tokens, prompt, ends=None):
         self._engine = engine
         self._name = name
         self._tokens = tokens
         self._prompt = prompt
+        self._ends = ends
         self.given = 0
 
     async def admit(self, context):
@@ -88,6 +92,8 @@ class Words:
                 early.add(await self._next(mailbox))
                 while self.given + 1 in early:
                     self.given += 1
+                    if self._ends is not None and self.given == self._tokens:
+                        self._ends.set()
                     yield self.given
         finally:
             self._engine.forget(self._name)
