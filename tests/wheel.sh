@@ -21,7 +21,7 @@ echo "installed with the bare wheel:"
 install pytest pytest-asyncio pytest-timeout hypothesis
 
 cp -r "$root/tests/library" "$work/library"
-cp "$root/tests/conftest.py" "$work/conftest.py"
+cp "$root/tests/conftest.py" "$root/tests/programs.py" "$work"
 cd "$work"
 cat > pytest.ini <<'INI'
 [pytest]
