@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from contextvars import ContextVar
@@ -224,6 +225,14 @@ class PlatformConfig(BaseSettings):
     def limits_dir(self) -> Path:
         """Where the gateways of a machine share rates and running requests."""
         return self.data_dir / "limits"
+
+    def json_with_secrets(self) -> str:
+        """Return it as JSON with its secrets in the clear, for a process of our own that needs them.
+
+        `model_validate_json` reads it. `model_dump_json` masks secrets, and what reads that has the masks.
+        """
+        secrets = {name: value.get_secret_value() for name, value in self if isinstance(value, SecretStr)}
+        return json.dumps(self.model_dump(mode="json") | secrets)
 
     def pepper(self) -> bytes:
         """Return the secret under which API keys are hashed, 32 bytes; made on first use."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import SecretStr
 
+from tritium_platform.adapters.worker_process import CONFIGURATION, WorkerProcess
 from tritium_platform.config import PlatformConfig, load_config, unknown_variables
 from tritium_platform.errors import ValidationError
 from tritium_platform.secret_files import read_or_create_secret
@@ -186,3 +189,22 @@ def test_a_list_in_the_environment_is_explained(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TRITIUM_MODEL_ROOTS", "/srv/models")
     with pytest.raises(ValidationError, match=r"model_roots.*written as JSON"):
         load_config()
+
+
+async def test_the_worker_has_the_secrets_it_charges_with_and_nobody_else_sees_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PlatformConfig(
+        data_dir=tmp_path,
+        stripe_secret_key=SecretStr("sk_test_not_a_key"),
+        stripe_webhook_secret=SecretStr("whsec_not_a_secret"),
+    )
+    assert "not_a" not in config.model_dump_json() + repr(config)
+    handed: list[str] = []
+
+    async def start(*_: object, env: dict[str, str], **__: object) -> None:
+        handed.append(env[CONFIGURATION])
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    await WorkerProcess(config)._spawn()
+    assert PlatformConfig.model_validate_json(handed[0]) == config

@@ -145,7 +145,8 @@ class BookkeeperProcess:
             del answers[_READY]
 
     async def _start_process(self, link: int) -> asyncio.subprocess.Process:
-        # By the environment: a database URL may hold a password, and arguments are public.
+        # By the environment: a database URL may hold a password, and arguments are public. The keys of a
+        # payment provider stay masked: nothing is charged here.
         return await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", MODULE, "--link", str(link), "--lock", str(self._lock)),

@@ -73,8 +73,8 @@ class WorkerProcess:
                 logger.exception("quantization_worker_not_started")
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        # By the environment: a database URL may hold a password, and arguments are public.
-        environment = {**os.environ, CONFIGURATION: self._config.model_dump_json()}
+        # By the environment: arguments are public. With secrets: the worker charges by the calendar.
+        environment = {**os.environ, CONFIGURATION: self._config.json_with_secrets()}
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
