@@ -35,9 +35,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich would make --help three times as slow
     pretty_exceptions_enable=False,  # its traceback prints local variables, and with them secrets
 )
-app.command()(run.up)
-app.command()(run.serve)
-app.command()(run.gateway)
+app.command("up")(run.up)
+app.command("serve")(run.serve)
+app.command("gateway")(run.gateway)
 app.command()(run.worker)
 app.command()(run.migrate)
 app.command()(recommend.recommend)

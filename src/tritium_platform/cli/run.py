@@ -1,4 +1,4 @@
-"""`tritiumd up`, `serve`, `worker`, `migrate`, `config check`: the processes and their configuration."""
+"""`tritiumd up`, `serve`, `gateway`, `worker`, `migrate`, `config`: the processes and their configuration."""
 
 # ruff: noqa: PLC0415 - a command imports what it needs, so that --help stays fast
 
@@ -14,6 +14,8 @@ from tritium.cli.output import FormatOption, OutputFormat, write_facts, write_js
 from tritium_platform.cli.common import ConfigFile, DatabaseUrl, DataDir, LogLevel, read_config
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tritium_platform.config import PlatformConfig
 
 config_group = typer.Typer(no_args_is_help=True, help="The configuration.")
@@ -25,76 +27,47 @@ ModelRoots = Annotated[
 ]
 
 
-def up(
-    *,
-    data_dir: DataDir = None,
-    config_file: ConfigFile = None,
-    database_url: DatabaseUrl = None,
-    host: Host = None,
-    port: Port = None,
-    model_root: ModelRoots = None,
-    log_level: LogLevel = None,
-    output_format: FormatOption = OutputFormat.HUMAN,
-) -> None:
-    """Start everything on this machine: the gateway, an engine per replica, the quantization worker."""
-    config = read_config(
-        config_file,
-        data_dir=data_dir,
-        database_url=database_url,
-        host=host,
-        port=port,
-        model_roots=tuple(model_root) if model_root else None,
-        log_level=log_level,
-    )
-    _serve(config, output_format, is_with_worker=True)
+def _starting(text: str, *, is_with_worker: bool, is_beside_server: bool = False) -> Callable[..., None]:
+    """Return a command that starts a gateway and what belongs to it; `text` is its help."""
+
+    def start(
+        *,
+        data_dir: DataDir = None,
+        config_file: ConfigFile = None,
+        database_url: DatabaseUrl = None,
+        host: Host = None,
+        port: Port = None,
+        model_root: ModelRoots = None,
+        log_level: LogLevel = None,
+        output_format: FormatOption = OutputFormat.HUMAN,
+    ) -> None:
+        config = read_config(
+            config_file,
+            data_dir=data_dir,
+            database_url=database_url,
+            host=host,
+            port=port,
+            model_roots=tuple(model_root) if model_root else None,
+            log_level=log_level,
+        )
+        _serve(config, output_format, is_with_worker=is_with_worker, is_beside_server=is_beside_server)
+
+    start.__doc__ = text
+    return start
 
 
-def serve(
-    *,
-    data_dir: DataDir = None,
-    config_file: ConfigFile = None,
-    database_url: DatabaseUrl = None,
-    host: Host = None,
-    port: Port = None,
-    model_root: ModelRoots = None,
-    log_level: LogLevel = None,
-    output_format: FormatOption = OutputFormat.HUMAN,
-) -> None:
-    """Start the gateway and its engines; run `tritiumd worker` for quantizations."""
-    config = read_config(
-        config_file,
-        data_dir=data_dir,
-        database_url=database_url,
-        host=host,
-        port=port,
-        model_roots=tuple(model_root) if model_root else None,
-        log_level=log_level,
-    )
-    _serve(config, output_format, is_with_worker=False)
-
-
-def gateway(
-    *,
-    data_dir: DataDir = None,
-    config_file: ConfigFile = None,
-    database_url: DatabaseUrl = None,
-    host: Host = None,
-    port: Port = None,
-    model_root: ModelRoots = None,
-    log_level: LogLevel = None,
-    output_format: FormatOption = OutputFormat.HUMAN,
-) -> None:
-    """Start one more gateway, with engines of its own, beside the server of a data directory (PostgreSQL)."""
-    config = read_config(
-        config_file,
-        data_dir=data_dir,
-        database_url=database_url,
-        host=host,
-        port=port,
-        model_roots=tuple(model_root) if model_root else None,
-        log_level=log_level,
-    )
-    _serve(config, output_format, is_with_worker=False, is_beside_server=True)
+up = _starting(
+    "Start everything on this machine: the gateway, an engine per replica, the quantization worker.",
+    is_with_worker=True,
+)
+serve = _starting(
+    "Start the gateway and its engines; run `tritiumd worker` for quantizations.", is_with_worker=False
+)
+gateway = _starting(
+    "Start one more gateway, with engines of its own, beside the server of a data directory (PostgreSQL).",
+    is_with_worker=False,
+    is_beside_server=True,
+)
 
 
 def worker(
@@ -162,7 +135,7 @@ def _serve(
     output_format: OutputFormat,
     *,
     is_with_worker: bool,
-    is_beside_server: bool = False,
+    is_beside_server: bool,
 ) -> None:
     import uvloop
 

@@ -96,15 +96,7 @@ async def initialize_platform(
         ValidationError: the configuration cannot work; the message says what to change.
     """
     clock = clock or SystemClock()
-    problems = problems_of(config)
-    if problems:
-        raise ValidationError(" ".join(problems))
-    if is_beside_server:
-        require_server(config)
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(config.resolved_database_url)
-    if not is_beside_server:  # the server has done it
-        await asyncio.to_thread(migrate, config.resolved_database_url)
+    database = await _open_database(config, is_beside_server=is_beside_server)
     signer = note_signer(config)
     outbox = SqlAuditOutbox(database)
     audit = await open_audit(
@@ -147,6 +139,19 @@ async def initialize_platform(
         launch=launch,
         neighbours=open_neighbours(config, limiter=limiter, database=database, clock=clock),
     )
+
+
+async def _open_database(config: PlatformConfig, *, is_beside_server: bool) -> Database:
+    """Refuse what cannot work, make the data directory, and bring the database to the newest schema."""
+    problems = problems_of(config)
+    if problems:
+        raise ValidationError(" ".join(problems))
+    if is_beside_server:
+        require_server(config)
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_beside_server:  # the server has done it
+        await asyncio.to_thread(migrate, config.resolved_database_url)
+    return Database(config.resolved_database_url)
 
 
 def _assemble(
