@@ -6,7 +6,7 @@ latency     one request after the other, every target once per round in random o
             difference within a round: platform - library's server, litellm - bare upstream.
 throughput  a closed loop of N clients for a few seconds, N growing; the highest rate with p99 <= 10 ms, and
             the processor time of the server's processes per request.
-streams     N streams at once, 10 tokens a second each: every frame counted, the longest silence of any.
+streams     N streams at once, 10 tokens a second each: every token counted, the longest silence of any.
 
 The load generator is one more process on the same cores. The platform authenticates, checks rates, takes from
 the month's quota, records and audits every request durably; the proxy has neither a database nor keys but its
@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import socket
@@ -56,6 +57,7 @@ CLIENTS = (1, 2, 4, 8, 16, 32)
 P99_LIMIT_MS = 10.0
 WARM_UP = 100
 STALL_SECONDS = 1.0
+TOKEN, FRAME = b" word", b'"content":" word'
 
 
 @dataclass
@@ -260,11 +262,15 @@ def throughput(targets: Sequence[Target], *, seconds: float) -> dict[str, dict[s
 
 
 class Stream(asyncio.Protocol):
-    """One streaming client; counts frames and notes its longest silence."""
+    """One streaming client; counts tokens and frames, notes its wait for the first and its longest silence.
+
+    A frame holds what came while its stream waited for its turn: one token, or several.
+    """
 
     def __init__(self, request: bytes) -> None:
         self._request = request
-        self.frames, self.silence, self.is_complete = 0, 0.0, False
+        self.tokens, self.frames, self.is_complete = 0, 0, False
+        self.first, self.silence = math.inf, 0.0
         self._tail = b""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -275,13 +281,18 @@ class Stream(asyncio.Protocol):
         transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        """Count the frames of a part."""
-        now = time.perf_counter()
-        self.silence = max(self.silence, now - self._last)
-        self._last = now
+        """Count what is in a part; each token is the text " word", each frame with text begins with it."""
         text = self._tail + data
-        self.frames += text.count(b'"content":" word"')
-        self._tail = text[-16:] if b'"content":" word"' not in text[-16:] else b""
+        now = time.perf_counter()
+        if self.tokens:
+            self.silence = max(self.silence, now - self._last)
+        elif TOKEN in text:
+            self.first = now - self._last
+        if TOKEN in text:
+            self._last = now
+        self.tokens += text.count(TOKEN)
+        self.frames += text.count(FRAME)
+        self._tail = max((begun(text, FRAME), begun(text, TOKEN)), key=len)
         if b"data: [DONE]" in text:
             self.is_complete = True
             self._transport.close()
@@ -292,13 +303,19 @@ class Stream(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def stream_all(target: Target, *, clients: int, tokens: int) -> dict[str, object]:
-    """Run streams side by side; they begin within one second."""
+def begun(text: bytes, wanted: bytes) -> bytes:
+    """Return the end of a text that may be the beginning of what is wanted."""
+    sizes = range(len(wanted) - 1, 0, -1)
+    return next((wanted[:size] for size in sizes if text.endswith(wanted[:size])), b"")
+
+
+async def stream_all(target: Target, *, clients: int, tokens: int, arrivals: float) -> dict[str, object]:
+    """Run streams side by side, some more every second until all are there."""
     request = target.request(max_tokens=tokens, is_stream=True)
     loop, used = asyncio.get_running_loop(), target.processor_seconds()
 
     async def one(number: int) -> Stream:
-        await asyncio.sleep(number / clients)
+        await asyncio.sleep(number / arrivals)
         _, stream = await loop.create_connection(lambda: Stream(request), *target.address)
         await stream.done
         return stream
@@ -307,13 +324,15 @@ async def stream_all(target: Target, *, clients: int, tokens: int) -> dict[str, 
     streams = [each for each in results if isinstance(each, Stream)]
     return {
         "clients": clients,
-        "frames": sum(stream.frames for stream in streams),
+        "tokens": sum(stream.tokens for stream in streams),
         "wanted": clients * tokens,
+        "frames": sum(stream.frames for stream in streams),
         "complete": sum(stream.is_complete for stream in streams),
         "errors": len(results) - len(streams),
         "stalled over 1 s": sum(stream.silence > STALL_SECONDS for stream in streams),
-        "processor us per frame": round(1e6 * (target.processor_seconds() - used) / (clients * tokens)),
-        "longest silence": round(max((stream.silence for stream in streams), default=0.0), 3),
+        "processor us per token": round(1e6 * (target.processor_seconds() - used) / (clients * tokens)),
+        "longest silence": round(max(stream.silence for stream in streams), 3),
+        "first token": percentiles([stream.first for stream in streams]),
     }
 
 
@@ -423,6 +442,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--clients", type=int, nargs="*", default=[1000, 2000])
     parser.add_argument("--tokens", type=int, default=100)
+    parser.add_argument("--arrivals", type=float, default=200.0, help="streams that begin in a second")
     parser.add_argument("--database-url", help="of the platform; an empty database")
     parser.add_argument("--litellm", type=Path, help="the program, in an environment of its own")
     options = parser.parse_args()
@@ -438,7 +458,11 @@ def main() -> None:
             with running(Path(name) / "b", options, interval=0.1) as targets:
                 results["streams"] = {
                     target.name: [
-                        uvloop.run(stream_all(target, clients=clients, tokens=options.tokens))
+                        uvloop.run(
+                            stream_all(
+                                target, clients=clients, tokens=options.tokens, arrivals=options.arrivals
+                            )
+                        )
                         for clients in options.clients
                     ]
                     for target in targets

@@ -52,6 +52,18 @@ async def test_it_says_what_it_serves_and_streams_tokens(engine):
     assert engine.status.in_flight == 0
 
 
+async def test_a_reader_that_fell_behind_gets_the_rest_at_once(engine):
+    asked = request(max_tokens=50, temperature=0.0, ignore_eos=True)
+    alone = [token async for output in engine.generate(asked) for token in output.token_ids]
+    stream = engine.generate(asked)
+    first = await anext(stream)
+    await wait_for(lambda: engine._waiters["r"] and engine._waiters["r"]._items[-1].output.finish_reason)
+    (rest,) = [output async for output in stream]
+    assert [*first.token_ids, *rest.token_ids] == alone
+    assert (rest.finish_reason, rest.completion_tokens) == ("length", 50)
+    assert engine.status.in_flight == 0
+
+
 async def test_errors_of_the_engine_arrive_as_the_same_class_with_the_same_details(engine):
     with pytest.raises(ValidationError) as refusal:
         [output async for output in engine.generate(request(max_tokens=LONGEST))]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Literal
 
@@ -269,7 +269,7 @@ class ScoredToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenOutput:
-    """What one step added to one request; the last one carries a finish reason.
+    """What a step, or several that were read together, added to one request; the last has a finish reason.
 
     Attributes:
         text: the new text; empty while it is held back (part of a stop text, or an unfinished character).
@@ -306,6 +306,26 @@ class TokenOutput:
         if self.retry_after is None:
             return ProcessingError(message)
         return QueueFullError(message, retry_after=self.retry_after)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is part of an answer, and not how one broke off."""
+        return self.finish_reason not in {"error", "abort"}
+
+
+def join_outputs(outputs: Sequence[TokenOutput]) -> TokenOutput:
+    """Return outputs of one request that follow one another as one: all their tokens, the last one's figures.
+
+    What a reader that fell behind gets, so that it catches up.
+    """
+    if len(outputs) == 1:
+        return outputs[0]
+    return replace(
+        outputs[-1],
+        text="".join(each.text for each in outputs),
+        token_ids=tuple(token for each in outputs for token in each.token_ids),
+        logprobs=tuple(token for each in outputs for token in each.logprobs),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

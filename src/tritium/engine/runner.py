@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 from tritium.engine.governor import CHECK_SECONDS
-from tritium.engine.request import TokenOutput, no_encoder, no_generator
+from tritium.engine.mailbox import Mailbox
+from tritium.engine.request import TokenOutput, join_outputs, no_encoder, no_generator
 from tritium.errors import BitNetServiceError, PlatformError, ValidationError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 class TokenStream:
     """The outputs of one request; iterate it in the loop that made it, close it to cancel the request.
 
+    A reader that fell behind gets all that has come meanwhile as one output.
+
     Raises:
         ProcessingError: (from iteration) the generation failed; the engine goes on with the others.
         QueueFullError: (from iteration) it had to wait too long.
@@ -38,7 +41,7 @@ class TokenStream:
         self.request_id = request_id
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._outputs: asyncio.Queue[TokenOutput] = asyncio.Queue()
+        self._outputs: Mailbox[TokenOutput] = Mailbox()
         self._is_finished = False
 
     def __aiter__(self) -> Self:
@@ -49,7 +52,8 @@ class TokenStream:
         """Return the next output."""
         if self._is_finished:
             raise StopAsyncIteration
-        output = await self._outputs.get()
+        first = await self._outputs.take()
+        output = join_outputs([first, *self._outputs.take_while(lambda each: each.goes_on)])
         self._is_finished = output.finish_reason is not None
         if output.finish_reason == "error":
             raise output.to_error()
@@ -63,12 +67,12 @@ class TokenStream:
 
     def put(self, output: TokenOutput) -> None:
         """Hand an output over; called in the stream's own loop."""
-        self._outputs.put_nowait(output)
+        self._outputs.put(output)
 
     @property
     def num_unread(self) -> int:
         """Outputs that wait for whoever iterates."""
-        return self._outputs.qsize()
+        return len(self._outputs)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

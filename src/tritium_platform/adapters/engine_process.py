@@ -21,6 +21,8 @@ import msgspec
 import structlog
 
 from tritium.engine.config import EngineConfig
+from tritium.engine.mailbox import Mailbox
+from tritium.engine.request import join_outputs
 from tritium_platform.adapters import engine_messages as messages
 from tritium_platform.adapters.process_link import ProcessLink
 from tritium_platform.adapters.tracing import current_traceparent
@@ -57,13 +59,8 @@ class EngineOptions:
     healthy_after: float = 30.0
 
 
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    """The mailbox of one request in flight."""
-
-    queue: asyncio.Queue[messages.Tokens | messages.Embedded | messages.Failed | None] = field(
-        default_factory=asyncio.Queue
-    )
+# What an engine says of one request; None if the engine is gone.
+_Letters = Mailbox[messages.Tokens | messages.Embedded | messages.Failed | None]
 
 
 class EngineProcess:
@@ -80,7 +77,7 @@ class EngineProcess:
         self._link: ProcessLink[messages.Report] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._waiters: dict[str, _Waiter] = {}
+        self._waiters: dict[str, _Letters] = {}
         self._state = ReplicaState.STARTING
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
@@ -123,14 +120,15 @@ class EngineProcess:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         """Run one request and yield its tokens; closing the iterator aborts it in the engine."""
         finished = False
-        with self._waiting(request.request_id) as waiter:
+        with self._waiting(request.request_id) as letters:
             self._send(messages.Submit(request, current_traceparent()))
             try:
                 while not finished:
-                    report = await self._next(waiter)
+                    report = await self._next(letters)
                     if isinstance(report, messages.Tokens):
-                        finished = report.output.finish_reason is not None
-                        yield report.output
+                        output = join_outputs([report.output, *_ready_outputs(letters)])
+                        finished = output.finish_reason is not None
+                        yield output
                 finished = True
             except EngineUnavailableError:
                 finished = True
@@ -141,10 +139,10 @@ class EngineProcess:
 
     async def embed(self, request_id: str, *, token_ids: Sequence[tuple[int, ...]]) -> EmbeddingOutput:
         """Embed token id lists in one call; cancelling it aborts it in the engine."""
-        with self._waiting(request_id) as waiter:
+        with self._waiting(request_id) as letters:
             self._send(messages.Embed(request_id, [list(ids) for ids in token_ids]))
             try:
-                report = await self._next(waiter)
+                report = await self._next(letters)
             except asyncio.CancelledError:
                 self._abort(request_id)
                 raise
@@ -170,21 +168,21 @@ class EngineProcess:
             self._supervisor = None
 
     @contextlib.contextmanager
-    def _waiting(self, request_id: str) -> Iterator[_Waiter]:
+    def _waiting(self, request_id: str) -> Iterator[_Letters]:
         if self._state is not ReplicaState.READY:
             raise self._unavailable()
-        waiter = _Waiter()
-        self._waiters[request_id] = waiter
+        letters: _Letters = Mailbox()
+        self._waiters[request_id] = letters
         self._idle.clear()
         try:
-            yield waiter
+            yield letters
         finally:
             self._waiters.pop(request_id, None)
             if not self._waiters:
                 self._idle.set()
 
-    async def _next(self, waiter: _Waiter) -> messages.Tokens | messages.Embedded:
-        report = await waiter.queue.get()
+    async def _next(self, letters: _Letters) -> messages.Tokens | messages.Embedded:
+        report = await letters.take()
         if report is None:
             raise self._unavailable()
         if isinstance(report, messages.Failed):
@@ -298,9 +296,9 @@ class EngineProcess:
     def _deliver(
         self, request_id: str, report: messages.Tokens | messages.Embedded | messages.Failed
     ) -> None:
-        waiter = self._waiters.get(request_id)
-        if waiter is not None:
-            waiter.queue.put_nowait(report)
+        letters = self._waiters.get(request_id)
+        if letters is not None:
+            letters.put(report)
 
     async def _watch(self) -> None:
         """Kill a child that stopped talking: the rest of the supervision sees an ordinary death."""
@@ -326,8 +324,14 @@ class EngineProcess:
         self._kill()
 
     def _fail_everything(self) -> None:
-        for waiter in self._waiters.values():
-            waiter.queue.put_nowait(None)
+        for letters in self._waiters.values():
+            letters.put(None)
+
+
+def _ready_outputs(letters: _Letters) -> list[TokenOutput]:
+    """Return what else has come of an answer, for a reader that was not there when it came."""
+    ready = letters.take_while(lambda each: isinstance(each, messages.Tokens) and each.output.goes_on)
+    return [each.output for each in ready if isinstance(each, messages.Tokens)]
 
 
 def _describe_exit(code: int) -> str:

@@ -6,7 +6,7 @@ which the engine takes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -24,6 +24,7 @@ _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 _TOKEN_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _GENERATING = {OperationType.CHAT.value, OperationType.COMPLETION.value}
 _LABELS = ("model", "tier")
+_Metric = TypeVar("_Metric", Counter, Histogram)
 
 
 class Metrics:
@@ -32,6 +33,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._models: set[str] = set()
+        self._series: dict[tuple[object, ...], Any] = {}
         self._seen: dict[str, tuple[int, int]] = {}  # counters of an engine, as they were last
         self._running = self._gauge("num_requests_running", "Requests that share an engine's steps.")
         self._waiting = self._gauge("num_requests_waiting", "Requests that wait in an engine's queue.")
@@ -60,7 +62,7 @@ class Metrics:
             "time_to_first_token_seconds", "From admission to the first token."
         )
         self._inter_token = self._histogram(
-            "inter_token_latency_seconds", "From one token to the next.", buckets=_TOKEN_BUCKETS
+            "inter_token_latency_seconds", "From one piece of text to the next.", buckets=_TOKEN_BUCKETS
         )
         self._duration = self._histogram("e2e_request_latency_seconds", "From admission to the last byte.")
         self._queue = self._histogram("request_queue_time_seconds", "In an engine's queue.")
@@ -105,7 +107,7 @@ class Metrics:
         """Note the time to the first token of a generation, or from one token to the next."""
         if operation in _GENERATING:
             histogram = self._first_token if is_first else self._inter_token
-            histogram.labels(self._model(model), tier).observe(seconds)
+            self._one(histogram, self._model(model), tier).observe(seconds)
 
     def finished(
         self,
@@ -120,20 +122,20 @@ class Metrics:
     ) -> None:
         """Count a request that left; `first_seconds` is the time to its first piece, if it had one."""
         used, course = consumption.quantities, consumption.course
-        labels = (self._model(model), tier)
-        self._requests.labels(*labels, operation, outcome).inc()
-        self._duration.labels(*labels).observe(seconds)
-        self._prompt_tokens.labels(*labels).inc(used.input_tokens + used.embedding_tokens)
-        self._generation_tokens.labels(*labels).inc(used.output_tokens)
+        labels, one = (self._model(model), tier), self._one
+        one(self._requests, *labels, operation, outcome).inc()
+        one(self._duration, *labels).observe(seconds)
+        one(self._prompt_tokens, *labels).inc(used.input_tokens + used.embedding_tokens)
+        one(self._generation_tokens, *labels).inc(used.output_tokens)
         if course is None or first_seconds is None:
             return
-        self._prefix_queries.labels(*labels).inc(course.prompt_tokens)
-        self._prefix_hits.labels(*labels).inc(course.cached_tokens)
-        self._queue.labels(*labels).observe(course.queue_seconds)
-        self._prefill.labels(*labels).observe(max(0.0, first_seconds - course.queue_seconds))
-        self._decode.labels(*labels).observe(seconds - first_seconds)
+        one(self._prefix_queries, *labels).inc(course.prompt_tokens)
+        one(self._prefix_hits, *labels).inc(course.cached_tokens)
+        one(self._queue, *labels).observe(course.queue_seconds)
+        one(self._prefill, *labels).observe(max(0.0, first_seconds - course.queue_seconds))
+        one(self._decode, *labels).observe(seconds - first_seconds)
         if course.finish_reason is not None:
-            self._success.labels(*labels, course.finish_reason).inc()
+            one(self._success, *labels, course.finish_reason).inc()
 
     def refused(self, *, tier: str, reason: str) -> None:
         """Count a request that was not admitted."""
@@ -204,6 +206,17 @@ class Metrics:
         self, name: str, meaning: str, *, buckets: Sequence[float] = _LATENCY_BUCKETS
     ) -> Histogram:
         return Histogram(f"tritium_{name}", meaning, _LABELS, buckets=buckets, registry=self.registry)
+
+    def _one(self, metric: _Metric, *labels: str) -> _Metric:
+        """Return the series of some labels; the library makes texts of them and takes a lock to find it.
+
+        Only of metrics that are never cleared.
+        """
+        key = (metric, *labels)
+        series: _Metric | None = self._series.get(key)
+        if series is None:
+            series = self._series[key] = metric.labels(*labels)
+        return series
 
     def _model(self, name: str) -> str:
         """Bound the label: tenants choose these names, so their number must not grow without end."""

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -45,6 +47,31 @@ async def test_many_readers_get_what_each_gets_alone(new_thread, new_request):
     together = await asyncio.gather(*(read(thread.submit(request)) for request in requests))
     one_by_one = [await read(thread.submit(request)) for request in requests]
     assert together == one_by_one
+
+
+async def test_a_reader_that_fell_behind_gets_the_rest_at_once_and_nothing_else(new_thread, new_request):
+    thread = new_thread()
+    ask = partial(new_request, text="In the beginning", max_tokens=16, logprobs=2)
+    step_by_step = [output async for output in thread.submit(ask("fast"))]
+    stream = thread.submit(ask("slow"))
+    first = await anext(stream)
+    await until_idle(thread)
+    rest = [output async for output in stream]
+    assert len(rest) == 1
+    assert first.token_ids + rest[0].token_ids == sum((each.token_ids for each in step_by_step), ())
+    assert first.text + rest[0].text == "".join(each.text for each in step_by_step)
+    assert first.logprobs + rest[0].logprobs == sum((each.logprobs for each in step_by_step), ())
+    assert (rest[0].finish_reason, rest[0].completion_tokens) == ("length", 16)
+
+
+async def test_what_came_before_a_failure_is_read_before_it(new_thread, new_request):
+    stream = new_thread().submit(new_request("r", "In the beginning", max_tokens=500))
+    first = await anext(stream)
+    stream.put(first)
+    stream.put(replace(first, finish_reason="error", error="It broke."))
+    assert (await anext(stream)).finish_reason is None
+    with pytest.raises(ProcessingError, match="It broke"):
+        await read(stream)
 
 
 async def test_closing_a_stream_cancels_its_request_in_every_state(new_thread, new_request):
