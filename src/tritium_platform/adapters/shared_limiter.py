@@ -145,7 +145,7 @@ class SharedLimiter:
         with self._locked:
             row = self._find(tenant_id.bytes)
             rates, running = (FULL, 0) if row is None else (self._rates(row), self._running(row))
-        return standing_of(rates, running=running, limits=limits, now=now)
+        return standing_of(rates.under(limits, now=now), running=running, limits=limits, now=now)
 
     def is_alone(self) -> bool:
         """Tell whether no other process has a seat at this moment."""

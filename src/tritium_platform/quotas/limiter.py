@@ -141,16 +141,13 @@ def without_tokens(rates: Rates, tokens: int) -> Rates:
 
 
 def standing_of(rates: Rates, *, running: int, limits: TierLimits, now: int) -> Standing:
-    """Describe a tenant's state under the limits in force."""
-    rates = rates.under(limits, now=now)
-    requests, tokens = (
-        rate_status(limit=limit, theoretical_arrival=arrival, now=now)
-        for limit, arrival in (
-            (limits.requests_per_minute, rates.request_arrival),
-            (limits.tokens_per_minute, rates.token_arrival),
-        )
+    """Describe a tenant's state; the rates are under the limits in force."""
+    rate, amount = limits.requests_per_minute, limits.tokens_per_minute
+    return Standing(
+        rate_status(limit=rate, theoretical_arrival=rates.request_arrival, now=now),
+        rate_status(limit=amount, theoretical_arrival=rates.token_arrival, now=now),
+        running,
     )
-    return Standing(requests, tokens, running)
 
 
 class LocalLimiter:
@@ -191,7 +188,7 @@ class LocalLimiter:
     def standing(self, tenant_id: UUID, *, limits: TierLimits, now: int) -> Standing:
         """Return what is left of a tenant's limits."""
         rates, running = self._rates.get(tenant_id, FULL), self._running.get(tenant_id, 0)
-        return standing_of(rates, running=running, limits=limits, now=now)
+        return standing_of(rates.under(limits, now=now), running=running, limits=limits, now=now)
 
     def close(self) -> None:
         """Forget everything."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ from tritium_platform.quotas.ratelimit import SECOND
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from uuid import UUID
 
     from tritium_platform.quotas.leases import QuotaLease
@@ -67,6 +66,8 @@ class QuotaService:
         self._limiter = limiter or LocalLimiter()
         self._leases = QuotaLeases(store=store, clock=clock, reservation_seconds=reservation_seconds)
         self._admitted: dict[Admission, QuotaLease | None] = {}
+        month = CalendarMonth.of(clock.now())
+        self._month_span = month.start, month.end
 
     async def reserve(self, context: TenantContext, *, tokens: int = 0) -> Admission:
         """Admit a request that may use up to `tokens` tokens (prompt and answer); raises as `reserve_all`."""
@@ -83,8 +84,12 @@ class QuotaService:
             RateLimitExceededError: too fast, or too many at one time; waiting `retry_after` helps.
             QuotaExceededError: the month is spent.
         """
-        with self._entered(context, tokens=tokens) as standing:
+        standing = self._enter(context, tokens=tokens)
+        try:
             held, counter = await self._hold_each(context, count=len(tokens))
+        except BaseException:
+            self._limiter.leave(context.tenant_id, requests=len(tokens), tokens=sum(tokens))
+            raise
         return self._admit(context, held, tokens=tokens, standing=standing, month=counter)
 
     async def admit_all(self, context: TenantContext, *, tokens: Sequence[int]) -> list[Admission]:
@@ -93,13 +98,17 @@ class QuotaService:
         Such requests end by `finish`, and by the settlement that it returns.
         """
         count = len(tokens)
-        with self._entered(context, tokens=tokens) as standing:
+        standing = self._enter(context, tokens=tokens)
+        try:
             lease = self._leases.take(context, count=count)
             if lease is None:
                 lease = await self._leases.take_from_new(context, count=count)
             if lease is None:
                 held, counter = await self._hold_each(context, count=count)
                 return self._admit(context, held, tokens=tokens, standing=standing, month=counter)
+        except BaseException:
+            self._limiter.leave(context.tenant_id, requests=count, tokens=sum(tokens))
+            raise
         held = [lease.reservation] * count
         return self._admit(context, held, tokens=tokens, standing=standing, month=lease.month, lease=lease)
 
@@ -253,26 +262,20 @@ class QuotaService:
         finally:
             self._limiter.close()
 
-    @contextmanager
-    def _entered(self, context: TenantContext, *, tokens: Sequence[int]) -> Iterator[Standing]:
-        """Take from the rates and a place for each request; what fails inside gives them back."""
+    def _enter(self, context: TenantContext, *, tokens: Sequence[int]) -> Standing:
+        """Take from the rates and a place for each request; the limiter's `leave` gives them back."""
         for amount in tokens:
             _require_amounts(tokens=amount)
-        requests, amount = len(tokens), sum(tokens)
         decided = self._limiter.enter(
             context.tenant_id,
             limits=context.limits,
-            requests=requests,
-            tokens=amount,
+            requests=len(tokens),
+            tokens=sum(tokens),
             now=self._clock.monotonic_nanoseconds(),
         )
         if isinstance(decided, Refusal):
             raise self._refused(decided)
-        try:
-            yield decided
-        except BaseException:
-            self._limiter.leave(context.tenant_id, requests=requests, tokens=amount)
-            raise
+        return decided
 
     async def _hold(self, reservation: Reservation, *, limit: int) -> tuple[bool, QuotaCounter]:
         """Hold a part of a month; if it does not fit, with what lies unused in leases of this process."""
@@ -352,7 +355,11 @@ class QuotaService:
 
     def _seconds_of_month(self) -> float:
         now = self._clock.now()
-        return (CalendarMonth.of(now).end - now).total_seconds()
+        begin, end = self._month_span
+        if not begin <= now < end:
+            month = CalendarMonth.of(now)
+            begin, end = self._month_span = month.start, month.end
+        return (end - now).total_seconds()
 
     def _reservation(
         self, tenant_id: UUID, *, meter: QuotaMeter, amount: int, lifetime: timedelta
