@@ -16,6 +16,7 @@ from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlModelStore
 from tritium_platform.adapters.sql.money import open_sql_desk
+from tritium_platform.adapters.sql.row_security import warn_if_privileged
 from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst
 from tritium_platform.compose.books import (
     note_signer,
@@ -151,7 +152,10 @@ async def _open_database(config: PlatformConfig, *, is_beside_server: bool) -> D
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_beside_server:  # the server has done it
         await asyncio.to_thread(migrate, config.resolved_database_url)
-    return Database(config.resolved_database_url)
+    database = Database(config.resolved_database_url)
+    if not is_beside_server:
+        await warn_if_privileged(database)
+    return database
 
 
 def _assemble(
