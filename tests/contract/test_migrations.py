@@ -76,6 +76,7 @@ def test_every_table_of_tenants_names_its_tenant() -> None:
         "authorization_epoch",
         "price_versions",
         "audit_outbox",
+        "audit_owner",
         "spools",
         "tenants",
         "price_plans",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import secrets
@@ -45,9 +46,9 @@ def running(tmp_path_factory, harness, scripture_llama_without_end, scripture_ll
     stop()
 
 
-@pytest.fixture(scope="module")
-def postgresql_url():
-    """The URL of an empty PostgreSQL database; skips without a server."""
+@contextlib.contextmanager
+def scratch_database():
+    """Make an empty PostgreSQL database and drop it; skips without a server."""
     server, name = SERVER.replace("+psycopg", ""), f"tritium_road_{secrets.token_hex(6)}"
     try:
         with psycopg.connect(server, autocommit=True, connect_timeout=3) as connection:
@@ -60,3 +61,17 @@ def postgresql_url():
     yield make_url(SERVER).set(username="tritium_test", database=name).render_as_string(hide_password=False)
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="module")
+def postgresql_url():
+    """The URL of a PostgreSQL database that the tests of one file share, empty at first."""
+    with scratch_database() as url:
+        yield url
+
+
+@pytest.fixture
+def postgresql_url_of_one_test():
+    """The URL of an empty PostgreSQL database."""
+    with scratch_database() as url:
+        yield url

@@ -9,6 +9,7 @@ from tritium_platform.adapters.invoice_printer import InvoicePrinter
 from tritium_platform.adapters.job_queue import DbosJobQueue
 from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
+from tritium_platform.adapters.sql.audit_owner import SqlAuditOwner
 from tritium_platform.adapters.sql.batch_store import SqlBatchStore
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.job_store import SqlJobStore
@@ -93,22 +94,28 @@ async def initialize_platform(
             that answers requests; otherwise by this one.
 
     Raises:
-        ResourceError: the audit log is required and another server writes it.
+        ResourceError: the audit log is required, and another server writes it or the database has another.
         ValidationError: the configuration cannot work; the message says what to change.
     """
     clock = clock or SystemClock()
     database = await _open_database(config, is_beside_server=is_beside_server)
     signer = note_signer(config)
     outbox = SqlAuditOutbox(database)
-    audit = await open_audit(
-        config,
-        clock=clock,
-        outbox=outbox,
-        attempts=0 if is_beside_server else AUDIT_ATTEMPTS if is_audit_required else 1,
-        is_apart=is_bookkeeper_apart,
-    )
-    if audit is None and is_audit_required:
-        raise ResourceError("Another server runs on this data directory: stop it first.")
+    try:
+        audit = await open_audit(
+            config,
+            clock=clock,
+            outbox=outbox,
+            owner=SqlAuditOwner(database, clock=clock),
+            attempts=0 if is_beside_server else AUDIT_ATTEMPTS if is_audit_required else 1,
+            is_required=is_audit_required,
+            is_apart=is_bookkeeper_apart,
+        )
+        if audit is None and is_audit_required:
+            raise ResourceError("Another server runs on this data directory: stop it first.")
+    except BaseException:
+        await database.close()
+        raise
     is_server = audit is not None or is_beside_server
     limiter = open_limiter(config, is_server=is_server)
     metrics = Metrics()

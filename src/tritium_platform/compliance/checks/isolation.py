@@ -30,6 +30,7 @@ SHARED_TABLES: Mapping[str, str] = {
     "provider_events": "notices of a payment provider: signed ids of its own, looked up there",
     "provider_cursors": "up to where each provider was asked for lost notices",
     "reconciliation_runs": "when the books were compared as a whole; a difference names its tenant",
+    "audit_owner": "which audit log the database has",
     "audit_outbox": "the operator's log on its way; an entry names its tenant inside",
 }
 # Rows about strangers, too: a failed login has no tenant yet.
