@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from tritium_platform.api.deps import MeteringCaller, ThePlatform, admin, admin_key, tenant_key
+from tritium_platform.api.event_headers import header_parameters, is_binary, read_binary_event
 from tritium_platform.api.event_json import EventForm, form_of, read_events, request_schema
 from tritium_platform.api.problems import problem_details
 from tritium_platform.api.schemas import IngestionOut, RefusedEvent
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 PATHS = ("/api/v1/usage/events", "/api/v1/billing/events")
 router = APIRouter(prefix="/api/v1/usage", tags=["usage"], dependencies=[tenant_key])
 operator_router = APIRouter(prefix="/api/v1/billing", tags=["usage"], dependencies=[admin_key, admin])
-_BODY = {"requestBody": request_schema()}
+_BODY = {"requestBody": request_schema(), "parameters": header_parameters()}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     207: {
         "model": IngestionOut,
@@ -62,11 +63,15 @@ async def ingest_events_of_tenants(
 
 
 async def _read(request: Request) -> tuple[EventForm, Sequence[ReportedEvent]]:
-    form = form_of(request.headers.get("content-type", ""))
+    content_type, headers = request.headers.get("content-type", ""), request.headers.items()
+    is_event = is_binary(headers, content_type=content_type)
+    form = EventForm.CLOUD_EVENT if is_event else form_of(content_type)
     try:
         body = await request.body()
     except ClientDisconnect:
         raise ValidationError("The request ended before its body.") from None
+    if is_event:
+        return form, read_binary_event(body, headers=headers, content_type=content_type)
     return form, await asyncio.to_thread(read_events, body, form=form)
 
 
