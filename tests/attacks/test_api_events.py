@@ -108,6 +108,38 @@ def test_the_same_event_in_another_form_is_the_same(tenant):
     assert conflict.json()["event_id"] == event["id"]
 
 
+def test_a_tenant_that_reports_too_fast_is_told_when_to_come_back(running):
+    _, key = running.tenant(name="Fast", events_per_minute=6)
+    with running.http(key) as http:
+        first = [an_event() for _ in range(4)]
+        answer = http.post(OWN, json={"events": first})
+        assert (answer.status_code, answer.json()["accepted"]) == (200, 4)
+        said = answer.headers
+        assert (said["x-ratelimit-limit-events"], said["x-ratelimit-remaining-events"]) == ("6", "2")
+        assert said["ratelimit-policy"] == '"events-per-minute";q=6;w=60;qu="events"'
+        assert said["ratelimit"].startswith('"events-per-minute";r=2;t=')
+        refused = http.post(OWN, json={"events": [an_event() for _ in range(4)]})
+        problem = refused.json()
+        assert (refused.status_code, problem["code"]) == (429, "rate_limit_exceeded")
+        assert (problem["category"], problem["recovery"]) == ("rate_limited", "retry_after")
+        assert (problem["limit_name"], problem["limit"]) == ("events per minute", 6)
+        assert 15 <= int(refused.headers["retry-after"]) <= 20  # two are missing at one per ten seconds
+        assert problem["reset_time"] > NOW.isoformat()
+        assert refused.headers["x-ratelimit-remaining-events"] == "2"
+        assert used(http) == {"output_tokens": 28}  # a batch goes in whole or not at all
+        too_many = http.post(OWN, json={"events": [an_event() for _ in range(7)]})
+        assert (too_many.status_code, too_many.json()["limit"]) == (413, 6)
+        assert "retry-after" not in too_many.headers
+        again = http.post(OWN, json={"events": first[:2]})  # duplicates count as well
+        assert (again.json()["duplicates"], again.headers["x-ratelimit-remaining-events"]) == ([0, 1], "0")
+        one = a_cloud_event()
+        assert http.post(OWN, json=one["data"], headers=in_headers(one)).status_code == 429
+        tenant_id = http.get("/api/v1/account").json()["tenant_id"]
+        with running.admin() as operator:  # has none
+            theirs = [an_event(tenant_id=tenant_id) for _ in range(9)]
+            assert operator.post(OPERATORS, json={"events": theirs}).json()["accepted"] == 9
+
+
 def in_headers(event, **changes):
     """Return the headers and the data of a CloudEvent in binary mode."""
     attributes = {f"ce-{name}": quote(value, safe=":/") for name, value in event.items() if name != "data"}

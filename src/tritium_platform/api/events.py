@@ -17,8 +17,14 @@ from tritium_platform.api.deps import MeteringCaller, ThePlatform, admin, admin_
 from tritium_platform.api.event_headers import header_parameters, is_binary, read_binary_event
 from tritium_platform.api.event_json import EventForm, form_of, read_events, request_schema
 from tritium_platform.api.problems import problem_details
+from tritium_platform.api.ratelimits import event_headers
 from tritium_platform.api.schemas import IngestionOut, RefusedEvent
-from tritium_platform.errors import BitNetServiceError, ValidationError
+from tritium_platform.errors import (
+    BitNetServiceError,
+    RateLimitExceededError,
+    RequestTooLargeError,
+    ValidationError,
+)
 from tritium_platform.metering.event import Sender
 from tritium_platform.metering.ingestion import Ingested
 from tritium_platform.metering.model import LONGEST_NAME
@@ -45,10 +51,20 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 async def ingest_events(
     request: Request, response: Response, platform: ThePlatform, caller: MeteringCaller
 ) -> IngestionOut:
-    """Count uses of the caller; a `tenant_id` may be left out, and is the caller's."""
+    """Count uses of the caller; a `tenant_id` may be left out, and is the caller's.
+
+    All that are sent count against the events per minute, duplicates and refused ones, too; what the database
+    could not take does not.
+    """
     sender = Sender(tiers={caller.tenant_id: caller.tier}, tenant_id=caller.tenant_id, key_id=caller.key_id)
     form, reported = await _read(request)
-    return await _ingest(platform, reported, form=form, sender=sender, response=response)
+    try:
+        with platform.event_rate.take(caller, count=len(reported)) as left:
+            request.state.rate_limit_headers = event_headers(left)
+            return await _ingest(platform, reported, form=form, sender=sender, response=response)
+    except (RateLimitExceededError, RequestTooLargeError):
+        request.state.rate_limit_headers = event_headers(platform.event_rate.status(caller))
+        raise
 
 
 @operator_router.post("/events", openapi_extra=_BODY, responses=_RESPONSES)

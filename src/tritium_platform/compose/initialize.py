@@ -41,6 +41,7 @@ from tritium_platform.errors import ResourceError, ValidationError
 from tritium_platform.gateway import Gateway
 from tritium_platform.insight.prediction import PredictionService
 from tritium_platform.insight.recommendations import RecommendationService
+from tritium_platform.quotas.eventrate import EventRate
 from tritium_platform.secret_files import admin_key
 from tritium_platform.serving.batches import BatchService
 from tritium_platform.serving.quantization import QuantizationService
@@ -142,6 +143,7 @@ async def initialize_platform(
         fair_use=fair_use,
         spending=spending,
         books=books,
+        event_rate=EventRate(limiter=limiter, clock=clock),
         metrics=metrics,
         signer=signer,
         launch=launch,
@@ -174,6 +176,7 @@ def _assemble(
     fair_use: FairUseService,
     spending: SpendService,
     books: Books,
+    event_rate: EventRate,
     metrics: Metrics,
     signer: NoteSigner,
     launch: ReplicaLauncher | None,
@@ -209,6 +212,7 @@ def _assemble(
         security=security,
         books=books,
         ingestion=open_ingestion(database, outbox=SqlAuditOutbox(database), clock=clock),
+        event_rate=event_rate,
         desk=desk,
         printer=InvoicePrinter(fonts=config.invoice_fonts),
         stripe=stripe,
