@@ -19,6 +19,7 @@ from tritium_platform.passage import Passage
 from tritium_platform.quotas.spending import micro
 from tritium_platform.serving import policy
 from tritium_platform.settler import Settler
+from tritium_platform.tenancy.acting import act_for, acting_for_the_service
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Gateway:
         `event_ids` are those of a call that may run twice: under each id, only the first use is counted.
         """
         with spans.step("authenticate"):
-            context = await self._tenancy.authenticate_request(token)
+            context = await self.authenticate(token)
         try:
             context = self._books.fair_use.apply(context)
             admissions, spends = await self._admit(
@@ -195,8 +196,11 @@ class Gateway:
             raise
 
     async def authenticate(self, token: str) -> TenantContext:
-        """Return who is calling."""
-        return await self._tenancy.authenticate_request(token)
+        """Return who is calling; what follows in this task sees and writes rows of that tenant only."""
+        with acting_for_the_service():  # whose key it is, is not known yet
+            context = await self._tenancy.authenticate_request(token)
+        act_for(context.tenant_id)
+        return context
 
     async def change(
         self, work: Callable[[], Awaitable[Result]], *, describe: Callable[[Result], Change]

@@ -7,6 +7,7 @@ import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import pytest
 
@@ -105,6 +106,105 @@ def test_the_same_event_in_another_form_is_the_same(tenant):
     assert conflict.status_code == 409
     assert conflict.headers["content-type"] == "application/problem+json"
     assert conflict.json()["event_id"] == event["id"]
+
+
+def test_a_tenant_that_reports_too_fast_is_told_when_to_come_back(running):
+    _, key = running.tenant(name="Fast", events_per_minute=6)
+    with running.http(key) as http:
+        first = [an_event() for _ in range(4)]
+        answer = http.post(OWN, json={"events": first})
+        assert (answer.status_code, answer.json()["accepted"]) == (200, 4)
+        said = answer.headers
+        assert (said["x-ratelimit-limit-events"], said["x-ratelimit-remaining-events"]) == ("6", "2")
+        assert said["ratelimit-policy"] == '"events-per-minute";q=6;w=60;qu="events"'
+        assert said["ratelimit"].startswith('"events-per-minute";r=2;t=')
+        refused = http.post(OWN, json={"events": [an_event() for _ in range(4)]})
+        problem = refused.json()
+        assert (refused.status_code, problem["code"]) == (429, "rate_limit_exceeded")
+        assert (problem["category"], problem["recovery"]) == ("rate_limited", "retry_after")
+        assert (problem["limit_name"], problem["limit"]) == ("events per minute", 6)
+        assert 15 <= int(refused.headers["retry-after"]) <= 20  # two are missing at one per ten seconds
+        assert problem["reset_time"] > NOW.isoformat()
+        assert refused.headers["x-ratelimit-remaining-events"] == "2"
+        assert used(http) == {"output_tokens": 28}  # a batch goes in whole or not at all
+        too_many = http.post(OWN, json={"events": [an_event() for _ in range(7)]})
+        assert (too_many.status_code, too_many.json()["limit"]) == (413, 6)
+        assert "retry-after" not in too_many.headers
+        again = http.post(OWN, json={"events": first[:2]})  # duplicates count as well
+        assert (again.json()["duplicates"], again.headers["x-ratelimit-remaining-events"]) == ([0, 1], "0")
+        one = a_cloud_event()
+        assert http.post(OWN, json=one["data"], headers=in_headers(one)).status_code == 429
+        tenant_id = http.get("/api/v1/account").json()["tenant_id"]
+        with running.admin() as operator:  # has none
+            theirs = [an_event(tenant_id=tenant_id) for _ in range(9)]
+            assert operator.post(OPERATORS, json={"events": theirs}).json()["accepted"] == 9
+
+
+def in_headers(event, **changes):
+    """Return the headers and the data of a CloudEvent in binary mode."""
+    attributes = {f"ce-{name}": quote(value, safe=":/") for name, value in event.items() if name != "data"}
+    headers = {"content-type": "application/json; charset=utf-8", **attributes, **changes}
+    return {name: value for name, value in headers.items() if value is not None}
+
+
+def test_an_event_in_headers_is_the_same_as_one_in_json(tenant):
+    tenant_id, http = tenant
+    event = a_cloud_event(subject=tenant_id, source="https://example.com/Euro€ %25", id='a "b" ü')
+    answer = http.post(OWN, json=event["data"], headers=in_headers(event))
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+    for headers, body in (
+        (CLOUD, event),
+        (in_headers(event), event["data"]),
+        # As older senders write it: quotes and spaces as they are, in quotes.
+        (in_headers(event, **{"ce-id": '"a \\"b\\" %C3%BC"'}), event["data"]),
+        (in_headers(event, **{"content-type": CLOUD["content-type"], "ce-id": "another"}), event),
+    ):
+        assert http.post(OWN, json=body, headers=headers).json()["duplicates"] == [0]
+    records = http.get("/api/v1/usage").json()["records"]
+    assert [(each["source"], each["event_id"]) for each in records] == [(event["source"], event["id"])]
+    later = (NOW - timedelta(1)).isoformat()
+    conflict = http.post(OWN, json=event["data"], headers=in_headers(event, **{"ce-time": quote(later)}))
+    assert (conflict.status_code, conflict.json()["event_id"]) == (409, event["id"])
+    assert used(http) == {"output_tokens": 7}
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "said"),
+    [
+        ({"ce-id": None}, 400, "The header ce-id is missing."),
+        ({"ce-specversion": None}, 400, "The header ce-specversion is missing."),
+        ({"ce-time": None}, 400, "The header ce-time is missing."),
+        ({"ce-specversion": "0.3"}, 400, "`ce-specversion`"),
+        ({"ce-type": "com.example.other"}, 400, "`ce-type`"),
+        ({"ce-time": "yesterday"}, 400, "`ce-time`"),
+        ({"ce-subject": "acme"}, 400, "`ce-subject`"),
+        ({"ce-id": "100%"}, 400, "The header ce-id must be percent-encoded"),
+        ({"ce-id": "%C3%28"}, 400, "header ce-id are not UTF-8"),
+        ({"ce-id": '"never ends'}, 400, "The header ce-id has a quote that does not end."),
+        ({"ce-id": b"\xc3\xbc"}, 400, "The header ce-id must be percent-encoded"),
+        ({"content-type": "text/plain"}, 415, "application/json"),
+    ],
+)
+def test_wrong_headers_of_an_event_are_named(tenant, changes, status, said):
+    _, http = tenant
+    event = a_cloud_event()
+    answer = http.post(OWN, json=event["data"], headers=in_headers(event, **changes))
+    assert answer.status_code == status
+    assert said in answer.json()["detail"]
+    assert (answer.json()["category"], answer.json()["recovery"]) == ("permanent", "fix_request")
+    assert used(http) == {}
+
+
+def test_a_header_that_is_there_twice_and_data_that_is_none_are_refused(tenant):
+    _, http = tenant
+    event = a_cloud_event()
+    twice = [*in_headers(event).items(), ("CE-ID", "other")]
+    assert "ce-id is there twice" in http.post(OWN, json=event["data"], headers=twice).json()["detail"]
+    for content, said in ((b"", "valid JSON"), (b"{", "valid JSON"), (b"[]", "object"), (b"{}", "meter")):
+        answer = http.post(OWN, content=content, headers=in_headers(event))
+        assert answer.status_code == (400 if said == "valid JSON" else 422)  # as data in a body of events
+        assert said in answer.json()["detail"]
+    assert used(http) == {}
 
 
 def test_another_tenants_id_in_the_body_is_nobodys(running, victim, tenant):

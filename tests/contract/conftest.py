@@ -100,6 +100,10 @@ if ORACLE not in sys.modules:
     spec.loader.exec_module(sys.modules[ORACLE])
 
 SERVER = os.environ.get("TRITIUM_TEST_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
+# Policies never bind a superuser: what runs as one proves nothing about them.
+OWNER = "tritium_test"
+OWNER_EXISTS = f"""DO $$ BEGIN CREATE ROLE {OWNER} LOGIN;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"""
 
 
 @dataclass(frozen=True)
@@ -203,17 +207,25 @@ def books_in_sql(database: Database) -> Books:
 
 
 def create_scratch_database() -> str:
-    """Create an empty PostgreSQL database and return its URL; skip if there is no server."""
+    """Create an empty PostgreSQL database, owned by a role that policies bind; skip if there is no server."""
     server = make_url(SERVER)
     name = f"tritium_test_{secrets.token_hex(6)}"
     try:
         with psycopg.connect(plain_url(SERVER), autocommit=True, connect_timeout=3) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            connection.execute(OWNER_EXISTS)
+            connection.execute(f'CREATE DATABASE "{name}" OWNER {OWNER}')
             # A test looks at what is committed, not at what a power cut leaves: nobody waits for the disk.
             connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
     except psycopg.OperationalError as error:
         pytest.skip(f"PostgreSQL does not answer at {server.host}:{server.port}: {error}")
-    return server.set(database=name).render_as_string(hide_password=False)
+    return server.set(username=OWNER, database=name).render_as_string(hide_password=False)
+
+
+def as_superuser(url: str) -> str:
+    """Return the URL of a scratch database for whom nothing is refused."""
+    return plain_url(
+        make_url(SERVER).set(database=make_url(url).database).render_as_string(hide_password=False)
+    )
 
 
 def drop_scratch_database(url: str) -> None:
@@ -257,6 +269,21 @@ def migrated_postgresql() -> Iterator[str]:
     drop_scratch_database(url)
 
 
+@pytest.fixture
+def scratch_postgresql() -> Iterator[str]:
+    """The URL of a migrated PostgreSQL database of the test's own, as its owner."""
+    url = create_scratch_database()
+    migrate(url)
+    yield url
+    drop_scratch_database(url)
+
+
+@pytest.fixture
+def superuser_url() -> Callable[[str], str]:
+    """Makes of the URL of a scratch database that of a superuser."""
+    return as_superuser
+
+
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("template") / "books.sqlite3"
@@ -273,7 +300,7 @@ def empty_database_url(kind: str, *, request: pytest.FixtureRequest, directory: 
     url: str = request.getfixturevalue("migrated_postgresql")
     # To truncate a table makes new files of it and its indexes: for all of them that takes a second and more.
     delete = ";".join(f'DELETE FROM "{table}"' for table in metadata.tables)
-    with psycopg.connect(plain_url(url), autocommit=True) as connection:
+    with psycopg.connect(as_superuser(url), autocommit=True) as connection:
         # What is written once refuses this, too: only who owns the database can switch that off.
         connection.execute("SET session_replication_role = replica")
         connection.execute(delete)

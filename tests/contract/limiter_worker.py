@@ -30,6 +30,7 @@ def limits_of(*, rate: int = MANY, places: int = MANY) -> TierLimits:
         tokens_per_minute=MANY,
         max_concurrent_requests=places,
         max_storage=MANY,
+        events_per_minute=MANY,
     )
 
 

@@ -39,6 +39,7 @@ def limits_of(*, rate: int = MANY, tokens: int = MANY, places: int = MANY) -> Ti
         tokens_per_minute=tokens,
         max_concurrent_requests=places,
         max_storage=MANY,
+        events_per_minute=MANY,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,7 @@ def test_every_table_of_tenants_names_its_tenant() -> None:
         "authorization_epoch",
         "price_versions",
         "audit_outbox",
+        "audit_owner",
         "spools",
         "tenants",
         "price_plans",
@@ -87,6 +89,15 @@ def test_every_table_of_tenants_names_its_tenant() -> None:
     of_a_parent = {"quantization_layers", "batch_lines", "journal_entries"}
     for name, table in metadata.tables.items():
         assert ("tenant_id" in table.columns) != (name in of_everybody | of_a_parent), name
+
+
+def test_every_table_of_tenants_has_its_policy() -> None:
+    migration = importlib.import_module(
+        "tritium_platform.adapters.sql.migrations.versions.v0023_row_security"
+    )
+    secured = {*migration.OWN, *migration.PARENTS, "tenants"}
+    owned = {name for name, table in metadata.tables.items() if "tenant_id" in table.columns}
+    assert secured == owned | {"tenants", "quantization_layers", "batch_lines", "journal_entries"}
 
 
 def test_a_database_that_cannot_be_migrated_is_said_so(tmp_path: Path) -> None:

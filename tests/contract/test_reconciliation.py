@@ -45,7 +45,7 @@ from tritium_platform.tenancy.model import Tenant, TenantTier
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from tritium_platform.billing.invoice import Invoice, Payment
     from tritium_platform.billing.reconciliation.model import ReconciliationRun
@@ -179,7 +179,7 @@ async def live(house: House) -> None:
 
 
 @pytest.fixture
-async def house(sql_url: str) -> AsyncIterator[House]:
+async def house(sql_url: str, superuser_url: Callable[[str], str]) -> AsyncIterator[House]:
     database, clock = Database(sql_url), ManualClock(SEPTEMBER.start + timedelta(days=3))
     prices = BillingService(prices=SqlPriceStore(database), clock=clock)
     await prices.publish_prices(default_price_version())
@@ -201,7 +201,10 @@ async def house(sql_url: str) -> AsyncIterator[House]:
         provider=ManualProvider(reader),
         alarm=SecurityAlarm(security, clock=clock),
     )
-    made = House(database, sql_url, clock, reconciliation, reader, desk, SqlUsageStore(database), events, [])
+    url = sql_url  # what breaks the books on purpose may do what the service may not
+    if not database.is_sqlite:
+        url = superuser_url(sql_url).replace("postgresql://", "postgresql+psycopg://")
+    made = House(database, url, clock, reconciliation, reader, desk, SqlUsageStore(database), events, [])
     await live(made)
     yield made
     await database.close()

@@ -237,6 +237,23 @@ def test_an_operator_logs_in_and_watches_a_quantization_become_a_deployment(
     assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_the_caps_are_a_page_away(browser, up):
+    with httpx2.Client(base_url=up["url"], headers={"authorization": f"Bearer {up['admin_key']}"}) as admin:
+        for tenant in admin.get("/api/v1/tenants").raise_for_status().json():
+            wish = {"amount_minor": 5_000, "currency": "USD"}
+            admin.put(f"/api/v1/tenants/{tenant['id']}/spend-cap", json=wish).raise_for_status()
+    browser.ask("Emulation.clearDeviceMetricsOverride")
+    browser.ask("Emulation.setEmulatedMedia", features=[])
+    browser.go(up["console"])
+    browser.evaluate("document.querySelector('a[href=\"/console/spending\"]').click()")
+    browser.wait("location.pathname === '/console/spending' && document.querySelector('meter') !== null")
+    text = browser.evaluate("document.body.innerText")
+    assert "Acme <b>&amp; Sons</b>" in text
+    assert "50.00 USD" in text
+    assert len(browser.picture("spending")) > SMALLEST_PICTURE
+    browser.go(up["console"])
+
+
 def test_nothing_the_pages_bring_is_refused_by_their_own_policy(browser):
     # The one complaint allowed is the answer 401 to the wrong key.
     assert [each for each in browser.violations if "401" not in each] == []

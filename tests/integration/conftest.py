@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import secrets
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
 HARNESS = Path(__file__).resolve().parents[1] / "integration" / "harness.py"
 SERVER = os.environ.get("TRITIUM_TEST_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
+# Policies never bind a superuser: the platforms of these tests run as the owner of their database.
+OWNER_EXISTS = """DO $$ BEGIN CREATE ROLE tritium_test LOGIN;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"""
 
 
 def load_harness():
@@ -41,17 +46,32 @@ def running(tmp_path_factory, harness, scripture_llama_without_end, scripture_ll
     stop()
 
 
-@pytest.fixture(scope="module")
-def postgresql_url():
-    """The URL of an empty PostgreSQL database; skips without a server."""
+@contextlib.contextmanager
+def scratch_database():
+    """Make an empty PostgreSQL database and drop it; skips without a server."""
     server, name = SERVER.replace("+psycopg", ""), f"tritium_road_{secrets.token_hex(6)}"
     try:
         with psycopg.connect(server, autocommit=True, connect_timeout=3) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            connection.execute(OWNER_EXISTS)
+            connection.execute(f'CREATE DATABASE "{name}" OWNER tritium_test')
             # What is killed is the platform, never PostgreSQL: nobody waits for the disk.
             connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
     except psycopg.OperationalError as error:
         pytest.skip(f"PostgreSQL does not answer: {error}")
-    yield f"{SERVER.rpartition('/')[0]}/{name}"
+    yield make_url(SERVER).set(username="tritium_test", database=name).render_as_string(hide_password=False)
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="module")
+def postgresql_url():
+    """The URL of a PostgreSQL database that the tests of one file share, empty at first."""
+    with scratch_database() as url:
+        yield url
+
+
+@pytest.fixture
+def postgresql_url_of_one_test():
+    """The URL of an empty PostgreSQL database."""
+    with scratch_database() as url:
+        yield url

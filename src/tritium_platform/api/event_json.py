@@ -1,5 +1,7 @@
 """The forms in which events arrive: our own JSON, and CloudEvents 1.0 one by one or in batches.
 
+CloudEvents whose attributes are headers are read in `event_headers`.
+
 A body that is not of its form is refused as a whole, with the place of its first mistake. What an event of
 the right form says is judged event by event, see `tritium_platform.metering.event`.
 """
@@ -14,7 +16,7 @@ from uuid import UUID
 import msgspec
 
 from tritium.protocol.schemas import InvalidJsonError
-from tritium_platform.api.problems import UnsupportedMediaTypeError
+from tritium_platform.api.problems import InvalidHeaderError, UnsupportedMediaTypeError
 from tritium_platform.errors import RequestTooLargeError, ValidationError
 from tritium_platform.metering.event import ReportedEvent
 
@@ -75,6 +77,7 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
 _BATCH = msgspec.json.Decoder(EventBatch)
 _EVENT = msgspec.json.Decoder(ReportedEvent)
 _CLOUD_EVENT = msgspec.json.Decoder(CloudEvent)
+_DATA = msgspec.json.Decoder(CloudEventData)
 _CLOUD_EVENTS = msgspec.json.Decoder(list[CloudEvent])
 
 
@@ -114,6 +117,23 @@ def read_event(line: bytes) -> ReportedEvent:
     return _decoded(_EVENT, line)
 
 
+def read_cloud_event(attributes: Mapping[str, str], *, data: bytes) -> CloudEvent:
+    """Read an event whose attributes came apart from its data.
+
+    Raises:
+        InvalidJsonError: the data is no JSON.
+        ValidationError: the data has another form.
+        InvalidHeaderError: an attribute has; the message names its header.
+    """
+    contents = _decoded(_DATA, data)
+    try:
+        return msgspec.convert({**attributes, "data": contents}, CloudEvent)
+    except msgspec.ValidationError as error:
+        # `Invalid RFC3339 encoded datetime - at `$.time``: the attribute is a header here.
+        message = str(error)[:LONGEST_MESSAGE].replace("`$.", "`ce-")
+        raise InvalidHeaderError(f"{message}.") from None
+
+
 def request_schema() -> dict[str, Any]:
     """Return what the routes take, as the OpenAPI document says it."""
     kinds = {
@@ -121,10 +141,14 @@ def request_schema() -> dict[str, Any]:
         EventForm.CLOUD_EVENT: CloudEvent,
         EventForm.CLOUD_EVENTS: list[CloudEvent],
     }
-    schemas, named = msgspec.json.schema_components(kinds.values(), ref_template="{name}")
+    (data, *schemas), named = msgspec.json.schema_components(
+        [CloudEventData, *kinds.values()], ref_template="{name}"
+    )
     content = {
         form.value: {"schema": _whole(schema, named)} for form, schema in zip(kinds, schemas, strict=True)
     }
+    own = content[EventForm.OWN.value]
+    own["schema"] = {"anyOf": [own["schema"], _whole(data, named)]}
     return {"required": True, "content": content}
 
 

@@ -14,10 +14,17 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from tritium_platform.api.deps import MeteringCaller, ThePlatform, admin, admin_key, tenant_key
+from tritium_platform.api.event_headers import header_parameters, is_binary, read_binary_event
 from tritium_platform.api.event_json import EventForm, form_of, read_events, request_schema
 from tritium_platform.api.problems import problem_details
+from tritium_platform.api.ratelimits import event_headers
 from tritium_platform.api.schemas import IngestionOut, RefusedEvent
-from tritium_platform.errors import BitNetServiceError, ValidationError
+from tritium_platform.errors import (
+    BitNetServiceError,
+    RateLimitExceededError,
+    RequestTooLargeError,
+    ValidationError,
+)
 from tritium_platform.metering.event import Sender
 from tritium_platform.metering.ingestion import Ingested
 from tritium_platform.metering.model import LONGEST_NAME
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
 PATHS = ("/api/v1/usage/events", "/api/v1/billing/events")
 router = APIRouter(prefix="/api/v1/usage", tags=["usage"], dependencies=[tenant_key])
 operator_router = APIRouter(prefix="/api/v1/billing", tags=["usage"], dependencies=[admin_key, admin])
-_BODY = {"requestBody": request_schema()}
+_BODY = {"requestBody": request_schema(), "parameters": header_parameters()}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     207: {
         "model": IngestionOut,
@@ -44,10 +51,20 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 async def ingest_events(
     request: Request, response: Response, platform: ThePlatform, caller: MeteringCaller
 ) -> IngestionOut:
-    """Count uses of the caller; a `tenant_id` may be left out, and is the caller's."""
+    """Count uses of the caller; a `tenant_id` may be left out, and is the caller's.
+
+    All that are sent count against the events per minute, duplicates and refused ones, too; what the database
+    could not take does not.
+    """
     sender = Sender(tiers={caller.tenant_id: caller.tier}, tenant_id=caller.tenant_id, key_id=caller.key_id)
     form, reported = await _read(request)
-    return await _ingest(platform, reported, form=form, sender=sender, response=response)
+    try:
+        with platform.event_rate.take(caller, count=len(reported)) as left:
+            request.state.rate_limit_headers = event_headers(left)
+            return await _ingest(platform, reported, form=form, sender=sender, response=response)
+    except (RateLimitExceededError, RequestTooLargeError):
+        request.state.rate_limit_headers = event_headers(platform.event_rate.status(caller))
+        raise
 
 
 @operator_router.post("/events", openapi_extra=_BODY, responses=_RESPONSES)
@@ -62,11 +79,15 @@ async def ingest_events_of_tenants(
 
 
 async def _read(request: Request) -> tuple[EventForm, Sequence[ReportedEvent]]:
-    form = form_of(request.headers.get("content-type", ""))
+    content_type, headers = request.headers.get("content-type", ""), request.headers.items()
+    is_event = is_binary(headers, content_type=content_type)
+    form = EventForm.CLOUD_EVENT if is_event else form_of(content_type)
     try:
         body = await request.body()
     except ClientDisconnect:
         raise ValidationError("The request ended before its body.") from None
+    if is_event:
+        return form, read_binary_event(body, headers=headers, content_type=content_type)
     return form, await asyncio.to_thread(read_events, body, form=form)
 
 

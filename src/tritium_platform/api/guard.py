@@ -24,6 +24,7 @@ from tritium_platform.errors import (
 from tritium_platform.security.model import SecurityEventType
 from tritium_platform.security.response import is_own_machine
 from tritium_platform.security.service import classify_refusal
+from tritium_platform.tenancy.acting import acting_for_the_service
 from tritium_platform.tenancy.keys import parse_token
 
 if TYPE_CHECKING:
@@ -115,13 +116,14 @@ class Guard:
         if is_repeated or security.is_blocked(source) or self._is_flood():
             return
         try:
-            await security.observe_refusal(
-                error,
-                source_ip=source,
-                tenant_id=caller.tenant_id if caller else None,
-                key_id=key_id,
-                resource=resource,
-            )
+            with acting_for_the_service():  # an attack is seen across tenants
+                await security.observe_refusal(
+                    error,
+                    source_ip=source,
+                    tenant_id=caller.tenant_id if caller else None,
+                    key_id=key_id,
+                    resource=resource,
+                )
         except BitNetServiceError as failure:  # the caller has its answer already
             _log.warning("security_event_lost", code=failure.code, reason=failure.message)
 

@@ -12,6 +12,7 @@ from tritium_platform.adapters.tracing import end_request_span, request_span, tr
 from tritium_platform.api.overhead import overhead_headers
 from tritium_platform.api.problems import refusal_response
 from tritium_platform.errors import RequestTooLargeError
+from tritium_platform.tenancy.acting import act_for
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class RequestEnvelope:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode("ascii") if _SANE_ID.fullmatch(given) else uuid7().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        act_for(None)  # a request on a connection may begin in the context of the one before
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, scope=scope, request_id=request_id)

@@ -36,6 +36,10 @@ class UnsupportedMediaTypeError(errors.ValidationError):
     """The body comes in a form that this address does not read; details: accepted."""
 
 
+class InvalidHeaderError(errors.ValidationError):
+    """A header of the request is missing, there twice, or malformed; details: field."""
+
+
 RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     **LIBRARY_RULES,
     errors.TokenExpiredError: ErrorRule(401, _INVALID, "token_expired"),
@@ -52,6 +56,7 @@ RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     errors.RequestTooLargeError: ErrorRule(413, _INVALID, "request_too_large"),
     errors.RateLimitExceededError: ErrorRule(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.QuotaExceededError: ErrorRule(429, "insufficient_quota", "insufficient_quota"),
+    InvalidHeaderError: ErrorRule(400, _INVALID, "invalid_header"),
     UnsupportedMediaTypeError: ErrorRule(415, _INVALID, "unsupported_media_type"),
     errors.SpendCapReachedError: ErrorRule(402, "insufficient_quota", "spend_cap_reached"),
     errors.InsufficientMemoryError: ErrorRule(503, _SERVER, "insufficient_memory"),
@@ -76,7 +81,7 @@ def problem_details(error: BaseException) -> tuple[int, dict[str, object], dict[
     """Return (status, body, headers) as RFC 9457 wants them; the error's details are members of the body."""
     status, envelope, headers = error_envelope(error, rules=RULES)
     # OpenAI answers 400 to every wrong request; elsewhere 400 means unreadable and 422 means wrong.
-    if status == HTTPStatus.BAD_REQUEST and not isinstance(error, InvalidJsonError):
+    if status == HTTPStatus.BAD_REQUEST and not isinstance(error, InvalidJsonError | InvalidHeaderError):
         status = HTTPStatus.UNPROCESSABLE_ENTITY.value
     inner = envelope["error"]
     code, message = (inner["code"], inner["message"]) if isinstance(inner, dict) else ("", "")

@@ -2,7 +2,8 @@
 
 `x-ratelimit-*` are OpenAI's: numbers, and durations such as `6m0s` or `250ms` until all of a limit is back.
 `RateLimit-Policy` and `RateLimit` follow draft-ietf-httpapi-ratelimit-headers-11, in the syntax of RFC 9651.
-The unit "tokens" is ours: the draft's registry knows requests, content-bytes and concurrent-requests.
+The units "tokens" and "events" are ours: the draft's registry knows requests, content-bytes and
+concurrent-requests.
 """
 
 from __future__ import annotations
@@ -45,6 +46,17 @@ def limit_headers(allowance: Allowance) -> dict[str, str]:
         f'"{name}";r={_integer(status.remaining)}{_window(status)}' for name, status, _ in known
     )
     return headers
+
+
+def event_headers(status: RateStatus) -> dict[str, str]:
+    """Return both families of headers for the rate of events."""
+    return {
+        "x-ratelimit-limit-events": str(status.limit),
+        "x-ratelimit-remaining-events": str(status.remaining),
+        "x-ratelimit-reset-events": duration(status.reset_seconds),
+        "ratelimit-policy": f'"events-per-minute";q={_integer(status.limit)};w={_MINUTE_SECONDS};qu="events"',
+        "ratelimit": f'"events-per-minute";r={_integer(status.remaining)}{_window(status)}',
+    }
 
 
 def month_after(error: BaseException) -> RateStatus | None:

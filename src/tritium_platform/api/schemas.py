@@ -204,6 +204,7 @@ class LimitsOut(BaseModel):
     tokens_per_minute: int
     max_concurrent_requests: int
     max_storage: int
+    events_per_minute: int
 
 
 class QuotaOut(BaseModel):

@@ -1,4 +1,4 @@
-"""`tritiumd audit verify`: rehash the whole log without the server."""
+"""`tritiumd audit`: rehash the whole log without the server; give a database a new log when it is lost."""
 
 # ruff: noqa: PLC0415 - a command imports what it needs, so that --help stays fast
 
@@ -7,12 +7,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID  # noqa: TC003 - typer reads the annotations when it runs
 
 import typer
 
 from tritium.cli.output import FormatOption, OutputFormat, write_facts, write_json, write_note, write_text
 from tritium.errors import ValidationError
-from tritium_platform.cli.common import ConfigFile, DataDir, read_config
+from tritium_platform.cli.common import ConfigFile, DatabaseUrl, DataDir, read_config
 
 if TYPE_CHECKING:
     from tritium_platform.audit.verify import VerificationReport
@@ -51,6 +52,26 @@ def verify(
     _write(report, output_format)
     if not report.is_intact:
         raise typer.Exit(1)
+
+
+@audit_group.command("adopt")
+def adopt(
+    *,
+    instead_of: Annotated[
+        UUID, typer.Option(help="The id of the log that the database has now, as the refusal names it.")
+    ],
+    data_dir: DataDir = None,
+    config_file: ConfigFile = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Give the database the log of this data directory, when its own is lost; stop every server first."""
+    import asyncio
+
+    from tritium_platform.compose.adoption import adopt_audit_log
+
+    config = read_config(config_file, data_dir=data_dir, database_url=database_url)
+    adopted = asyncio.run(adopt_audit_log(config, instead_of=instead_of))
+    write_note(f"The audit log of the database is {adopted.id} in {adopted.directory}.")
 
 
 def _write(report: VerificationReport, output_format: OutputFormat) -> None:

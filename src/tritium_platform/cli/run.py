@@ -175,6 +175,7 @@ async def _run_server(
     from tritium_platform.console.reads import PlatformOverview
     from tritium_platform.console.reports import PlatformReports
     from tritium_platform.console.session import ConsoleSessions
+    from tritium_platform.console.spending import PlatformSpending
 
     platform = await initialize_platform(
         config,
@@ -186,6 +187,7 @@ async def _run_server(
     console = build_console(
         PlatformOverview(platform),
         customers=PlatformCustomers(platform),
+        spending=PlatformSpending(platform),
         reports=PlatformReports(platform),
         sessions=sessions,
         clock=platform.clock,

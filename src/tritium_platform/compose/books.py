@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.settling import open_journal
 from tritium_platform.adapters.sql.spend_store import SqlSpendStore
+from tritium_platform.audit.identity import identify
 from tritium_platform.audit.log import AuditLog, lock_for_writing
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.audit.service import AuditService
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.adapters.metrics import Metrics
     from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
+    from tritium_platform.adapters.sql.audit_owner import SqlAuditOwner
     from tritium_platform.adapters.sql.database import Database
     from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
     from tritium_platform.adapters.stripe import StripeProvider
@@ -138,11 +141,21 @@ def open_ingestion(database: Database, *, outbox: SqlAuditOutbox, clock: Clock) 
 
 
 async def open_audit(
-    config: PlatformConfig, *, clock: Clock, outbox: SqlAuditOutbox, attempts: int, is_apart: bool
+    config: PlatformConfig,
+    *,
+    clock: Clock,
+    outbox: SqlAuditOutbox,
+    owner: SqlAuditOwner,
+    attempts: int,
+    is_required: bool,
+    is_apart: bool,
 ) -> AuditService | BookkeeperProcess | None:
     """Open the audit log, in a process of its own if asked for.
 
-    None if another process writes it: that one empties the outbox for us.
+    None if another process writes it, or if the database has another log: that one empties the outbox for us.
+
+    Raises:
+        ResourceError: it is required, and the database has another log.
     """
     for attempt in range(attempts):
         if attempt:  # a command that runs beside holds it for a moment
@@ -151,6 +164,8 @@ async def open_audit(
             lock = lock_for_writing(config.audit_dir)
         except ResourceError:
             continue
+        if not await _is_the_log(config, lock=lock, owner=owner, is_required=is_required):
+            return None
         if not is_apart:
             log = AuditLog.open(config.audit_dir, signer=note_signer(config), clock=clock, lock=lock)
             return AuditService(log, outbox=outbox)
@@ -162,6 +177,31 @@ async def open_audit(
             raise
         return bookkeeper
     return None
+
+
+async def _is_the_log(config: PlatformConfig, *, lock: int, owner: SqlAuditOwner, is_required: bool) -> bool:
+    """Tell whether what happens in the database goes into our log; the first one that asks has it.
+
+    The lock is closed unless it does.
+    """
+    try:
+        ours = identify(config.audit_dir)
+        theirs = await owner.bind(ours)
+        if is_required and theirs.id != ours.id:
+            raise ResourceError(
+                f"This database writes its audit log in another data directory: {theirs.directory} "
+                f"(log {theirs.id}), and a database has one log. Start the server there, and more gateways "
+                "beside it with `tritiumd gateway`; or give this one a database of its own. If that log is "
+                "lost, stop every server and run here "
+                f"`tritiumd audit adopt --instead-of {theirs.id}`.",
+                directory=theirs.directory,
+            )
+    except BaseException:
+        os.close(lock)
+        raise
+    if theirs.id != ours.id:
+        os.close(lock)
+    return theirs.id == ours.id
 
 
 def open_stripe(config: PlatformConfig, *, clock: Clock) -> StripeProvider | None:

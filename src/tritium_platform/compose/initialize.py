@@ -9,6 +9,7 @@ from tritium_platform.adapters.invoice_printer import InvoicePrinter
 from tritium_platform.adapters.job_queue import DbosJobQueue
 from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox
+from tritium_platform.adapters.sql.audit_owner import SqlAuditOwner
 from tritium_platform.adapters.sql.batch_store import SqlBatchStore
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.job_store import SqlJobStore
@@ -16,6 +17,7 @@ from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import migrate
 from tritium_platform.adapters.sql.model_store import SqlModelStore
 from tritium_platform.adapters.sql.money import open_sql_desk
+from tritium_platform.adapters.sql.row_security import warn_if_privileged
 from tritium_platform.adapters.trace_analyst import ProcessTraceAnalyst
 from tritium_platform.compose.books import (
     note_signer,
@@ -39,6 +41,7 @@ from tritium_platform.errors import ResourceError, ValidationError
 from tritium_platform.gateway import Gateway
 from tritium_platform.insight.prediction import PredictionService
 from tritium_platform.insight.recommendations import RecommendationService
+from tritium_platform.quotas.eventrate import EventRate
 from tritium_platform.secret_files import admin_key
 from tritium_platform.serving.batches import BatchService
 from tritium_platform.serving.quantization import QuantizationService
@@ -92,22 +95,28 @@ async def initialize_platform(
             that answers requests; otherwise by this one.
 
     Raises:
-        ResourceError: the audit log is required and another server writes it.
+        ResourceError: the audit log is required, and another server writes it or the database has another.
         ValidationError: the configuration cannot work; the message says what to change.
     """
     clock = clock or SystemClock()
     database = await _open_database(config, is_beside_server=is_beside_server)
     signer = note_signer(config)
     outbox = SqlAuditOutbox(database)
-    audit = await open_audit(
-        config,
-        clock=clock,
-        outbox=outbox,
-        attempts=0 if is_beside_server else AUDIT_ATTEMPTS if is_audit_required else 1,
-        is_apart=is_bookkeeper_apart,
-    )
-    if audit is None and is_audit_required:
-        raise ResourceError("Another server runs on this data directory: stop it first.")
+    try:
+        audit = await open_audit(
+            config,
+            clock=clock,
+            outbox=outbox,
+            owner=SqlAuditOwner(database, clock=clock),
+            attempts=0 if is_beside_server else AUDIT_ATTEMPTS if is_audit_required else 1,
+            is_required=is_audit_required,
+            is_apart=is_bookkeeper_apart,
+        )
+        if audit is None and is_audit_required:
+            raise ResourceError("Another server runs on this data directory: stop it first.")
+    except BaseException:
+        await database.close()
+        raise
     is_server = audit is not None or is_beside_server
     limiter = open_limiter(config, is_server=is_server)
     metrics = Metrics()
@@ -134,6 +143,7 @@ async def initialize_platform(
         fair_use=fair_use,
         spending=spending,
         books=books,
+        event_rate=EventRate(limiter=limiter, clock=clock),
         metrics=metrics,
         signer=signer,
         launch=launch,
@@ -151,7 +161,10 @@ async def _open_database(config: PlatformConfig, *, is_beside_server: bool) -> D
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_beside_server:  # the server has done it
         await asyncio.to_thread(migrate, config.resolved_database_url)
-    return Database(config.resolved_database_url)
+    database = Database(config.resolved_database_url)
+    if not is_beside_server:
+        await warn_if_privileged(database)
+    return database
 
 
 def _assemble(
@@ -163,6 +176,7 @@ def _assemble(
     fair_use: FairUseService,
     spending: SpendService,
     books: Books,
+    event_rate: EventRate,
     metrics: Metrics,
     signer: NoteSigner,
     launch: ReplicaLauncher | None,
@@ -198,6 +212,7 @@ def _assemble(
         security=security,
         books=books,
         ingestion=open_ingestion(database, outbox=SqlAuditOutbox(database), clock=clock),
+        event_rate=event_rate,
         desk=desk,
         printer=InvoicePrinter(fonts=config.invoice_fonts),
         stripe=stripe,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tritium_platform.insight.scores import ScoreService
     from tritium_platform.metering.ingestion import Ingestion
     from tritium_platform.quotas.enforcement import FairUseService
+    from tritium_platform.quotas.eventrate import EventRate
     from tritium_platform.quotas.spending import SpendService
     from tritium_platform.security.service import SecurityService
     from tritium_platform.serving.aliases import AliasService
@@ -69,6 +70,7 @@ class Platform:
     security: SecurityService
     books: Books
     ingestion: Ingestion
+    event_rate: EventRate
     desk: BillingDesk
     printer: InvoicePrinter
     stripe: StripeProvider | None

@@ -157,3 +157,36 @@ class CustomerPage:
         if month.expected_micro is None:
             return None
         return Money(round(month.expected_micro / 1_000_000), month.currency)
+
+
+@dataclass(frozen=True, slots=True)
+class SpendAlertRow:
+    """A threshold in percent of a cap, and when the month reached it."""
+
+    threshold: int
+    reached_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendRow:
+    """A tenant's cap and what the month has come to; `percent` of it is used."""
+
+    tenant_id: UUID
+    name: str
+    mode: str
+    cap: Money
+    used: Money
+    held: Money
+    remaining: Money
+    percent: int
+    alerts: tuple[SpendAlertRow, ...]
+    would_refuse: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendPage:
+    """The caps of all tenants in the running month."""
+
+    period: str
+    rows: tuple[SpendRow, ...]
+    num_without_cap: int

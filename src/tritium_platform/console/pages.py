@@ -17,7 +17,7 @@ from tritium_platform.errors import BitNetServiceError, InvalidTokenError, NotFo
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from tritium_platform.console.model import CustomerPage, CustomerRow, Overview
+    from tritium_platform.console.model import CustomerPage, CustomerRow, Overview, SpendPage
     from tritium_platform.console.session import ConsoleSessions
     from tritium_platform.values import Clock
 
@@ -66,6 +66,14 @@ class CustomerSource(Protocol):
         ...
 
 
+class SpendSource(Protocol):
+    """Reads what the page about spend caps shows."""
+
+    async def spending(self) -> SpendPage:
+        """Return every cap and its month, what is nearest to its cap first."""
+        ...
+
+
 class ReportSource(Protocol):
     """Draws what the quantization of a model measured."""
 
@@ -78,17 +86,21 @@ def build_console(
     source: OverviewSource,
     *,
     customers: CustomerSource,
+    spending: SpendSource,
     reports: ReportSource,
     sessions: ConsoleSessions,
     clock: Clock,
 ) -> APIRouter:
     """Return the routes under /console."""
-    console = _Console(source, customers=customers, reports=reports, sessions=sessions, clock=clock)
+    console = _Console(
+        source, customers=customers, spending=spending, reports=reports, sessions=sessions, clock=clock
+    )
     router = APIRouter(prefix="/console", include_in_schema=False)
     router.add_api_route("", console.overview, methods=["GET"])
     router.add_api_route("/live", console.live, methods=["GET"])
     router.add_api_route("/customers", console.customers, methods=["GET"])
     router.add_api_route("/customers/{tenant_id}", console.customer, methods=["GET"])
+    router.add_api_route("/spending", console.spending, methods=["GET"])
     router.add_api_route("/reports/{tenant_id}/{model_id}", console.report, methods=["GET"])
     router.add_api_route("/login", console.login_form, methods=["GET"])
     router.add_api_route("/login", console.log_in, methods=["POST"])
@@ -103,12 +115,14 @@ class _Console:
         source: OverviewSource,
         *,
         customers: CustomerSource,
+        spending: SpendSource,
         reports: ReportSource,
         sessions: ConsoleSessions,
         clock: Clock,
     ) -> None:
         self._source = source
         self._customers = customers
+        self._spending = spending
         self._reports = reports
         self._sessions = sessions
         self._clock = clock
@@ -135,6 +149,11 @@ class _Console:
         if not self._is_operator(request):
             return RedirectResponse(LOGIN_PATH, status_code=303, headers=dict(HEADERS))
         return await self._draw("customer.html", page=lambda: self._customers.customer(tenant_id))
+
+    async def spending(self, request: Request) -> Response:
+        if not self._is_operator(request):
+            return RedirectResponse(LOGIN_PATH, status_code=303, headers=dict(HEADERS))
+        return await self._draw("spending.html", page=self._spending.spending)
 
     async def live(self, request: Request) -> Response:
         """Return the part of the overview that changes, for the script to put in place."""

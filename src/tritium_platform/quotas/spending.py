@@ -173,10 +173,15 @@ class SpendService:
     async def status(self, tenant_id: UUID) -> SpendStatus | None:
         """Return a tenant's cap and what happened to it this month; None without a cap."""
         cap = {each.tenant_id: each for each in await self._store.caps()}.get(tenant_id)
-        if cap is None:
-            return None
+        return None if cap is None else await self._status(cap)
+
+    async def statuses(self) -> list[SpendStatus]:
+        """Return all caps by tenant, and what happened to each this month."""
+        return [await self._status(cap) for cap in await self._store.caps()]
+
+    async def _status(self, cap: SpendCap) -> SpendStatus:
         period = str(CalendarMonth.of(self._clock.now()))
-        marks = {mark.name: mark for mark in await self._store.marks(tenant_id, period=period)}
+        marks = {mark.name: mark for mark in await self._store.marks(cap.tenant_id, period=period)}
         counter = await self._counter(cap, period=period)
         return SpendStatus(
             cap=cap,

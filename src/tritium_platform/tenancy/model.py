@@ -58,6 +58,7 @@ class TierLimits:
         tokens_per_minute: rate of prompt tokens plus the answer tokens asked for.
         max_concurrent_requests: requests in flight at one time.
         max_storage: bytes of all the tenant's models, uploads included.
+        events_per_minute: rate of uses that the tenant counts itself and reports.
     """
 
     monthly_quota: int
@@ -66,6 +67,7 @@ class TierLimits:
     tokens_per_minute: int
     max_concurrent_requests: int
     max_storage: int
+    events_per_minute: int
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -88,6 +90,7 @@ TIER_LIMITS: Mapping[TenantTier, TierLimits] = MappingProxyType(
             tokens_per_minute=200_000,
             max_concurrent_requests=8,
             max_storage=10 * GIGABYTE,
+            events_per_minute=100_000,
         ),
         TenantTier.TEAM: TierLimits(
             monthly_quota=1_000_000,
@@ -96,6 +99,7 @@ TIER_LIMITS: Mapping[TenantTier, TierLimits] = MappingProxyType(
             tokens_per_minute=2_000_000,
             max_concurrent_requests=32,
             max_storage=100 * GIGABYTE,
+            events_per_minute=1_000_000,
         ),
         TenantTier.BUSINESS: TierLimits(
             monthly_quota=10_000_000,
@@ -104,6 +108,7 @@ TIER_LIMITS: Mapping[TenantTier, TierLimits] = MappingProxyType(
             tokens_per_minute=20_000_000,
             max_concurrent_requests=256,
             max_storage=1_000 * GIGABYTE,
+            events_per_minute=10_000_000,
         ),
     }
 )

@@ -11,7 +11,13 @@ from tritium import errors as library
 from tritium.engine.request import ContextLengthExceededError, QueueFullError
 from tritium.protocol import calls, schemas
 from tritium_platform import errors as platform
-from tritium_platform.api.problems import RULES, MethodNotAllowedError, openai_envelope, problem_details
+from tritium_platform.api.problems import (
+    RULES,
+    InvalidHeaderError,
+    MethodNotAllowedError,
+    openai_envelope,
+    problem_details,
+)
 from tritium_platform.serving.errors import EngineUnavailableError
 from tritium_platform.serving.idempotency import (
     AnswerNotKeptError,
@@ -74,6 +80,7 @@ TABLE = [
     (schemas.RequestTooLargeError("x"), 413, 413, "fix_request", "request_too_large", set()),
     (ContextLengthExceededError("x"), 400, 422, "fix_request", "context_length_exceeded", set()),
     (calls.ModelNotFoundError("x"), 404, 404, "fix_request", "model_not_found", set()),
+    (InvalidHeaderError("x"), 400, 400, "fix_request", "invalid_header", set()),
     (MethodNotAllowedError("x"), 405, 405, "fix_request", "method_not_allowed", set()),
     (platform.NotFoundError("x"), 404, 404, "fix_request", "not_found", set()),
     (platform.ConflictError("x"), 409, 409, "fix_request", "conflict", set()),

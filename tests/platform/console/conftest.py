@@ -18,6 +18,7 @@ from tritium_platform.console.model import (
     ModelRow,
     Overview,
     SecurityEventRow,
+    SpendPage,
     TenantRow,
 )
 from tritium_platform.console.pages import build_console
@@ -46,6 +47,11 @@ class FixedSource:
 
     async def customer(self, tenant_id: UUID) -> CustomerPage:
         raise NotFoundError("There is no such tenant.")
+
+    async def spending(self) -> SpendPage:
+        if self.error is not None:
+            raise self.error
+        return SpendPage(period="2026-11", rows=(), num_without_cap=0)
 
 
 TENANT, MODEL = UUID(int=1), UUID(int=2)
@@ -151,7 +157,9 @@ async def browser(source, reports, clock):
     app = FastAPI()
     sessions = ConsoleSessions(ADMIN_KEY)
     app.include_router(
-        build_console(source, customers=source, reports=reports, sessions=sessions, clock=clock)
+        build_console(
+            source, customers=source, spending=source, reports=reports, sessions=sessions, clock=clock
+        )
     )
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="https://console.test") as client:

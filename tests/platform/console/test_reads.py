@@ -17,8 +17,10 @@ from tritium_platform.console.pages import build_console
 from tritium_platform.console.reads import PlatformOverview, job_row, read_bits_per_weight
 from tritium_platform.console.reports import PlatformReports
 from tritium_platform.console.session import ConsoleSessions
+from tritium_platform.console.spending import PlatformSpending
 from tritium_platform.errors import NotFoundError, ValidationError
 from tritium_platform.insight.health import OutcomeKind
+from tritium_platform.quotas.spending import MICRO, SpendCap, SpendMode
 from tritium_platform.serving.job import JobLayer, JobState, QuantizationJob
 from tritium_platform.serving.model import ModelKind
 from tritium_platform.tenancy.model import Tenant, TenantTier
@@ -71,6 +73,7 @@ async def test_the_console_of_a_platform_answers_in_its_application(platform):
         build_console(
             PlatformOverview(platform),
             customers=PlatformCustomers(platform),
+            spending=PlatformSpending(platform),
             reports=PlatformReports(platform),
             sessions=ConsoleSessions(platform.admin_token),
             clock=platform.clock,
@@ -95,6 +98,53 @@ async def test_the_console_of_a_platform_answers_in_its_application(platform):
         assert (unknown.status_code, "There is no such tenant" in unknown.text) == (404, True)
         assert (await client.get("/console/static/nothing")).status_code == 404
         assert (await client.post("/console/login", content="key=" + "x" * 5000)).status_code == 422
+
+
+async def test_caps_are_shown_with_what_the_month_came_to_the_nearest_first(platform):
+    async def capped(name, *, minor, spent, mode=SpendMode.ENFORCE):
+        tenant = await platform.tenancy.create_tenant(organization_name=name, tier=TenantTier.TEAM)
+        cap = SpendCap(tenant_id=tenant.id, amount_minor=minor, currency="USD", mode=mode)
+        await platform.spending.set_cap(cap, spent=spent, actor="test")
+        return tenant
+
+    calm = await capped("Calm", minor=100_000, spent=12_340_000)
+    near = await capped("Near & dear", minor=1_000, spent=800_000_001)
+    await capped("Beyond", minor=10, spent=25 * MICRO, mode=SpendMode.SHADOW)
+    await platform.tenancy.create_tenant(organization_name="Free", tier=TenantTier.TEAM)
+    page = await PlatformSpending(platform).spending()
+    assert [(row.name, row.percent, row.mode) for row in page.rows] == [
+        ("Beyond", 250, "shadow"),
+        ("Near & dear", 80, "enforce"),
+        ("Calm", 0, "enforce"),
+    ]
+    beyond, second, _ = page.rows
+    assert (str(second.used), str(second.remaining), second.held.minor) == ("8.01 USD", "1.99 USD", 0)
+    assert beyond.remaining.minor == 0
+    assert [[alert.threshold for alert in row.alerts] for row in page.rows] == [[50, 80, 100], [50, 80], []]
+    assert page.num_without_cap == 1
+    app = create_app(platform)
+    app.include_router(
+        build_console(
+            PlatformOverview(platform),
+            customers=PlatformCustomers(platform),
+            spending=PlatformSpending(platform),
+            reports=PlatformReports(platform),
+            sessions=ConsoleSessions(platform.admin_token),
+            clock=platform.clock,
+        )
+    )
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="https://console.test") as client:
+        stranger = await client.get("/console/spending")
+        assert (stranger.status_code, stranger.headers["location"]) == (303, "/console/login")
+        await client.post("/console/login", content=f"key={platform.admin_token}")
+        assert 'href="/console/spending"' in (await client.get("/console")).text
+        shown = (await client.get("/console/spending")).text
+        assert f'<a href="/console/customers/{near.id}">Near &amp; dear</a>' in shown
+        assert '<meter value="80" max="100"' in shown
+        assert "1 tenant has no cap" in shown
+        await platform.spending.remove_cap(calm.id, actor="test")
+        assert "Calm" not in (await client.get("/console/spending")).text
 
 
 async def test_the_report_of_a_ternary_model_is_the_page_of_its_quantization(

@@ -1,7 +1,7 @@
 """Connections and transactions: the same promises on SQLite and on PostgreSQL.
 
 A store asks for `read()` or `write()` and gets the connection of the unit of work around it, or a transaction
-of its own when there is none.
+of its own when there is none. On PostgreSQL a transaction begins with for whom it acts (`tenancy.acting`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from sqlalchemy import event, make_url
+from sqlalchemy import event, func, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tritium_platform.errors import OverloadedError, PlatformError, ValidationError
+from tritium_platform.tenancy.acting import acting_tenant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 BUSY_SECONDS = 10
 WRITE_OPTION = "tritium_write"
+# What the policies of the tables ask; a connection that does not set it sees no row of any tenant.
+ACTING_SETTING = "tritium.tenant"
 
 
 @dataclass(slots=True)
@@ -71,6 +74,8 @@ class Database:
         self._writer = asyncio.Lock() if self.is_sqlite else None
         if self.is_sqlite:
             prepare_sqlite(self.engine.sync_engine)
+        else:
+            prepare_postgresql(self.engine.sync_engine)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -106,6 +111,7 @@ class Database:
             return
         with _translated():
             async with self.engine.connect() as connection:
+                await self._say_for_whom(connection)
                 yield connection
 
     @asynccontextmanager
@@ -123,6 +129,7 @@ class Database:
             async with self.engine.connect() as plain:
                 connection = await plain.execution_options(**options)
                 async with connection.begin():
+                    await self._say_for_whom(connection)
                     with _joining(_Transaction(self, connection, can_write=False)):
                         yield
 
@@ -143,7 +150,14 @@ class Database:
         async with self.engine.connect() as plain:
             connection = await plain.execution_options(**{WRITE_OPTION: True})
             async with connection.begin():
+                await self._say_for_whom(connection)
                 yield connection
+
+    async def _say_for_whom(self, connection: AsyncConnection) -> None:
+        """Narrow a transaction to the tenant that is acted for; it ends with the transaction."""
+        tenant_id = acting_tenant()
+        if tenant_id is not None and not self.is_sqlite:
+            await connection.execute(select(func.set_config(ACTING_SETTING, str(tenant_id), True)))
 
     def _require_writable(self) -> None:
         transaction = _current.get()
@@ -200,6 +214,18 @@ def _translated() -> Iterator[None]:
         if type(error) is DatabaseError:  # its subclasses are about a statement, it is about the file
             raise PlatformError(f"The database cannot be used: {error.orig}.") from error
         raise
+
+
+def prepare_postgresql(engine: Engine) -> None:
+    """Let every connection say that it acts for the service: the rows of all tenants are its own."""
+    event.listen(engine, "connect", _act_for_the_service)
+
+
+def _act_for_the_service(dbapi_connection: Any, _record: object) -> None:
+    cursor = dbapi_connection.cursor()
+    cursor.execute(f"SET {ACTING_SETTING} = '*'")
+    cursor.close()
+    dbapi_connection.commit()  # what is set in a transaction that is rolled back was never set
 
 
 def prepare_sqlite(engine: Engine) -> None:

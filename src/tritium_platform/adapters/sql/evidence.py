@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from sqlalchemy import JSON, LargeBinary, String, Uuid, column, func, inspect, select, table
+from sqlalchemy import JSON, LargeBinary, String, Uuid, column, func, inspect, select, table, text
 
 from tritium_platform.adapters.sql.tables.tenancy import api_keys
 from tritium_platform.compliance.checks.api_keys import TextCell
@@ -53,7 +53,21 @@ def _columns(connection: Connection) -> Mapping[str, Sequence[ReflectedColumn]]:
     return {name: columns for (_, name), columns in inspect(connection).get_multi_columns().items()}
 
 
+def _secured(connection: Connection) -> Mapping[str, bool]:
+    """Return for every table whether a policy binds the current role; empty on SQLite, which has none."""
+    if connection.dialect.name != "postgresql":
+        return {}
+    # An owner's right to pass would return as soon as FORCE is gone; a superuser is never bound.
+    statement = text(
+        "SELECT relname, row_security_active(pg_class.oid) AND relforcerowsecurity "
+        "AND EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid) AS is_secured "
+        "FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = current_schema()::regnamespace"
+    )
+    return {row.relname: row.is_secured for row in connection.execute(statement)}
+
+
 def _describe(connection: Connection) -> list[TableFacts]:
+    secured = _secured(connection)
     parents = {name: keys for (_, name), keys in inspect(connection).get_multi_foreign_keys().items()}
     facts: list[TableFacts] = []
     for name, columns in _columns(connection).items():
@@ -70,6 +84,7 @@ def _describe(connection: Connection) -> list[TableFacts]:
                 is_tenant_required=required.get(TENANT_COLUMN, False),
                 rows_without_tenant=without,
                 parents=tuple(sorted(key["referred_table"] for key in parents[name])),
+                is_row_secured=secured.get(name),
             )
         )
     return facts

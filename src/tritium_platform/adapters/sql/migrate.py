@@ -9,7 +9,12 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from tritium_platform.adapters.sql.database import WRITE_OPTION, prepare_sqlite, require_supported
+from tritium_platform.adapters.sql.database import (
+    WRITE_OPTION,
+    prepare_postgresql,
+    prepare_sqlite,
+    require_supported,
+)
 from tritium_platform.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -37,7 +42,9 @@ def synchronous_engine(database_url: str) -> Engine:
     """Return an engine without a loop for the same database, as alembic needs it."""
     url = make_url(database_url)
     if not require_supported(database_url):
-        return create_engine(url, poolclass=NullPool)
+        engine = create_engine(url, poolclass=NullPool)
+        prepare_postgresql(engine)
+        return engine
     Path(url.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         url.set(drivername="sqlite"), poolclass=NullPool, execution_options={WRITE_OPTION: True}

@@ -1,4 +1,7 @@
-"""Every table belongs to tenants row by row, or is known to belong to nobody; none can be forgotten."""
+"""Every table belongs to tenants row by row, or is known to belong to nobody; none can be forgotten.
+
+On PostgreSQL the database itself keeps tenants' rows apart, too, and binds the role that the service has.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from tritium_platform.values import Clock
 
 TENANT_COLUMN = "tenant_id"
+TENANTS = "tenants"
 # Tables whose rows belong to no tenant, with the reason; a table that is in neither camp fails the check.
 SHARED_TABLES: Mapping[str, str] = {
     "alembic_version": "the version of the schema",
@@ -26,6 +30,7 @@ SHARED_TABLES: Mapping[str, str] = {
     "provider_events": "notices of a payment provider: signed ids of its own, looked up there",
     "provider_cursors": "up to where each provider was asked for lost notices",
     "reconciliation_runs": "when the books were compared as a whole; a difference names its tenant",
+    "audit_owner": "which audit log the database has",
     "audit_outbox": "the operator's log on its way; an entry names its tenant inside",
 }
 # Rows about strangers, too: a failed login has no tenant yet.
@@ -43,6 +48,8 @@ class TableFacts:
     is_tenant_required: bool
     rows_without_tenant: int
     parents: tuple[str, ...]
+    is_row_secured: bool | None = None
+    """Whether a policy binds whoever reads it now, and its owner; None where there is no such thing."""
 
 
 class SchemaCensus(Protocol):
@@ -57,8 +64,8 @@ class TenantTablesCarryTheirTenant:
     """Reads the catalogue of the running database, not the source code."""
 
     id = "tenant-tables-carry-their-tenant"
-    version = 1
-    title = "Every tenant-owned table names the tenant of each row, or hangs on a table that does."
+    version = 2
+    title = "Every tenant-owned table names the tenant of each row, and the database keeps them apart."
     maps_to = (
         Requirement(Framework.SOC2, "CC6.1"),
         Requirement(Framework.HIPAA, "164.312(a)(1)"),
@@ -74,7 +81,7 @@ class TenantTablesCarryTheirTenant:
         """Read the catalogue, and count rows without a tenant."""
         tables = sorted(await self._census.tables(), key=lambda each: each.name)
         return Evidence(
-            method="catalogue of the running database; count of rows whose tenant_id is null",
+            method="catalogue of the running database; count of rows whose tenant_id is null; row security",
             population=len(tables),
             collected_at=self._clock.now(),
             facts={
@@ -85,6 +92,7 @@ class TenantTablesCarryTheirTenant:
                         "is_tenant_required": table.is_tenant_required,
                         "rows_without_tenant": table.rows_without_tenant,
                         "parents": list(table.parents),
+                        "is_row_secured": table.is_row_secured,
                     }
                     for table in tables
                 ],
@@ -106,6 +114,11 @@ class TenantTablesCarryTheirTenant:
         }
         problems: list[str] = []
         for name, table in tables.items():
+            # Evidence of version 1 does not say whether rows are secured.
+            if table.get("is_row_secured") is False and (
+                name not in facts["shared_tables"] or name == TENANTS
+            ):
+                problems.append(f"table {name}: no row-level security binds the role that the service has")
             if name in facts["shared_tables"]:
                 continue
             if name not in owned and not owned.intersection(table["parents"]):
@@ -114,6 +127,6 @@ class TenantTablesCarryTheirTenant:
             if name not in facts["optional_tenant_tables"] and table["rows_without_tenant"]:
                 problems.append(f"table {name}: {table['rows_without_tenant']} rows have no tenant")
         if problems:
-            reason = "rows exist that belong to nobody"
+            reason = "rows belong to nobody, or are not kept apart"
             return Judgement(outcome=CheckOutcome.FAIL, reason=reason, problems=tuple(problems))
         return Judgement(outcome=CheckOutcome.PASS, reason=f"{len(tables)} tables are accounted for")
