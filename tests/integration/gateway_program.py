@@ -43,7 +43,7 @@ class NoEngine:
     """Answers at once."""
 
     def __init__(self, *, name, **_):
-        facts = ModelFacts(kind=ModelKind.GENERATE, vocabulary_size=2048, maximum_positions=512)
+        facts = ModelFacts(kind=ModelKind.GENERATE, vocabulary_size=2048, maximum_positions=512, places=32)
         self.status = ReplicaStatus(name=name, state=ReplicaState.READY, facts=facts)
 
     async def start(self):

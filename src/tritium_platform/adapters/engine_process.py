@@ -28,7 +28,7 @@ from tritium_platform.serving.errors import EngineUnavailableError
 from tritium_platform.serving.model import EngineLoad, ReplicaState, ReplicaStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
@@ -91,6 +91,7 @@ class EngineProcess:
         self._load = EngineLoad()
         self._last_heard = 0.0
         self._last_error: str | None = None
+        self._tell_change: Callable[[], None] = _tell_nobody
 
     @property
     def status(self) -> ReplicaStatus:
@@ -106,6 +107,10 @@ class EngineProcess:
             last_error=self._last_error,
             facts=self._facts,
         )
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever the state or the load is another."""
+        self._tell_change = changed
 
     async def start(self) -> None:
         """Begin supervision; the first child starts in the background."""
@@ -211,6 +216,7 @@ class EngineProcess:
             _log.info("engine_state", replica=self._name, state=state.value)
         self._state = state
         self._changed.set()
+        self._tell_change()
 
     # ------------------------------------------------------------------ supervision
     async def _supervise(self) -> None:
@@ -286,6 +292,7 @@ class EngineProcess:
         elif isinstance(report, messages.Heartbeat):
             self._resident_bytes = report.resident_bytes
             self._load = report.load
+            self._tell_change()
         elif isinstance(report, messages.Ready):
             self._facts = report.facts
             self._last_error = None
@@ -328,6 +335,10 @@ class EngineProcess:
     def _fail_everything(self) -> None:
         for waiter in self._waiters.values():
             waiter.queue.put_nowait(None)
+
+
+def _tell_nobody() -> None:
+    pass
 
 
 def _describe_exit(code: int) -> str:
