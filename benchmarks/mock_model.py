@@ -111,6 +111,9 @@ class MockReplica:
     def watch(self, changed: Callable[[], None]) -> None:
         """Do nothing: it does not change."""
 
+    def weigh(self, weight: int) -> None:
+        """Do nothing: it has no process of its own."""
+
     async def start(self) -> None:
         """Do nothing: it is there."""
 

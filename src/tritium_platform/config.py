@@ -103,6 +103,8 @@ class PlatformConfig(BaseSettings):
     """The longest that a step, and with it the time between two tokens, should take."""
     engine_tuning: Literal["off", "advise", "apply"] = "advise"
     """What follows when steps take longer: nothing, a line in the log, or other limits within these."""
+    engine_cpu_shares: bool = False
+    """Whether engines that want the same cores get them by their tenants' tiers (Linux)."""
     engine_traces: bool = False
     """Whether engines write down what they do, without texts, for recommendations."""
     models_memory_bytes: Annotated[int, Field(ge=0)] = 0

@@ -46,6 +46,9 @@ class NoEngine:
         facts = ModelFacts(kind=ModelKind.GENERATE, vocabulary_size=2048, maximum_positions=512, places=32)
         self.status = ReplicaStatus(name=name, state=ReplicaState.READY, facts=facts)
 
+    def weigh(self, weight):
+        pass
+
     async def start(self):
         pass
 

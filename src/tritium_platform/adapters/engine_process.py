@@ -23,9 +23,11 @@ import structlog
 from tritium.engine.config import EngineConfig
 from tritium_platform.adapters import engine_messages as messages
 from tritium_platform.adapters.process_link import ProcessLink
+from tritium_platform.adapters.processor_share import give_way, niceness
 from tritium_platform.adapters.tracing import current_traceparent
 from tritium_platform.serving.errors import EngineUnavailableError
 from tritium_platform.serving.model import EngineLoad, ReplicaState, ReplicaStatus
+from tritium_platform.tenancy.model import TIER_WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -43,12 +45,14 @@ class EngineOptions:
     """How to run one engine process; times in seconds, memory in bytes (0: no limit).
 
     `trace` is the file that a trace of its work is written to, anew whenever it starts; None for none.
+    `shares_processor` says whether its part of the processor follows the tenant's weight.
     """
 
     threads: int = 1
     memory_limit_bytes: int = 0
     limits: EngineConfig = field(default_factory=EngineConfig)
     trace: Path | None = None
+    shares_processor: bool = False
     load_timeout: float = 120.0
     heartbeat_timeout: float = 30.0
     log_level: str = "info"
@@ -92,6 +96,8 @@ class EngineProcess:
         self._last_heard = 0.0
         self._last_error: str | None = None
         self._tell_change: Callable[[], None] = _tell_nobody
+        self._niceness = 0
+        self._is_niceness_told = True
 
     @property
     def status(self) -> ReplicaStatus:
@@ -111,6 +117,12 @@ class EngineProcess:
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever the state or the load is another."""
         self._tell_change = changed
+
+    def weigh(self, weight: int) -> None:
+        """Give it a part of the processor by weight, if its options say so."""
+        if self._options.shares_processor:
+            self._niceness = niceness(weight, heaviest=max(TIER_WEIGHTS.values()))
+            self._give_way()
 
     async def start(self) -> None:
         """Begin supervision; the first child starts in the background."""
@@ -246,6 +258,8 @@ class EngineProcess:
             )
             with theirs:
                 self._process = await self._spawn(theirs.fileno())
+            if self._niceness:
+                self._give_way()
             await self._watch_over(self._process)
         finally:
             if self._link is not None:
@@ -293,6 +307,8 @@ class EngineProcess:
             self._resident_bytes = report.resident_bytes
             self._load = report.load
             self._tell_change()
+            if not self._is_niceness_told:
+                self._give_way()
         elif isinstance(report, messages.Ready):
             self._facts = report.facts
             self._last_error = None
@@ -319,6 +335,15 @@ class EngineProcess:
             if silence > allowed:
                 self._last_error = f"the engine was silent for {silence:.0f} s"
                 self._kill()
+
+    def _give_way(self) -> None:
+        """Tell the system, which may refuse; then it is told again with every heartbeat."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        was_told = self._is_niceness_told
+        self._is_niceness_told = give_way(self._process.pid, niceness=self._niceness)
+        if was_told and not self._is_niceness_told:
+            _log.info("engine_niceness_kept", replica=self._name, wanted=self._niceness)
 
     def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -109,6 +109,7 @@ def _process_launcher(config: PlatformConfig) -> ReplicaLauncher:
             memory_limit_bytes=memory_limit_bytes,
             limits=_engine_limits(config),
             trace=new_trace(config.traces_dir, name) if config.engine_traces else None,
+            shares_processor=config.engine_cpu_shares,
             log_level=config.log_level,
         )
         return EngineProcess(name=name, model_path=model_path, options=options)

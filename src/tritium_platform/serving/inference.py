@@ -93,7 +93,7 @@ class InferenceService:
         """
         name = self.name_of(context, model)
         lease = await self._deployments.lease(context.tenant_id, name, version=version or Version())
-        lease.pool.tier = context.tier
+        lease.pool.note_tier(context.tier)
         return lease
 
     async def schedule_generation(

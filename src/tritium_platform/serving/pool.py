@@ -11,6 +11,7 @@ from tritium_platform.serving import policy
 from tritium_platform.serving.dispatcher import Dispatcher
 from tritium_platform.serving.errors import EngineUnavailableError
 from tritium_platform.serving.model import DeploymentState, EngineReading, ReplicaState
+from tritium_platform.tenancy.model import TIER_WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -30,7 +31,7 @@ class Pool:
         leases: requests that hold it in memory.
         is_retired: another version has taken its place; what holds it is finished, then it goes.
         is_leaving: its engines are being stopped.
-        tier: the tenant's tier at the last request, for the operator's figures; None before the first.
+        tier: the tenant's tier at the last request; None before the first.
         last_used: `Clock.monotonic_nanoseconds` of the last lease that began or ended.
         loading: the load under way.
         idle: set while nobody holds it.
@@ -97,6 +98,12 @@ class Pool:
             return DeploymentState.STARTING if self.loading else DeploymentState.UNLOADED
         return policy.deployment_state(self.statuses)
 
+    def note_tier(self, tier: TenantTier) -> None:
+        """Take note of the tenant's tier: the engines' part of the processor follows its weight."""
+        if tier is not self.tier:
+            self.tier = tier
+            self._weigh()
+
     def readings(self) -> list[EngineReading]:
         """Return what its engines have to do, if any was asked for something, for the operator.
 
@@ -117,6 +124,7 @@ class Pool:
         self.replicas = [self._launch(index) for index in range(self.deployment.replicas)]
         if len(self.replicas) > 1:
             self._dispatcher = Dispatcher(self.replicas, limits=self._limits, unavailable=self._unavailable)
+        self._weigh()
 
     async def start(self) -> None:
         """Start the engines and wait until one of them answers; EngineUnavailableError if none ever will."""
@@ -173,6 +181,11 @@ class Pool:
         if index is None:
             raise self._unavailable()
         return self.replicas[index]
+
+    def _weigh(self) -> None:
+        if self.tier is not None:
+            for replica in self.replicas:
+                replica.weigh(TIER_WEIGHTS[self.tier])
 
     def _unavailable(self) -> EngineUnavailableError:
         reasons = {status.last_error for status in self.statuses if status.last_error}

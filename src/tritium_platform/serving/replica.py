@@ -21,6 +21,9 @@ class Replica(Protocol):
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever the state or the load is another."""
 
+    def weigh(self, weight: int) -> None:
+        """Give it a part of the processor by its tenant's weight, where such parts are given."""
+
     async def start(self) -> None:
         """Begin to load; returns at once."""
 

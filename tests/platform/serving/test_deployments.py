@@ -31,6 +31,9 @@ class Standing:
     def watch(self, changed):
         pass
 
+    def weigh(self, weight):
+        pass
+
     async def start(self):
         pass
 

@@ -31,6 +31,9 @@ class Engine:
 
     status = ReplicaStatus(name="e", state=ReplicaState.READY)
 
+    def weigh(self, weight):
+        pass
+
     async def start(self):
         pass
 

@@ -55,6 +55,9 @@ class Engine:
     def watch(self, changed):
         pass
 
+    def weigh(self, weight):
+        pass
+
     async def start(self):
         pass
 
