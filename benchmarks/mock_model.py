@@ -44,7 +44,7 @@ from tritium_platform.serving.model import ModelFacts, ModelKind, ReplicaState, 
 from tritium_platform.worker import engine_main
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from tritium.engine.request import GenerationRequest
 
@@ -64,6 +64,7 @@ class MockEngine:
     """Stands where an engine thread stands: gives a token per interval until the request has all it wants."""
 
     metrics = None
+    num_waiting = 0
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         """Return the stream of a request."""
@@ -102,8 +103,16 @@ class MockReplica:
     """One replica in the gateway's own process: no socket, no child."""
 
     def __init__(self, *, name: str) -> None:
-        facts = ModelFacts(kind=ModelKind.GENERATE, vocabulary_size=VOCABULARY, maximum_positions=POSITIONS)
+        facts = ModelFacts(
+            kind=ModelKind.GENERATE, vocabulary_size=VOCABULARY, maximum_positions=POSITIONS, places=256
+        )
         self.status = ReplicaStatus(name=name, state=ReplicaState.READY, facts=facts)
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Do nothing: it does not change."""
+
+    def weigh(self, weight: int) -> None:
+        """Do nothing: it has no process of its own."""
 
     async def start(self) -> None:
         """Do nothing: it is there."""
@@ -144,7 +153,9 @@ def launch_process(*, name: str, model_path: str, **_: object) -> MockEngineProc
 
 def run_engine(link: int) -> None:
     """Be an engine process, as `tritium_platform.worker.engine_main` is one."""
-    facts = ModelFacts(kind=ModelKind.GENERATE, vocabulary_size=VOCABULARY, maximum_positions=POSITIONS)
+    facts = ModelFacts(
+        kind=ModelKind.GENERATE, vocabulary_size=VOCABULARY, maximum_positions=POSITIONS, places=256
+    )
     engine_main._load = lambda _: (MockEngine(), facts)  # noqa: SLF001 - the one thing that is not real
     engine_main.main(["--link", str(link), "--model", "mock", "--name", "mock", "--log-level", "error"])
 

@@ -90,7 +90,7 @@ class PlatformConfig(BaseSettings):
     max_request_bytes: Annotated[int, Field(gt=0)] = 4_000_000
     """The largest body of any other request."""
     threads_per_engine: Annotated[int, Field(ge=0)] = 0
-    """Threads of an engine process; 0 takes one per processor core."""
+    """Threads of an engine process; 0: one per processor core, divided among a deployment's replicas."""
     engine_memory_bytes: Annotated[int, Field(ge=0)] = 0
     """Address space of an engine process; 0 derives it from the model."""
     engine_max_running: Annotated[int, Field(ge=1)] = 32
@@ -103,6 +103,8 @@ class PlatformConfig(BaseSettings):
     """The longest that a step, and with it the time between two tokens, should take."""
     engine_tuning: Literal["off", "advise", "apply"] = "advise"
     """What follows when steps take longer: nothing, a line in the log, or other limits within these."""
+    engine_cpu_shares: bool = False
+    """Whether engines that want the same cores get them by their tenants' tiers (Linux)."""
     engine_traces: bool = False
     """Whether engines write down what they do, without texts, for recommendations."""
     models_memory_bytes: Annotated[int, Field(ge=0)] = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,28 @@ def test_vectors_are_those_of_the_library_and_the_tokens_are_metered(running, sh
         lines = {line["meter"]: line for line in http.get("/api/v1/invoices/preview").json()["lines"]}
     assert totals["embedding_tokens"] == answer.usage.prompt_tokens
     assert lines["embedding_tokens"]["quantity"] == answer.usage.prompt_tokens
+
+
+def test_two_encoders_behind_one_queue_share_the_texts_and_give_the_same_vectors(running, encoder_path):
+    _, key = running.tenant(max_concurrent_requests=100, requests_per_minute=10**6, tokens_per_minute=10**8)
+    with running.http(key) as http:
+        http.post("/api/v1/models", json={"name": "m", "path": str(encoder_path)}).raise_for_status()
+        http.post("/api/v1/deployments", json={"model": "m", "replicas": 2}).raise_for_status()
+    running.wait_ready(key, "m")
+    client = running.openai(key)
+    alone = client.embeddings.create(model="m", input=TEXTS).data[0].embedding
+    busy = set()
+
+    def ask(_):
+        answer = client.embeddings.create(model="m", input=TEXTS * 12)
+        with running.http(key) as http:
+            replicas = http.get("/api/v1/deployments/m").json()["replicas"]
+        busy.update(replica["name"] for replica in replicas if replica["in_flight"])
+        return answer.data[-len(TEXTS)].embedding
+
+    with ThreadPoolExecutor(12) as pool:
+        assert np.allclose(list(pool.map(ask, range(24))), alone, atol=1e-6)
+    assert len(busy) == 2
 
 
 def test_an_encoder_refuses_to_write_text_and_inputs_that_are_too_long(running, shop):

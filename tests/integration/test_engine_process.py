@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tritium.engine.config import EngineConfig
 from tritium.engine.request import GenerationRequest, SamplingParams
 from tritium.errors import ValidationError
 from tritium_platform.adapters.engine_process import EngineOptions, EngineProcess
@@ -62,6 +63,31 @@ async def test_a_reader_that_fell_behind_gets_the_rest_at_once(engine):
     assert [*first.token_ids, *rest.token_ids] == alone
     assert (rest.finish_reason, rest.completion_tokens) == ("length", 50)
     assert engine.status.in_flight == 0
+
+
+async def test_it_says_at_once_when_requests_begin_and_cease_to_wait_in_it(scripture_llama_without_end):
+    process = EngineProcess(
+        name="e",
+        model_path=str(scripture_llama_without_end),
+        options=EngineOptions(limits=EngineConfig(max_running=1)),
+    )
+    told = []
+    process.watch(lambda: told.append(process.status.load.waiting))
+    await process.start()
+    await process.wait_ready()
+    assert process.status.facts.places == 1
+    running, waiting = (process.generate(request(name, max_tokens=60_000, ignore_eos=True)) for name in "rw")
+    await anext(running)
+    first = asyncio.create_task(anext(waiting))
+    for claim in (1, 0):
+        before = len(told)
+        for _ in range(30):  # long before the next heartbeat is due
+            await anext(running)
+        assert told[before:] in ([claim], [claim] * 2)  # an ordinary heartbeat may fall in between
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+    await running.aclose()
+    await process.stop()
 
 
 async def test_errors_of_the_engine_arrive_as_the_same_class_with_the_same_details(engine):

@@ -198,6 +198,11 @@ class EngineThread:
         return self._thread.is_alive() and not self._is_draining
 
     @property
+    def num_waiting(self) -> int:
+        """Requests that had no place in the latest step; none for a model that only embeds."""
+        return self._engine.num_waiting if self._engine else 0
+
+    @property
     def metrics(self) -> InferenceMetrics | None:
         """The engine's figures; None for a model that only embeds."""
         return self._engine.metrics() if self._engine else None

@@ -25,12 +25,14 @@ from tritium.engine.mailbox import Mailbox
 from tritium.engine.request import join_outputs
 from tritium_platform.adapters import engine_messages as messages
 from tritium_platform.adapters.process_link import ProcessLink
+from tritium_platform.adapters.processor_share import give_way, niceness
 from tritium_platform.adapters.tracing import current_traceparent
 from tritium_platform.serving.errors import EngineUnavailableError
 from tritium_platform.serving.model import EngineLoad, ReplicaState, ReplicaStatus
+from tritium_platform.tenancy.model import TIER_WEIGHTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
@@ -45,12 +47,14 @@ class EngineOptions:
     """How to run one engine process; times in seconds, memory in bytes (0: no limit).
 
     `trace` is the file that a trace of its work is written to, anew whenever it starts; None for none.
+    `shares_processor` says whether its part of the processor follows the tenant's weight.
     """
 
     threads: int = 1
     memory_limit_bytes: int = 0
     limits: EngineConfig = field(default_factory=EngineConfig)
     trace: Path | None = None
+    shares_processor: bool = False
     load_timeout: float = 120.0
     heartbeat_timeout: float = 30.0
     log_level: str = "info"
@@ -88,6 +92,9 @@ class EngineProcess:
         self._load = EngineLoad()
         self._last_heard = 0.0
         self._last_error: str | None = None
+        self._tell_change: Callable[[], None] = _tell_nobody
+        self._niceness = 0
+        self._is_niceness_told = True
 
     @property
     def status(self) -> ReplicaStatus:
@@ -103,6 +110,16 @@ class EngineProcess:
             last_error=self._last_error,
             facts=self._facts,
         )
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever the state or the load is another."""
+        self._tell_change = changed
+
+    def weigh(self, weight: int) -> None:
+        """Give it a part of the processor by weight, if its options say so."""
+        if self._options.shares_processor:
+            self._niceness = niceness(weight, heaviest=max(TIER_WEIGHTS.values()))
+            self._give_way()
 
     async def start(self) -> None:
         """Begin supervision; the first child starts in the background."""
@@ -209,6 +226,7 @@ class EngineProcess:
             _log.info("engine_state", replica=self._name, state=state.value)
         self._state = state
         self._changed.set()
+        self._tell_change()
 
     # ------------------------------------------------------------------ supervision
     async def _supervise(self) -> None:
@@ -238,6 +256,8 @@ class EngineProcess:
             )
             with theirs:
                 self._process = await self._spawn(theirs.fileno())
+            if self._niceness:
+                self._give_way()
             await self._watch_over(self._process)
         finally:
             if self._link is not None:
@@ -284,6 +304,9 @@ class EngineProcess:
         elif isinstance(report, messages.Heartbeat):
             self._resident_bytes = report.resident_bytes
             self._load = report.load
+            self._tell_change()
+            if not self._is_niceness_told:
+                self._give_way()
         elif isinstance(report, messages.Ready):
             self._facts = report.facts
             self._last_error = None
@@ -311,6 +334,15 @@ class EngineProcess:
                 self._last_error = f"the engine was silent for {silence:.0f} s"
                 self._kill()
 
+    def _give_way(self) -> None:
+        """Tell the system, which may refuse; then it is told again with every heartbeat."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        was_told = self._is_niceness_told
+        self._is_niceness_told = give_way(self._process.pid, niceness=self._niceness)
+        if was_told and not self._is_niceness_told:
+            _log.info("engine_niceness_kept", replica=self._name, wanted=self._niceness)
+
     def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -332,6 +364,10 @@ def _ready_outputs(letters: _Letters) -> list[TokenOutput]:
     """Return what else has come of an answer, for a reader that was not there when it came."""
     ready = letters.take_while(lambda each: isinstance(each, messages.Tokens) and each.output.goes_on)
     return [each.output for each in ready if isinstance(each, messages.Tokens)]
+
+
+def _tell_nobody() -> None:
+    pass
 
 
 def _describe_exit(code: int) -> str:

@@ -72,7 +72,9 @@ def create_deployment(
     *,
     key: Key,
     name: Annotated[str | None, typer.Option(help="The deployment's name; by default the model's.")] = None,
-    replicas: Annotated[int, typer.Option(min=1, max=8, help="Engine processes.")] = 1,
+    replicas: Annotated[
+        int, typer.Option(min=1, max=8, help="Engine processes that share its requests.")
+    ] = 1,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it is ready; 0: do not.")] = 60.0,
     url: Url = LOCAL,
     output_format: FormatOption = OutputFormat.HUMAN,

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from tritium_platform.config import PlatformConfig
     from tritium_platform.quotas.enforcement import FairUseService
     from tritium_platform.quotas.spending import SpendService
-    from tritium_platform.serving.pool import ReplicaLauncher
+    from tritium_platform.serving.replica import ReplicaLauncher
     from tritium_platform.tenancy.service import TenancyService
     from tritium_platform.values import Clock
 

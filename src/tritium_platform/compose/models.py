@@ -21,8 +21,8 @@ from tritium_platform.serving.swapping import SwapService
 if TYPE_CHECKING:
     from tritium_platform.adapters.sql.database import Database
     from tritium_platform.config import PlatformConfig
-    from tritium_platform.serving.pool import ReplicaLauncher
     from tritium_platform.serving.registry import RegistryService
+    from tritium_platform.serving.replica import ReplicaLauncher
     from tritium_platform.values import Clock
 
 # Unix socket paths end at 107 bytes; the longest name we append has about 40.
@@ -65,7 +65,8 @@ def open_serving(
         launch=launch or _process_launcher(config),
         clock=clock,
         limits=ServingLimits(
-            threads=config.threads_per_engine or os.cpu_count() or 1,
+            threads=config.threads_per_engine,
+            cores=os.cpu_count() or 1,
             memory_bytes=config.engine_memory_bytes,
             engine=_engine_limits(config),
         ),
@@ -108,6 +109,7 @@ def _process_launcher(config: PlatformConfig) -> ReplicaLauncher:
             memory_limit_bytes=memory_limit_bytes,
             limits=_engine_limits(config),
             trace=new_trace(config.traces_dir, name) if config.engine_traces else None,
+            shares_processor=config.engine_cpu_shares,
             log_level=config.log_level,
         )
         return EngineProcess(name=name, model_path=model_path, options=options)

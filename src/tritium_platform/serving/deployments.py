@@ -11,7 +11,7 @@ import structlog
 from tritium.engine.config import EngineConfig
 from tritium_platform.errors import NotFoundError, ValidationError
 from tritium_platform.serving import policy
-from tritium_platform.serving.model import Deployment, DeploymentState, EngineReading, RegisteredModel
+from tritium_platform.serving.model import Deployment, DeploymentState, RegisteredModel
 from tritium_platform.serving.pool import Pool
 from tritium_platform.serving.registry import memory_need, require_name
 from tritium_platform.values import uuid7
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tritium_platform.serving.aliases import AliasService
-    from tritium_platform.serving.model import ReplicaStatus
-    from tritium_platform.serving.pool import Lease, Replica, ReplicaLauncher, Version
+    from tritium_platform.serving.model import EngineReading, ReplicaStatus
+    from tritium_platform.serving.pool import Lease, Version
+    from tritium_platform.serving.replica import Replica, ReplicaLauncher
     from tritium_platform.serving.residency import Residency
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock
@@ -33,11 +34,19 @@ MAX_REPLICAS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServingLimits:
-    """What an engine gets: threads, address space in bytes (0: derived from the model), its own limits."""
+    """What an engine gets: threads, address space in bytes (0: derived from the model), its own limits.
+
+    With 0 threads the replicas of a deployment divide the cores.
+    """
 
     threads: int = 1
+    cores: int = 1
     memory_bytes: int = 0
     engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def threads_of(self, *, replicas: int) -> int:
+        """Return the threads of one engine of a deployment that has so many."""
+        return self.threads or max(1, self.cores // replicas)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +186,7 @@ class DeploymentService:
             model_id=model.id,
             name=wish.name or model.name,
             replicas=wish.replicas,
-            threads=self._limits.threads,
+            threads=self._limits.threads_of(replicas=wish.replicas),
             memory_limit_bytes=self.memory_limit(model),
             created_at=self._clock.now(),
         )
@@ -270,7 +279,7 @@ class DeploymentService:
                 memory_limit_bytes=deployment.memory_limit_bytes,
             )
 
-        return Pool(deployment, need_bytes=need, launch=launch)
+        return Pool(deployment, need_bytes=need, launch=launch, limits=self._limits.engine)
 
     def show(self, pool: Pool) -> None:
         """Give new requests for its deployment to a pool, from one moment to the next."""
@@ -322,12 +331,7 @@ class DeploymentService:
 
     def engines(self) -> Sequence[EngineReading]:
         """Return what every engine that was asked for something has to do, for the operator."""
-        return [
-            EngineReading(model=pool.deployment.name, tier=pool.tier, replica=status.name, load=status.load)
-            for pool in self._residency.pools
-            if pool.tier is not None
-            for status in pool.statuses
-        ]
+        return [reading for pool in self._residency.pools for reading in pool.readings()]
 
     def state(self, deployment: Deployment) -> DeploymentState:
         """Return what a tenant sees of this deployment."""

@@ -93,7 +93,7 @@ class InferenceService:
         """
         name = self.name_of(context, model)
         lease = await self._deployments.lease(context.tenant_id, name, version=version or Version())
-        lease.pool.tier = context.tier
+        lease.pool.note_tier(context.tier)
         return lease
 
     async def schedule_generation(
@@ -165,15 +165,13 @@ class InferenceService:
 
     async def execute_generation(self, scheduled: ScheduledGeneration) -> AsyncGenerator[TokenOutput, None]:
         """Yield the tokens; closing the iterator cancels the work in the engine."""
-        replica = scheduled.lease.pool.choose()
-        async with contextlib.aclosing(replica.generate(scheduled.request)) as outputs:
+        async with contextlib.aclosing(scheduled.lease.pool.generate(scheduled.request)) as outputs:
             async for output in outputs:
                 yield output
 
     async def execute_embedding(self, scheduled: ScheduledEmbedding) -> EmbeddingOutput:
         """Return the vectors."""
-        replica = scheduled.lease.pool.choose()
-        return await replica.embed(scheduled.request_id, token_ids=scheduled.token_ids)
+        return await scheduled.lease.pool.embed(scheduled.request_id, token_ids=scheduled.token_ids)
 
     async def _know(
         self, context: TenantContext, lease: Lease, *, kind: ModelKind | None = None

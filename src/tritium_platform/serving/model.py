@@ -130,11 +130,15 @@ class Alias:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
-    """What an engine process says of its model; the positions are those of prompt and answer together."""
+    """What an engine process says of its model; the positions are those of prompt and answer together.
+
+    `places` is how much it takes at a time without letting it wait: generations, or inputs to embed.
+    """
 
     kind: ModelKind
     vocabulary_size: int
     maximum_positions: int
+    places: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

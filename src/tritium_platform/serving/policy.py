@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tritium.engine.pressure import Rung
 from tritium.engine.request import ContextLengthExceededError
 from tritium_platform.errors import (
     ModelSizeExceededError,
@@ -32,6 +33,18 @@ def choose_replica(statuses: Sequence[ReplicaStatus]) -> int | None:
     """Return the index of the ready replica with the fewest requests in flight; None if none is ready."""
     ready = [index for index, status in enumerate(statuses) if status.state is ReplicaState.READY]
     return min(ready, key=lambda index: statuses[index].in_flight, default=None)
+
+
+def has_place(status: ReplicaStatus, *, taken: int, size: int) -> bool:
+    """Tell whether a replica could begin with a request of `size` places now, `taken` of its places being so.
+
+    One that has nothing to do begins with whatever comes. One in which requests wait although it has places
+    is short of something else.
+    """
+    if status.state is not ReplicaState.READY or status.facts is None:
+        return False
+    is_held_up = status.load.waiting > 0 or status.load.pressure_rung >= Rung.REFUSE
+    return not taken or (taken + size <= status.facts.places and not is_held_up)
 
 
 def deployment_state(statuses: Sequence[ReplicaStatus]) -> DeploymentState:

@@ -4,48 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from tritium_platform.serving import policy
+from tritium_platform.serving.dispatcher import Dispatcher
 from tritium_platform.serving.errors import EngineUnavailableError
-from tritium_platform.serving.model import DeploymentState, ReplicaState
+from tritium_platform.serving.model import DeploymentState, EngineReading, ReplicaState
+from tritium_platform.tenancy.model import TIER_WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
+    from tritium.engine.config import EngineConfig
     from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
     from tritium_platform.serving.model import Deployment, ReplicaStatus
+    from tritium_platform.serving.replica import Replica
     from tritium_platform.tenancy.model import TenantTier
-
-
-class Replica(Protocol):
-    """One engine that serves one model."""
-
-    @property
-    def status(self) -> ReplicaStatus:
-        """This replica at this moment."""
-
-    async def start(self) -> None:
-        """Begin to load; returns at once."""
-
-    async def wait_ready(self) -> None:
-        """Wait for the model; raises EngineUnavailableError if it never comes."""
-
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
-        """Yield the tokens of one request; closing the iterator cancels it."""
-
-    async def embed(self, request_id: str, *, token_ids: Sequence[tuple[int, ...]]) -> EmbeddingOutput:
-        """Embed token id lists."""
-
-    async def drain(self, *, timeout: float) -> None:  # noqa: ASYNC109 - the limit is the caller's to own
-        """Finish what runs, then stop; when it returns the memory is given back."""
-
-
-class ReplicaLauncher(Protocol):
-    """Makes replicas; nothing runs before `start`."""
-
-    def __call__(self, *, name: str, model_path: str, threads: int, memory_limit_bytes: int) -> Replica:
-        """Return a replica that is not started yet."""
 
 
 class Pool:
@@ -56,13 +31,20 @@ class Pool:
         leases: requests that hold it in memory.
         is_retired: another version has taken its place; what holds it is finished, then it goes.
         is_leaving: its engines are being stopped.
-        tier: the tenant's tier at the last request, for the operator's figures; None before the first.
+        tier: the tenant's tier at the last request; None before the first.
         last_used: `Clock.monotonic_nanoseconds` of the last lease that began or ended.
         loading: the load under way.
         idle: set while nobody holds it.
     """
 
-    def __init__(self, deployment: Deployment, *, need_bytes: int, launch: Callable[[int], Replica]) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        need_bytes: int,
+        launch: Callable[[int], Replica],
+        limits: EngineConfig,
+    ) -> None:
         self.deployment = deployment
         self.need_bytes = need_bytes
         self.replicas: list[Replica] = []
@@ -75,6 +57,8 @@ class Pool:
         self.idle = asyncio.Event()
         self.idle.set()
         self._launch = launch
+        self._limits = limits
+        self._dispatcher: Dispatcher | None = None  # one engine needs none: requests wait in it
 
     @property
     def is_in_memory(self) -> bool:
@@ -114,9 +98,33 @@ class Pool:
             return DeploymentState.STARTING if self.loading else DeploymentState.UNLOADED
         return policy.deployment_state(self.statuses)
 
+    def note_tier(self, tier: TenantTier) -> None:
+        """Take note of the tenant's tier: the engines' part of the processor follows its weight."""
+        if tier is not self.tier:
+            self.tier = tier
+            self._weigh()
+
+    def readings(self) -> list[EngineReading]:
+        """Return what its engines have to do, if any was asked for something, for the operator.
+
+        What waits for any of them is counted with the first.
+        """
+        if self.tier is None:
+            return []
+        loads = [status.load for status in self.statuses]
+        if self._dispatcher is not None:
+            loads[0] = replace(loads[0], waiting=loads[0].waiting + self._dispatcher.num_waiting)
+        return [
+            EngineReading(model=self.deployment.name, tier=self.tier, replica=status.name, load=load)
+            for status, load in zip(self.statuses, loads, strict=True)
+        ]
+
     def launch(self) -> None:
         """Make the engines; from now on they are charged. Nothing runs before `start`."""
         self.replicas = [self._launch(index) for index in range(self.deployment.replicas)]
+        if len(self.replicas) > 1:
+            self._dispatcher = Dispatcher(self.replicas, limits=self._limits, unavailable=self._unavailable)
+        self._weigh()
 
     async def start(self) -> None:
         """Start the engines and wait until one of them answers; EngineUnavailableError if none ever will."""
@@ -140,8 +148,28 @@ class Pool:
 
     async def drain(self, *, timeout: float) -> None:  # noqa: ASYNC109 - the limit is the caller's to own
         """Let the engines finish what they run, and stop them; until they are gone they are charged."""
-        await asyncio.gather(*(replica.drain(timeout=timeout) for replica in self.replicas))
-        self.replicas, self.is_leaving = [], False
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        if self._dispatcher is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._dispatcher.wait_empty()
+        left = max(0.0, end - loop.time())
+        await asyncio.gather(*(replica.drain(timeout=left) for replica in self.replicas))
+        self.replicas, self.is_leaving, self._dispatcher = [], False, None
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
+        """Yield the tokens of one request; closing the iterator cancels it.
+
+        Raises:
+            QueueFullError: too much waits already, or it had no turn for as long as one may wait.
+            EngineUnavailableError: no engine is ready, or the one that had the request died.
+        """
+        return (self._dispatcher or self.choose()).generate(request)
+
+    async def embed(self, request_id: str, *, token_ids: Sequence[tuple[int, ...]]) -> EmbeddingOutput:
+        """Embed token id lists; raises as `generate` does."""
+        return await (self._dispatcher or self.choose()).embed(request_id, token_ids=token_ids)
 
     def choose(self) -> Replica:
         """Return the ready engine with the least to do.
@@ -153,6 +181,11 @@ class Pool:
         if index is None:
             raise self._unavailable()
         return self.replicas[index]
+
+    def _weigh(self) -> None:
+        if self.tier is not None:
+            for replica in self.replicas:
+                replica.weigh(TIER_WEIGHTS[self.tier])
 
     def _unavailable(self) -> EngineUnavailableError:
         reasons = {status.last_error for status in self.statuses if status.last_error}

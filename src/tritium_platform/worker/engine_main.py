@@ -42,6 +42,7 @@ class EngineServer:
         self._facts = facts
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._is_alone = asyncio.Event()
+        self._has_waiting = False
         self._link: ProcessLink[messages.Command]
 
     async def serve(self, connected: socket.socket) -> None:
@@ -89,6 +90,8 @@ class EngineServer:
                 async for output in outputs:
                     spans.note(output)
                     self._link.send(messages.Tokens(output))
+                    if self._has_waiting is not (self._engine.num_waiting > 0):
+                        self._report_load()  # at once: while some wait here the gateway sends nobody else
         finally:
             spans.end()
 
@@ -98,8 +101,13 @@ class EngineServer:
 
     async def _beat(self) -> None:
         while True:
-            self._link.send(messages.Heartbeat(_resident_bytes(), self._load()))
+            self._report_load()
             await asyncio.sleep(_HEARTBEAT_SECONDS)
+
+    def _report_load(self) -> None:
+        load = self._load()
+        self._has_waiting = load.waiting > 0
+        self._link.send(messages.Heartbeat(_resident_bytes(), load))
 
     def _load(self) -> EngineLoad:
         figures = self._engine.metrics
@@ -164,6 +172,8 @@ def _load(options: argparse.Namespace) -> tuple[EngineThread, ModelFacts]:
         kind=ModelKind.EMBED if loaded.engine is None else ModelKind.GENERATE,
         vocabulary_size=loaded.tokenizer.vocab_size,
         maximum_positions=loaded.max_tokens,
+        # Of inputs one batch runs while the next one fills.
+        places=limits.max_running if loaded.batcher is None else 2 * loaded.batcher.config.max_batch_inputs,
     )
     return EngineThread(loaded.engine, batcher=loaded.batcher).start(), facts
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from tritium_platform.adapters.processor_share import BACKGROUND, give_way
 from tritium_platform.adapters.telemetry import configure_logging
 from tritium_platform.adapters.worker_process import CONFIGURATION
 from tritium_platform.compose.worker import initialize_worker
@@ -36,6 +37,8 @@ async def run_worker(config: PlatformConfig) -> None:
         loop.add_signal_handler(number, stopped.set)
     if not await _take_turn(config.jobs_dir, stopped=stopped):
         return
+    if config.engine_cpu_shares:
+        give_way(os.getpid(), niceness=BACKGROUND)
     worker = await initialize_worker(config)
     await asyncio.to_thread(worker.launch)
     logger.info("quantization_worker_ready")

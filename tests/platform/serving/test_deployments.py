@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tritium_platform.adapters.memory.alias_store import MemoryAliasStore
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
@@ -25,6 +27,12 @@ class Standing:
     """A replica that only stands there."""
 
     status = ReplicaStatus(name="r", state=ReplicaState.READY)
+
+    def watch(self, changed):
+        pass
+
+    def weigh(self, weight):
+        pass
 
     async def start(self):
         pass
@@ -65,6 +73,11 @@ async def test_nobody_gets_more_engines_by_asking_many_times_at_once():
     ends = await asyncio.gather(*(service.create(plan) for plan in plans), return_exceptions=True)
     assert [type(end) for end in ends if isinstance(end, Exception)] == [RequestTooLargeError] * 3
     assert len(started) == 15 <= MAX_TENANT_REPLICAS
+
+
+@pytest.mark.parametrize(("threads", "replicas", "each"), [(0, 1, 8), (0, 3, 2), (0, 8, 1), (4, 3, 4)])
+def test_replicas_divide_the_cores_unless_their_threads_are_set(threads, replicas, each):
+    assert ServingLimits(threads=threads, cores=8).threads_of(replicas=replicas) == each
 
 
 async def test_a_gateway_follows_what_another_deploys_swaps_and_deletes_and_never_what_it_makes_itself():

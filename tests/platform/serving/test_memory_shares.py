@@ -12,6 +12,7 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tritium.engine.config import EngineConfig
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.quotas.fairshare import ShareBound
 from tritium_platform.serving.memory_shares import RECENT_NANOSECONDS, leaving_order, share_memory
@@ -29,6 +30,9 @@ class Engine:
     """A double of an engine that is ready at once and ends at once."""
 
     status = ReplicaStatus(name="e", state=ReplicaState.READY)
+
+    def weigh(self, weight):
+        pass
 
     async def start(self):
         pass
@@ -53,7 +57,7 @@ def a_pool(*, tenant_id, need=1, used_at=None, is_pinned=False, tier=TenantTier.
         created_at=clock.now(),
         is_pinned=is_pinned,
     )
-    pool = Pool(deployment, need_bytes=need, launch=lambda _: Engine())
+    pool = Pool(deployment, need_bytes=need, launch=lambda _: Engine(), limits=EngineConfig())
     pool.tier, pool.leases = tier, leases
     if used_at is not None:
         pool.launch()

@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tritium.engine.config import EngineConfig
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.errors import InsufficientMemoryError
 from tritium_platform.serving.errors import EngineUnavailableError
@@ -50,6 +51,12 @@ class Engine:
     @property
     def status(self):
         return ReplicaStatus(name="e", state=self.state, resident_bytes=self.resident_bytes)
+
+    def watch(self, changed):
+        pass
+
+    def weigh(self, weight):
+        pass
 
     async def start(self):
         pass
@@ -96,7 +103,7 @@ def a_pool(machine, clock, *, need, replicas=1, is_pinned=False, tenant_id=None)
         created_at=clock.now(),
         is_pinned=is_pinned,
     )
-    holder.append(Pool(deployment, need_bytes=need, launch=launch))
+    holder.append(Pool(deployment, need_bytes=need, launch=launch, limits=EngineConfig()))
     return holder[0]
 
 
