@@ -208,11 +208,11 @@ class SpendService:
                 is_beyond |= counter.used + counter.held > cap.amount_minor * MICRO
             else:
                 if is_beyond:  # in shadow mode it runs all the same
-                    await self._mark(cap, SHADOW)
+                    await self._mark(cap, SHADOW, period=reservation.period)
                 return held
             for each in held:
                 await self._reservations.void(each.id, tenant_id=cap.tenant_id, at=self._clock.now())
-            await self._alert_of(cap, threshold=100)
+            await self._alert_of(cap, threshold=100, period=reservation.period)
         own = sum(each.amount for each in held)
         raise self._reached(cap, counter=QuotaCounter(counter.limit, counter.used, counter.held - own))
 
@@ -254,16 +254,15 @@ class SpendService:
         used = (await self._counter(cap, period=period)).used
         for threshold in THRESHOLDS:
             if used * 100 >= cap.amount_minor * MICRO * threshold:
-                await self._alert_of(cap, threshold=threshold)
+                await self._alert_of(cap, threshold=threshold, period=period)
 
-    async def _alert_of(self, cap: SpendCap, *, threshold: int) -> None:
-        if await self._mark(cap, str(threshold)):
+    async def _alert_of(self, cap: SpendCap, *, threshold: int, period: str) -> None:
+        if await self._mark(cap, str(threshold), period=period):
             await self._note("spend.alert", cap, amount=str(cap.amount_minor), threshold=threshold)
             _log.warning("spend_alert", tenant_id=str(cap.tenant_id), threshold=threshold)
 
-    async def _mark(self, cap: SpendCap, name: str) -> bool:
-        now = self._clock.now()
-        return await self._store.mark(cap.tenant_id, period=str(CalendarMonth.of(now)), name=name, at=now)
+    async def _mark(self, cap: SpendCap, name: str, *, period: str) -> bool:
+        return await self._store.mark(cap.tenant_id, period=period, name=name, at=self._clock.now())
 
     async def _note(self, action: str, cap: SpendCap, **details: str | int) -> None:
         identity = uuid7(self._clock)
