@@ -159,6 +159,8 @@ class SharedLimiter:
         try:
             with self._locked:
                 is_vacant = _locks(descriptor)
+                if is_vacant:  # to the others it looks taken from now on: its places are free before
+                    self._begin_generation(seat)
             yield is_vacant
         finally:
             os.close(descriptor)
