@@ -265,7 +265,9 @@ class SharedLimiter:
         raise OverloadedError("Too many tenants are active at this moment: try again in a minute.")
 
     def _is_idle(self, row: int, *, now: int) -> bool:
-        return self._rates(row).is_full(now) and not self._running(row)
+        if not self._rates(row).is_full(now):
+            return False
+        return not self._running(row) or (self._bury(row) and not self._running(row))
 
     def _rates(self, row: int) -> Rates:
         place = row + _RATES_AT + self._map[row] * _RATES.size
