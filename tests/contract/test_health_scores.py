@@ -335,6 +335,13 @@ async def test_a_kept_score_that_somebody_changed_is_found_and_the_database_refu
     assert check_arithmetic(kept) == []
 
 
+async def test_a_quota_beyond_the_whole_numbers_of_json_is_scored(books: Books) -> None:
+    tenant_id = await live(books, replace(A_LIFE, ceiling=2**60))
+    scored = await service(books, tenant_id).score(tenant_id, as_of=AS_OF)
+    assert json.loads(scored.body())["facts"]["month_ceiling"] == 2**53 - 1
+    assert scored.score is not None
+
+
 @pytest.mark.parametrize(
     "as_of", [AS_OF + timedelta(minutes=1), AS_OF + 2 * HOUR, AS_OF.replace(tzinfo=None)]
 )

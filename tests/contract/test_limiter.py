@@ -280,6 +280,29 @@ def test_a_full_set_gives_a_row_away_only_when_its_tenant_misses_nothing(directo
     limiter.close()
 
 
+def test_a_full_set_gives_away_the_rows_of_those_whose_gateway_is_dead(directory):
+    dead, limits = SharedLimiter(directory), limits_of(rate=60)
+    tenants = of_one_set(shared_limiter.WAYS + 1)
+    for tenant in tenants[:-1]:
+        assert enter(dead, tenant, limits=limits, requests=1, tokens=0, now=START) is None
+    alive = SharedLimiter(directory)
+    dead.close()
+    later = START + 61 * SECOND
+    assert enter(alive, tenants[-1], limits=limits, requests=1, tokens=0, now=later) is None
+    assert alive.standing(tenants[-1], limits=limits, now=later).running == 1
+    alive.close()
+
+
+def test_places_of_a_dead_gateway_are_free_while_its_seat_is_held_for_its_spool(directory):
+    dead, alive, limits = SharedLimiter(directory), SharedLimiter(directory), limits_of(places=2)
+    assert enter(dead, TENANTS[0], limits=limits, requests=2, tokens=0, now=START) is None
+    dead.close()
+    with alive.vacant(dead.seat) as is_vacant:
+        assert is_vacant
+        assert enter(alive, TENANTS[0], limits=limits, requests=2, tokens=0, now=START) is None
+    alive.close()
+
+
 def test_rates_outlive_all_gateways_and_places_do_not(directory):
     limits = limits_of(rate=10, places=4)
     first = SharedLimiter(directory)

@@ -12,8 +12,10 @@ import pytest
 
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.spool_positions import MemorySpoolPositions
+from tritium_platform.adapters.neighbours import Neighbours, spool_of_seat
 from tritium_platform.adapters.settlement_codec import decode_settlements, encode_settlements
 from tritium_platform.adapters.settlement_store import GroupSettlement, RoomStores
+from tritium_platform.adapters.shared_limiter import SharedLimiter
 from tritium_platform.adapters.spool import spool_files
 from tritium_platform.adapters.spooled_settlements import SpooledSettlements
 from tritium_platform.adapters.sql.spool_positions import SqlSpoolPositions
@@ -285,6 +287,29 @@ async def test_after_a_crash_the_next_process_brings_in_what_is_missing(
     assert await recovered.recover() == 0
     await shop.require(settlements)
     assert spool_files(directory) == []
+
+
+async def test_a_damaged_spool_of_one_dead_gateway_does_not_keep_out_that_of_another(
+    books: Books, store: GroupSettlement, clock: ManualClock, tmp_path: Path
+) -> None:
+    shop = Shop(books, clock)
+    await shop.open()
+    never = Unlucky(store, failures=["before"] * 10_000)
+    for seat in (1, 2):
+        journal = SpooledSettlements(spool_of_seat(tmp_path, seat), store=never, clock=clock)
+        left = [shop.settlement() for _ in range(3)]
+        for each in left:
+            await journal.append(each)
+        await kill(journal)
+    (damaged,) = spool_files(spool_of_seat(tmp_path, 1))
+    data = damaged.read_bytes()
+    damaged.write_bytes(b"\0" * 20 + data[20:])
+    limiter = SharedLimiter(tmp_path / "limits")
+    neighbours = Neighbours(limiter, spool_dir=tmp_path, store=store, clock=clock)
+    with pytest.raises(PlatformError, match="damaged"):
+        await neighbours.adopt_spools()
+    await shop.require(left)
+    limiter.close()
 
 
 async def test_a_spool_that_is_shorter_than_the_books_or_damaged_stops_the_start(

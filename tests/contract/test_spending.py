@@ -270,3 +270,32 @@ async def test_what_failed_costs_nothing_and_what_cost_more_is_used_as_far_as_it
         SpendCap(tenant_id=TENANT, amount_minor=0, currency="USD")
     with pytest.raises(ValidationError):
         SpendCap(tenant_id=TENANT, amount_minor=5, currency="XXX")
+
+
+async def test_a_request_that_ends_in_the_next_month_alerts_of_the_month_it_belongs_to(
+    books: Books, clock: ManualClock
+) -> None:
+    spending = await capped(books, clock, 100)
+    (held,) = await spending.hold(CONTEXT, amounts=[90 * MICRO])
+    clock.advance(seconds=(datetime(2026, 12, 1, tzinfo=UTC) - clock.now()).total_seconds())
+    await spending.settle(held, amount=90 * MICRO)
+    assert sorted(await alerts(books)) == [50, 80]
+    status = await spending.status(TENANT)
+    assert status is not None
+    assert (status.period, status.counter.used, sorted(status.alerts)) == ("2026-12", 0, [])
+    await spend(spending, 60 * MICRO)  # December has an alert of its own
+    assert sorted(await alerts(books)) == [50, 50, 80]
+
+
+async def test_of_what_cost_more_than_is_left_the_rest_is_used_in_the_month_of_the_request(
+    books: Books, clock: ManualClock
+) -> None:
+    spending = await capped(books, clock, 100)
+    (held,) = await spending.hold(CONTEXT, amounts=[10 * MICRO])
+    clock.advance(seconds=(datetime(2026, 12, 1, tzinfo=UTC) - clock.now()).total_seconds())
+    await spending.settle(held, amount=150 * MICRO)
+    november = await books.reservations.counter(TENANT, meter=QuotaMeter.SPEND, period="2026-11")
+    assert november is not None
+    assert (november.used, november.held) == (100 * MICRO, 0)
+    assert sorted(await alerts(books)) == [50, 80, 100]
+    assert await books.reservations.counter(TENANT, meter=QuotaMeter.SPEND, period="2026-12") is None

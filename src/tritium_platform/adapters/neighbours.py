@@ -9,6 +9,7 @@ import structlog
 
 from tritium_platform.adapters.spool import spool_files
 from tritium_platform.adapters.spooled_settlements import SpooledSettlements
+from tritium_platform.errors import PlatformError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,16 +48,23 @@ class Neighbours:
         """Bring what dead gateways have left behind into the books; return how many settlements that were.
 
         Raises:
-            PlatformError: a spool is damaged.
+            PlatformError: a spool is damaged; those of other gateways are in the books.
         """
         count = 0
+        failure: PlatformError | None = None
         for directory in await asyncio.to_thread(_left_behind, self._spool_dir):
             with self._limiter.vacant(int(directory.name.removeprefix(_PREFIX))) as is_vacant:
                 if is_vacant:
                     left = SpooledSettlements(directory, store=self._store, clock=self._clock)
-                    count += await left.recover()
+                    try:
+                        count += await left.recover()
+                    except PlatformError as error:
+                        _log.error("spool_not_adopted", directory=directory.name, reason=error.message)
+                        failure = failure or error
         if count:
             _log.warning("settlements_adopted", count=count)
+        if failure is not None:
+            raise failure
         return count
 
 

@@ -159,6 +159,8 @@ class SharedLimiter:
         try:
             with self._locked:
                 is_vacant = _locks(descriptor)
+                if is_vacant:  # to the others it looks taken from now on: its places are free before
+                    self._begin_generation(seat)
             yield is_vacant
         finally:
             os.close(descriptor)
@@ -263,7 +265,9 @@ class SharedLimiter:
         raise OverloadedError("Too many tenants are active at this moment: try again in a minute.")
 
     def _is_idle(self, row: int, *, now: int) -> bool:
-        return self._rates(row).is_full(now) and not self._running(row)
+        if not self._rates(row).is_full(now):
+            return False
+        return not self._running(row) or (self._bury(row) and not self._running(row))
 
     def _rates(self, row: int) -> Rates:
         place = row + _RATES_AT + self._map[row] * _RATES.size

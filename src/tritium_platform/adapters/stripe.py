@@ -217,7 +217,7 @@ class StripeProvider:
         secret = self._webhook_secret.get_secret_value()
         try:
             stripe.WebhookSignature.verify_header(body, signature, secret)
-        except (stripe.SignatureVerificationError, UnicodeDecodeError):
+        except (stripe.SignatureVerificationError, UnicodeDecodeError, TypeError):  # text beyond ASCII
             raise SignatureError("The signature is not Stripe's.") from None
         # The SDK would judge the age by the machine's clock, and would take what is signed in the future.
         if abs(self._clock.now().timestamp() - _signed_at(signature)) > TOLERANCE.seconds:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 DIFFERS = 1
 AT_ONCE = 400
+# Beyond, arithmetic with moments ends.
+YEARS = range(2000, 9000)
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id.")]
 AsOf = Annotated[
     str | None,
@@ -203,6 +205,8 @@ def _hour(text: str | None) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
+        if moment.year not in YEARS:
+            raise ValueError
     except ValueError:
         raise ValidationError(f"{text[:40]!r} is not an hour: write it as 2026-11-30T00:00Z.") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

@@ -18,6 +18,8 @@ WEEK = timedelta(days=7)
 # An answer is promised within this time: an edge of the buckets in which latencies are counted.
 PROMISED_BUCKET = 14
 PROMISED_MS = 1 << PROMISED_BUCKET
+# Facts are kept as JSON, which has no larger whole numbers; a quota beyond is none.
+LARGEST_OF_JSON = 2**53 - 1
 DECLINES_WINDOW, DISPUTES_WINDOW = timedelta(days=30), timedelta(days=90)
 
 
@@ -137,6 +139,7 @@ async def gather_facts(reader: FactsReader, tenant_id: UUID, *, as_of: datetime)
     """Read the facts of a tenant at a full hour."""
     month = CalendarMonth.of(as_of - timedelta(hours=1))
     money = await reader.money(tenant_id, before=as_of)
+    ceiling = await reader.request_ceiling(tenant_id, period=str(month))
     this_month = await reader.outcomes(tenant_id, start=month.start, end=as_of)
     return HealthFacts(
         tenant_id=tenant_id,
@@ -144,7 +147,7 @@ async def gather_facts(reader: FactsReader, tenant_id: UUID, *, as_of: datetime)
         week=week_of(await reader.outcomes(tenant_id, start=as_of - WEEK, end=as_of)),
         week_before=week_of(await reader.outcomes(tenant_id, start=as_of - 2 * WEEK, end=as_of - WEEK)),
         month_success=week_of(this_month).success,
-        month_ceiling=await reader.request_ceiling(tenant_id, period=str(month)),
+        month_ceiling=None if ceiling is None else min(ceiling, LARGEST_OF_JSON),
         last_success=await reader.last_success(tenant_id, before=as_of),
         overdue=overdue_of(money, as_of=as_of),
         declined_attempts=money.declined_attempts,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -152,7 +152,7 @@ class SpendService:
             await self._store.put(cap)
             counter = await self._counter(cap, period=period)
             if counter.used < spent:
-                await self._count(cap.tenant_id, amount=spent - counter.used, limit=NO_LIMIT)
+                await self._count(cap.tenant_id, amount=spent - counter.used, limit=NO_LIMIT, period=period)
             await self._note("spend.cap", cap, amount=str(cap.amount_minor), mode=cap.mode.value, actor=actor)
             await self._alert(cap, period=period)
         await self.refresh()
@@ -202,10 +202,11 @@ class SpendService:
             return []
         held: list[Reservation] = []
         is_beyond = False
+        period = str(CalendarMonth.of(self._clock.now()))
         turn = self._turns.setdefault(cap.tenant_id, asyncio.Lock())
         async with turn, self._unit_of_work():
             for amount in amounts:
-                reservation = self._reservation(cap.tenant_id, amount=amount)
+                reservation = self._reservation(cap.tenant_id, amount=amount, period=period)
                 is_held, counter = await self._reservations.hold(reservation, limit=_limit(cap))
                 if not is_held:
                     break
@@ -213,11 +214,11 @@ class SpendService:
                 is_beyond |= counter.used + counter.held > cap.amount_minor * MICRO
             else:
                 if is_beyond:  # in shadow mode it runs all the same
-                    await self._mark(cap, SHADOW)
+                    await self._mark(cap, SHADOW, period=period)
                 return held
             for each in held:
                 await self._reservations.void(each.id, tenant_id=cap.tenant_id, at=self._clock.now())
-            await self._alert_of(cap, threshold=100)
+            await self._alert_of(cap, threshold=100, period=period)
         own = sum(each.amount for each in held)
         raise self._reached(cap, counter=QuotaCounter(counter.limit, counter.used, counter.held - own))
 
@@ -236,18 +237,25 @@ class SpendService:
         if cap is None:
             return
         if amount > fitting:
-            await self._count(tenant_id, amount=amount - fitting, limit=_limit(cap))
+            await self._count(
+                tenant_id, amount=amount - fitting, limit=_limit(cap), period=reservation.period
+            )
         await self._alert(cap, period=reservation.period)
 
     async def void(self, reservation: Reservation) -> None:
         """Give back what was reserved: nothing was used."""
         await self._reservations.void(reservation.id, tenant_id=reservation.tenant_id, at=self._clock.now())
 
-    async def _count(self, tenant_id: UUID, *, amount: int, limit: int) -> None:
-        reservation = self._reservation(tenant_id, amount=amount)
-        if (await self._reservations.hold(reservation, limit=limit))[0]:
+    async def _count(self, tenant_id: UUID, *, amount: int, limit: int, period: str) -> None:
+        """Use what was not reserved, as far as it fits."""
+        reservation = self._reservation(tenant_id, amount=amount, period=period)
+        is_held, counter = await self._reservations.hold(reservation, limit=limit)
+        if not is_held and counter.remaining > 0:
+            reservation = replace(reservation, amount=counter.remaining)
+            is_held, _ = await self._reservations.hold(reservation, limit=limit)
+        if is_held:
             await self._reservations.settle(
-                reservation.id, tenant_id=tenant_id, amount=amount, at=self._clock.now()
+                reservation.id, tenant_id=tenant_id, amount=reservation.amount, at=self._clock.now()
             )
 
     async def _counter(self, cap: SpendCap, *, period: str) -> QuotaCounter:
@@ -259,16 +267,15 @@ class SpendService:
         used = (await self._counter(cap, period=period)).used
         for threshold in THRESHOLDS:
             if used * 100 >= cap.amount_minor * MICRO * threshold:
-                await self._alert_of(cap, threshold=threshold)
+                await self._alert_of(cap, threshold=threshold, period=period)
 
-    async def _alert_of(self, cap: SpendCap, *, threshold: int) -> None:
-        if await self._mark(cap, str(threshold)):
+    async def _alert_of(self, cap: SpendCap, *, threshold: int, period: str) -> None:
+        if await self._mark(cap, str(threshold), period=period):
             await self._note("spend.alert", cap, amount=str(cap.amount_minor), threshold=threshold)
             _log.warning("spend_alert", tenant_id=str(cap.tenant_id), threshold=threshold)
 
-    async def _mark(self, cap: SpendCap, name: str) -> bool:
-        now = self._clock.now()
-        return await self._store.mark(cap.tenant_id, period=str(CalendarMonth.of(now)), name=name, at=now)
+    async def _mark(self, cap: SpendCap, name: str, *, period: str) -> bool:
+        return await self._store.mark(cap.tenant_id, period=period, name=name, at=self._clock.now())
 
     async def _note(self, action: str, cap: SpendCap, **details: str | int) -> None:
         identity = uuid7(self._clock)
@@ -286,13 +293,13 @@ class SpendService:
             )
         )
 
-    def _reservation(self, tenant_id: UUID, *, amount: int) -> Reservation:
+    def _reservation(self, tenant_id: UUID, *, amount: int, period: str) -> Reservation:
         now = self._clock.now()
         return Reservation(
             id=uuid7(self._clock),
             tenant_id=tenant_id,
             meter=QuotaMeter.SPEND,
-            period=str(CalendarMonth.of(now)),
+            period=period,
             amount=amount,
             created_at=now,
             expires_at=now + self._lifetime,

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
+from tritium.errors import ValidationError
 from tritium_platform.cli.app import app
 
 NOW = datetime.now(UTC)
@@ -52,10 +53,15 @@ def test_a_score_is_shown_kept_once_a_day_and_made_again(tritiumd, tenant, tmp_p
     ] == ("0", "9")
     assert "facts.week.success" in tritiumd("health", "recompute", tenant, code=1, output="human")
     assert tritiumd("health", tenant, "--as-of", midnight.isoformat())["score"] == 100
-    refused = CliRunner().invoke(
-        app, ["health", tenant, "--as-of", "noon", "--data-dir", str(tmp_path / "data")]
-    )
-    assert refused.exit_code != 0
+
+
+@pytest.mark.parametrize(
+    "moment", ["noon", "0001-01-01T00:00+14:00", "0001-01-01T00:00Z", "9999-12-31T23:00-14:00"]
+)
+def test_a_moment_that_is_no_hour_of_ours_is_refused_in_a_word(tritiumd, tenant, tmp_path, moment):
+    words = ["health", tenant, "--as-of", moment, "--data-dir", str(tmp_path / "data")]
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, ValidationError), refused.exception
 
 
 def test_uses_are_summed_up_by_day_and_model(tritiumd, tenant):

@@ -146,6 +146,14 @@ async def test_a_provider_that_cannot_be_asked_says_nothing_and_is_counted(till,
     assert (found, counted["providers_silent"], counted["provider_entries"]) == ([], 1, 0)
 
 
+async def test_a_provider_that_falls_silent_after_its_list_says_nothing_more_and_is_counted(till, life):
+    (dispute,) = till.bank.disputes
+    del till.bank.disputes[dispute]
+    till.double.faults.extend(["", "", "", *["error_before"] * 20])  # three lists, then no answer
+    counted, found = await compared(till)
+    assert (found, counted["providers_silent"], counted["provider_entries"]) == ([], 1, 5)
+
+
 async def test_faults_on_the_way_are_tried_again_and_a_long_list_is_read_to_its_end(till):
     await till.card("pm_ok")
     for number in range(120):

@@ -72,8 +72,7 @@ class StatementComparison:
             try:
                 said = await provider.statement(start=start - EDGE, end=end + EDGE)
             except BitNetServiceError as error:
-                _log.error("provider_statement_failed", provider=name, code=error.code)
-                counted["providers_silent"] += 1
+                _note_silence(name, error, counted=counted)
                 said = None
             named = set[str]()
             for item in said or ():
@@ -138,7 +137,11 @@ class StatementComparison:
                 counted["disputes"] += 1
                 moved = await self._moved(f"dispute:{dispute.id}", dispute.tenant_id)
                 found += compare_dispute_movement(dispute, attempt, moved)
-                found += await self._absent_dispute(dispute, attempt, said=said)
+                try:
+                    found += await self._absent_dispute(dispute, attempt, said=said)
+                except BitNetServiceError as error:
+                    _note_silence(provider, error, counted=counted)
+                    said = None
         return found
 
     async def _absent_dispute(
@@ -161,6 +164,11 @@ class StatementComparison:
         for entry in await self._books.journal.entries_about(operation, tenant_id=tenant_id):
             moved[entry.account.value] += entry.amount_minor
         return moved
+
+
+def _note_silence(provider: str, error: BitNetServiceError, *, counted: Counter[str]) -> None:
+    _log.error("provider_statement_failed", provider=provider, code=error.code)
+    counted["providers_silent"] += 1
 
 
 def _absent(kept: StatementItem, attempt: PaymentAttempt, *, said: set[str] | None) -> list[Difference]:
