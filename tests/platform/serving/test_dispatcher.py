@@ -434,6 +434,9 @@ class Queue(RuleBasedStateMachine):
             assert sum(task.done() for task in self.tasks.values()) > before, "nothing goes on"
         assert self.dispatcher.num_waiting == 0
         assert set(self.dispatcher._taken.values()) == {0}
+        for task in self.tasks.values():
+            if not task.cancelled():
+                task.exception()  # known: nobody else looks at it
         self.loop.close()
 
 
