@@ -143,6 +143,7 @@ async def test_a_bookkeeper_that_does_not_answer_is_replaced(tmp_path, monkeypat
     async with opened(tmp_path) as counter:
         await counter.use()
         assert await counter.written() == (1, 5)
+        assert await counter.bookkeeper.recover() == 1
         first = counter.bookkeeper.process_id
         counter.signal(signal.SIGSTOP)
         monkeypatch.setattr(bookkeeper_process, "ANSWER_SECONDS", 0.2)
@@ -152,6 +153,23 @@ async def test_a_bookkeeper_that_does_not_answer_is_replaced(tmp_path, monkeypat
         await counter.use()
         assert await counter.written() == (2, 10)
         assert counter.bookkeeper.process_id != first
+
+
+async def test_a_bookkeeper_that_looks_through_a_long_log_after_its_start_is_waited_for(
+    tmp_path, monkeypatch
+):
+    async with opened(tmp_path) as counter:
+        await counter.use()
+        assert await counter.written() == (1, 5)
+        first = counter.bookkeeper.process_id
+        monkeypatch.setattr(bookkeeper_process, "ANSWER_SECONDS", 0.2)
+        counter.signal(signal.SIGSTOP)
+        looking = asyncio.create_task(counter.bookkeeper.recover())
+        await asyncio.sleep(0.6)
+        counter.signal(signal.SIGCONT)
+        assert await looking == 1
+        assert counter.bookkeeper.process_id == first
+        monkeypatch.undo()
 
 
 async def test_while_the_bookkeeper_is_gone_nobody_else_can_take_its_place(tmp_path):

@@ -34,6 +34,8 @@ _log = structlog.get_logger(__name__)
 MODULE = "tritium_platform.worker.bookkeeper_main"
 START_SECONDS = 120.0
 ANSWER_SECONDS = 60.0
+# A log of many millions of entries is looked through once after a start: what a crash left may be in it.
+SEARCH_SECONDS = 3600.0
 STOP_SECONDS = 10.0
 _READY = "ready"
 Answers = dict[str, asyncio.Future[int]]
@@ -57,6 +59,7 @@ class BookkeeperProcess:
         self._answers: Answers = {}
         self._numbers = itertools.count()
         self._starting = asyncio.Lock()
+        self._is_log_searched = False
         self._is_closed = False
 
     @property
@@ -98,7 +101,11 @@ class BookkeeperProcess:
 
     async def recover(self) -> int:
         """Log every intent that is in the outbox now and not in the log; return how many were found there."""
-        return await self._ask(messages.EmptyOutbox)
+        await self.start()
+        seconds = None if self._is_log_searched else SEARCH_SECONDS
+        count = await self._ask(messages.EmptyOutbox, seconds=seconds)
+        self._is_log_searched = True
+        return count
 
     async def close(self) -> None:
         """End the child and let another writer in; safe to call twice."""
@@ -109,19 +116,21 @@ class BookkeeperProcess:
             await self._end_child()
             os.close(self._lock)
 
-    async def _ask(self, command: Callable[..., messages.Command], **fields: Any) -> int:
+    async def _ask(
+        self, command: Callable[..., messages.Command], *, seconds: float | None = None, **fields: Any
+    ) -> int:
         await self.start()
         number, answers = str(next(self._numbers)), self._answers
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         answers[number] = answer
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(seconds or ANSWER_SECONDS):
                 if self._link is None or not self._link.is_open:
                     raise _gone()
                 self._link.send(command(number=number, **fields))
                 return await answer
         except TimeoutError:
-            _log.error("bookkeeper_silent", seconds=ANSWER_SECONDS)
+            _log.error("bookkeeper_silent", seconds=seconds or ANSWER_SECONDS)
             self._kill()
             raise _gone() from None
         finally:
@@ -129,6 +138,7 @@ class BookkeeperProcess:
 
     async def _spawn(self) -> None:
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._is_log_searched = False
         answers = self._answers = {_READY: ready}  # nothing that an older child leaves undone is among them
         ours, theirs = socket.socketpair()
         try:

@@ -80,6 +80,8 @@ class AuditService:
                 count += len(rows)
                 if rows:
                     await self._replay(rows)
+                # From here on rows are of our time: what was there before has been looked for.
+                self._searched = self._searched or len(rows) < MAX_GROUP
                 # What came meanwhile is left to the next turn: asked for again and again, it would come in
                 # groups of a few, each with a signature, files and statements of its own.
                 if len(rows) < MAX_GROUP:
@@ -100,7 +102,6 @@ class AuditService:
             # Only rows from before our start can be in the log unknown to us: the log has a single writer.
             found = await asyncio.to_thread(self._log.find, [row.id for row in rows])
             self._unmarked.update(found)
-            self._searched = len(rows) < MAX_GROUP
         fresh = [row for row in rows if row.id not in self._unmarked and row.id not in self._marked_meanwhile]
         await self.append_many(fresh)
         await self._mark()

@@ -82,6 +82,16 @@ async def test_what_a_crash_left_in_the_outbox_is_logged_once(open_log, outbox, 
     assert (report.problems, report.entries) == ((), 5)
 
 
+async def test_the_log_is_not_looked_through_for_what_came_after_an_outbox_that_was_empty(
+    service, outbox, intent, monkeypatch
+):
+    assert await service.recover() == 0
+    monkeypatch.setattr(service._log, "find", lambda _: pytest.fail("the whole log was read"))
+    outbox.commit(intent(0))
+    assert await service.recover() == 1
+    assert outbox.indices == {intent(0).id: 0}
+
+
 async def test_an_outbox_longer_than_a_group_is_drained(service, outbox, intent):
     outbox.commit(*(intent(n) for n in range(2500)))
     assert await service.recover() == 2500
