@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from tritium_platform.adapters.sql.migrate import synchronous_engine
+from tritium_platform.billing.dunning_notice import DunningNotice, NoticeKind
 from tritium_platform.billing.invoice import Invoice, InvoiceKind, InvoiceStatus
 from tritium_platform.billing.journal import JournalGroup, entries_of
 from tritium_platform.billing.list_plan import plan_of
@@ -295,3 +296,42 @@ async def test_entries_about_an_operation_are_those_of_its_parts_and_of_its_tena
         )
     assert list(await journal.entries_about("payment:a", tenant_id=UUID(int=1))) == [*entries, *entries]
     assert list(await journal.entries_about("payment:_", tenant_id=UUID(int=1))) == []
+
+
+def notice(of: Invoice, **values: Any) -> DunningNotice:
+    fields = {
+        "id": uuid7(),
+        "tenant_id": of.tenant_id,
+        "invoice_id": of.id,
+        "attempt_number": 1,
+        "kind": NoticeKind.SOFT,
+        "subject": "a subject",
+        "body": "Hello,\n\na text",
+        "created_at": AT,
+    }
+    return DunningNotice(**{**fields, **values})
+
+
+async def test_a_notice_is_kept_once_per_invoice_attempt_and_kind(books: Books) -> None:
+    made = await invoice(books)
+    store = books.money.payments
+    first, second = notice(made), notice(made, attempt_number=2, kind=NoticeKind.END)
+    assert [await store.add_notice(each) for each in (first, second, notice(made))] == [True, True, False]
+    assert await store.notices(tenant_id=made.tenant_id, limit=9) == [first, second]
+    assert await store.notices(tenant_id=None, limit=1) == [first]
+    assert await store.notices(tenant_id=None, limit=9, after=first.id) == [second]
+    assert await store.notices(tenant_id=uuid7(), limit=9) == []
+
+
+async def test_a_notice_goes_with_the_unit_of_work_that_fails(books: Books) -> None:
+    made = await invoice(books)
+
+    async def cut() -> None:
+        async with books.unit_of_work():
+            assert await books.money.payments.add_notice(notice(made))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await cut()
+    assert await books.money.payments.notices(tenant_id=None, limit=9) == []
+    assert await books.money.payments.add_notice(notice(made))

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from tritium_platform.adapters import billing_schedule
 from tritium_platform.audit.note import NoteVerifier
+from tritium_platform.billing.dunning_notice import DunningNotice, NoticeKind
 from tritium_platform.cli.app import app
 from tritium_platform.compose import initialize_platform
 from tritium_platform.compose.worker import initialize_worker
@@ -176,6 +177,40 @@ def test_what_moves_money_happens_once_per_key(running, shop):
         assert listed == grants[:1]
         ledger = admin.get("/api/v1/billing/journal.beancount").raise_for_status().text
         assert "Liabilities:CustomerCredit" in ledger
+
+
+def test_what_a_customer_is_to_be_told_is_read_by_the_operator_and_by_itself(running, shop):
+    tenant_id, key, invoice = shop
+    kept = DunningNotice(
+        id=uuid7(),
+        tenant_id=uuid.UUID(tenant_id),
+        invoice_id=uuid.UUID(invoice["id"]),
+        attempt_number=1,
+        kind=NoticeKind.SOFT,
+        subject="declined",
+        body="Hello,\n\nagain tomorrow.",
+        created_at=datetime.now(UTC),
+    )
+    assert running.run(running.platform.desk.books.payments.add_notice(kept))
+    _, stranger = running.tenant(name="Stranger")
+    with running.admin() as admin, running.http(key) as http, running.http(stranger) as other:
+        (seen,) = admin.get("/api/v1/billing/payments/notices").raise_for_status().json()["notices"]
+        assert (seen["id"], seen["kind"], seen["body"]) == (str(kept.id), "soft", kept.body)
+        own = http.get("/api/v1/payments/notices", params={"limit": 1}).raise_for_status().json()
+        assert (own["notices"], own["next_after"]) == ([seen], seen["id"])
+        rest = {"limit": 1, "after": seen["id"]}
+        assert http.get("/api/v1/payments/notices", params=rest).json() == {"notices": [], "next_after": None}
+        assert other.get("/api/v1/payments/notices").json()["notices"] == []
+        assert other.get("/api/v1/billing/payments/notices").status_code == 403
+        buyer = {"name": "Acme Ltd", "email": "books@acme.test"}
+        admin.put(f"/api/v1/billing/buyers/{tenant_id}", json=buyer).raise_for_status()
+        (seen,) = admin.get(f"/api/v1/billing/payments/notices?tenant_id={tenant_id}").json()["notices"]
+        assert seen["email"] == "books@acme.test"
+    command = ["payment", "notices", "--data-dir", str(running.platform.config.data_dir), "--format"]
+    listed = json.loads(CliRunner().invoke(app, [*command, "json"]).stdout)["notices"]
+    assert [(each["id"], each["body"]) for each in listed] == [(str(kept.id), kept.body)]
+    assert "declined" in CliRunner().invoke(app, [*command, "human", "--tenant", tenant_id]).stdout
+    assert CliRunner().invoke(app, [*command, "quiet", "--after", str(kept.id)]).stdout == ""
 
 
 def test_a_transfer_is_waited_for_received_and_refunded(running, shop):

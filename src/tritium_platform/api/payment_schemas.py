@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from tritium_platform.api.money_schemas import Identity, MinorUnits, Text
+from tritium_platform.billing.dunning_notice import NoticeKind
 from tritium_platform.billing.payment import AttemptState, Decline, DisputeState, RefundState
 
 if TYPE_CHECKING:
@@ -65,6 +66,27 @@ class NewRefund(BaseModel):
     reason: Text
     amount_minor: MinorUnits | None = None
     credit_note_id: UUID | None = None
+
+
+class NoticeOut(BaseModel):
+    """What a customer is to be told; `email` is the buyer's as it is known now."""
+
+    id: UUID
+    tenant_id: UUID
+    invoice_id: UUID
+    attempt_number: int
+    kind: NoticeKind
+    subject: str
+    body: str
+    email: str | None
+    created_at: datetime
+
+
+class NoticePage(BaseModel):
+    """Notices, oldest first; `next_after` continues the page."""
+
+    notices: list[NoticeOut]
+    next_after: UUID | None
 
 
 class AttemptOut(BaseModel):

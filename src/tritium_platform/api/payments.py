@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -19,6 +20,8 @@ from tritium_platform.api.payment_schemas import (
     NewMethod,
     NewRefund,
     NewTransfer,
+    NoticeOut,
+    NoticePage,
     RefundOut,
     attempt_out,
     attempt_page,
@@ -42,6 +45,14 @@ async def list_payments(
     """List attempts to pay the tenant's invoices, newest first."""
     store = platform.desk.books.payments
     return attempt_page(await store.list(tenant_id=caller.tenant_id, limit=limit, after=after), limit=limit)
+
+
+@router.get("/notices")
+async def list_notices(
+    platform: ThePlatform, caller: UsageCaller, limit: Limit = 20, after: UUID | None = None
+) -> NoticePage:
+    """List what the tenant is to be told of invoices that could not be charged, oldest first."""
+    return await _notices(platform, tenant_id=caller.tenant_id, limit=limit, after=after)
 
 
 @router.get("/{attempt_id}")
@@ -89,6 +100,14 @@ async def list_all_payments(
     return attempt_page(await store.list(tenant_id=tenant_id, limit=limit, after=after), limit=limit)
 
 
+@operator_router.get("/payments/notices")
+async def list_all_notices(
+    platform: ThePlatform, tenant_id: UUID | None = None, limit: Limit = 20, after: UUID | None = None
+) -> NoticePage:
+    """List what customers are to be told, oldest first; a sender keeps the ids of what it has sent."""
+    return await _notices(platform, tenant_id=tenant_id, limit=limit, after=after)
+
+
 @operator_router.get("/payments/{attempt_id}")
 async def get_any_payment(platform: ThePlatform, attempt_id: UUID) -> AttemptDetailOut:
     """Show an attempt of any tenant with its refunds and disputes."""
@@ -130,6 +149,18 @@ async def refund_payment(
         actor=OPERATOR,
     )
     return refund_out(refund)
+
+
+async def _notices(
+    platform: Platform, *, tenant_id: UUID | None, limit: int, after: UUID | None
+) -> NoticePage:
+    kept = await platform.desk.books.payments.notices(tenant_id=tenant_id, limit=limit, after=after)
+    buyers = {each: await platform.desk.plans.buyer(each) for each in {notice.tenant_id for notice in kept}}
+    emails = {tenant: buyer.email or None for tenant, buyer in buyers.items() if buyer is not None}
+    return NoticePage(
+        notices=[NoticeOut(**asdict(each), email=emails.get(each.tenant_id)) for each in kept],
+        next_after=kept[-1].id if len(kept) == limit else None,
+    )
 
 
 async def _detail(platform: Platform, attempt_id: UUID, *, tenant_id: UUID | None) -> AttemptDetailOut:

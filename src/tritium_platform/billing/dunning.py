@@ -12,6 +12,7 @@ from uuid import UUID
 
 import structlog
 
+from tritium_platform.billing.dunning_notice import DunningNotice, NoticeKind, end_text, hard_text, soft_text
 from tritium_platform.billing.invoice import OPEN
 from tritium_platform.billing.payment import UNRESOLVED, AttemptState, Decline
 from tritium_platform.errors import BitNetServiceError
@@ -58,6 +59,7 @@ class DunningEnd(StrEnum):
 class DunningRun:
     """What one run did: counts."""
 
+    told: int
     charged: int
     notified: int
     ended: int
@@ -90,6 +92,26 @@ def next_step(
     return DunningStep.CHARGE if is_time else DunningStep.WAIT
 
 
+def due_notice(
+    invoice: Invoice, attempts: Sequence[PaymentAttempt], *, method: PaymentMethod
+) -> tuple[NoticeKind, tuple[str, str]] | None:
+    """Return what the customer is to be told of the last decline, None if there is nothing to tell.
+
+    After the last soft decline it is the end, which is told when it comes.
+    """
+    failures = list(takewhile(lambda each: each.state is AttemptState.FAILED, reversed(attempts)))
+    declined = [each for each in failures if method.created_at <= each.changed_at]
+    if not declined:
+        return None
+    if declined[0].decline is not Decline.SOFT:
+        until = declined[0].changed_at + timedelta(days=HARD_DAYS)
+        return NoticeKind.HARD, hard_text(invoice, until=until)
+    if len(declined) > len(RETRY_DAYS):
+        return None
+    next_try = declined[-1].changed_at + timedelta(days=RETRY_DAYS[len(declined) - 1])
+    return NoticeKind.SOFT, soft_text(invoice, next_try=next_try)
+
+
 class DunningService:
     """Collects what tenants with a payment method owe; running it twice does everything once.
 
@@ -119,20 +141,26 @@ class DunningService:
     async def run(self) -> DunningRun:
         """Do what is due for every open invoice; what fails for one is logged and left for the next run."""
         counts = {DunningStep.CHARGE: 0, DunningStep.NOTIFY: 0, DunningStep.END: 0}
-        failed = 0
+        failed = told = 0
         async for invoice in self._open_invoices():
             try:
                 method = await self._books.payments.method(invoice.tenant_id)
                 if method is None:
                     continue
                 attempts = await self._books.payments.of_invoice(invoice.id)
+                # First: what is charged next must not leave a decline untold that a crash has cut off.
+                told += await self._tell(invoice, attempts, method=method)
                 step = next_step(invoice, attempts, method=method, now=self._books.clock.now())
                 if step is not DunningStep.WAIT:
                     counts[step] += await self._take(step, invoice, attempts)
+                if step is DunningStep.CHARGE:
+                    attempts = await self._books.payments.of_invoice(invoice.id)
+                    told += await self._tell(invoice, attempts, method=method)
             except BitNetServiceError as error:
                 _log.warning("dunning_failed", invoice_id=str(invoice.id), code=error.code)
                 failed += 1
         return DunningRun(
+            told=told,
             charged=counts[DunningStep.CHARGE],
             notified=counts[DunningStep.NOTIFY],
             ended=counts[DunningStep.END],
@@ -151,11 +179,44 @@ class DunningService:
             await self._books.note_invoice(
                 f"dunning.{step.value}", invoice, actor=ACTOR, code=attempts[-1].code or None
             )
+            if step is DunningStep.END:
+                text = end_text(invoice, is_suspended=self._end is DunningEnd.SUSPEND)
+                await self._keep(NoticeKind.END, text, invoice=invoice, attempt=attempts[-1])
             if step is DunningStep.END and self._end is DunningEnd.UNCOLLECTIBLE:
                 await self._settlement.write_off(invoice.id, actor=ACTOR)
             if step is DunningStep.END and self._end is DunningEnd.SUSPEND and self._suspend is not None:
                 await self._suspend(invoice.tenant_id)
         return 1
+
+    async def _tell(
+        self, invoice: Invoice, attempts: Sequence[PaymentAttempt], *, method: PaymentMethod
+    ) -> int:
+        due = due_notice(invoice, attempts, method=method)
+        if due is None:
+            return 0
+        kind, text = due
+        async with self._books.unit_of_work():
+            return int(await self._keep(kind, text, invoice=invoice, attempt=attempts[-1]))
+
+    async def _keep(
+        self, kind: NoticeKind, text: tuple[str, str], *, invoice: Invoice, attempt: PaymentAttempt
+    ) -> bool:
+        """Keep a notice and its audit entry, unless they are kept already."""
+        notice = DunningNotice(
+            id=uuid7(self._books.clock),
+            tenant_id=invoice.tenant_id,
+            invoice_id=invoice.id,
+            attempt_number=attempt.number,
+            kind=kind,
+            subject=text[0],
+            body=text[1],
+            created_at=self._books.clock.now(),
+        )
+        is_new = await self._books.payments.add_notice(notice)
+        if is_new:
+            details = {"kind": kind.value, "notice_id": str(notice.id)}
+            await self._books.note_invoice("dunning.tell", invoice, actor=ACTOR, **details)
+        return is_new
 
     async def _open_invoices(self) -> AsyncIterator[Invoice]:
         after = None

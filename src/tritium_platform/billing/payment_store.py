@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from tritium_platform.billing.dunning_notice import DunningNotice
     from tritium_platform.billing.payment import (
         PaymentAttempt,
         PaymentDispute,
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
 
 
 class PaymentStore(Protocol):
-    """Keeps attempts, refunds, disputes, and what tenants are charged with."""
+    """Keeps attempts, refunds, disputes, what tenants are charged with, and what they are to be told."""
+
+    async def add_notice(self, notice: DunningNotice) -> bool:
+        """Keep a notice to a customer; False if there is one of that invoice, attempt and kind."""
+
+    async def notices(
+        self, *, tenant_id: UUID | None, limit: int, after: UUID | None = None
+    ) -> Sequence[DunningNotice]:
+        """Return notices to one tenant or to all, oldest first, those newer than `after`."""
 
     async def add(self, attempt: PaymentAttempt) -> bool:
         """Keep a new attempt; False if the invoice has one that is not resolved, or one of that number."""

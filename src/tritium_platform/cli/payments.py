@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,7 @@ from tritium_platform.cli.common import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tritium_platform.billing.dunning_notice import DunningNotice
     from tritium_platform.billing.payment import PaymentAttempt, PaymentRefund
     from tritium_platform.compose import Platform
 
@@ -74,6 +76,38 @@ def list_payments(
 
     config = read_config(config_file, data_dir=data_dir, database_url=database_url)
     _write_attempts(with_platform(config, work), output_format=output_format)
+
+
+@payment_group.command("notices")
+def list_notices(
+    *,
+    tenant: Annotated[str | None, typer.Option(help="Only those to a tenant, by its id.")] = None,
+    after: Annotated[str | None, typer.Option(help="Only newer ones than this notice.")] = None,
+    data_dir: DataDir = None,
+    config_file: ConfigFile = None,
+    database_url: DatabaseUrl = None,
+    output_format: FormatOption = OutputFormat.HUMAN,
+) -> None:
+    """List what customers are to be told of declined charges, oldest first, up to 100; json has the texts."""
+    tenant_id = parse_id(tenant) if tenant else None
+    newer = parse_id(after) if after else None
+
+    async def work(platform: Platform) -> list[DunningNotice]:
+        store = platform.desk.books.payments
+        return list(await store.notices(tenant_id=tenant_id, limit=MOST_SHOWN, after=newer))
+
+    notices = with_platform(read_config(config_file, data_dir=data_dir, database_url=database_url), work)
+    if output_format is OutputFormat.JSON:
+        plain = [asdict(each) | {"created_at": each.created_at.isoformat()} for each in notices]
+        write_json({"notices": [{name: str(value) for name, value in each.items()} for each in plain]})
+    elif output_format is OutputFormat.QUIET:
+        write_text("".join(f"{each.id}\n" for each in notices))
+    else:
+        rows = [
+            [str(each.id), f"{each.created_at:%Y-%m-%d}", str(each.tenant_id), each.kind.value, each.subject]
+            for each in notices
+        ]
+        write_table("Notices", ("id", "day", "tenant", "kind", "subject"), rows)
 
 
 @payment_group.command("method")

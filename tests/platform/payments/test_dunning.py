@@ -88,3 +88,61 @@ async def test_what_was_given_back_is_not_charged_again_by_itself(till):
     (attempt,) = await till.books.payments.list(tenant_id=None, limit=9)
     await till.desk.refunds.refund(attempt.id, reason="sorry", key=None, actor="test")
     assert await days(till, 3) == []
+
+
+async def told(till):
+    kept = await till.books.payments.notices(tenant_id=till.tenant_id, limit=99)
+    return sorted((each.attempt_number, each.kind.value) for each in kept)
+
+
+@pytest.mark.parametrize("end", DunningEnd)
+async def test_a_customer_is_told_of_each_soft_decline_and_of_the_end_once(end):
+    with open_till(end) as till:
+        await till.card("pm_poor")
+        invoice = await till.invoice(1000)
+        await days(till, 12)
+        assert await told(till) == [(1, "soft"), (2, "soft"), (3, "soft"), (4, "soft"), (5, "end")]
+        first, *_, last = await till.books.payments.notices(tenant_id=None, limit=99)
+        assert first.subject == f"Payment of invoice {invoice.number} was declined"
+        assert "10.00 USD" in first.body
+        assert "again on 2 November 2026" in first.body
+        assert ("suspended" in last.body) is (end is DunningEnd.SUSPEND)
+        assert all("insufficient" not in each.body for each in (first, last))  # the bank's reason is not told
+        entries = [each for each in await till.outbox.pending(limit=999) if each.action == "dunning.tell"]
+        assert [each.details["kind"] for each in entries] == ["soft"] * 4 + ["end"]
+
+
+async def test_a_hard_decline_asks_for_another_card_which_is_a_new_beginning(till):
+    await till.card("pm_stolen")
+    await till.invoice(1000)
+    await days(till, 2)
+    assert await told(till) == [(1, "hard")]
+    (notice,) = await till.books.payments.notices(tenant_id=None, limit=9)
+    assert "by 8 November 2026" in notice.body
+    assert "stolen" not in notice.body
+    await till.card("pm_poor")
+    await days(till, 1)
+    assert await told(till) == [(1, "hard"), (2, "soft")]
+    await till.card("pm_ok")
+    await days(till, 9)
+    assert await told(till) == [(1, "hard"), (2, "soft")]
+
+
+async def test_a_decline_that_a_crash_left_untold_is_told_by_the_next_run(till):
+    await till.card("pm_poor")
+    invoice = await till.invoice(1000)
+    # What dunning does before it tells; then its process dies, and is away until the next charge is due.
+    await till.desk.service.process_payment(invoice.id, key=None, actor="test")
+    assert await told(till) == []
+    till.clock.advance(seconds=DAY)
+    run = await till.desk.dunning.run()
+    assert (run.charged, run.told) == (1, 2)
+    assert await told(till) == [(1, "soft"), (2, "soft")]
+    assert (await till.desk.dunning.run()).told == 0
+
+
+async def test_who_pays_is_told_nothing(till):
+    await till.card("pm_ok")
+    await till.invoice(1000)
+    await days(till, 2)
+    assert await told(till) == []

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tritium_platform.adapters.memory.database import MemoryDatabase
+    from tritium_platform.billing.dunning_notice import DunningNotice
     from tritium_platform.billing.payment import (
         PaymentAttempt,
         PaymentDispute,
@@ -140,6 +141,25 @@ class MemoryPaymentStore:
         return _between(
             self._database.tables["payment_disputes"], start=start, end=end, limit=limit, after=after
         )
+
+    async def add_notice(self, notice: DunningNotice) -> bool:
+        """Keep a notice to a customer; False if there is one of that invoice, attempt and kind."""
+        async with self._database.write():
+            place = (notice.invoice_id, notice.attempt_number, notice.kind)
+            kept: dict[object, DunningNotice] = self._database.tables["dunning_notices"]
+            return kept.setdefault(place, notice) is notice
+
+    async def notices(
+        self, *, tenant_id: UUID | None, limit: int, after: UUID | None = None
+    ) -> Sequence[DunningNotice]:
+        """Return notices to one tenant or to all, oldest first, those newer than `after`."""
+        kept: dict[object, DunningNotice] = self._database.tables["dunning_notices"]
+        found = [
+            each
+            for each in kept.values()
+            if tenant_id in {None, each.tenant_id} and (after is None or each.id > after)
+        ]
+        return sorted(found, key=lambda each: each.id)[:limit]
 
     async def set_method(self, method: PaymentMethod) -> None:
         """Let a tenant be charged that way from now on."""

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select, update
 
 from tritium_platform.adapters.sql.tables.payments import (
+    dunning_notices,
     payment_attempts,
     payment_disputes,
     payment_methods,
     payment_refunds,
 )
+from tritium_platform.billing.dunning_notice import DunningNotice, NoticeKind
 from tritium_platform.billing.payment import (
     UNRESOLVED,
     AttemptState,
@@ -194,6 +196,31 @@ class SqlPaymentStore:
         async with self._database.read() as connection:
             row = (await connection.execute(statement)).one_or_none()
         return None if row is None else PaymentMethod(**row._asdict())
+
+    async def add_notice(self, notice: DunningNotice) -> bool:
+        """Keep a notice to a customer; False if there is one of that invoice, attempt and kind."""
+        statement = (
+            self._database.insert(dunning_notices)
+            .values(asdict(notice) | {"kind": notice.kind.value})
+            .on_conflict_do_nothing()
+            .returning(dunning_notices.c.id)
+        )
+        async with self._database.write() as connection:
+            return (await connection.execute(statement)).one_or_none() is not None
+
+    async def notices(
+        self, *, tenant_id: UUID | None, limit: int, after: UUID | None = None
+    ) -> Sequence[DunningNotice]:
+        """Return notices to one tenant or to all, oldest first, those newer than `after`."""
+        table = dunning_notices.c
+        statement = select(dunning_notices).order_by(table.id).limit(limit)
+        if tenant_id is not None:
+            statement = statement.where(table.tenant_id == tenant_id)
+        if after is not None:
+            statement = statement.where(table.id > after)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [DunningNotice(**row._asdict() | {"kind": NoticeKind(row.kind)}) for row in rows]
 
     async def _attempts(self, statement: Select[Any]) -> Sequence[PaymentAttempt]:
         async with self._database.read() as connection:

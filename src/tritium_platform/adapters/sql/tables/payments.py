@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
+    Text,
     UniqueConstraint,
     Uuid,
     text,
@@ -125,6 +126,21 @@ payment_disputes = Table(
     Column("changed_at", UtcDateTime, nullable=False),
     UniqueConstraint("provider", "reference"),
     Index("ix_payment_disputes_attempt_id", "attempt_id"),
+)
+
+dunning_notices = Table(
+    "dunning_notices",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("invoice_id", Uuid, ForeignKey("invoices.id"), nullable=False),
+    Column("attempt_number", Integer, nullable=False),
+    Column("kind", String(10), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("invoice_id", "attempt_number", "kind"),
+    Index("ix_dunning_notices_tenant_id_id", "tenant_id", "id"),
 )
 
 provider_events = Table(

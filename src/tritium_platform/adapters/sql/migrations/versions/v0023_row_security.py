@@ -45,14 +45,14 @@ def upgrade() -> None:
     if op.get_bind().dialect.name != "postgresql":
         return
     for table in OWN:
-        _secure(table, f"{EVERYBODY} OR tenant_id::text = {ACTING}")
-    _secure("tenants", f"{EVERYBODY} OR id::text = {ACTING}")
+        secure(table, f"{EVERYBODY} OR tenant_id::text = {ACTING}")
+    secure("tenants", f"{EVERYBODY} OR id::text = {ACTING}")
     for table, (column, parent) in PARENTS.items():
         # The policy of the parent holds inside, too.
         is_own = f"EXISTS (SELECT FROM {parent} WHERE {parent}.id = {table}.{column})"
         # Entries come before the head of their group, and without one of the same transaction they fall.
         may_be_added = f"{ACTING} <> ''" if table == "journal_entries" else None
-        _secure(table, f"{EVERYBODY} OR {is_own}", may_be_added=may_be_added)
+        secure(table, f"{EVERYBODY} OR {is_own}", may_be_added=may_be_added)
     for name, (wrong, message) in JUDGES.items():
         _judge(name, f"({wrong})", message, before=_WIDE, after=_NARROW)
 
@@ -83,7 +83,8 @@ def _judge(name: str, wrong: str, message: str, *, before: str = "", after: str 
     )
 
 
-def _secure(table: str, is_visible: str, *, may_be_added: str | None = None) -> None:
+def secure(table: str, is_visible: str, *, may_be_added: str | None = None) -> None:
+    """Give a table its policy, which binds its owner, too."""
     op.execute(
         f"CREATE POLICY rows_of_tenant ON {table} USING ({is_visible}) "
         f"WITH CHECK ({may_be_added or is_visible})"
