@@ -1,9 +1,10 @@
-"""Runs `tritium` and `tritiumd` to their end, in a process of its own each time that need not import it all.
+"""Runs `tritium` and `tritiumd`, in a process of its own each time that need not import it all.
 
-Most of what a command takes is Python importing modules. A server that has imported what the programs need,
-and done nothing else, forks itself for every run: a command has its own arguments, environment, directory,
-streams and exit code, and begins with modules that nobody has used. Tests that look at how a program starts,
-and all that speak to one while it runs, start it from nothing.
+Most of what a command takes, and of what a server takes to start, is Python importing modules. A process
+that has imported what the programs need, and done nothing else, forks itself for every run: a program has its
+own arguments, environment, directory, streams and exit code, begins with modules that nobody has used, and
+starts its own children from nothing. Tests that look at how a program starts or ends with its terminal start
+it from nothing; so do test_tritiumd.py and test_console_in_a_browser.py in tests/e2e, for all the others.
 
 Loaded once, by path, from tests/conftest.py: test folders are not packages.
 """
@@ -38,8 +39,15 @@ PRELOADED = (
     "tritium.engine",
     "tritium_platform.cli.app",
     "tritium_platform.adapters.telemetry",
+    "tritium_platform.adapters.tracing",
+    "tritium_platform.adapters.worker_process",
+    "tritium_platform.api.server",
     "tritium_platform.compose",
+    "tritium_platform.console.pages",
+    "tritium_platform.console.reads",
+    "tritium_platform.console.reports",
     "alembic.command",
+    "uvloop",
 )
 LARGEST_REQUEST = 1 << 17
 
@@ -60,25 +68,62 @@ class Server:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
             )
+        self._started: list[Running] = []
         atexit.register(self._close)
 
-    def run(self, wish: Mapping[str, Any], *, streams: Sequence[IO[bytes]], timeout: float) -> int:
-        """Have a program run with these streams; return its exit code."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-            connection.connect(self._address)
-            content = json.dumps(wish).encode()
-            socket.send_fds(connection, [content], [each.fileno() for each in streams])
-            process_id = int(connection.recv(64))
-            connection.settimeout(timeout)
-            try:
-                return int(connection.recv(64))
-            except TimeoutError:
-                os.kill(process_id, signal.SIGKILL)
-                raise
+    def start(self, wish: Mapping[str, Any], *, streams: Sequence[int]) -> Running:
+        """Have a program begin with these streams."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(self._address)
+        socket.send_fds(connection, [json.dumps(wish).encode()], streams)
+        self._started = [each for each in self._started if each.poll() is None]
+        self._started.append(Running(connection))
+        return self._started[-1]
 
     def _close(self) -> None:
+        for each in self._started:
+            each.kill()  # as what a test forgot to stop would have us wait for ever
         self._process.communicate()
         self._folder.cleanup()
+
+
+class Running:
+    """A program that runs: as much of `subprocess.Popen` as tests use."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.pid = int(connection.recv(64))
+        self.returncode: int | None = None
+        self.stdout: IO[bytes]
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code, below zero if a signal was the end; subprocess.TimeoutExpired."""
+        if self.returncode is None:
+            ready, _, _ = select.select([self._connection], [], [], timeout)
+            if not ready:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            self.returncode = int(self._connection.recv(64))
+            self._connection.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
 
 
 @cache
@@ -96,19 +141,44 @@ def run(
     timeout: float = 280,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; return its exit code and what it wrote."""
-    words = [name, *map(str, arguments)]
-    wish = {
-        "words": words,
-        "environment": dict(os.environ if environment is None else environment),
-        "cwd": str(cwd or Path.cwd()),
-    }
     with tempfile.TemporaryFile() as read, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         read.write(stdin)
         read.seek(0)
-        code = the_server().run(wish, streams=[read, out, err], timeout=timeout)
+        wish = _wish([name, *arguments], environment=environment, cwd=cwd)
+        program = the_server().start(wish, streams=[each.fileno() for each in (read, out, err)])
+        try:
+            code = program.wait(timeout)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            raise
         for written in (out, err):
             written.seek(0)
-        return subprocess.CompletedProcess(words, code, out.read().decode(), err.read().decode())
+        return subprocess.CompletedProcess(wish["words"], code, out.read().decode(), err.read().decode())
+
+
+def start(
+    name: str,
+    *arguments: object,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Running:
+    """Start a program; what it writes is read from `stdout`, and its log is added to a file."""
+    read, write = os.pipe()
+    with Path(os.devnull).open("rb") as nothing, log.open("ab") as err, os.fdopen(write, "wb") as out:
+        wish = _wish([name, *arguments], environment=environment, cwd=None)
+        program = the_server().start(wish, streams=[each.fileno() for each in (nothing, out, err)])
+    program.stdout = os.fdopen(read, "rb")
+    return program
+
+
+def _wish(
+    words: Sequence[object], *, environment: Mapping[str, str] | None, cwd: Path | None
+) -> dict[str, Any]:
+    return {
+        "words": list(map(str, words)),
+        "environment": dict(os.environ if environment is None else environment),
+        "cwd": str(cwd or Path.cwd()),
+    }
 
 
 def serve(listener: socket.socket) -> Callable[[], None]:
@@ -154,6 +224,9 @@ def become(wish: Mapping[str, Any], descriptors: list[int]) -> Callable[[], None
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    # Made anew: a stream asks once whether it is a file, a pipe or a terminal.
+    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.chdir(wish["cwd"])
     os.environ.clear()
     os.environ.update(wish["environment"])

@@ -6,13 +6,13 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
+import tritium_test_programs as programs
 
 HARNESS = Path(__file__).resolve().parents[1] / "integration" / "harness.py"
 
@@ -46,7 +46,7 @@ class Program:
 
     def __init__(self, command, data_dir, *, models, environment):
         self.data_dir = data_dir
-        self._command = [sys.executable, "-m", "tritium_platform.cli", command, "--data-dir", data_dir]
+        self._command = ["tritiumd", command, "--data-dir", data_dir]
         self._command += ["--model-root", models, "--port", "0", "--format", "json"]
         self._environment = {**os.environ, **environment}
         self.process = None
@@ -54,10 +54,9 @@ class Program:
         self.admin_key = ""
 
     def start(self):
-        with (self.data_dir / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command, stdout=subprocess.PIPE, stderr=log, env=self._environment
-            )
+        self.process = programs.start(
+            *self._command, log=self.data_dir / "log", environment=self._environment
+        )
         facts = json.loads(self.process.stdout.readline())
         self.url = facts["url"]
         self.admin_key = facts.get("admin_key", self.admin_key)

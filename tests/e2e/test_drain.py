@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import httpx2
@@ -23,11 +21,10 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture
 def up(tmp_path, scripture_llama_without_end):
     """`tritiumd serve` on a fresh directory: (process, what it printed)."""
-    command = [sys.executable, "-m", "tritium_platform.cli", "serve", "--data-dir", tmp_path / "data"]
+    command = ["tritiumd", "serve", "--data-dir", tmp_path / "data"]
     command += ["--port", "0", "--model-root", scripture_llama_without_end, "--format", "json"]
     environment = {**os.environ, "TRITIUM_THREADS_PER_ENGINE": "1"}
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
+    process = programs.start(*command, log=tmp_path / "log", environment=environment)
     yield process, json.loads(process.stdout.readline())
     process.kill()
     process.wait(60)

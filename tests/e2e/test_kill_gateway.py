@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -36,10 +34,9 @@ class Daemon:
 
     def start(self):
         environment = {**os.environ, "TRITIUM_THREADS_PER_ENGINE": "1", "TRITIUM_RESERVATION_SECONDS": "3"}
-        command = [sys.executable, "-m", "tritium_platform.cli", self._command, "--data-dir", self.data_dir]
+        command = ["tritiumd", self._command, "--data-dir", self.data_dir]
         command += ["--model-root", self._models, "--port", "0", "--format", "json"]
-        with (self.data_dir / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
+        self.process = programs.start(*command, log=self.data_dir / "log", environment=environment)
         facts = json.loads(self.process.stdout.readline())
         self.url = facts["url"]
         self.admin_key = facts.get("admin_key", self.admin_key)

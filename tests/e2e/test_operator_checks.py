@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 import zipfile
 
@@ -36,9 +34,8 @@ def answer_of(*arguments):
 def server(tmp_path_factory):
     """`tritiumd serve` on a fresh directory: (data directory, what it printed)."""
     data_dir = tmp_path_factory.mktemp("data")
-    command = [sys.executable, "-m", "tritium_platform.cli", "serve", "--data-dir", data_dir, "--port", "0"]
-    with (data_dir / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "--format", "json"], stdout=subprocess.PIPE, stderr=log)
+    command = ["tritiumd", "serve", "--data-dir", data_dir, "--port", "0", "--format", "json"]
+    process = programs.start(*command, log=data_dir / "log")
     yield data_dir, json.loads(process.stdout.readline())
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0

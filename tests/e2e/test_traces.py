@@ -94,7 +94,7 @@ def complete(http, model, **fields):
 
 def test_a_request_is_one_trace_over_both_processes(collector, run_program, harness):
     program = run_program(
-        "up",
+        "serve",
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
         OTEL_BSP_SCHEDULE_DELAY="100",
         OTEL_SERVICE_NAME="shop",
@@ -164,7 +164,7 @@ def test_a_collector_that_is_away_or_fails_disturbs_nobody(collector, run_progra
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}" if is_away else collector.url
-        program = run_program("up", OTEL_EXPORTER_OTLP_ENDPOINT=url, OTEL_BSP_SCHEDULE_DELAY="50")
+        program = run_program("serve", OTEL_EXPORTER_OTLP_ENDPOINT=url, OTEL_BSP_SCHEDULE_DELAY="50")
         key = program.open_account()
         model = deploy(program, key, harness)
         with program.http(key) as http:

@@ -6,12 +6,11 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import httpx2
 import pytest
+import tritium_test_programs as programs
 
 ADDRESS = "192.0.2.77"
 
@@ -22,14 +21,9 @@ def start(tmp_path):
     processes = []
 
     def run(**environment):
-        command = [sys.executable, "-m", "tritium_platform.cli", "serve", "--data-dir", tmp_path]
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [*command, "--port", "0", "--format", "json"],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, **environment},
-            )
+        command = ["tritiumd", "serve", "--data-dir", tmp_path, "--port", "0", "--format", "json"]
+        environment = {**os.environ, **environment}
+        process = programs.start(*command, log=tmp_path / "log", environment=environment)
         processes.append(process)
         return json.loads(process.stdout.readline())
 

@@ -45,10 +45,11 @@ ThreadsOption = Annotated[
 
 
 def write_json(data: Mapping[str, Any]) -> None:
-    """Write one JSON object as a line on stdout."""
+    """Write one JSON object as a line on stdout, at once: who reads a server's line does so while it runs."""
     import json
 
     sys.stdout.write(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def write_text(text: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from tritium.cli import main
 from tritium.cli.failure import exit_code
+from tritium.cli.output import write_json
 from tritium.errors import (
     BitNetServiceError,
     InsufficientMemoryError,
@@ -63,6 +65,15 @@ def test_a_place_without_a_model_is_named_in_the_message(run_tritium, tmp_path, 
     assert done.returncode == 2
     assert (place or ".") in done.stderr
     assert not done.stderr.startswith("Error: :")
+
+
+def test_a_line_of_json_is_there_to_be_read_while_the_program_runs(monkeypatch):
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    with os.fdopen(read, "rb") as reader, os.fdopen(write, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        write_json({"url": "http://127.0.0.1:1"})
+        assert reader.readline() == b'{"url": "http://127.0.0.1:1"}\n'
 
 
 def test_help_names_every_command_and_the_exit_codes(run_tritium):

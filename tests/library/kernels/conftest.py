@@ -1,4 +1,4 @@
-"""Every kernel test runs once per instruction set that this processor has."""
+"""Every kernel test runs on each instruction set that this processor has."""
 
 from __future__ import annotations
 
@@ -16,6 +16,22 @@ def isa(request):
     assert _native.set_isa(request.param)
     yield request.param
     _native.set_isa(before)
+
+
+@pytest.fixture(scope="session")
+def each_isa():
+    """Forces one instruction set after the other: an example and its expected result serve them all."""
+
+    def force():
+        before = _native.isa()
+        try:
+            for name in _native.available_isas():
+                assert _native.set_isa(name)
+                yield name
+        finally:
+            _native.set_isa(before)
+
+    return force
 
 
 @pytest.fixture(scope="session")

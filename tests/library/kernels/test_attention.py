@@ -24,8 +24,8 @@ def dtype(request):
     return request.param
 
 
-def assert_same_bits(one, other):
-    np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
+def assert_same_bits(one, other, *, said=""):
+    np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8), err_msg=said)
 
 
 def paged_batch(random, *, lengths, queries, heads=4, kv_heads=2, dim=16, dtype="fp32"):
@@ -72,14 +72,16 @@ def naive(q, k, v, *, scale, cap=None):
     cap=st.none() | st.sampled_from([0.25, 2.0, 50.0]),
     seed=st.integers(0, 999),
 )
-def test_paged_attention_is_its_twin_to_the_bit(isa, dtype, *, sequences, shape, window, cap, seed):
+def test_paged_attention_is_its_twin_to_the_bit(each_isa, dtype, *, sequences, shape, window, cap, seed):
     heads, kv_heads, dim = shape
     queries = [count for count, _ in sequences]
     lengths = [count + past for count, past in sequences]
     sizes = {"heads": heads, "kv_heads": kv_heads, "dim": dim, "dtype": dtype}
     batch = paged_batch(np.random.default_rng(seed), lengths=lengths, queries=queries, **sizes)
     batch |= {"window": window, "cap": cap}
-    assert_same_bits(cpu.paged_attention(**batch), reference.paged_attention(**batch))
+    expected = reference.paged_attention(**batch)
+    for isa in each_isa():
+        assert_same_bits(cpu.paged_attention(**batch), expected, said=isa)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 0.03)])
@@ -179,20 +181,22 @@ def test_a_window_as_long_as_the_context_changes_no_bit(isa, dtype):
 
 @settings(deadline=None)
 @given(lengths=st.lists(st.integers(0, 20), min_size=1, max_size=5), seed=st.integers(0, 999))
-def test_ragged_attention_is_its_twin_and_keeps_sequences_apart(isa, lengths, seed):
+def test_ragged_attention_is_its_twin_and_keeps_sequences_apart(each_isa, lengths, seed):
     random = np.random.default_rng(seed)
     q, k, v = random.standard_normal((3, sum(lengths), 3, 24)).astype(np.float32)
     starts = np.cumsum([0, *lengths]).astype(np.int32)
-    result = cpu.ragged_attention(q, k, v, sequence_starts=starts, scale=0.2, threads=2)
     expected = reference.ragged_attention(q, k, v, sequence_starts=starts, scale=0.2)
-    assert_same_bits(result, expected)
+    for isa in each_isa():
+        result = cpu.ragged_attention(q, k, v, sequence_starts=starts, scale=0.2, threads=2)
+        assert_same_bits(result, expected, said=isa)
+        for begin, end in pairwise(starts):
+            own, rows = np.array([0, end - begin], np.int32), slice(begin, end)
+            alone = cpu.ragged_attention(q[rows], k[rows], v[rows], sequence_starts=own, scale=0.2)
+            assert_same_bits(alone, result[rows], said=isa)
     for begin, end in pairwise(starts):
-        own = np.array([0, end - begin], np.int32)
-        alone = cpu.ragged_attention(q[begin:end], k[begin:end], v[begin:end], sequence_starts=own, scale=0.2)
-        assert_same_bits(alone, result[begin:end])
         for row in range(begin, end):
             textbook = naive(q[row], k[begin:end], v[begin:end], scale=0.2)
-            np.testing.assert_allclose(result[row], textbook, atol=2e-6)
+            np.testing.assert_allclose(expected[row], textbook, atol=2e-6)
 
 
 NUMBERS = st.one_of(
@@ -205,19 +209,21 @@ NUMBERS = st.one_of(
 @given(
     rows=st.lists(st.lists(NUMBERS, min_size=10, max_size=10), min_size=1, max_size=4), swaps=st.booleans()
 )
-def test_write_kv_is_its_twin_to_the_bit_whatever_the_numbers(isa, dtype, rows, swaps):
+def test_write_kv_is_its_twin_to_the_bit_whatever_the_numbers(each_isa, dtype, rows, swaps):
     k = np.array(rows, np.float32).reshape(-1, 2, 5)
     v = k[::-1].copy() if swaps else -k
     slots = np.array([17, 0, 30, 5], np.int64)[: len(rows)]
-    found, expected = (new_pool(dtype, num_blocks=2, heads=2, head_dim=5) for _ in range(2))
-    cpu.write_kv(k, v, found, slots)
+    expected = new_pool(dtype, num_blocks=2, heads=2, head_dim=5)
     reference.write_kv(k, v, expected, slots)
-    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
-    if dtype == "int8":  # the scales are floats: a NaN may have any bits
-        scales = [pool[..., : 4 * BLOCK_SIZE].copy().view(np.float32) for pool in (found, expected)]
-        np.testing.assert_array_equal(*scales)
-        same = same[..., 4 * BLOCK_SIZE :]
-    assert same.all()
+    for isa in each_isa():
+        found = new_pool(dtype, num_blocks=2, heads=2, head_dim=5)
+        cpu.write_kv(k, v, found, slots)
+        same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+        if dtype == "int8":  # the scales are floats: a NaN may have any bits
+            scales = [pool[..., : 4 * BLOCK_SIZE].copy().view(np.float32) for pool in (found, expected)]
+            np.testing.assert_array_equal(*scales, err_msg=isa)
+            same = same[..., 4 * BLOCK_SIZE :]
+        assert same.all(), isa
 
 
 def test_bytes_are_within_half_a_step_of_the_numbers():

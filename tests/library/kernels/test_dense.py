@@ -19,13 +19,14 @@ def to_bfloat16(values):
 
 @settings(deadline=None)
 @given(rows=st.integers(1, 40), columns=st.integers(0, 200), batch=st.integers(0, 9), half=st.booleans())
-def test_dense_products_equal_the_reference_bit_for_bit(isa, rows, columns, batch, half):
+def test_dense_products_equal_the_reference_bit_for_bit(each_isa, rows, columns, batch, half):
     x, weight = normal(1, batch, columns), normal(2, rows, columns)
     weight = to_bfloat16(weight) if half else weight
-    result = cpu.dense_matmul(x, weight)
-    np.testing.assert_array_equal(result, reference.dense_matmul(x, weight), strict=True)
+    expected = reference.dense_matmul(x, weight)
+    for isa in each_isa():
+        np.testing.assert_array_equal(cpu.dense_matmul(x, weight), expected, strict=True, err_msg=isa)
     wide = reference.as_float32(weight).astype(np.float64)
-    np.testing.assert_allclose(result, x.astype(np.float64) @ wide.T, atol=1e-4)
+    np.testing.assert_allclose(expected, x.astype(np.float64) @ wide.T, atol=1e-4)
 
 
 def test_a_dense_row_does_not_depend_on_batch_or_threads(isa):
@@ -55,12 +56,13 @@ def test_an_id_outside_the_table_is_refused(bad):
 
 @settings(deadline=None)
 @given(rows=st.integers(0, 5), columns=st.integers(1, 150), seed=st.integers(0, 999))
-def test_norms_equal_the_reference_bit_for_bit(isa, rows, columns, seed):
+def test_norms_equal_the_reference_bit_for_bit(each_isa, rows, columns, seed):
     x, weight, bias = normal(seed, rows, columns), normal(seed + 1, columns), normal(seed + 2, columns)
-    expected = reference.rms_norm(x, weight, eps=1e-6)
-    np.testing.assert_array_equal(cpu.rms_norm(x, weight, eps=1e-6), expected)
-    expected = reference.layer_norm(x, weight, bias, eps=1e-12)
-    np.testing.assert_array_equal(cpu.layer_norm(x, weight, bias, eps=1e-12), expected)
+    by_size = reference.rms_norm(x, weight, eps=1e-6)
+    by_layer = reference.layer_norm(x, weight, bias, eps=1e-12)
+    for isa in each_isa():
+        np.testing.assert_array_equal(cpu.rms_norm(x, weight, eps=1e-6), by_size, err_msg=isa)
+        np.testing.assert_array_equal(cpu.layer_norm(x, weight, bias, eps=1e-12), by_layer, err_msg=isa)
 
 
 @pytest.mark.parametrize("columns", [1, 15, 16, 97])
@@ -77,38 +79,44 @@ def test_activation_functions_are_close_to_the_reference(isa, columns):
 
 @settings(deadline=None)
 @given(st.lists(st.floats(width=32), min_size=1, max_size=70))
-def test_gelu_with_a_tangent_is_its_twin_to_the_bit(isa, values):
+def test_gelu_with_a_tangent_is_its_twin_to_the_bit(each_isa, values):
     gate = np.array([values], np.float32)
     up = normal(3, *gate.shape)
-    np.testing.assert_array_equal(cpu.gelu_tanh_multiply(gate, up), reference.gelu_tanh_multiply(gate, up))
+    expected = reference.gelu_tanh_multiply(gate, up)
+    for isa in each_isa():
+        np.testing.assert_array_equal(cpu.gelu_tanh_multiply(gate, up), expected, err_msg=isa)
 
 
 @settings(deadline=None)
 @given(st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=70))
-def test_gelu_with_a_tangent_is_its_formula(isa, values):
+def test_gelu_with_a_tangent_is_its_formula(each_isa, values):
     x = np.array([values], dtype=np.float32)
     exact = x.astype(np.float64)
     tangent = np.tanh(np.sqrt(2 / np.pi) * (exact + 0.044715 * exact**3))
     expected = 0.5 * exact * (1 + tangent) * 3
-    actual = cpu.gelu_tanh_multiply(x, np.full_like(x, 3))
-    np.testing.assert_allclose(actual, expected, rtol=3e-6, atol=3e-6)
+    for isa in each_isa():
+        actual = cpu.gelu_tanh_multiply(x, np.full_like(x, 3))
+        np.testing.assert_allclose(actual, expected, rtol=3e-6, atol=3e-6, err_msg=isa)
 
 
 @settings(deadline=None)
 @given(values=st.lists(st.floats(width=32), min_size=1, max_size=70), cap=st.floats(1e-6, 1e6))
-def test_a_bound_is_its_twin_to_the_bit(isa, values, cap):
+def test_a_bound_is_its_twin_to_the_bit(each_isa, values, cap):
     x = np.array([values], np.float32)
-    np.testing.assert_array_equal(cpu.bound(x, cap=cap), reference.bound(x, cap=cap))
+    expected = reference.bound(x, cap=cap)
+    for isa in each_isa():
+        np.testing.assert_array_equal(cpu.bound(x, cap=cap), expected, err_msg=isa)
 
 
 @settings(deadline=None)
 @given(values=st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=70), cap=st.floats(0.5, 100))
-def test_a_bound_is_its_formula_and_never_passed(isa, values, cap):
+def test_a_bound_is_its_formula_and_never_passed(each_isa, values, cap):
     x = np.array([values], np.float32)
-    bounded = cpu.bound(x, cap=cap)
     expected = cap * np.tanh(x.astype(np.float64) / cap)
-    np.testing.assert_allclose(bounded, expected, rtol=1e-6, atol=1e-37)
-    assert np.abs(bounded).max() <= np.float32(cap)
+    for isa in each_isa():
+        bounded = cpu.bound(x, cap=cap)
+        np.testing.assert_allclose(bounded, expected, rtol=1e-6, atol=1e-37, err_msg=isa)
+        assert np.abs(bounded).max() <= np.float32(cap), isa
 
 
 def test_a_bound_shows_what_is_not_finite_and_is_a_positive_number(isa):
@@ -121,11 +129,13 @@ def test_a_bound_shows_what_is_not_finite_and_is_a_positive_number(isa):
 
 @settings(deadline=None)
 @given(st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=70))
-def test_softmax_is_a_distribution_close_to_the_exact_one(isa, values):
-    shares = cpu.softmax(np.array([values], np.float32))[0]
+def test_softmax_is_a_distribution_close_to_the_exact_one(each_isa, values):
     # float32 rounds the difference to the largest value: that error is the format's, not the kernel's.
     powers = [math.exp(np.float32(value) - np.float32(max(values))) for value in values]
-    np.testing.assert_allclose(shares, np.array(powers) / sum(powers), rtol=2e-6, atol=1e-37)
+    expected = np.array(powers) / sum(powers)
+    for isa in each_isa():
+        shares = cpu.softmax(np.array([values], np.float32))[0]
+        np.testing.assert_allclose(shares, expected, rtol=2e-6, atol=1e-37, err_msg=isa)
 
 
 def test_softmax_gives_nothing_to_minus_infinity_and_shows_nan(isa):

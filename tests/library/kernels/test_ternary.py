@@ -28,27 +28,30 @@ def random_inputs(random, *, batch, columns):
 @example(
     case={"rows": 1, "columns": 1, "planes": 3, "group_size": None, "scale_per_row": True}, batch=1, seed=0
 )
-def test_ternary_products_equal_the_reference_bit_for_bit(isa, make_weight, case, batch, seed):
+def test_ternary_products_equal_the_reference_bit_for_bit(each_isa, make_weight, case, batch, seed):
     random = np.random.default_rng(seed)
     weight = make_weight(random, **case)
     _, q, scale = random_inputs(random, batch=batch, columns=case["columns"])
-    np.testing.assert_array_equal(
-        cpu.ternary_accumulate(cpu.prepare(weight), q), reference.ternary_accumulate(weight, q), strict=True
-    )
-    expected = reference.ternary_matmul(weight, q, scale)
-    np.testing.assert_array_equal(cpu.ternary_matmul(cpu.prepare(weight), q, scale), expected, strict=True)
+    sums, expected = reference.ternary_accumulate(weight, q), reference.ternary_matmul(weight, q, scale)
+    for isa in each_isa():
+        found = cpu.ternary_accumulate(cpu.prepare(weight), q)
+        np.testing.assert_array_equal(found, sums, strict=True, err_msg=isa)
+        found = cpu.ternary_matmul(cpu.prepare(weight), q, scale)
+        np.testing.assert_array_equal(found, expected, strict=True, err_msg=isa)
 
 
 # Enough columns for matrix registers (AMX), which take 16 of them: whole registers, pairs of them, and rests.
 @settings(deadline=None, max_examples=40)
 @given(case=CASES, batch=st.integers(6, 70), seed=st.integers(0, 2**32))
-def test_products_of_many_columns_equal_the_reference_bit_for_bit(isa, make_weight, case, batch, seed):
+def test_products_of_many_columns_equal_the_reference_bit_for_bit(each_isa, make_weight, case, batch, seed):
     random = np.random.default_rng(seed)
     divides = case["group_size"] is None and seed % 2 == 1
     weight = make_weight(random, **case, divides=divides)
     _, q, scale = random_inputs(random, batch=batch, columns=case["columns"])
     expected = reference.ternary_matmul(weight, q, scale)
-    np.testing.assert_array_equal(cpu.ternary_matmul(cpu.prepare(weight), q, scale), expected, strict=True)
+    for isa in each_isa():
+        found = cpu.ternary_matmul(cpu.prepare(weight), q, scale)
+        np.testing.assert_array_equal(found, expected, strict=True, err_msg=isa)
 
 
 @pytest.mark.parametrize("group_size", [None, 96, 128, 3200])
@@ -64,22 +67,26 @@ def test_columns_beyond_one_block_equal_the_reference_bit_for_bit(isa, make_weig
 
 @settings(deadline=None)
 @given(columns=st.integers(1, 400), batch=st.integers(1, 5), seed=st.integers(0, 2**32))
-def test_a_weight_that_divides_equals_the_reference_bit_for_bit(isa, make_weight, columns, batch, seed):
+def test_a_weight_that_divides_equals_the_reference_bit_for_bit(each_isa, make_weight, columns, batch, seed):
     random = np.random.default_rng(seed)
     weight = make_weight(random, rows=9, columns=columns, divides=True, scale_per_row=False)
     _, q, scale = random_inputs(random, batch=batch, columns=columns)
     expected = reference.ternary_matmul(weight, q, scale)
-    np.testing.assert_array_equal(cpu.ternary_matmul(cpu.prepare(weight), q, scale), expected, strict=True)
+    for isa in each_isa():
+        found = cpu.ternary_matmul(cpu.prepare(weight), q, scale)
+        np.testing.assert_array_equal(found, expected, strict=True, err_msg=isa)
 
 
 @settings(deadline=None)
 @given(case=CASES, seed=st.integers(0, 2**32))
-def test_rows_of_a_weight_are_looked_up_as_the_reference_does_bit_for_bit(isa, make_weight, case, seed):
+def test_rows_of_a_weight_are_looked_up_as_the_reference_does_bit_for_bit(each_isa, make_weight, case, seed):
     random = np.random.default_rng(seed)
     weight = make_weight(random, **case)
     ids = random.integers(0, case["rows"], 7).astype(np.int32)
     expected = reference.ternary_lookup(weight, ids)
-    np.testing.assert_array_equal(cpu.ternary_lookup(cpu.prepare(weight), ids), expected, strict=True)
+    for isa in each_isa():
+        found = cpu.ternary_lookup(cpu.prepare(weight), ids)
+        np.testing.assert_array_equal(found, expected, strict=True, err_msg=isa)
 
 
 def test_rows_of_a_weight_that_divides_are_looked_up(isa, make_weight):
@@ -155,11 +162,13 @@ def test_the_largest_sums_do_not_saturate(isa, planes, trit, activation):
     exponent=st.integers(-40, 37),
     seed=st.integers(0, 2**32),
 )
-def test_quantized_activations_equal_the_reference_bit_for_bit(isa, columns, batch, exponent, seed):
+def test_quantized_activations_equal_the_reference_bit_for_bit(each_isa, columns, batch, exponent, seed):
     random = np.random.default_rng(seed)
     x = (random.standard_normal((batch, columns)) * 10.0**exponent).astype(np.float32)
-    for result, expected in zip(cpu.quantize_activations(x), reference.quantize_activations(x), strict=True):
-        np.testing.assert_array_equal(result, expected, strict=True)
+    both = reference.quantize_activations(x)
+    for isa in each_isa():
+        for result, expected in zip(cpu.quantize_activations(x), both, strict=True):
+            np.testing.assert_array_equal(result, expected, strict=True, err_msg=isa)
 
 
 def test_halves_round_to_even_and_the_padding_is_zero(isa):
