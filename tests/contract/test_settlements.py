@@ -304,6 +304,8 @@ async def test_a_damaged_spool_of_one_dead_gateway_does_not_keep_out_that_of_ano
     (damaged,) = spool_files(spool_of_seat(tmp_path, 1))
     data = damaged.read_bytes()
     damaged.write_bytes(b"\0" * 20 + data[20:])
+    (tmp_path / "gateway-old").mkdir()  # put aside by hand: nobody's seat
+    (tmp_path / "gateway-old" / damaged.name).write_bytes(data)
     limiter = SharedLimiter(tmp_path / "limits")
     neighbours = Neighbours(limiter, spool_dir=tmp_path, store=store, clock=clock)
     with pytest.raises(PlatformError, match="damaged"):

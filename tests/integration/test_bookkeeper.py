@@ -172,6 +172,26 @@ async def test_a_bookkeeper_that_looks_through_a_long_log_after_its_start_is_wai
         monkeypatch.undo()
 
 
+async def test_a_bookkeeper_that_is_slow_to_end_has_ended_before_the_next_one_begins(tmp_path):
+    async with opened(tmp_path) as counter:
+        first = counter.bookkeeper._process
+        counter.signal(signal.SIGSTOP)
+        counter.bookkeeper._link.close()
+        await asyncio.sleep(0)
+        replacing = asyncio.create_task(counter.bookkeeper.start())
+        await asyncio.sleep(0.1)
+        replacing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await replacing
+        again = asyncio.create_task(counter.bookkeeper.start())
+        await asyncio.sleep(0.1)
+        assert not again.done()
+        counter.signal(signal.SIGCONT)
+        await again
+        assert first.returncode is not None
+        assert counter.bookkeeper._process is not first
+
+
 async def test_while_the_bookkeeper_is_gone_nobody_else_can_take_its_place(tmp_path):
     async with opened(tmp_path) as counter:
         counter.signal(signal.SIGKILL)

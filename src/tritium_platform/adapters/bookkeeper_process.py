@@ -188,13 +188,13 @@ class BookkeeperProcess:
         if self._link is not None:
             self._link.close()
             self._link = None
-        process, self._process = self._process, None
-        if process is not None:
+        if self._process is not None:
             try:
-                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
             except TimeoutError:
-                process.kill()
-                await process.wait()
+                self._process.kill()
+                await self._process.wait()
+            self._process = None  # no sooner: who is cancelled here leaves the waiting to the next call
 
     def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

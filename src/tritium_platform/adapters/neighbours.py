@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _PREFIX = "gateway-"
+_NAME = re.compile(rf"{_PREFIX}\d+", re.ASCII)
 
 
 class Neighbours:
@@ -74,4 +76,5 @@ def spool_of_seat(spool_dir: Path, seat: int) -> Path:
 
 
 def _left_behind(spool_dir: Path) -> list[Path]:
-    return [each for each in sorted(spool_dir.glob(f"{_PREFIX}*")) if spool_files(each)]
+    seats = (each for each in sorted(spool_dir.glob(f"{_PREFIX}*")) if _NAME.fullmatch(each.name))
+    return [each for each in seats if spool_files(each)]

@@ -125,10 +125,12 @@ class QuotaService:
 
     def allowance(self, context: TenantContext, *, month: QuotaCounter | None = None) -> Allowance:
         """Return what the limits leave now, beside what was just read of the month."""
-        standing = self._limiter.standing(
+        return self._allowance(context, standing=self._standing(context), month=month)
+
+    def _standing(self, context: TenantContext) -> Standing:
+        return self._limiter.standing(
             context.tenant_id, limits=context.limits, now=self._clock.monotonic_nanoseconds()
         )
-        return self._allowance(context, standing=standing, month=month)
 
     def _allowance(
         self, context: TenantContext, *, standing: Standing, month: QuotaCounter | None
@@ -152,13 +154,15 @@ class QuotaService:
             QuotaExceededError: the month is spent.
         """
         _require_amounts(requests=requests)
+        standing = self._standing(context)  # before anything is held: the limiter may be out of reach
         reservation = self._reservation(
             context.tenant_id, meter=QuotaMeter.REQUESTS, amount=requests, lifetime=self._lifetime
         )
         admitted, counter = await self._hold(reservation, limit=context.limits.monthly_quota)
         if not admitted:
             raise self._quota_exceeded(counter, own=0)
-        return Admission(reservation=reservation, tokens=0, allowance=self.allowance(context, month=counter))
+        allowance = self._allowance(context, standing=standing, month=counter)
+        return Admission(reservation=reservation, tokens=0, allowance=allowance)
 
     async def settle(
         self, context: TenantContext, *, admission: Admission, tokens: int, requests: int | None = None

@@ -17,6 +17,7 @@ from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
 from tritium_platform.api.problems import openai_envelope
 from tritium_platform.errors import (
     ModelSizeExceededError,
+    OverloadedError,
     QuotaExceededError,
     RateLimitExceededError,
     Recovery,
@@ -288,6 +289,20 @@ async def test_a_deferred_request_counts_for_the_month_and_not_for_the_rates(
     await quotas.reserve_deferred(caller, requests=3)
     with pytest.raises(QuotaExceededError):
         await quotas.reserve_deferred(caller, requests=1)
+
+
+async def test_a_deferred_request_holds_nothing_where_the_limits_cannot_be_had(
+    quotas: QuotaService, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = a_caller(clock)
+
+    def closed(*_: object, **__: object) -> None:
+        raise OverloadedError("The limits cannot be read: try again in a moment.")
+
+    monkeypatch.setattr(quotas._limiter, "standing", closed)
+    with pytest.raises(OverloadedError):
+        await quotas.reserve_deferred(caller, requests=2)
+    assert await quotas.usage_of_month(caller) == QuotaCounter(100_000, 0, 0)
 
 
 async def test_two_tenants_do_not_share_anything(quotas: QuotaService, clock: ManualClock) -> None:
