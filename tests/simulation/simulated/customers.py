@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 
 from simulated.engine import Words
@@ -87,7 +88,10 @@ class Customer:
         except BitNetServiceError as error:
             world.note(f"{label} failed after {request.tokens}: {error.code}")
         except asyncio.CancelledError:
-            await passage.aclose()
+            with contextlib.suppress(
+                asyncio.CancelledError
+            ):  # nobody hangs up twice: the end is written all the same
+                await passage.aclose()
             request.state, request.tokens = "ended", work.given
             world.note(f"{label} hung up after {request.tokens}")
             raise
