@@ -110,11 +110,11 @@ class Guard:
             return
         security = self._platform.security
         key_id = caller.key_id if caller else None
-        is_repeated = event_type not in COUNTED_ONE_BY_ONE and self._is_repeated(
-            (event_type, source, key_id, resource)
-        )
-        if is_repeated or security.is_blocked(source) or self._is_flood():
+        fingerprint = (event_type, source, key_id, resource)
+        if self._is_repeated(fingerprint) or security.is_blocked(source) or self._is_flood():
             return
+        if event_type not in COUNTED_ONE_BY_ONE:
+            self._keep_quiet(fingerprint)
         try:
             with acting_for_the_service():  # an attack is seen across tenants
                 await security.observe_refusal(
@@ -128,14 +128,14 @@ class Guard:
             _log.warning("security_event_lost", code=failure.code, reason=failure.message)
 
     def _is_repeated(self, fingerprint: tuple[object, ...]) -> bool:
-        now = time.monotonic()
-        if self._quiet.get(fingerprint, 0.0) > now:
-            return True
+        return self._quiet.get(fingerprint, 0.0) > time.monotonic()
+
+    def _keep_quiet(self, fingerprint: tuple[object, ...]) -> None:
+        """Take down no other of these for a while."""
         self._quiet.pop(fingerprint, None)
         while len(self._quiet) >= MAX_QUIET:
             self._quiet.popitem(last=False)
-        self._quiet[fingerprint] = now + QUIET_SECONDS
-        return False
+        self._quiet[fingerprint] = time.monotonic() + QUIET_SECONDS
 
     def _is_flood(self) -> bool:
         second = int(time.monotonic())

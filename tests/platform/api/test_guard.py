@@ -62,6 +62,22 @@ async def test_a_flood_is_not_written_down_event_by_event(platform, stranger, mo
     assert len(await platform.security.recent(limit=100)) == guard.MAX_PER_SECOND
 
 
+async def test_what_a_flood_kept_from_being_written_down_is_written_down_after_it(
+    platform, stranger, monkeypatch
+):
+    monkeypatch.setattr("tritium_platform.security.threats.RULES", ())
+    now = [1000.5]
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    tenant = await platform.tenancy.create_tenant(organization_name="Acme", tier=TenantTier.TEAM)
+    _, key = await platform.tenancy.create_key(tenant.id, name="k")
+    for _ in range(guard.MAX_PER_SECOND):
+        assert await fail(stranger, key=generate_token().plaintext) == 401
+    for _ in range(2):
+        assert await fail(stranger, key=key, path="/api/v1/models/nothing") == 404
+        now[0] += 1
+    assert len(await platform.security.recent(limit=100)) == guard.MAX_PER_SECOND + 1
+
+
 async def test_the_same_missing_thing_is_an_event_once_a_minute(platform, stranger, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
