@@ -104,7 +104,7 @@ class Metrics:
         )
 
     def piece(self, *, model: str, tier: str, operation: str, seconds: float, is_first: bool) -> None:
-        """Note the time to the first token of a generation, or from one token to the next."""
+        """Note the time to the first piece of a generated text, or from one piece to the next."""
         if operation in _GENERATING:
             histogram = self._first_token if is_first else self._inter_token
             self._one(histogram, self._model(model), tier).observe(seconds)
