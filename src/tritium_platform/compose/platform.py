@@ -12,7 +12,7 @@ import structlog
 from tritium_platform.errors import BitNetServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from tritium_platform.adapters.invoice_printer import InvoicePrinter
     from tritium_platform.adapters.job_queue import DbosJobQueue
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from tritium_platform.serving.uploads import UploadService
     from tritium_platform.tenancy.service import TenancyService
     from tritium_platform.values import Clock
+
+    Work = Callable[[], Coroutine[None, None, object]]
 
 _log = structlog.get_logger(__name__)
 SWEEP_SECONDS = 5.0
@@ -113,15 +115,9 @@ class Platform:
         await self.spending.refresh()
         await self.deployments.start_all()
         self._loops = [
-            asyncio.create_task(_every(SWEEP_SECONDS, self._sweep), name="sweep"),
-            asyncio.create_task(_every(1.0, self.residency.trim), name="trim"),
-            asyncio.create_task(_every(1.0, self._empty_outbox), name="audit outbox"),
-            asyncio.create_task(_every(FAIR_USE_SECONDS, self._enforce_fair_use), name="fair use"),
-            asyncio.create_task(_every(FORECAST_SECONDS, self._forecast), name="forecast"),
-            asyncio.create_task(_every(RECONCILED_SECONDS, self._show_reconciled), name="reconciled"),
+            asyncio.create_task(_every(seconds, work), name=work.__qualname__)
+            for seconds, work in self._background()
         ]
-        if self.neighbours is not None:
-            self._loops.append(asyncio.create_task(_every(FOLLOW_SECONDS, self._follow), name="follow"))
         self.is_ready = True
 
     async def stop(self) -> None:
@@ -145,15 +141,27 @@ class Platform:
             await self.books.audit.close()
         await self.database.close()
 
-    async def _sweep(self) -> None:
+    def _background(self) -> Iterator[tuple[float, Work]]:
+        """Yield what runs again and again, each in a loop of its own: a failure keeps nothing else back."""
+        yield SWEEP_SECONDS, self._sweep_quotas
+        yield SWEEP_SECONDS, self.idempotency.sweep
+        yield SWEEP_SECONDS, self.fair_use.refresh
+        yield SWEEP_SECONDS, self.spending.refresh
+        yield 1.0, self.residency.trim
+        yield 1.0, self._empty_outbox
+        yield FORECAST_SECONDS, self._forecast
+        yield RECONCILED_SECONDS, self._show_reconciled
+        if self.books.audit is not None:  # one server decides, the others follow what is written
+            yield FAIR_USE_SECONDS, self.fair_use.enforce
+        if self.books.audit is not None and self.neighbours is not None:
+            yield SWEEP_SECONDS, self._adopt_spools
+        if self.neighbours is not None:
+            yield FOLLOW_SECONDS, self._follow
+
+    async def _sweep_quotas(self) -> None:
         expired = await self.books.quotas.sweep()
         if expired:
             _log.warning("reservations_expired", count=len(expired))
-        await self.idempotency.sweep()
-        await self.fair_use.refresh()
-        await self.spending.refresh()
-        if self.books.audit is not None:
-            await self._adopt_spools()
 
     async def _adopt_spools(self) -> None:
         if self.neighbours is not None:
@@ -172,10 +180,6 @@ class Platform:
         for run in await self.reconciliation.recent(limit=1):  # the worker's, or that of a command
             self.metrics.reconciled(run)
 
-    async def _enforce_fair_use(self) -> None:
-        if self.books.audit is not None:  # one server decides, the others follow what is written
-            await self.fair_use.enforce()
-
     async def _recover_audit(self) -> None:
         if self.books.audit is not None:
             await self.books.audit.recover()
@@ -184,13 +188,15 @@ class Platform:
         self.gateway.log_soon()  # what other processes have left there
 
 
-async def _every(seconds: float, work: Callable[[], Coroutine[None, None, None]]) -> None:
+async def _every(seconds: float, work: Work) -> None:
     """Do background work for ever; one failure is logged and does not end it."""
     while True:
         await asyncio.sleep(seconds)
         try:
             await work()
         except BitNetServiceError as error:
-            _log.warning("background_work_failed", work=work.__name__, code=error.code, reason=error.message)
+            _log.warning(
+                "background_work_failed", work=work.__qualname__, code=error.code, reason=error.message
+            )
         except Exception:  # noqa: BLE001 - one fault of the work must not end all that would follow
-            _log.exception("background_work_failed", work=work.__name__)
+            _log.exception("background_work_failed", work=work.__qualname__)
