@@ -71,7 +71,10 @@ TargetLoss = Annotated[
 ]
 EmbeddingBits = Annotated[
     int | None,
-    typer.Option(metavar="BITS", help="6 or 8 for embedding and head; 16 = as in the source.  [default: 16]"),
+    typer.Option(
+        metavar="BITS",
+        help="6 or 8 for embedding and head; 16 = as in the source.  [default: 6; 16 if it is ternary]",
+    ),
 ]
 EmbeddingPlanes = Annotated[
     int | None,

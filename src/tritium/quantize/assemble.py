@@ -79,7 +79,14 @@ def assemble(
         layers = _learned(plan, Path(workdir), source, progress=progress)
         product = largest_product(source.weights.architecture)
         tensors, linears = _collect(plan, layers, source)
-        coded = rounded_tables(plan.config, source, tensors, workdir=Path(workdir), threads=threads)
+        coded = rounded_tables(
+            plan.config,
+            source,
+            tensors,
+            is_exact=all(entry["is_lossless"] for entry in linears.values()),
+            workdir=Path(workdir),
+            threads=threads,
+        )
         record = _record(plan, source, linears=linears, coded=coded)
         sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
         metrics = quantization_figures(record, linears=linears, coded=coded, tensor_bytes=sizes)

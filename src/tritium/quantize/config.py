@@ -100,7 +100,8 @@ class QuantizationConfig:
             the perplexity ratio) for generators, 1 - cosine for encoders; the smallest model within it is
             made. None likewise.
         embedding_bits: bits of a weight of the embedding and the head: 6 or 8 (and a scale per 32 weights),
-            or 16 to leave them as in the source.
+            or 16 to leave them as in the source. None: as in the source where all its layers were ternary
+            and are kept exactly, else 6.
         embedding_planes: makes embedding and head ternary instead, with 1 to 3 trit-planes in groups of
             `group_size`: 1.6 bits a plane. Only a model that was trained so keeps its quality with one.
         layers: overrides by layer name or shell pattern (`model.layers.0.*`); every pattern must match.
@@ -122,7 +123,7 @@ class QuantizationConfig:
     max_acceptable_loss: float = ACCEPTABLE_LOSS
     average_bits: float | None = None
     target_loss: float | None = None
-    embedding_bits: int = 16
+    embedding_bits: int | None = None
     embedding_planes: int | None = None
     layers: Mapping[str, LayerOverride] = field(default_factory=dict)
     calibration_text: str | Path | None = None
@@ -149,7 +150,8 @@ class QuantizationConfig:
                 field="max_acceptable_loss",
             )
         _check_budget(self)
-        if type(self.embedding_bits) is not int or self.embedding_bits not in EMBEDDING_BITS:
+        bits = self.embedding_bits
+        if bits is not None and (type(bits) is not int or bits not in EMBEDDING_BITS):
             raise ValidationError(
                 f"embedding_bits must be 6, 8 or 16 (as in the source), not {self.embedding_bits!r}.",
                 field="embedding_bits",

@@ -1,4 +1,4 @@
-"""What becomes of embedding and head: they stay, or become codes, or trit-planes where that is asked for."""
+"""What becomes of embedding and head: codes, or trit-planes where that is asked for, or they stay."""
 
 from __future__ import annotations
 
@@ -33,18 +33,24 @@ if TYPE_CHECKING:
     from tritium.quantize.config import QuantizationConfig
     from tritium.quantize.source import Source
 
+DEFAULT_BITS = 6
+UNCHANGED_BITS = 16
+
 
 def rounded_tables(
     config: QuantizationConfig,
     source: Source,
     tensors: dict[str, NDArray[Any]],
     *,
+    is_exact: bool,
     workdir: Path,
     threads: int | None,
 ) -> dict[str, dict[str, Any]]:
-    """Put what embedding and head become in their place in `tensors`; by default they stay.
+    """Put what embedding and head become in their place in `tensors`.
 
-    A table is read, rounded and written to the work directory piece by piece, and memory-mapped.
+    Where nothing is asked for they become codes; where all layers are exactly the source's (`is_exact`) they
+    stay, so that the whole model is. A table is read, rounded and written to the work directory piece by
+    piece, and memory-mapped.
 
     Returns:
         The entries of the manifest by table, with what rounding cost.
@@ -54,7 +60,8 @@ def rounded_tables(
         ResourceError: the disk is full.
     """
     if config.embedding_planes is None:
-        return code_tables(source, tensors, bits=config.embedding_bits, workdir=workdir, threads=threads)
+        bits = config.embedding_bits or (UNCHANGED_BITS if is_exact else DEFAULT_BITS)
+        return code_tables(source, tensors, bits=bits, workdir=workdir, threads=threads)
     count = threads or select_optimal_device(0).threads
     entries = {}
     for name in source.tables():

@@ -46,7 +46,8 @@ CONTAINER, BLOCKS = sibling("test_gguf"), sibling("test_gguf_blocks")
 @pytest.fixture(scope="module")
 def ternary_llama(scripture_llama, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("ternary") / "model"
-    quantize_model(scripture_llama, QuantizationConfig(group_size=256, max_planes=1), out=out)
+    config = QuantizationConfig(group_size=256, max_planes=1, embedding_bits=16)
+    quantize_model(scripture_llama, config, out=out)
     return out
 
 

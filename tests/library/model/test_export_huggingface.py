@@ -28,7 +28,7 @@ CONVENTIONS = {
     "offline": {"linear_class": "autobitlinear", "quantization_mode": "offline"},
     "online": {"linear_class": "autobitlinear", "quantization_mode": "online"},
 }
-ABSMEAN = QuantizationConfig(strategy="absmean", max_planes=1)
+ABSMEAN = QuantizationConfig(strategy="absmean", max_planes=1, embedding_bits=16)
 
 
 def write_bitnet(

@@ -296,7 +296,7 @@ EXPORTED = ("qwen2", "qwen3", "qwen3, tied", "gemma2", "gemma3")
 def test_a_quantized_model_leaves_and_comes_back_with_every_bit(name, planes, tiny_models, tmp_path):
     family = FAMILIES[name]
     source = tiny_models.dense(tmp_path / "source", family.model_type, **fields_of(family, **WIDE))
-    config = QuantizationConfig(group_size=256, max_planes=planes, max_acceptable_loss=0.3)
+    config = QuantizationConfig(group_size=256, max_planes=planes, max_acceptable_loss=0.3, embedding_bits=16)
     quantize_model(source, config, out=tmp_path / "m")
     report = export_gguf(tmp_path / "m", tmp_path / "m.gguf", embedding_type="f32")
     assert report.ternary_tensors == 7 * load_model(source).config.num_layers

@@ -52,7 +52,7 @@ def exported(request, scripture_llama, tmp_path_factory) -> tuple[str, Path, Pat
     """The type, the GGUF file, and the model it was exported from."""
     kind, group_size = request.param
     directory = tmp_path_factory.mktemp("gguf")
-    config = QuantizationConfig(group_size=group_size, max_planes=1)
+    config = QuantizationConfig(group_size=group_size, max_planes=1, embedding_bits=16)
     quantize_model(scripture_llama, config, out=directory / "from" / "model")
     export_gguf(
         directory / "from" / "model", directory / "model.gguf", ternary_type=kind, embedding_type="f32"
@@ -82,6 +82,7 @@ def planed(request, scripture_llama, tmp_path_factory) -> tuple[int, Path, Path]
     config = QuantizationConfig(
         group_size=256,
         max_planes=1,
+        embedding_bits=16,
         layers={
             "*.q_proj": LayerOverride(planes=request.param),
             "*.down_proj": LayerOverride(planes=2),
@@ -125,7 +126,7 @@ def test_i2_s_of_ours_comes_back_without_loss(scripture_bitnet_offline, tmp_path
 
 
 def test_i2_s_of_a_llama_comes_back_without_loss(scripture_llama, tmp_path):
-    config = QuantizationConfig(strategy="absmean", max_planes=1)
+    config = QuantizationConfig(strategy="absmean", max_planes=1, embedding_bits=16)
     quantize_model(scripture_llama, config, out=tmp_path / "model")
     path = tmp_path / "m.gguf"
     export_gguf(tmp_path / "model", path, ternary_type="i2_s", embedding_type="f32")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tritium.errors import ValidationError
+from tritium.formats.checkpoint import open_checkpoint
 from tritium.formats.native import open_native
 from tritium.formats.safetensors import write_safetensors
 from tritium.kernels import cpu
@@ -45,8 +46,28 @@ def load_source(path):
     return open_source(path)
 
 
-def test_the_table_stays_as_it_is_by_default(tiny_llama, tmp_path):
-    model = quantize_model(tiny_llama, out=tmp_path / "m")
+def test_the_table_becomes_codes_of_six_bits_by_default(tiny_llama, tmp_path):
+    quantize_model(tiny_llama, out=tmp_path / "m")
+    quantize_model(tiny_llama, QuantizationConfig(embedding_bits=6), out=tmp_path / "six")
+    with open_native(tmp_path / "m") as native, open_native(tmp_path / "six") as six:
+        assert native.manifest["coded"] == six.manifest["coded"]
+        assert native.manifest["coded"]["model.embed_tokens"]["bits"] == 6
+        codes = [each.checkpoint.read("model.embed_tokens.codes") for each in (native, six)]
+        np.testing.assert_array_equal(*codes)
+
+
+def test_the_table_of_a_ternary_source_stays_as_it_is_by_default(scripture_bitnet_offline, tmp_path):
+    with_codes = QuantizationConfig(embedding_bits=6)
+    assert quantize_model(scripture_bitnet_offline, with_codes, out=tmp_path / "asked").metrics["coded"]
+    model = quantize_model(scripture_bitnet_offline, out=tmp_path / "m")
+    assert model.metrics["coded"] == {}
+    with open_checkpoint(scripture_bitnet_offline) as source, open_native(tmp_path / "m") as native:
+        name = "model.embed_tokens.weight"
+        np.testing.assert_array_equal(native.checkpoint.read(name), source.read(name))
+
+
+def test_the_table_stays_as_it_is_where_that_is_asked_for(tiny_llama, tmp_path):
+    model = quantize_model(tiny_llama, QuantizationConfig(embedding_bits=16), out=tmp_path / "m")
     assert model.metrics["coded"] == {}
     with open_native(tmp_path / "m") as native:
         assert native.manifest["format_version"] == 1
@@ -65,10 +86,10 @@ def test_the_number_of_threads_does_not_change_a_byte(tiny_llama, tmp_path):
 def test_bits_are_part_of_the_plan_only_where_they_change_something(tiny_llama):
     plans = {
         bits: plan_quantization(tiny_llama, QuantizationConfig(embedding_bits=bits)).digest
-        for bits in (6, 8, 16)
+        for bits in (None, 6, 8, 16)
     }
-    assert len(set(plans.values())) == 3
-    assert plans[16] == plan_quantization(tiny_llama).digest
+    assert len(set(plans.values())) == 4
+    assert plans[None] == plan_quantization(tiny_llama).digest
 
 
 def test_a_head_of_its_own_is_coded_as_well(make_llama, tmp_path):

@@ -37,7 +37,6 @@ WRONG = [
     {"average_bits": 2.5, "max_acceptable_loss": 0.3},
     {"embedding_bits": 5},
     {"embedding_bits": 6.0},
-    {"embedding_bits": None},
     {"embedding_bits": True},
     {"embedding_planes": 0},
     {"embedding_planes": 4},
