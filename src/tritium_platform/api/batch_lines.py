@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from tritium_platform.metering.model import OperationType
     from tritium_platform.passage import CustomerRequest
     from tritium_platform.serving.batch import Batch, InputLine
-    from tritium_platform.serving.inference import GenerateText, InferenceService
+    from tritium_platform.serving.engine_work import GenerateText
+    from tritium_platform.serving.inference import InferenceService
     from tritium_platform.tenancy.model import Scope, TenantContext
 
 Answer = dict[str, object]

@@ -13,8 +13,8 @@ from tritium_platform.api.ratelimits import REFUSALS_BY_LIMIT, limit_headers, mo
 from tritium_platform.errors import NotFoundError
 from tritium_platform.metering.model import OperationType
 from tritium_platform.passage import Passage
+from tritium_platform.serving.engine_work import EmbedTexts, GenerateText
 from tritium_platform.serving.idempotency import event_id_of
-from tritium_platform.serving.inference import EmbedTexts, GenerateText
 from tritium_platform.serving.pool import Version
 from tritium_platform.values import uuid7
 
