@@ -15,7 +15,7 @@ from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.errors import BitNetServiceError, ConflictError, OverloadedError
 from tritium_platform.metering import ingestion as ingestion_module
-from tritium_platform.metering.event import ReportedEvent, Sender, accept_events
+from tritium_platform.metering.event import ReportedEvent, Sender, UsageEvent, accept_events
 from tritium_platform.metering.ingestion import Ingested, Ingestion
 from tritium_platform.metering.model import Meter, UsageTotal
 from tritium_platform.metering.service import MeteringService
@@ -267,6 +267,24 @@ async def test_two_processes_may_take_in_the_same_events_in_any_order(
             assert all(sorted(each) == ["accepted", "duplicate"] for each in together)
     finally:
         await other.close()
+
+
+async def test_all_write_in_one_order_of_keys(clock: ManualClock) -> None:
+    """Whatever order they came in; else two transactions could wait for each other."""
+    mine, yours = uuid7(clock), uuid7(clock)
+    reported = [
+        an_event(clock, tenant_id, id=name, source=source)
+        for tenant_id in (mine, yours)
+        for name in "ab"
+        for source in ("x", "y")
+    ]
+    events = accept_events(reported, sender=sender_of(mine, yours), now=clock.now())
+    orders = []
+    for sent in (events, events[::-1], events[3:] + events[:3]):
+        batch = ingestion_module._Batch(events=[each for each in sent if isinstance(each, UsageEvent)])
+        orders.append([each.key for each in ingestion_module._arranged([batch]).firsts])
+    assert orders == [sorted(orders[0])] * 3
+    assert len(orders[0]) == len(events)
 
 
 async def test_nobody_waits_for_a_writer_that_has_ended(
