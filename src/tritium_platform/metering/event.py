@@ -128,7 +128,8 @@ def accept_events(
 ) -> list[UsageEvent | BitNetServiceError]:
     """Return each event as it can be counted, or why it cannot."""
     kinds: dict[tuple[object, ...], EventKind] = {}
-    return [_accept(each, sender=sender, latest=now + MOST_AHEAD, kinds=kinds) for each in reported]
+    latest = now + MOST_AHEAD
+    return [_accept(each, sender=sender, latest=latest, kinds=kinds) for each in reported]
 
 
 def body_sha256(reported: ReportedEvent, *, tenant_id: UUID, moment: datetime) -> bytes:
