@@ -135,7 +135,9 @@ def send(server: Server, work: Sequence[bytes]) -> tuple[float, list[float], int
 def measure(server: Server, work: Sequence[bytes], *, events: int, before: int) -> dict[str, Any]:
     """Send bodies and return what that took."""
     ours, theirs = server.cpu_seconds()
+    client = time.process_time()
     seconds, times, accepted, duplicates = send(server, work)
+    client = time.process_time() - client
     ours, theirs = (after - was for after, was in zip(server.cpu_seconds(), (ours, theirs), strict=True))
     return {
         "rows_before": before,
@@ -144,6 +146,7 @@ def measure(server: Server, work: Sequence[bytes], *, events: int, before: int) 
         "events_per_second": round(events / seconds),
         "server_us": round(ours / events * 1e6, 1),
         "database_us": round(theirs / events * 1e6, 1),
+        "client_us": round(client / events * 1e6, 1),
         "answer_p50_ms": round(times[len(times) // 2] * 1000),
         "answer_p99_ms": round(times[len(times) * 99 // 100] * 1000),
         "load_average": round(os.getloadavg()[0], 1),

@@ -15,7 +15,7 @@ from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.errors import BitNetServiceError, ConflictError, OverloadedError
 from tritium_platform.metering import ingestion as ingestion_module
-from tritium_platform.metering.event import ReportedEvent, Sender, accept_events
+from tritium_platform.metering.event import ReportedEvent, Sender, UsageEvent, accept_events
 from tritium_platform.metering.ingestion import Ingested, Ingestion
 from tritium_platform.metering.model import Meter, UsageTotal
 from tritium_platform.metering.service import MeteringService
@@ -243,9 +243,8 @@ async def test_what_others_report_is_no_load_of_ours(
 async def test_two_processes_may_take_in_the_same_events_in_any_order(
     sql_books: Books, sql_url: str, clock: ManualClock
 ) -> None:
-    tenant_id, sender = uuid7(clock), None
-    sender = sender_of(tenant_id)
-    events = [an_event(clock, tenant_id, id=f"{number:03}") for number in range(300)]
+    tenants = [uuid7(clock), uuid7(clock)]
+    sender = sender_of(*tenants)
     other = Database(sql_url)
     try:
         first, second = (
@@ -256,14 +255,51 @@ async def test_two_processes_may_take_in_the_same_events_in_any_order(
             )
         )
         for turn in range(5):
-            named_anew = [an_event(clock, tenant_id, id=f"{turn}-{each.id}") for each in events]
+            events = [
+                an_event(clock, tenant_id, id=f"{turn}-{number:03}")
+                for number in range(150)
+                for tenant_id in tenants
+            ]
             mine, yours = await asyncio.gather(
-                first.ingest(named_anew, sender=sender), second.ingest(named_anew[::-1], sender=sender)
+                first.ingest(events, sender=sender), second.ingest(events[::-1], sender=sender)
             )
             together = list(zip(named(mine), named(yours[::-1]), strict=True))
             assert all(sorted(each) == ["accepted", "duplicate"] for each in together)
     finally:
         await other.close()
+
+
+async def test_all_write_in_one_order_of_keys(clock: ManualClock) -> None:
+    """Whatever order they came in; else two transactions could wait for each other."""
+    mine, yours = uuid7(clock), uuid7(clock)
+    reported = [
+        an_event(clock, tenant_id, id=name, source=source)
+        for tenant_id in (mine, yours)
+        for name in "ab"
+        for source in ("x", "y")
+    ]
+    events = accept_events(reported, sender=sender_of(mine, yours), now=clock.now())
+    orders = []
+    for sent in (events, events[::-1], events[3:] + events[:3]):
+        batch = ingestion_module._Batch(events=[each for each in sent if isinstance(each, UsageEvent)])
+        orders.append([each.key for each in ingestion_module._arranged([batch]).firsts])
+    assert orders == [sorted(orders[0])] * 3
+    assert len(orders[0]) == len(events)
+
+
+async def test_nobody_waits_for_a_writer_that_has_ended(
+    books: Books, clock: ManualClock, ingestion: Ingestion
+) -> None:
+    tenant_id = uuid7(clock)
+
+    async def send(name: int) -> list[Outcome]:
+        sent = [an_event(clock, tenant_id, id=f"{name}-{number}") for number in range(20)]
+        return [(await ingestion.ingest([each], sender=sender_of(tenant_id)))[0] for each in sent]
+
+    found = await asyncio.wait_for(asyncio.gather(*map(send, range(5))), timeout=120)
+    assert found == [[ACCEPTED] * 20] * 5
+    assert ingestion._writers == set()
+    assert len(await all_of(books, clock, tenant_id)) == 100
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)

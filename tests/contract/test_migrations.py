@@ -6,20 +6,28 @@ import importlib
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect
 
+from tritium_platform.adapters.sql.database import Database
+from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import downgrade, migrate, synchronous_engine
 from tritium_platform.adapters.sql.schema import metadata
 from tritium_platform.errors import PlatformError
+from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
+from tritium_platform.tenancy.model import TenantTier
+from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Engine
+
+    from tritium_platform.adapters.memory.clock import ManualClock
 
 
 def drift(engine: Engine) -> list[Any]:
@@ -69,6 +77,43 @@ def test_processes_that_start_together_migrate_once(empty_url: str) -> None:
     engine = synchronous_engine(empty_url)
     assert drift(engine) == []
     engine.dispose()
+
+
+@pytest.mark.service
+async def test_uses_stay_unique_over_the_new_order_of_their_key_and_back(
+    scratch_postgresql: str, clock: ManualClock
+) -> None:
+    """With uses there, whose ids differ in what a language holds for equal or orders otherwise."""
+    downgrade(scratch_postgresql, revision="0025")
+    names = ["a", "B", "b", "ä", "a\u0308", "\uff41", "-a"]
+    uses = [a_use(clock, source=source, event_id=name) for source in names for name in names]
+    for step in (None, migrate, lambda url: downgrade(url, revision="0025"), migrate):
+        if step is not None:
+            step(scratch_postgresql)
+        database = Database(scratch_postgresql)
+        store = SqlUsageStore(database)
+        found = [await store.insert(each) for each in uses]
+        assert found == [None if step is None else each.body_sha256() for each in uses]
+        await database.close()
+    engine = synchronous_engine(scratch_postgresql)
+    (key,) = inspect(engine).get_unique_constraints("usage_records")
+    engine.dispose()
+    assert key["column_names"] == ["tenant_id", "event_id", "source"]
+
+
+def a_use(clock: ManualClock, *, source: str, event_id: str) -> UsageRecord:
+    return UsageRecord(
+        id=uuid7(clock),
+        tenant_id=UUID(int=1),
+        source=source,
+        event_id=event_id,
+        operation=OperationType.CHAT,
+        tier=TenantTier.TEAM,
+        outcome="success",
+        occurred_at=clock.now(),
+        quantities=UsageQuantities(output_tokens=1),
+        resources=ResourceUsage(),
+    )
 
 
 def test_every_table_of_tenants_names_its_tenant() -> None:

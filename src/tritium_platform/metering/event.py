@@ -25,7 +25,7 @@ from tritium_platform.tenancy.model import TenantTier
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-EventKey = tuple[UUID, str, str]
+EventKey = tuple[str, str, UUID]
 # SQLite adds up in 64 bits: nine million of the largest fit into one tenant's month.
 LARGEST_EVENT_QUANTITY = 10**12
 MOST_DIMENSIONS = 16
@@ -54,50 +54,60 @@ class ReportedEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dimensions: dict[str, str] = {}
 
 
+class EventKind(msgspec.Struct, frozen=True, kw_only=True, gc=False, eq=False):
+    """What many events of a batch have in common, judged once for all of them.
+
+    Attributes:
+        dimensions: what the sender says of it; `model`, `device` and `tier` can have prices of their own.
+        tier: at which it is priced.
+        key_id: the API key that brought it, None for the operator.
+    """
+
+    tenant_id: UUID
+    source: str
+    meter: Meter
+    dimensions: dict[str, str]
+    tier: TenantTier
+    key_id: str | None
+
+
 class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event that can be counted, once for ever under (tenant_id, source, id).
 
     Attributes:
         event_time: when it was used, in UTC; decides the month that pays for it.
-        dimensions: what the sender says of it; `model`, `device` and `tier` can have prices of their own.
-        tier: at which it is priced.
-        key_id: the API key that brought it, None for the operator.
         body_sha256: the digest of what the sender says: the same of two reports of one use.
     """
 
-    tenant_id: UUID
-    source: str
+    kind: EventKind
     id: str
-    meter: Meter
     quantity: int
     event_time: datetime
-    dimensions: dict[str, str]
-    tier: TenantTier
-    key_id: str | None
     body_sha256: bytes
 
     @property
     def key(self) -> EventKey:
-        """What names the event for ever."""
-        return self.tenant_id, self.source, self.id
+        """What names the event for ever; what differs most comes first, for events are sorted by it."""
+        return self.id, self.kind.source, self.kind.tenant_id
 
     def record(self, identity: UUID, *, received_at: datetime) -> UsageRecord:
         """Return the usage record that bills the event."""
-        counted = {} if self.meter is Meter.COMPUTE_MS else {self.meter.value: self.quantity}
+        kind = self.kind
+        counted = {} if kind.meter is Meter.COMPUTE_MS else {kind.meter.value: self.quantity}
         return UsageRecord(
             id=identity,
-            tenant_id=self.tenant_id,
-            source=self.source,
+            tenant_id=kind.tenant_id,
+            source=kind.source,
             event_id=self.id,
             operation=OperationType.EXTERNAL,
-            tier=self.tier,
+            tier=kind.tier,
             outcome="success",
             occurred_at=self.event_time,
             quantities=UsageQuantities(**counted),
             resources=ResourceUsage(compute_time_ms=0 if counted else self.quantity),
-            model=self.dimensions.get("model", ""),
-            key_id=self.key_id,
-            report=Report(dimensions=self.dimensions, received_at=received_at, body_sha256=self.body_sha256),
+            model=kind.dimensions.get("model", ""),
+            key_id=kind.key_id,
+            report=Report(dimensions=kind.dimensions, received_at=received_at, body_sha256=self.body_sha256),
         )
 
 
@@ -117,7 +127,9 @@ def accept_events(
     reported: Sequence[ReportedEvent], *, sender: Sender, now: datetime
 ) -> list[UsageEvent | BitNetServiceError]:
     """Return each event as it can be counted, or why it cannot."""
-    return [_accept(each, sender=sender, now=now) for each in reported]
+    kinds: dict[tuple[object, ...], EventKind] = {}
+    latest = now + MOST_AHEAD
+    return [_accept(each, sender=sender, latest=latest, kinds=kinds) for each in reported]
 
 
 def body_sha256(reported: ReportedEvent, *, tenant_id: UUID, moment: datetime) -> bytes:
@@ -138,63 +150,75 @@ def body_sha256(reported: ReportedEvent, *, tenant_id: UUID, moment: datetime) -
     return hashlib.sha256(_encode(body)).digest()
 
 
-def _accept(reported: ReportedEvent, *, sender: Sender, now: datetime) -> UsageEvent | BitNetServiceError:
+def _accept(
+    reported: ReportedEvent, *, sender: Sender, latest: datetime, kinds: dict[tuple[object, ...], EventKind]
+) -> UsageEvent | BitNetServiceError:
+    said = (reported.tenant_id, reported.source, reported.meter, *reported.dimensions.items())
     try:
-        tenant_id = reported.tenant_id or sender.tenant_id
-        if tenant_id is None:
-            raise ValidationError("The operator names the tenant of each event.", field="tenant_id")
-        tier = sender.tiers.get(tenant_id)
-        if tier is None:
-            raise NotFoundError("There is no such tenant.", kind="tenant", id=str(tenant_id))
-        meter = _METERS.get(reported.meter)
-        if meter is None:
-            known = ", ".join(_METERS)
-            raise ValidationError(
-                f"'{reported.meter[:40]}' is not a meter: choose from {known}.", field="meter"
-            )
-        _require_names(reported)
+        kind = kinds.get(said)
+        if kind is None:
+            kind = kinds[said] = _kind(reported, sender=sender)
+        if not _is_name(reported.id):
+            raise _not_a_name("id")
         if not 0 <= reported.quantity <= LARGEST_EVENT_QUANTITY:
             raise ValidationError(
                 f"A quantity is a whole number from 0 to {LARGEST_EVENT_QUANTITY}.", field="quantity"
             )
-        moment = _moment(reported.event_time, now=now)
+        moment = _moment(reported.event_time, latest=latest)
         return UsageEvent(
-            tenant_id=tenant_id,
-            source=reported.source,
+            kind=kind,
             id=reported.id,
-            meter=meter,
             quantity=reported.quantity,
             event_time=moment,
-            dimensions=reported.dimensions,
-            tier=_tier(reported.dimensions, sender=sender, tier=tier) if reported.dimensions else tier,
-            key_id=sender.key_id,
-            body_sha256=body_sha256(reported, tenant_id=tenant_id, moment=moment),
+            body_sha256=body_sha256(reported, tenant_id=kind.tenant_id, moment=moment),
         )
     except BitNetServiceError as error:
         return error
 
 
-def _require_names(reported: ReportedEvent) -> None:
-    for name, value in (("source", reported.source), ("id", reported.id)):
-        if not _is_name(value):
-            raise ValidationError(f"The {name} has 1 to {LONGEST_NAME} printable characters.", field=name)
+def _kind(reported: ReportedEvent, *, sender: Sender) -> EventKind:
+    """Return what an event has in common with others of its batch; what of it is wrong is raised."""
+    tenant_id = reported.tenant_id or sender.tenant_id
+    if tenant_id is None:
+        raise ValidationError("The operator names the tenant of each event.", field="tenant_id")
+    tier = sender.tiers.get(tenant_id)
+    if tier is None:
+        raise NotFoundError("There is no such tenant.", kind="tenant", id=str(tenant_id))
+    meter = _METERS.get(reported.meter)
+    if meter is None:
+        known = ", ".join(_METERS)
+        raise ValidationError(f"'{reported.meter[:40]}' is not a meter: choose from {known}.", field="meter")
+    if not _is_name(reported.source):
+        raise _not_a_name("source")
     if reported.source in OWN_SOURCES:
         raise ValidationError(f"The source '{reported.source}' is the service's own.", field="source")
+    return EventKind(
+        tenant_id=tenant_id,
+        source=reported.source,
+        meter=meter,
+        dimensions=reported.dimensions,
+        tier=_tier(reported.dimensions, sender=sender, tier=tier),
+        key_id=sender.key_id,
+    )
+
+
+def _not_a_name(field: str) -> ValidationError:
+    return ValidationError(f"The {field} has 1 to {LONGEST_NAME} printable characters.", field=field)
 
 
 def _is_name(value: str) -> bool:
     return 0 < len(value) <= LONGEST_NAME and value.isprintable()
 
 
-def _moment(event_time: datetime, *, now: datetime) -> datetime:
+def _moment(event_time: datetime, *, latest: datetime) -> datetime:
     """Return the time of an event in UTC; ValidationError if it cannot be right."""
     if event_time.tzinfo is None:
         raise ValidationError("The time of an event needs a time zone, such as Z.", field="event_time")
-    if not EARLIEST <= event_time <= now + MOST_AHEAD:
+    if not EARLIEST <= event_time <= latest:
         raise ValidationError(
             f"The time of an event lies between {EARLIEST:%Y-%m-%d} and an hour from now.", field="event_time"
         )
-    return event_time.astimezone(UTC)
+    return event_time if event_time.tzinfo is UTC else event_time.astimezone(UTC)
 
 
 def _tier(dimensions: Mapping[str, str], *, sender: Sender, tier: TenantTier) -> TenantTier:

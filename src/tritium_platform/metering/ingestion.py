@@ -1,4 +1,4 @@
-"""Takes events in: what arrives while a transaction runs is written together by the next one.
+"""Takes events in: what arrives while transactions run is written together by the next one.
 
 An answer is given after the commit. Within a group as in the table, the first event under a key is the one.
 Thousands of events take tens of milliseconds of computing: that is done in threads, for others are served
@@ -12,26 +12,28 @@ from collections import Counter, deque
 from contextvars import Context
 from dataclasses import dataclass, field
 from enum import StrEnum
-from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Protocol, cast
 from uuid import UUID
 
 import structlog
 
 from tritium_platform.errors import BitNetServiceError, ConflictError, OverloadedError
-from tritium_platform.metering.event import accept_events
-from tritium_platform.values import uuids7
+from tritium_platform.metering.event import UsageEvent, accept_events
+from tritium_platform.values import uuids7_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from tritium_platform.metering.event import EventKey, ReportedEvent, Sender, UsageEvent
+    from tritium_platform.metering.event import EventKey, ReportedEvent, Sender
     from tritium_platform.values import Clock, UnitOfWork
 
 _log = structlog.get_logger(__name__)
-MOST_AT_ONCE = 20_000
+MOST_AT_ONCE = 10_000
 MOST_WAITING = 200_000
+# While one transaction is in the database, the next one is made ready.
+MOST_WRITERS = 2
 Author = tuple[UUID, str | None]
 
 
@@ -50,9 +52,12 @@ class EventStore(Protocol):
     """Keeps events as usage records; (tenant_id, source, id) is unique for ever."""
 
     async def keep(
-        self, events: Sequence[UsageEvent], *, identities: Sequence[UUID], received_at: datetime
-    ) -> Mapping[EventKey, bytes]:
-        """Keep events with different keys; return the digests of the keys that were taken before."""
+        self, events: Sequence[UsageEvent], *, identities: Sequence[bytes], received_at: datetime
+    ) -> Mapping[int, bytes]:
+        """Keep events with different keys; return the digests of taken keys by the places of their events.
+
+        `identities` are the ids of the rows, 16 bytes each.
+        """
 
 
 class IngestionTrail(Protocol):
@@ -71,7 +76,7 @@ class _Batch:
 
 
 class Ingestion:
-    """Writes events in groups, one transaction at a time; close it with `await ingestion.close()`."""
+    """Writes events in groups, a few transactions at a time; close it with `await ingestion.close()`."""
 
     def __init__(
         self, *, store: EventStore, trail: IngestionTrail, unit_of_work: UnitOfWork, clock: Clock
@@ -82,7 +87,7 @@ class Ingestion:
         self._clock = clock
         self._waiting: deque[_Batch] = deque()
         self._count = 0
-        self._writer: asyncio.Task[None] | None = None
+        self._writers: set[asyncio.Task[None]] = set()
 
     async def ingest(self, reported: Sequence[ReportedEvent], *, sender: Sender) -> list[Outcome]:
         """Return what became of each event, or why it is refused, once all that was accepted is durable.
@@ -92,14 +97,16 @@ class Ingestion:
                 then: send the same ones again.
         """
         judged = await asyncio.to_thread(accept_events, reported, sender=sender, now=self._clock.now())
-        events = [each for each in judged if not isinstance(each, BitNetServiceError)]
-        outcomes = iter(await self._written(events) if events else [])
-        return [each if isinstance(each, BitNetServiceError) else next(outcomes) for each in judged]
+        events = [each for each in judged if isinstance(each, UsageEvent)]
+        outcomes = await self._written(events) if events else []
+        if len(events) == len(judged):
+            return outcomes
+        of_events = iter(outcomes)
+        return [each if isinstance(each, BitNetServiceError) else next(of_events) for each in judged]
 
     async def close(self) -> None:
         """Wait until what was sent is written."""
-        if self._writer is not None:
-            await self._writer
+        await asyncio.gather(*self._writers)
 
     async def _written(self, events: Sequence[UsageEvent]) -> list[Outcome]:
         if self._count + len(events) > MOST_WAITING:
@@ -107,20 +114,25 @@ class Ingestion:
         batch = _Batch(events=events)
         self._waiting.append(batch)
         self._count += len(events)
-        if self._writer is None or self._writer.done():
+        if len(self._writers) < MOST_WRITERS:
             # Of nobody's request: neither its transaction nor its trace is that of what others sent.
-            self._writer = asyncio.create_task(self._write_all(), name="ingestion", context=Context())
+            writer = asyncio.create_task(self._write_all(), name="ingestion", context=Context())
+            self._writers.add(writer)
         return await batch.done
 
     async def _write_all(self) -> None:
-        while self._waiting:
-            group = [self._waiting.popleft()]
-            size = len(group[0].events)
-            while self._waiting and size + len(self._waiting[0].events) <= MOST_AT_ONCE:
-                group.append(self._waiting.popleft())
-                size += len(group[-1].events)
-            await self._write(group)
-            self._count -= size
+        try:
+            while self._waiting:
+                group = [self._waiting.popleft()]
+                size = len(group[0].events)
+                while self._waiting and size + len(self._waiting[0].events) <= MOST_AT_ONCE:
+                    group.append(self._waiting.popleft())
+                    size += len(group[-1].events)
+                await self._write(group)
+                self._count -= size
+        finally:
+            # Here and not when the loop hears of the end: what arrives in between would wait for nobody.
+            self._writers.remove(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _write(self, group: Sequence[_Batch]) -> None:
         try:
@@ -140,47 +152,84 @@ class Ingestion:
                     batch.done.set_result(result)
 
     async def _commit(self, group: Sequence[_Batch]) -> list[list[Outcome]]:
-        first, ordered = await asyncio.to_thread(_firsts, group)
-        identities = uuids7(len(ordered), clock=self._clock)
-        now = self._clock.now()
+        arranged = await asyncio.to_thread(_arranged, group)
+        firsts = arranged.firsts
         async with self._unit_of_work():
-            taken = await self._store.keep(ordered, identities=identities, received_at=now)
-            accepted = Counter(
-                (event.tenant_id, event.key_id) for key, event in first.items() if key not in taken
+            taken = await self._store.keep(
+                firsts, identities=uuids7_bytes(len(firsts), clock=self._clock), received_at=self._clock.now()
             )
-            if accepted:
-                await self._trail.note(accepted)
-        return await asyncio.to_thread(_outcomes, group, first=first, taken=taken)
+            if len(taken) < len(firsts):
+                await self._trail.note(_authors(firsts, taken=taken))
+        return _outcomes(group, arranged=arranged, taken=taken)
 
 
-def _firsts(group: Sequence[_Batch]) -> tuple[dict[EventKey, UsageEvent], list[UsageEvent]]:
-    """Return the first event under each key, by key and in the order in which they are written."""
-    first: dict[EventKey, UsageEvent] = {}
-    for batch in group:
-        for event in batch.events:
-            first.setdefault(event.key, event)
-    # Of two processes with the same events one waits for the other: in one order they form no ring.
-    return first, sorted(first.values(), key=attrgetter("source", "id"))
+@dataclass(frozen=True, slots=True)
+class _Arranged:
+    """The events of a group by their keys.
+
+    Attributes:
+        firsts: the first event under each key, in the order in which they are written.
+        origins: the place of each of `firsts` in the group.
+        repeats: the places of all others, with the place in `firsts` of the one under their key.
+    """
+
+    firsts: Sequence[UsageEvent]
+    origins: Sequence[int]
+    repeats: Mapping[int, int]
+
+
+def _arranged(group: Sequence[_Batch]) -> _Arranged:
+    """Sort the events of a group by their keys, those under the same one as they arrived.
+
+    Of two transactions with the same events one waits for the other: in one order they form no ring.
+    """
+    events = [event for batch in group for event in batch.events]
+    keys = [event.key for event in events]
+    origins: list[int] = []
+    repeats: dict[int, int] = {}
+    last: EventKey | None = None
+    for place in sorted(range(len(keys)), key=keys.__getitem__):
+        if keys[place] == last:
+            repeats[place] = len(origins) - 1
+        else:
+            last = keys[place]
+            origins.append(place)
+    return _Arranged([events[place] for place in origins], origins, repeats)
+
+
+def _authors(firsts: Sequence[UsageEvent], *, taken: Mapping[int, bytes]) -> Mapping[Author, int]:
+    """Count the events that were not taken by whose they are and which key brought them."""
+    kinds = Counter([event.kind for event in firsts])
+    kinds.subtract(firsts[place].kind for place in taken)
+    authors: Counter[Author] = Counter()
+    for kind, count in kinds.items():
+        authors[kind.tenant_id, kind.key_id] += count
+    return +authors
 
 
 def _outcomes(
-    group: Sequence[_Batch], *, first: Mapping[EventKey, UsageEvent], taken: Mapping[EventKey, bytes]
+    group: Sequence[_Batch], *, arranged: _Arranged, taken: Mapping[int, bytes]
 ) -> list[list[Outcome]]:
-    return [[_outcome(event, first=first, taken=taken) for event in batch.events] for batch in group]
+    events = [event for batch in group for event in batch.events]
+    outcomes: list[Outcome] = [Ingested.ACCEPTED] * len(events)
+    for first, kept in taken.items():
+        place = arranged.origins[first]
+        outcomes[place] = _repeated(events[place], kept=kept)
+    for place, first in arranged.repeats.items():
+        kept = taken.get(first) or arranged.firsts[first].body_sha256
+        outcomes[place] = _repeated(events[place], kept=kept)
+    ends = list(accumulate((len(batch.events) for batch in group), initial=0))
+    return [outcomes[start:end] for start, end in pairwise(ends)]
 
 
-def _outcome(
-    event: UsageEvent, *, first: Mapping[EventKey, UsageEvent], taken: Mapping[EventKey, bytes]
-) -> Outcome:
-    key = event.key
-    kept = taken.get(key)
-    if kept is None and first[key] is event:
-        return Ingested.ACCEPTED
-    is_same = event.body_sha256 == (kept or first[key].body_sha256)
-    if is_same:
+def _repeated(event: UsageEvent, *, kept: bytes) -> Outcome:
+    """Return what becomes of an event under whose key there is one, by the digest of that one."""
+    if event.body_sha256 == kept:
         return Ingested.DUPLICATE
     return ConflictError(
-        "Another event was already counted under this source and id.", source=event.source, event_id=event.id
+        "Another event was already counted under this source and id.",
+        source=event.kind.source,
+        event_id=event.id,
     )
 
 

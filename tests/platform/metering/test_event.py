@@ -71,3 +71,30 @@ def test_the_digest_of_today_is_the_digest_for_ever():
         == known
         == slow_digest(event).hex()
     )
+
+
+FEW = st.builds(
+    ReportedEvent,
+    source=st.sampled_from(["a", "b", "gateway", ""]),
+    id=st.sampled_from(["1", "\n"]),
+    meter=st.sampled_from(["output_tokens", "compute_ms", "seconds"]),
+    quantity=st.sampled_from([-1, 7, 10**12 + 1]),
+    event_time=st.sampled_from([NOW, NOW.astimezone(), NOW.replace(tzinfo=None), NOW + timedelta(days=1)]),
+    tenant_id=st.sampled_from([None, TENANT, uuid.UUID(int=1)]),
+    dimensions=st.dictionaries(st.sampled_from(["model", "tier"]), st.sampled_from(["m", "team", ""])),
+)
+
+
+@given(st.lists(FEW, max_size=30), st.sampled_from([None, TENANT]))
+def test_events_are_judged_together_as_each_by_itself(events, tenant_id):
+    sender = Sender(tiers={TENANT: TenantTier.DEVELOPER}, tenant_id=tenant_id, key_id="key")
+    together = accept_events(events, sender=sender, now=NOW)
+    alone = [each for event in events for each in accept_events([event], sender=sender, now=NOW)]
+    assert [told(each) for each in together] == [told(each) for each in alone]
+
+
+def told(judged):
+    """Return all that an outcome says."""
+    if isinstance(judged, BitNetServiceError):
+        return type(judged), str(judged), judged.details
+    return judged.record(TENANT, received_at=NOW)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
-    from uuid import UUID
 
     from tritium_platform.adapters.memory.database import MemoryDatabase
-    from tritium_platform.metering.event import EventKey, UsageEvent
+    from tritium_platform.metering.event import UsageEvent
 
 
 class MemoryEventStore:
@@ -23,13 +23,14 @@ class MemoryEventStore:
         self._records = MemoryUsageStore(database)
 
     async def keep(
-        self, events: Sequence[UsageEvent], *, identities: Sequence[UUID], received_at: datetime
-    ) -> Mapping[EventKey, bytes]:
-        """Keep events with different keys; return the digests of the keys that were taken before."""
-        taken: dict[EventKey, bytes] = {}
+        self, events: Sequence[UsageEvent], *, identities: Sequence[bytes], received_at: datetime
+    ) -> Mapping[int, bytes]:
+        """Keep events with different keys; return the digests of taken keys by the places of their events."""
+        taken: dict[int, bytes] = {}
         async with self._database.write():
-            for event, identity in zip(events, identities, strict=True):
-                digest = await self._records.insert(event.record(identity, received_at=received_at))
+            for place, (event, identity) in enumerate(zip(events, identities, strict=True)):
+                record = event.record(UUID(bytes=identity), received_at=received_at)
+                digest = await self._records.insert(record)
                 if digest is not None:
-                    taken[event.key] = digest
+                    taken[place] = digest
         return taken

@@ -1,45 +1,53 @@
-"""Events in SQL: hundreds of them per statement, deduplicated by the unique key of the usage records."""
+"""Events in SQL: thousands of them per statement, deduplicated by the unique key of the usage records."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import text
 
 from tritium_platform.adapters.sql.metering_store import METER_COLUMNS, record_values
+from tritium_platform.adapters.sql.packed_array import packed_bytes, packed_integers
 from tritium_platform.adapters.sql.tables.metering import QUANTITIES, RESOURCES, usage_records
 from tritium_platform.metering.model import OperationType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
-    from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from tritium_platform.adapters.sql.database import Database
-    from tritium_platform.metering.event import EventKey, UsageEvent
+    from tritium_platform.metering.event import EventKind, UsageEvent
 
-_KEY = {"id": "uuid", "tenant_id": "uuid", "source": "text", "event_id": "text"}
-_FIELDS = {
-    **_KEY,
-    **dict.fromkeys(("tier", "model", "device", "dimensions", "key_id", "sha256", "meter"), "text"),
-    "occurred_at": "timestamptz",
-    "quantity": "bigint",
+# Moments of PostgreSQL count from here.
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+# The first is no text to be cast in the statement: what can fail, and so tell of a row, is compared only with
+# rows that the policy of the table lets pass, and no index finds those.
+_KIND_FIELDS = {
+    "tenant_id": "uuid",
+    **dict.fromkeys(("source", "meter", "tier", "model", "device", "dimensions", "key_id"), "text"),
 }
 _METER_OF = {column.name: meter.value for meter, column in METER_COLUMNS.items()}
 _COUNTS = ", ".join(
-    f"CASE WHEN e.meter = '{_METER_OF[name]}' THEN e.quantity ELSE 0 END" if name in _METER_OF else "0"
+    f"CASE WHEN k.meter = '{_METER_OF[name]}' THEN e.quantity ELSE 0 END" if name in _METER_OF else "0"
     for name in QUANTITIES + RESOURCES
 )
-
-
-def _unnest(fields: Mapping[str, str]) -> str:
-    return ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in fields.items())
-
-
+# What events have in common comes once for all of them. Every event has a kind and every kind an event, so
+# that nothing is empty on either side; but a full join is never made by comparing each with each.
+# No name has a control character.
+_EVENTS = f"""
+    unnest(
+        CAST(:id AS uuid[]), string_to_array(:event_id, chr(10)), CAST(:quantity AS bigint[]),
+        CAST(:occurred_at AS timestamptz[]), CAST(:sha256 AS bytea[]), CAST(:kind AS bigint[])
+    ) WITH ORDINALITY AS e(id, event_id, quantity, occurred_at, sha256, kind, place)
+    FULL JOIN unnest({", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _KIND_FIELDS.items())})
+    WITH ORDINALITY AS k({", ".join(_KIND_FIELDS)}, kind) ON k.kind = e.kind
+"""
 _INSERT = text(
     f"""
     INSERT INTO usage_records (
@@ -47,28 +55,31 @@ _INSERT = text(
         occurred_at, received_at, body_sha256, {", ".join(QUANTITIES + RESOURCES)}
     )
     SELECT
-        e.id, e.tenant_id, e.source, e.event_id, '{OperationType.EXTERNAL.value}', e.tier, 'success',
-        e.model, e.device, e.dimensions, e.key_id, e.occurred_at, :received_at, decode(e.sha256, 'hex'),
+        e.id, k.tenant_id, k.source, e.event_id, '{OperationType.EXTERNAL.value}', k.tier,
+        'success', k.model, k.device, k.dimensions, k.key_id, e.occurred_at, :received_at, e.sha256,
         {_COUNTS}
-    FROM unnest({_unnest(_FIELDS)}) AS e({", ".join(_FIELDS)})
+    FROM {_EVENTS}
+    ORDER BY e.place
     ON CONFLICT (tenant_id, source, event_id) DO NOTHING
     """  # noqa: S608 - of our own names
 )
-# LATERAL with a LIMIT is looked up in the index, key by key, whatever the planner believes of the table.
+# LATERAL with a LIMIT is looked up in an index, key by key, whatever the planner believes of the table.
 _TAKEN_ON_POSTGRESQL = text(
     f"""
-    SELECT e.place, u.body_sha256
-    FROM unnest({_unnest(_KEY)}) WITH ORDINALITY AS e({", ".join(_KEY)}, place)
-    CROSS JOIN LATERAL (
+    WITH sent AS MATERIALIZED (
+        SELECT e.id, k.tenant_id, k.source, e.event_id, e.place FROM {_EVENTS}
+    )
+    SELECT sent.place - 1, u.body_sha256
+    FROM sent CROSS JOIN LATERAL (
         SELECT r.id, r.body_sha256 FROM usage_records r
-        WHERE r.tenant_id = e.tenant_id AND r.source = e.source AND r.event_id = e.event_id LIMIT 1
+        WHERE r.tenant_id = sent.tenant_id AND r.source = sent.source AND r.event_id = sent.event_id LIMIT 1
     ) u
-    WHERE u.id <> e.id
+    WHERE u.id <> sent.id
     """  # noqa: S608 - of our own names
 )
 _TAKEN_ON_SQLITE = text(
     """
-    SELECT e.key + 1 AS place, u.body_sha256
+    SELECT e.key AS place, u.body_sha256
     FROM json_each(:keys) e CROSS JOIN usage_records u
     WHERE u.tenant_id = json_extract(e.value, '$[0]') AND u.source = json_extract(e.value, '$[1]')
     AND u.event_id = json_extract(e.value, '$[2]')
@@ -83,28 +94,28 @@ class SqlEventStore:
         self._database = database
 
     async def keep(
-        self, events: Sequence[UsageEvent], *, identities: Sequence[UUID], received_at: datetime
-    ) -> Mapping[EventKey, bytes]:
-        """Keep events with different keys; return the digests of the keys that were taken before."""
+        self, events: Sequence[UsageEvent], *, identities: Sequence[bytes], received_at: datetime
+    ) -> Mapping[int, bytes]:
+        """Keep events with different keys; return the digests of taken keys by the places of their events."""
         keep = self._on_sqlite if self._database.is_sqlite else self._on_postgresql
         async with self._database.write() as connection:
             taken = await keep(connection, events, identities, received_at)
-        return {events[place - 1].key: bytes(digest) for place, digest in taken}
+        return {place: bytes(digest) for place, digest in taken}
 
     async def _on_sqlite(
         self,
         connection: AsyncConnection,
         events: Sequence[UsageEvent],
-        identities: Sequence[UUID],
+        identities: Sequence[bytes],
         received_at: datetime,
     ) -> Sequence[Any]:
         """Look first and insert then: nobody else writes meanwhile."""
-        keys = msgspec.json.encode([(each.tenant_id.hex, each.source, each.id) for each in events])
+        keys = msgspec.json.encode([(each.kind.tenant_id.hex, each.kind.source, each.id) for each in events])
         taken = (await connection.execute(_TAKEN_ON_SQLITE, {"keys": keys.decode()})).all()
         places = {place for place, _ in taken}
         rows = [
-            record_values(event.record(identity, received_at=received_at))
-            for place, (event, identity) in enumerate(zip(events, identities, strict=True), 1)
+            record_values(event.record(UUID(bytes=identity), received_at=received_at))
+            for place, (event, identity) in enumerate(zip(events, identities, strict=True))
             if place not in places
         ]
         if rows:
@@ -115,7 +126,7 @@ class SqlEventStore:
         self,
         connection: AsyncConnection,
         events: Sequence[UsageEvent],
-        identities: Sequence[UUID],
+        identities: Sequence[bytes],
         received_at: datetime,
     ) -> Sequence[Any]:
         """Insert what is not there, and look only if something was: with another id than ours."""
@@ -123,29 +134,39 @@ class SqlEventStore:
         inserted = await connection.execute(_INSERT, {**columns, "received_at": received_at})
         if inserted.rowcount == len(events):
             return []
-        keys = {name: columns[name] for name in _KEY}
-        return (await connection.execute(_TAKEN_ON_POSTGRESQL, keys)).all()
+        return (await connection.execute(_TAKEN_ON_POSTGRESQL, columns)).all()
 
 
-def _columns(events: Sequence[UsageEvent], identities: Sequence[UUID]) -> dict[str, str]:
-    """Spell events column by column as arrays of PostgreSQL."""
-    dimensions = [each.dimensions for each in events]
+def _columns(events: Sequence[UsageEvent], identities: Sequence[bytes]) -> dict[str, Any]:
+    """Spell events column by column, and what they have in common once."""
+    kinds = list(dict.fromkeys([each.kind for each in events]))
+    numbers = {kind: number for number, kind in enumerate(kinds, 1)}
+    return {
+        "id": packed_bytes("uuid", identities),
+        "event_id": "\n".join([each.id for each in events]),
+        "quantity": packed_integers("bigint", [each.quantity for each in events]),
+        "occurred_at": packed_integers(
+            "timestamptz", [(each.event_time - _EPOCH) // _MICROSECOND for each in events]
+        ),
+        "sha256": packed_bytes("bytea", [each.body_sha256 for each in events]),
+        "kind": packed_integers("bigint", [numbers[each.kind] for each in events]),
+        **_kind_columns(kinds),
+    }
+
+
+def _kind_columns(kinds: Sequence[EventKind]) -> dict[str, str]:
+    dimensions = [each.dimensions for each in kinds]
     columns: dict[str, Sequence[Any]] = {
-        "id": identities,
-        "tenant_id": [each.tenant_id for each in events],
-        "source": [each.source for each in events],
-        "event_id": [each.id for each in events],
-        "tier": [each.tier for each in events],
+        "tenant_id": [each.tenant_id for each in kinds],
+        "source": [each.source for each in kinds],
+        "meter": [each.meter for each in kinds],
+        "tier": [each.tier for each in kinds],
         "model": [each.get("model", "") for each in dimensions],
         "device": [each.get("device", "") for each in dimensions],
         "dimensions": [
             msgspec.json.encode(each, order="sorted").decode() if each else None for each in dimensions
         ],
-        "key_id": [each.key_id for each in events],
-        "occurred_at": [each.event_time for each in events],
-        "sha256": [each.body_sha256.hex() for each in events],
-        "meter": [each.meter for each in events],
-        "quantity": [each.quantity for each in events],
+        "key_id": [each.key_id for each in kinds],
     }
     return {name: _array(values) for name, values in columns.items()}
 

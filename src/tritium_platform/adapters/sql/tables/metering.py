@@ -38,6 +38,7 @@ usage_records = Table(
     Column("dimensions", Text),
     Column("received_at", UtcDateTime),
     *(Column(name, BigInteger, nullable=False) for name in QUANTITIES + RESOURCES),
+    # On PostgreSQL in another order, and compared byte by byte: migration 26.
     UniqueConstraint("tenant_id", "source", "event_id"),
     *(CheckConstraint(f"{name} >= 0", name=f"{name}_not_negative") for name in QUANTITIES + RESOURCES),
     Index("ix_usage_records_tenant_id_occurred_at", "tenant_id", "occurred_at"),
