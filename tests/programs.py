@@ -1,10 +1,11 @@
-"""Runs `tritium` and `tritiumd`, in a process of its own each time that need not import it all.
+"""Runs `tritium`, `tritiumd` and scripts of tests, each in a process of its own that need not import it all.
 
 Most of what a command takes, and of what a server takes to start, is Python importing modules. A process
 that has imported what the programs need, and done nothing else, forks itself for every run: a program has its
 own arguments, environment, directory, streams and exit code, begins with modules that nobody has used, and
-starts its own children from nothing. Tests that look at how a program starts or ends with its terminal start
-it from nothing; so do test_tritiumd.py and test_console_in_a_browser.py in tests/e2e, for all the others.
+starts its own children from nothing. A script is named by its path and has a function `main`. Tests that look
+at how a program starts or ends with its terminal start it from nothing; so do test_tritiumd.py and
+test_console_in_a_browser.py in tests/e2e, for all the others.
 
 Loaded once, by path, from tests/conftest.py: test folders are not packages.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import select
@@ -157,7 +158,7 @@ def run(
 
 
 def start(
-    name: str,
+    name: str | Path,
     *arguments: object,
     log: Path,
     environment: Mapping[str, str] | None = None,
@@ -232,7 +233,17 @@ def become(wish: Mapping[str, Any], descriptors: list[int]) -> Callable[[], None
     os.environ.update(wish["environment"])
     time.tzset()
     sys.argv = wish["words"]
-    return importlib.import_module(PACKAGES[sys.argv[0]]).main
+    return main_of(sys.argv[0])
+
+
+def main_of(name: str) -> Callable[[], None]:
+    """Return what a program, or the script at a path, begins with."""
+    if name in PACKAGES:
+        return importlib.import_module(PACKAGES[name]).main
+    spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[spec.name])
+    return sys.modules[spec.name].main
 
 
 if __name__ == "__main__":

@@ -206,14 +206,14 @@ def books_in_sql(database: Database) -> Books:
     )
 
 
-def create_scratch_database() -> str:
-    """Create an empty PostgreSQL database, owned by a role that policies bind; skip if there is no server."""
+def create_scratch_database(*, copy_of: str = "template1") -> str:
+    """Create a PostgreSQL database, owned by a role that policies bind; skip if there is no server."""
     server = make_url(SERVER)
     name = f"tritium_test_{secrets.token_hex(6)}"
     try:
         with psycopg.connect(plain_url(SERVER), autocommit=True, connect_timeout=3) as connection:
             connection.execute(OWNER_EXISTS)
-            connection.execute(f'CREATE DATABASE "{name}" OWNER {OWNER}')
+            connection.execute(f'CREATE DATABASE "{name}" OWNER {OWNER} TEMPLATE "{copy_of}"')
             # A test looks at what is committed, not at what a power cut leaves: nobody waits for the disk.
             connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
     except psycopg.OperationalError as error:
@@ -262,18 +262,25 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def migrated_postgresql() -> Iterator[str]:
+def postgresql_template() -> Iterator[str]:
+    """The name of a migrated PostgreSQL database that nobody connects to, so that it can be copied."""
     url = create_scratch_database()
     migrate(url)
+    yield make_url(url).database or ""
+    drop_scratch_database(url)
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql_template: str) -> Iterator[str]:
+    url = create_scratch_database(copy_of=postgresql_template)
     yield url
     drop_scratch_database(url)
 
 
 @pytest.fixture
-def scratch_postgresql() -> Iterator[str]:
+def scratch_postgresql(postgresql_template: str) -> Iterator[str]:
     """The URL of a migrated PostgreSQL database of the test's own, as its owner."""
-    url = create_scratch_database()
-    migrate(url)
+    url = create_scratch_database(copy_of=postgresql_template)
     yield url
     drop_scratch_database(url)
 

@@ -1,4 +1,4 @@
-"""Bills made-up tenants until it is killed: python money_worker.py DATABASE_URL SEED [PAYMENTS [only]].
+"""Bills made-up tenants until it is killed: money_worker.py DATABASE_URL SEED [PAYMENTS [only]].
 
 What it says of a payment (`paying INVOICE AMOUNT`) it says before it pays. The lines of the file PAYMENTS are
 paid first, once more, under the keys that they had; with `only`, that is all.
@@ -112,7 +112,11 @@ async def bill_for_ever(
     await asyncio.gather(*(one_life(place) for place in range(4)))
 
 
-if __name__ == "__main__":
+def main() -> None:
     url, seed, *payments = sys.argv[1:]
     lines = Path(payments[0]).read_text().splitlines() if payments else None
     asyncio.run(bill_for_ever(url, random.Random(seed), earlier=lines, is_only_paying=len(payments) > 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 import random
-import subprocess
-import sys
+import signal
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import tritium_test_programs as programs
 from sqlalchemy import text
 
 from tritium_platform.adapters.sql.migrate import synchronous_engine
@@ -28,26 +28,28 @@ SEED = os.environ.get("TRITIUM_MONEY_SEED", "1")
 WORKERS = 2
 
 
-def start(url: str, seed: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, str(WORKER), url, seed], stdout=subprocess.PIPE, text=True)
+def killed(worker: programs.Running) -> list[str]:
+    """Kill a worker; return what it said that was not read yet."""
+    worker.kill()
+    assert worker.wait() == -signal.SIGKILL
+    with worker.stdout:
+        return worker.stdout.read().decode().splitlines()
 
 
-def test_the_books_are_right_after_many_kills(sql_url: str) -> None:
+def test_the_books_are_right_after_many_kills(sql_url: str, tmp_path: Path) -> None:
+    def start(number: int) -> programs.Running:
+        return programs.start(WORKER, sql_url, f"{SEED} {number}", log=tmp_path / "log")
+
     chance = random.Random(SEED)
-    workers = [start(sql_url, f"{SEED} {place}") for place in range(WORKERS)]
+    workers = [start(place) for place in range(WORKERS)]
     acknowledged: list[str] = []
     for kill in range(KILLS):
-        assert workers[0].stdout is not None
-        acknowledged.append(workers[0].stdout.readline())  # it is at work
+        acknowledged.append(workers[0].stdout.readline().decode())  # it is at work
         time.sleep(chance.uniform(0, 0.4))
-        victim = workers.pop(0)
-        victim.kill()
-        acknowledged += victim.communicate()[0].splitlines()
-        assert victim.returncode == -9
-        workers.append(start(sql_url, f"{SEED} {kill + WORKERS}"))
+        acknowledged += killed(workers.pop(0))
+        workers.append(start(kill + WORKERS))
     for worker in workers:
-        worker.kill()
-        acknowledged += worker.communicate()[0].splitlines()
+        acknowledged += killed(worker)
     # A line that the kill cut short says nothing.
     known = {line.split()[1] for line in acknowledged if len(line.strip()) == len("finalized ") + 36}
     check(sql_url, acknowledged=known)

@@ -1,6 +1,6 @@
 """One gateway as a process of its own, with engines that are none and a clock that the test moves.
 
-    python gateway_program.py server|gateway DATA_DIR DATABASE_URL CLOCK_FILE
+Its arguments (tests/programs.py runs it): server|gateway DATA_DIR DATABASE_URL CLOCK_FILE.
 
 CLOCK_FILE holds the monotonic time in nanoseconds, 8 bytes, for all of them. An answer of HELD tokens stands
 still after its first one.
@@ -76,7 +76,7 @@ class NoEngine:
         pass
 
 
-async def main():
+async def serve():
     role, data_dir, database_url, clock_file = sys.argv[1:]
     config = PlatformConfig(
         data_dir=Path(data_dir), database_url=database_url, port=0, model_roots=(MODELS,), drain_seconds=1.0
@@ -96,5 +96,5 @@ async def main():
     )
 
 
-if __name__ == "__main__":
-    asyncio.run(main())
+def main():
+    asyncio.run(serve())

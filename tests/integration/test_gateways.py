@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
 import pytest
+import tritium_test_programs as programs
 
 from tritium_platform.compose import initialize_platform
 from tritium_platform.config import PlatformConfig
@@ -32,7 +31,7 @@ class Machine:
     """A server, the gateways beside it, and the time."""
 
     def __init__(self, directory, database_url):
-        self.clock = directory / "clock"
+        self.clock, self._log = directory / "clock", directory / "log"
         self._arguments = [directory / "data", database_url, self.clock]
         self._now = 10**15
         self.move(seconds=0)
@@ -45,10 +44,7 @@ class Machine:
             file.write(self._now.to_bytes(8, "little"))
 
     def start(self, *roles):
-        begun = [
-            subprocess.Popen([sys.executable, PROGRAM, role, *self._arguments], stdout=subprocess.PIPE)
-            for role in roles
-        ]
+        begun = [programs.start(PROGRAM, role, *self._arguments, log=self._log) for role in roles]
         self.processes += begun
         for each in begun:
             facts = json.loads(each.stdout.readline())

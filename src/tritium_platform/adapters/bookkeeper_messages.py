@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from tritium_platform.adapters.engine_messages import Failed
+from tritium_platform.adapters.failed_message import Failed
 
 
 class Position(msgspec.Struct, frozen=True, tag="position"):

@@ -24,6 +24,7 @@ from tritium.engine.config import EngineConfig
 from tritium.engine.mailbox import Mailbox
 from tritium.engine.request import join_outputs
 from tritium_platform.adapters import engine_messages as messages
+from tritium_platform.adapters.failed_message import Failed
 from tritium_platform.adapters.process_link import ProcessLink
 from tritium_platform.adapters.processor_share import give_way, niceness
 from tritium_platform.adapters.tracing import current_traceparent
@@ -64,7 +65,7 @@ class EngineOptions:
 
 
 # What an engine says of one request; None if the engine is gone.
-_Letters = Mailbox[messages.Tokens | messages.Embedded | messages.Failed | None]
+_Letters = Mailbox[messages.Tokens | messages.Embedded | Failed | None]
 
 
 class EngineProcess:
@@ -202,7 +203,7 @@ class EngineProcess:
         report = await letters.take()
         if report is None:
             raise self._unavailable()
-        if isinstance(report, messages.Failed):
+        if isinstance(report, Failed):
             raise report.to_error()
         return report
 
@@ -299,7 +300,7 @@ class EngineProcess:
         self._last_heard = time.monotonic()
         if isinstance(report, messages.Tokens):
             self._deliver(report.output.request_id, report)
-        elif isinstance(report, messages.Embedded | messages.Failed):
+        elif isinstance(report, messages.Embedded | Failed):
             self._deliver(report.request_id, report)
         elif isinstance(report, messages.Heartbeat):
             self._resident_bytes = report.resident_bytes
@@ -316,9 +317,7 @@ class EngineProcess:
             self._last_error = report.message
             self._become(ReplicaState.FAILED)
 
-    def _deliver(
-        self, request_id: str, report: messages.Tokens | messages.Embedded | messages.Failed
-    ) -> None:
+    def _deliver(self, request_id: str, report: messages.Tokens | messages.Embedded | Failed) -> None:
         letters = self._waiters.get(request_id)
         if letters is not None:
             letters.put(report)

@@ -13,7 +13,7 @@ import structlog
 import uvloop
 
 from tritium_platform.adapters import bookkeeper_messages as messages
-from tritium_platform.adapters.engine_messages import Failed
+from tritium_platform.adapters.failed_message import Failed
 from tritium_platform.adapters.process_link import ProcessLink
 from tritium_platform.adapters.settlement_codec import decode_settlements
 from tritium_platform.adapters.sql.audit_outbox import SqlAuditOutbox

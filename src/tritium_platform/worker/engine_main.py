@@ -21,6 +21,7 @@ from tritium.engine.loading import load_engine
 from tritium.engine.runner import EngineThread
 from tritium.errors import BitNetServiceError, ProcessingError
 from tritium_platform.adapters import engine_messages as messages
+from tritium_platform.adapters.failed_message import Failed
 from tritium_platform.adapters.process_link import ProcessLink
 from tritium_platform.adapters.telemetry import configure_logging
 from tritium_platform.adapters.tracing import GenerationSpans, configure_tracing
@@ -77,11 +78,11 @@ class EngineServer:
         try:
             await work
         except BitNetServiceError as error:
-            self._link.send(messages.Failed.of(error, request_id=request_id))
+            self._link.send(Failed.of(error, request_id=request_id))
         except Exception as error:  # noqa: BLE001 - a fault in one request must not end the others
             _log.exception("engine_request_failed", request_id=request_id)
             failure = ProcessingError(f"The engine failed on this request ({type(error).__name__}).")
-            self._link.send(messages.Failed.of(failure, request_id=request_id))
+            self._link.send(Failed.of(failure, request_id=request_id))
 
     async def _generate(self, command: messages.Submit) -> None:
         spans = GenerationSpans(command.request, traceparent=command.traceparent)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,7 @@ from tritium.quantize.source import open_source
 from tritium.quantize.windows import calibration_windows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -65,10 +67,22 @@ def config(calibration_text: str, held_out_text: str, request: pytest.FixtureReq
     )
 
 
+@pytest.fixture(scope="module")
+def bytes_as_asked(tiny_llama: Path, tmp_path_factory) -> Callable[[str], dict[str, bytes]]:
+    """What a quantization that nothing stopped writes, made once for all tests that ask for the same."""
+
+    @cache
+    def quantized(asked: str) -> dict[str, bytes]:
+        out = tmp_path_factory.mktemp("whole") / "uninterrupted"
+        quantize_model(tiny_llama, QuantizationConfig.from_dict(json.loads(asked)), out=out)
+        return bytes_of(out)
+
+    return quantized
+
+
 @pytest.fixture
-def uninterrupted(tiny_llama: Path, config: QuantizationConfig, tmp_path: Path) -> dict[str, bytes]:
-    quantize_model(tiny_llama, config, out=tmp_path / "uninterrupted")
-    return bytes_of(tmp_path / "uninterrupted")
+def uninterrupted(bytes_as_asked, config: QuantizationConfig) -> dict[str, bytes]:
+    return bytes_as_asked(json.dumps(config.to_dict()))
 
 
 @pytest.mark.parametrize(
@@ -427,7 +441,7 @@ except ResourceError as error:
     ],
 )
 def test_no_room_at_any_step_says_so_and_what_is_finished_stays(
-    tiny_llama, config, uninterrupted, tmp_path, *, room, file, layers
+    tiny_llama, config, tmp_path, *, room, file, layers
 ):
     target = tmp_path / "out"
     asked = replace(config, embedding_bits=6, validation_text=None)
