@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
+import time
 
 import pytest
 
@@ -80,10 +82,11 @@ async def test_it_says_at_once_when_requests_begin_and_cease_to_wait_in_it(scrip
     await anext(running)
     first = asyncio.create_task(anext(waiting))
     for claim in (1, 0):
-        before = len(told)
-        for _ in range(30):  # long before the next heartbeat is due
+        before, begun = len(told), time.monotonic()
+        for _ in range(30):  # on a machine that is not starved long before the next heartbeat is due
             await anext(running)
-        assert told[before:] in ([claim], [claim] * 2)  # an ordinary heartbeat may fall in between
+        beats = math.ceil(time.monotonic() - begun)  # so many ordinary ones may fall in between
+        assert told[before:] in [[claim] * (1 + count) for count in range(beats + 1)]
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
     await running.aclose()
