@@ -19,7 +19,7 @@ import numpy as np
 
 from tritium.formats.scale_codes import decode_scales, encode_scales
 from tritium.kernels.cpu import dense_matmul
-from tritium.kernels.descent import round_group, weigh_group
+from tritium.kernels.descent import round_group, tell_others, weigh_group
 from tritium.quantize.planes import quantize_planes
 from tritium.quantize.weights import QuantizedWeights, level_limit, storable
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SWEEPS = 12  # most of what can be gained comes in the first four
 CHUNK_WEIGHTS = 1 << 22
+BLOCK_COLUMNS = 512  # whose moves all other columns are told of together
 ROOM_TO_GROW = np.float32(1.5)  # scales may grow so much beyond the largest one they begin with
 
 
@@ -97,14 +98,22 @@ class _Descent:
     def sweep(self, *, largest: np.float32) -> bool:
         """Step through all groups; returns whether a level moved."""
         has_moved = False
-        for group in range(self.scales.shape[1]):
-            has_moved |= self._step(group, largest)
+        groups, at_once = range(self.scales.shape[1]), max(1, BLOCK_COLUMNS // self._group_size)
+        for block in (groups[first : first + at_once] for first in groups[::at_once]):
+            first, end = self._columns(block[0]).start, self._columns(block[-1]).stop
+            changes = np.empty((len(self.levels), end - first), np.float32)
+            for group in block:
+                has_moved |= self._step(group, changes, block=first, largest=largest)
+            tell_others(self._slope, self._problem.hessian, changes, block=first, threads=self._threads)
         return has_moved
 
-    def _step(self, group: int, largest: np.float32) -> bool:
-        """Move the scale and then the levels of one group, and tell all columns; whether a level moved."""
-        first, stiffness = group * self._group_size, self._stiffness[group]
-        columns = slice(first, min(first + self._group_size, self.levels.shape[1]))
+    def _columns(self, group: int) -> slice:
+        first = group * self._group_size
+        return slice(first, min(first + self._group_size, self.levels.shape[1]))
+
+    def _step(self, group: int, changes: NDArray[np.float32], *, block: int, largest: np.float32) -> bool:
+        """Move the scale and then the levels of one group, and tell its block; whether a level moved."""
+        columns, stiffness = self._columns(group), self._stiffness[group]
         before = self.scales[:, group].copy()
         pull = weigh_group(
             self.levels,
@@ -121,7 +130,9 @@ class _Descent:
             self._slope,
             self._problem.hessian,
             stiffness,
+            changes,
             columns=columns,
+            block=block,
             before=before,
             scales=scales,
             limit=self._limit,
