@@ -43,19 +43,20 @@ Bytes descend(const KernelTable& table, Random& random) {
   task.before = before.data();
   task.scales = scales.data();
   task.has_moved = has_moved.get();
-  std::vector<int32_t> move_counts(pull.size()), places(static_cast<size_t>(rows * task.count));
-  std::vector<float> moves(places.size());
-  task.move_counts = move_counts.data();
-  task.places = places.data();
-  task.moves = moves.data();
+  std::vector<float> changes(static_cast<size_t>(rows * task.count));
+  task.changes = changes.data();
+  task.changes_apart = task.count;
+  const int64_t told_begin = random.between(0, inputs), told_end = random.between(told_begin, inputs);
   Bytes bytes;
   for (int step = 0; step < 2; ++step) {
     table.weigh_group(task, 0, rows);
     append(bytes, stiffness);
     table.round_group(task, 0, rows);
-    table.tell_group(task, 0, rows);
+    table.tell({task.hessian, inputs, task.slope, task.changes, task.count, task.first, task.count,
+                told_begin, told_end},
+               0, rows);
     task.before = scales.data();
-    for (const auto& values : {levels, slope, pull, stiffness}) append(bytes, values);
+    for (const auto& values : {levels, slope, pull, stiffness, changes}) append(bytes, values);
     bytes.insert(bytes.end(), has_moved.get(), has_moved.get() + rows);
   }
   return bytes;

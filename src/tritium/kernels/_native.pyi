@@ -36,13 +36,22 @@ def round_group(
     slope: NDArray[np.float32],
     hessian: NDArray[np.float32],
     stiffness: NDArray[np.float32],
+    changes: NDArray[np.float32],
     first: int,
     count: int,
+    block: int,
     before: NDArray[np.float32],
     scales: NDArray[np.float32],
     limit: int,
     threads: int,
 ) -> bool: ...
+def tell_others(
+    slope: NDArray[np.float32],
+    hessian: NDArray[np.float32],
+    changes: NDArray[np.float32],
+    first: int,
+    threads: int,
+) -> None: ...
 def quantize_activations(
     x: NDArray[np.float32], threads: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...

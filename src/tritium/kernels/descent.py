@@ -54,21 +54,25 @@ def round_group(
     slope: NDArray[np.float32],
     hessian: NDArray[np.float32],
     stiffness: NDArray[np.float32],
+    changes: NDArray[np.float32],
     *,
     columns: slice,
+    block: int,
     before: NDArray[np.float32],
     scales: NDArray[np.float32],
     limit: int,
     threads: int = 1,
 ) -> bool:
-    """Gives each weight of a group its best level, one after another, and moves the slope; whether one moved.
+    """Gives each weight of a group its best level, one after another, and tells its block; whether one moved.
 
     Args:
         levels: whole numbers, float32 [N, K]; those of the group change.
-        slope: float32 [N, K]; changes wherever a weight of the row did.
+        slope: float32 [N, K]; that of the block changes wherever a weight of the row did.
         hessian: symmetric with a positive diagonal, float32 [K, K].
         stiffness: float32 [N]; becomes NaN where a level moved.
+        changes: by how much the weights of the block moved, float32 [N, B]; those of the group are written.
         columns: of the group; both ends are given.
+        block: the first of the B columns in whose midst the group lies.
         before: the scales that the slope knows of, float32 [N].
         scales: the scales from now on, float32 [N]; with 0 levels stay.
         limit: the largest level, up to 127.
@@ -82,10 +86,36 @@ def round_group(
         slope,
         hessian,
         stiffness,
+        changes,
         columns.start,
         columns.stop - columns.start,
+        block,
         before,
         scales,
         limit,
         threads,
     )
+
+
+@refuses_bad_arrays
+def tell_others(
+    slope: NDArray[np.float32],
+    hessian: NDArray[np.float32],
+    changes: NDArray[np.float32],
+    *,
+    block: int,
+    threads: int = 1,
+) -> None:
+    """Moves the slope of all columns that are not of a block by what the weights of the block moved.
+
+    Args:
+        slope: float32 [N, K].
+        hessian: symmetric, float32 [K, K].
+        changes: float32 [N, B], as `round_group` wrote them for all groups of the block.
+        block: the first of its columns.
+        threads: threads to use.
+
+    Raises:
+        ValidationError: a dtype or a shape that does not fit, or columns that are not there.
+    """
+    _native.tell_others(slope, hessian, changes, block, threads)

@@ -27,27 +27,42 @@ def round_group(
     slope: F32,
     hessian: F32,
     stiffness: F32,
+    changes: F32,
     *,
     columns: slice,
+    block: int,
     before: F32,
     scales: F32,
     limit: int,
 ) -> bool:
-    """Gives each weight of a group its best level, one after another, and moves the slope."""
-    block, chosen = hessian[columns, columns], levels[:, columns].copy()
-    local = slope[:, columns] - _turned(chosen, block) * (scales - before)[:, None]
+    """Gives each weight of a group its best level, one after another, and tells its block."""
+    own, chosen = hessian[columns, columns], levels[:, columns].copy()
+    local = slope[:, columns] - _turned(chosen, own) * (scales - before)[:, None]
     safe = np.where(scales > 0, scales, np.float32(np.inf))
     for k in range(chosen.shape[1]):
-        best = np.clip(np.rint(chosen[:, k] + local[:, k] / (block[k, k] * safe)), -limit, limit)
-        local -= block[k] * ((best - chosen[:, k]) * scales)[:, None]
+        best = np.clip(np.rint(chosen[:, k] + local[:, k] / (own[k, k] * safe)), -limit, limit)
+        local -= own[k] * ((best - chosen[:, k]) * scales)[:, None]
         chosen[:, k] = best
     change = chosen * scales[:, None] - levels[:, columns] * before[:, None]
     has_moved = (chosen != levels[:, columns]).any(axis=1)
     stiffness[has_moved] = np.nan
     levels[:, columns] = chosen
-    for row, moved in zip(hessian[columns], change.T, strict=True):
-        slope -= row * moved[:, None]
+    changes[:, columns.start - block : columns.stop - block] = change
+    told = slice(block, block + changes.shape[1])
+    _tell(slope[:, told], hessian[columns, told], change)
     return bool(has_moved.any())
+
+
+def tell_others(slope: F32, hessian: F32, changes: F32, *, block: int) -> None:
+    """Moves the slope of all columns that are not of a block by what the weights of the block moved."""
+    end = block + changes.shape[1]
+    for others in (slice(0, block), slice(end, None)):
+        _tell(slope[:, others], hessian[block:end, others], changes)
+
+
+def _tell(slope: F32, rows: F32, changes: F32) -> None:
+    for row, moved in zip(rows, changes.T, strict=True):
+        slope -= row * moved[:, None]
 
 
 def _turned(chosen: F32, block: F32) -> F32:

@@ -19,7 +19,7 @@ import numpy as np
 
 from tritium.formats.scale_codes import decode_scales, encode_scales
 from tritium.kernels.cpu import dense_matmul
-from tritium.kernels.descent import round_group, weigh_group
+from tritium.kernels.descent import round_group, tell_others, weigh_group
 from tritium.quantize.planes import quantize_planes
 from tritium.quantize.weights import QuantizedWeights, level_limit, storable
 
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 
     from tritium.quantize.inputs import LayerInputs, Quadratic
 
-SWEEPS = 12  # most of what can be gained comes in the first four
+SWEEPS = 16  # most of what can be gained comes in the first six
 CHUNK_WEIGHTS = 1 << 22
+BLOCK_COLUMNS = 512  # whose moves all other columns are told of together
+# A scale moves where that lowers the error by this share of what its group adds to the quadratic, s t'Ht s:
+# every weight of the group moves with it, most such steps gain next to nothing, and they are what costs.
+LEAST_GAIN = np.float32(1e-3)
 ROOM_TO_GROW = np.float32(1.5)  # scales may grow so much beyond the largest one they begin with
 
 
@@ -97,14 +101,22 @@ class _Descent:
     def sweep(self, *, largest: np.float32) -> bool:
         """Step through all groups; returns whether a level moved."""
         has_moved = False
-        for group in range(self.scales.shape[1]):
-            has_moved |= self._step(group, largest)
+        groups, at_once = range(self.scales.shape[1]), max(1, BLOCK_COLUMNS // self._group_size)
+        for block in (groups[first : first + at_once] for first in groups[::at_once]):
+            first, end = self._columns(block[0]).start, self._columns(block[-1]).stop
+            changes = np.empty((len(self.levels), end - first), np.float32)
+            for group in block:
+                has_moved |= self._step(group, changes, block=first, largest=largest)
+            tell_others(self._slope, self._problem.hessian, changes, block=first, threads=self._threads)
         return has_moved
 
-    def _step(self, group: int, largest: np.float32) -> bool:
-        """Move the scale and then the levels of one group, and tell all columns; whether a level moved."""
-        first, stiffness = group * self._group_size, self._stiffness[group]
-        columns = slice(first, min(first + self._group_size, self.levels.shape[1]))
+    def _columns(self, group: int) -> slice:
+        first = group * self._group_size
+        return slice(first, min(first + self._group_size, self.levels.shape[1]))
+
+    def _step(self, group: int, changes: NDArray[np.float32], *, block: int, largest: np.float32) -> bool:
+        """Move the scale and then the levels of one group, and tell its block; whether a level moved."""
+        columns, stiffness = self._columns(group), self._stiffness[group]
         before = self.scales[:, group].copy()
         pull = weigh_group(
             self.levels,
@@ -121,7 +133,9 @@ class _Descent:
             self._slope,
             self._problem.hessian,
             stiffness,
+            changes,
             columns=columns,
+            block=block,
             before=before,
             scales=scales,
             limit=self._limit,
@@ -136,11 +150,12 @@ class _Descent:
         stiffness: NDArray[np.float32],
         largest: np.float32,
     ) -> NDArray[np.float32]:
-        """Return the best scales [N] of a group that can be stored; the present one where none is better."""
+        """Return the best scales [N] of a group that can be stored; where little is gained, the present."""
         wanted = scale + pull / np.where(stiffness > 0, stiffness, np.inf)
         found = self._stored(np.clip(wanted, 0, largest).astype(np.float32), largest=largest)
         step = found - scale
-        is_better = (found > 0) & (step * (step * stiffness - 2 * pull) < 0)
+        gain = step * (2 * pull - step * stiffness)
+        is_better = (found > 0) & (gain > LEAST_GAIN * scale * scale * stiffness)
         return np.where(is_better, found, scale)
 
     def _stored(self, scales: NDArray[np.float32], *, largest: np.float32) -> NDArray[np.float32]:

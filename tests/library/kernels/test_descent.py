@@ -60,30 +60,72 @@ def test_groups_step_as_the_reference_does(rows, inputs, limit, seed, data):
     found = drawn(rows, inputs, seed=seed, limit=limit)
     expected = found.copy()
     draw = np.random.default_rng(seed)
-    size = data.draw(st.integers(1, inputs))
+    size, at_once = data.draw(st.integers(1, inputs)), data.draw(st.integers(1, 3))
     before = draw.choice([0.0, 0.5, 1.0], size=rows).astype(np.float32)
-    for first in range(0, inputs, size):
-        columns = slice(first, min(first + size, inputs))
-        pull = descent.weigh_group(*found.arrays, columns=columns)
-        np.testing.assert_array_equal(pull, reference.weigh_group(*expected.arrays, columns=columns))
-        scales = np.where(draw.random(rows) < 0.5, before, before * np.float32(1.125))
-        values = {"columns": columns, "before": before, "scales": scales, "limit": limit}
-        moved = descent.round_group(*found.arrays, **values)
-        assert moved == reference.round_group(*expected.arrays, **values)
-        for native, twin in zip(found.arrays, expected.arrays, strict=True):
+    for block in range(0, inputs, size * at_once):
+        end = min(block + size * at_once, inputs)
+        changes = [np.full((rows, end - block), np.nan, np.float32) for _ in range(2)]
+        for first in range(block, end, size):
+            columns = slice(first, min(first + size, inputs))
+            pull = descent.weigh_group(*found.arrays, columns=columns)
+            np.testing.assert_array_equal(pull, reference.weigh_group(*expected.arrays, columns=columns))
+            scales = np.where(draw.random(rows) < 0.5, before, before * np.float32(1.125))
+            values = {
+                "columns": columns,
+                "block": block,
+                "before": before,
+                "scales": scales,
+                "limit": limit,
+            }
+            moved = descent.round_group(*found.arrays, changes[0], **values)
+            assert moved == reference.round_group(*expected.arrays, changes[1], **values)
+        descent.tell_others(found.slope, found.hessian, changes[0], block=block)
+        reference.tell_others(expected.slope, expected.hessian, changes[1], block=block)
+        for native, twin in zip((*found.arrays, changes[0]), (*expected.arrays, changes[1]), strict=True):
             np.testing.assert_array_equal(native, twin)
 
 
 def test_the_number_of_threads_changes_nothing():
     one, three = (drawn(300, 200, seed=3) for _ in range(2))
-    columns, scales = slice(64, 192), np.full(300, 0.5, np.float32)
+    columns, scales = slice(64, 128), np.full(300, 0.5, np.float32)
     for threads, each in ((1, one), (3, three)):
+        changes = np.zeros((300, 128), np.float32)
         descent.weigh_group(*each.arrays, columns=columns, threads=threads)
         assert descent.round_group(
-            *each.arrays, columns=columns, before=scales, scales=2 * scales, limit=1, threads=threads
+            *each.arrays,
+            changes,
+            columns=columns,
+            block=0,
+            before=scales,
+            scales=2 * scales,
+            limit=1,
+            threads=threads,
         )
+        descent.tell_others(each.slope, each.hessian, changes, block=0, threads=threads)
     for alone, together in zip(one.arrays, three.arrays, strict=True):
         np.testing.assert_array_equal(alone, together)
+
+
+def test_blocks_of_any_width_leave_the_same_bits():
+    """When a column is told of what moved is free, as long as it is before its own turn."""
+    narrow, wide = (drawn(40, 96, seed=2) for _ in range(2))
+    scales = np.full(40, 0.5, np.float32)
+    for rows, width in ((narrow, 32), (wide, 64)):
+        for block in range(0, 96, width):
+            changes = np.empty((40, min(width, 96 - block)), np.float32)
+            for first in range(block, min(block + width, 96), 32):
+                descent.round_group(
+                    *rows.arrays,
+                    changes,
+                    columns=slice(first, first + 32),
+                    block=block,
+                    before=scales,
+                    scales=scales * np.float32(1.25),
+                    limit=1,
+                )
+            descent.tell_others(rows.slope, rows.hessian, changes, block=block)
+    for one, other in zip(narrow.arrays, wide.arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_slope_stays_that_of_the_quadratic():
@@ -91,11 +133,15 @@ def test_the_slope_stays_that_of_the_quadratic():
     found = drawn(20, 96, seed=1)
     begun = found.copy()
     before, scales = np.full(20, 0.5, np.float32), np.full(20, 0.625, np.float32)
-    columns = slice(32, 64)
+    columns, changes = slice(32, 64), np.empty((20, 32), np.float32)
     descent.weigh_group(*found.arrays, columns=columns)
-    descent.round_group(*found.arrays, columns=columns, before=before, scales=scales, limit=1)
+    descent.round_group(
+        *found.arrays, changes, columns=columns, block=32, before=before, scales=scales, limit=1
+    )
+    descent.tell_others(found.slope, found.hessian, changes, block=32)
     change = np.zeros((20, 96))
     change[:, columns] = found.levels[:, columns] * 0.625 - begun.levels[:, columns] * 0.5
+    np.testing.assert_allclose(changes, change[:, columns], rtol=1e-6)
     expected = begun.slope - change @ begun.hessian.astype(np.float64)
     np.testing.assert_allclose(found.slope, expected, rtol=1e-4, atol=1e-4 * np.abs(begun.slope).max())
 
@@ -121,8 +167,25 @@ def test_columns_and_scales_that_are_not_there_are_refused():
     for columns in (slice(0, 9), slice(-1, 4), slice(4, 4)):
         with pytest.raises(ValidationError, match="columns"):
             descent.weigh_group(*rows.arrays, columns=columns)
-    good = {"columns": slice(0, 8), "before": ones, "scales": ones, "limit": 1}
+    changes = np.zeros((4, 8), np.float32)
+    good = {"columns": slice(0, 8), "block": 0, "before": ones, "scales": ones, "limit": 1}
     with pytest.raises(ValidationError, match="scales"):
-        descent.round_group(*rows.arrays, **{**good, "scales": ones[:3]})
+        descent.round_group(*rows.arrays, changes, **{**good, "scales": ones[:3]})
     with pytest.raises(ValidationError, match="limit"):
-        descent.round_group(*rows.arrays, **{**good, "limit": 128})
+        descent.round_group(*rows.arrays, changes, **{**good, "limit": 128})
+
+
+def test_a_block_that_is_not_there_or_not_the_groups_is_refused():
+    rows = drawn(4, 8, seed=0)
+    ones, changes = np.ones(4, np.float32), np.zeros((4, 4), np.float32)
+    values = {"before": ones, "scales": ones, "limit": 1}
+    for block in (-1, 5):
+        with pytest.raises(ValidationError, match="block's columns"):
+            descent.round_group(*rows.arrays, changes, columns=slice(4, 5), block=block, **values)
+        with pytest.raises(ValidationError, match="block's columns"):
+            descent.tell_others(rows.slope, rows.hessian, changes, block=block)
+    for columns in (slice(0, 2), slice(5, 7)):
+        with pytest.raises(ValidationError, match="group's columns"):
+            descent.round_group(*rows.arrays, changes, columns=columns, block=2, **values)
+    with pytest.raises(ValidationError, match="changes"):
+        descent.tell_others(rows.slope, rows.hessian, changes[:3], block=0)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tritium.errors import QuantizationError, ValidationError
 from tritium.formats.scale_codes import decode_scales, encode_scales
 from tritium.quantize import LayerOverride, PlannedLayer, QuantizationConfig, plan_quantization
-from tritium.quantize.compensate import SWEEPS, quantize_compensated
+from tritium.quantize.compensate import LEAST_GAIN, SWEEPS, quantize_compensated
 from tritium.quantize.inputs import DAMPING, LayerInputs, Rows
 from tritium.quantize.layer import quantize_weights
 from tritium.quantize.planes import quantize_planes
@@ -82,7 +82,8 @@ def descended_one_by_one(weights: np.ndarray, inputs: LayerInputs, *, planes: in
                 codes, unit = encode_scales(np.array([wanted, largest], dtype=np.float32))
                 found = float(decode_scales(codes, unit)[0])
                 step = found - scales[row, group]
-                if found > 0 and step * (step * stiffness - 2 * (chosen @ slope())) < 0:
+                gain = step * (2 * (chosen @ slope()) - step * stiffness)
+                if found > 0 and gain > LEAST_GAIN * scales[row, group] ** 2 * stiffness:
                     scales[row, group] = found
             for offset, column in enumerate(columns if scales[row, group] > 0 else []):
                 moved = slope()[offset] / hessian[column, column] / scales[row, group]

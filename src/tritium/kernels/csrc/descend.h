@@ -16,8 +16,7 @@
 namespace tritium {
 namespace {
 
-constexpr int kBlocksAtOnce = 4;   // of sixteen lanes: as many sums go on side by side
-constexpr int64_t kRowsAhead = 2;  // whose slopes are asked for before they are needed
+constexpr int kBlocksAtOnce = 4;  // of sixteen lanes: as many sums go on side by side
 
 struct Change {
   const float* hessian;  // the row of the weight that changes
@@ -100,8 +99,7 @@ class GroupDescent {
       has_moved |= round_block(levels, begin, scale);
     if (has_moved) task_.stiffness[row] = std::numeric_limits<float>::quiet_NaN();
     task_.has_moved[row] = has_moved;
-    task_.move_counts[row] = 0;
-    if (has_moved || scale != before) note(row, levels, scale, before);
+    note(row, levels, scale, before);
   }
 
  private:
@@ -148,18 +146,10 @@ class GroupDescent {
     store(best, (bounded + magic) - magic);
   }
 
-  // Notes by what the group's weights of a row moved.
+  // Notes by how much the group's weights of a row moved.
   void note(int64_t row, const float* levels, float scale, float before) {
-    int32_t* places = task_.places + row * task_.count;
-    float* moves = task_.moves + row * task_.count;
-    int32_t count = 0;
-    for (int64_t k = 0; k < task_.count; ++k) {
-      const float by = levels[k] * scale - old_[k] * before;
-      if (by == 0.0f) continue;
-      places[count] = static_cast<int32_t>(k);
-      moves[count++] = by;
-    }
-    task_.move_counts[row] = count;
+    float* changes = task_.changes + row * task_.changes_apart;
+    for (int64_t k = 0; k < task_.count; ++k) changes[k] = levels[k] * scale - old_[k] * before;
   }
 
   const DescentTask& task_;
@@ -177,42 +167,6 @@ void weigh_group(const DescentTask& task, int64_t begin, int64_t end) {
 void round_group_levels(const DescentTask& task, int64_t begin, int64_t end) {
   GroupDescent descent(task);
   for (int64_t row = begin; row < end; ++row) descent.round(row);
-}
-
-// Moves the slopes of rows by what their weights moved: sixty-four columns of all rows at a time, so that the
-// group's part of the Hessian stays in the first-level cache.
-void tell_group(const DescentTask& task, int64_t begin, int64_t end) {
-  constexpr int64_t kStep = kBlocksAtOnce * kLanes;
-  if (std::all_of(task.move_counts + begin, task.move_counts + end, [](int32_t n) { return n == 0; })) return;
-  std::vector<float> tile(static_cast<size_t>(task.count * kStep));
-  for (int64_t column = 0; column < task.inputs; column += kStep) {
-    const int64_t width = std::min(kStep, task.inputs - column);
-    const float* from = task.hessian + task.first * task.inputs + column;
-    for (int64_t k = 0; k < task.count; ++k, from += task.inputs) std::copy_n(from, width, &tile[k * kStep]);
-    for (int64_t row = begin; row < end; ++row) {
-      const int32_t count = task.move_counts[row];
-      if (count == 0) continue;
-      float* slope = task.slope + row * task.inputs + column;
-      for (int64_t i = 0; i < kStep; i += kLanes) __builtin_prefetch(slope + kRowsAhead * task.inputs + i, 1);
-      const int32_t* places = task.places + row * task.count;
-      const float* moves = task.moves + row * task.count;
-      Lanes total[kBlocksAtOnce];
-      for (int b = 0; b < kBlocksAtOnce; ++b) {
-        const int64_t left = width - b * kLanes;
-        total[b] = left > 0 ? load_some(slope + b * kLanes, left) : broadcast(0.0f);
-      }
-      for (int32_t m = 0; m < count; ++m) {
-        const float* hessian = &tile[places[m] * kStep];
-        const Lanes by = broadcast(moves[m]);
-#pragma GCC unroll 4
-        for (int b = 0; b < kBlocksAtOnce; ++b) total[b] = total[b] - load(hessian + b * kLanes) * by;
-      }
-      for (int b = 0; b < kBlocksAtOnce; ++b) {
-        const int64_t left = width - b * kLanes;
-        if (left > 0) store_some(slope + b * kLanes, total[b], left);
-      }
-    }
-  }
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "levels.h"
 #include "pack.h"
 #include "softmax_weights.h"
+#include "tell.h"
 #include "ternary.h"
 
 namespace tritium {
@@ -58,7 +59,7 @@ constexpr KernelTable make_table(const char* name) {
       .round_levels = round_levels,
       .weigh_group = weigh_group,
       .round_group = round_group_levels,
-      .tell_group = tell_group,
+      .tell = tell,
       .pair_rows = pair_rows,
       .add_gram = add_gram,
       .pack_trits = pack_row_of_trits,

@@ -119,15 +119,26 @@ struct DescentTask {
   float limit;
   float* levels;
   float* slope;
-  float* stiffness;     // [rows] of levels x Hessian x levels; NaN: not known
-  float* pull;          // [rows] of levels x slope; written by weigh_group
-  const float* before;  // [rows]: the scales that the slope knows; read by round_group
-  const float* scales;  // [rows]: the scales that the levels are rounded for
-  bool* has_moved;      // [rows]: whether a level moved
-  // Of every row, by how much which of the group's weights moved: written by round_group, read by tell_group.
-  int32_t* move_counts;  // [rows]
-  int32_t* places;       // [rows, count]
-  float* moves;          // [rows, count]
+  float* stiffness;       // [rows] of levels x Hessian x levels; NaN: not known
+  float* pull;            // [rows] of levels x slope; written by weigh_group
+  const float* before;    // [rows]: the scales that the slope knows; read by round_group
+  const float* scales;    // [rows]: the scales that the levels are rounded for
+  bool* has_moved;        // [rows]: whether a level moved
+  float* changes;         // by how much each of the group's weights moved; written by round_group
+  int64_t changes_apart;  // from row to row
+};
+
+// What weights of some columns moved by, and whose slopes are to know of it; see tell.h.
+struct TellTask {
+  const float* hessian;  // [inputs, inputs]
+  int64_t inputs;
+  float* slope;           // [rows, inputs]
+  const float* changes;   // of `count` columns from `first` on
+  int64_t changes_apart;  // from row to row
+  int64_t first;
+  int64_t count;
+  int64_t told_begin;  // the columns whose slopes move
+  int64_t told_end;
 };
 
 constexpr int64_t kGramRows = 512;  // of a chunk, whose sums of products are exact
@@ -222,7 +233,7 @@ struct KernelTable {
   // For rows [begin, end).
   void (*weigh_group)(const DescentTask& task, int64_t begin, int64_t end);
   void (*round_group)(const DescentTask& task, int64_t begin, int64_t end);
-  void (*tell_group)(const DescentTask& task, int64_t begin, int64_t end);
+  void (*tell)(const TellTask& task, int64_t begin, int64_t end);
   // For blocks [begin, end) of sixteen columns, and of sixteen rows of `out`.
   void (*pair_rows)(const PairTask& task, int64_t begin, int64_t end);
   void (*add_gram)(const GramTask& task, int64_t begin, int64_t end);
