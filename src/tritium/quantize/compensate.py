@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 SWEEPS = 16  # most of what can be gained comes in the first six
 CHUNK_WEIGHTS = 1 << 22
 BLOCK_COLUMNS = 512  # whose moves all other columns are told of together
-# A scale moves where that lowers the error by this share of what its group adds to the quadratic, s t'Ht s:
-# every weight of the group moves with it, most such steps gain next to nothing, and they are what costs.
+# A scale moves where that lowers the error by this share of what its group adds to the quadratic, s t'Ht s,
+# over the square of the largest level, for so much smaller is the error: every weight of the group moves with
+# it, most such steps gain next to nothing, and they are what costs.
 LEAST_GAIN = np.float32(1e-3)
 ROOM_TO_GROW = np.float32(1.5)  # scales may grow so much beyond the largest one they begin with
 
@@ -86,6 +87,7 @@ class _Descent:
     ) -> None:
         self._problem, self._group_size = problem, start.group_size
         self._limit, self._threads = limit, threads
+        self._least_gain = LEAST_GAIN / np.float32(limit**2)
         self.levels = start.levels[rows].astype(np.float32)
         self.scales = start.scales_float32[rows].copy()
         per_weight = np.repeat(self.scales, start.group_size, axis=1)[:, : weights.shape[1]]
@@ -155,7 +157,7 @@ class _Descent:
         found = self._stored(np.clip(wanted, 0, largest).astype(np.float32), largest=largest)
         step = found - scale
         gain = step * (2 * pull - step * stiffness)
-        is_better = (found > 0) & (gain > LEAST_GAIN * scale * scale * stiffness)
+        is_better = (found > 0) & (gain > self._least_gain * scale * scale * stiffness)
         return np.where(is_better, found, scale)
 
     def _stored(self, scales: NDArray[np.float32], *, largest: np.float32) -> NDArray[np.float32]:

@@ -83,7 +83,7 @@ def descended_one_by_one(weights: np.ndarray, inputs: LayerInputs, *, planes: in
                 found = float(decode_scales(codes, unit)[0])
                 step = found - scales[row, group]
                 gain = step * (2 * (chosen @ slope()) - step * stiffness)
-                if found > 0 and gain > LEAST_GAIN * scales[row, group] ** 2 * stiffness:
+                if found > 0 and gain > LEAST_GAIN / limit**2 * scales[row, group] ** 2 * stiffness:
                     scales[row, group] = found
             for offset, column in enumerate(columns if scales[row, group] > 0 else []):
                 moved = slope()[offset] / hessian[column, column] / scales[row, group]
