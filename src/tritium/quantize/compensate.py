@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tritium.quantize.inputs import LayerInputs, Quadratic
 
-SWEEPS = 16  # most of what can be gained comes in the first six
+SWEEPS = 16  # at most; a piece of rows stops when no level moves
 CHUNK_WEIGHTS = 1 << 22
 BLOCK_COLUMNS = 512  # whose moves all other columns are told of together
 # A scale moves where that lowers the error by this share of what its group adds to the quadratic, s t'Ht s,
