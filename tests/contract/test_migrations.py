@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sqlite3
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -11,18 +12,21 @@ from uuid import UUID
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import delete, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.adapters.sql.migrate import downgrade, migrate, synchronous_engine
 from tritium_platform.adapters.sql.schema import metadata
+from tritium_platform.adapters.sql.tables.metering import usage_records
 from tritium_platform.errors import PlatformError
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from sqlalchemy import Engine
@@ -79,26 +83,67 @@ def test_processes_that_start_together_migrate_once(empty_url: str) -> None:
     engine.dispose()
 
 
-@pytest.mark.service
-async def test_uses_stay_unique_over_the_new_order_of_their_key_and_back(
-    scratch_postgresql: str, clock: ManualClock
-) -> None:
-    """With uses there, whose ids differ in what a language holds for equal or orders otherwise."""
-    downgrade(scratch_postgresql, revision="0025")
-    names = ["a", "B", "b", "ä", "a\u0308", "\uff41", "-a"]
+async def test_uses_stay_unique_whatever_their_key_is_made_of(empty_url: str, clock: ManualClock) -> None:
+    """Ids differ in what a language holds for equal or orders otherwise; uses of each release are there."""
+    names = ["a", "B", "b", "ä", "a\u0308", "\uff41", "-a", "ba", "ab"]
     uses = [a_use(clock, source=source, event_id=name) for source in names for name in names]
-    for step in (None, migrate, lambda url: downgrade(url, revision="0025"), migrate):
-        if step is not None:
-            step(scratch_postgresql)
-        database = Database(scratch_postgresql)
-        store = SqlUsageStore(database)
-        found = [await store.insert(each) for each in uses]
-        assert found == [None if step is None else each.body_sha256() for each in uses]
-        await database.close()
-    engine = synchronous_engine(scratch_postgresql)
+    digests = [each.body_sha256() for each in uses]
+    migrate(empty_url)
+    assert await kept(empty_url, uses) == [None] * len(uses)
+    for revision in ("0026", "0025"):
+        downgrade(empty_url, revision=revision)
+        with pytest.raises(IntegrityError):
+            repeat_a_use(empty_url)
+        migrate(empty_url)
+        assert await kept(empty_url, uses) == digests
+    engine = synchronous_engine(empty_url)
     (key,) = inspect(engine).get_unique_constraints("usage_records")
+    with engine.connect() as connection:
+        rows = connection.execute(select(usage_records.c.id, usage_records.c.key_digest)).all()
     engine.dispose()
-    assert key["column_names"] == ["tenant_id", "event_id", "source"]
+    assert key["column_names"] == ["key_digest"]
+    assert {row.id: row.key_digest.bytes for row in rows} == {each.id: each.key_digest() for each in uses}
+
+
+async def kept(url: str, uses: Sequence[UsageRecord]) -> list[bytes | None]:
+    """Keep uses and return the digests of those that were there."""
+    database = Database(url)
+    store = SqlUsageStore(database)
+    found = [await store.insert(each) for each in uses]
+    await database.close()
+    return found
+
+
+def repeat_a_use(url: str) -> None:
+    """Copy a use under another id, with the columns that there are."""
+    engine = synchronous_engine(url)
+    names = [column["name"] for column in inspect(engine).get_columns("usage_records")]
+    others = ", ".join(name for name in names if name != "id")
+    try:
+        with engine.begin() as connection:
+            copy = f"INSERT INTO usage_records (id, {others}) SELECT :id, {others} FROM usage_records LIMIT 1"
+            connection.execute(text(copy), {"id": UUID(int=9).hex})
+    finally:
+        engine.dispose()
+
+
+async def test_what_is_billed_points_to_its_use_after_its_table_was_replaced(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    """SQLite changes a table by writing it anew under another name."""
+    url = f"sqlite+aiosqlite:///{tmp_path / 'books.sqlite3'}"
+    migrate(url)
+    use = a_use(clock, source="gateway", event_id="1")
+    await kept(url, [use])
+    with sqlite3.connect(tmp_path / "books.sqlite3") as plain:
+        plain.execute("INSERT INTO invoice_events VALUES (?, ?, ?, 0)", ("1" * 32, use.id.hex, "2" * 32))
+    plain.close()
+    downgrade(url, revision="0026")
+    migrate(url)
+    engine = synchronous_engine(url)
+    with pytest.raises(IntegrityError, match="FOREIGN KEY"), engine.begin() as connection:
+        connection.execute(delete(usage_records))
+    engine.dispose()
 
 
 def a_use(clock: ManualClock, *, source: str, event_id: str) -> UsageRecord:

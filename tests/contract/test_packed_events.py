@@ -17,7 +17,7 @@ from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.event_store import SqlEventStore
 from tritium_platform.adapters.sql.packed_array import packed_bytes, packed_integers
 from tritium_platform.metering.event import EventKind, UsageEvent
-from tritium_platform.metering.model import Meter
+from tritium_platform.metering.model import Meter, key_digest, key_prefix
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import uuids7_bytes
 
@@ -45,24 +45,24 @@ async def database(scratch_postgresql: str) -> AsyncIterator[Database]:
     await made.close()
 
 
-def of_one_kind_each(count: int) -> list[UsageEvent]:
-    return [
-        UsageEvent(
-            kind=EventKind(
-                tenant_id=TENANT,
-                source=f"s{number}",
-                meter=Meter.OUTPUT_TOKENS,
-                dimensions={"n": str(number)},
-                tier=TenantTier.TEAM,
-                key_id=None,
-            ),
-            id="1",
-            quantity=number,
-            event_time=EPOCH + timedelta(microseconds=number),
-            body_sha256=number.to_bytes(32),
-        )
-        for number in range(count)
-    ]
+def of_its_own_kind(number: int) -> UsageEvent:
+    prefix = key_prefix(tenant_id=TENANT, source=f"s{number}")
+    return UsageEvent(
+        kind=EventKind(
+            tenant_id=TENANT,
+            source=f"s{number}",
+            meter=Meter.OUTPUT_TOKENS,
+            dimensions={"n": str(number)},
+            tier=TenantTier.TEAM,
+            key_prefix=prefix,
+            key_id=None,
+        ),
+        id="1",
+        key=key_digest(prefix, "1"),
+        quantity=number,
+        event_time=EPOCH + timedelta(microseconds=number),
+        body_sha256=number.to_bytes(32),
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -97,7 +97,7 @@ async def test_events_of_as_many_kinds_are_kept_in_order_and_found_by_the_index(
 
     Of less rows than these the planner may take another index of the tenant.
     """
-    store, events = SqlEventStore(database), of_one_kind_each(10_000)
+    store, events = SqlEventStore(database), [of_its_own_kind(number) for number in range(10_000)]
     identities = uuids7_bytes(len(events), clock=clock)
     assert await store.keep(events, identities=identities, received_at=clock.now()) == {}
     others = uuids7_bytes(len(events), clock=clock)

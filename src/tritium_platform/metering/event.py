@@ -19,13 +19,14 @@ from tritium_platform.metering.model import (
     ResourceUsage,
     UsageQuantities,
     UsageRecord,
+    key_digest,
+    key_prefix,
 )
 from tritium_platform.tenancy.model import TenantTier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-EventKey = tuple[str, str, UUID]
 # SQLite adds up in 64 bits: nine million of the largest fit into one tenant's month.
 LARGEST_EVENT_QUANTITY = 10**12
 MOST_DIMENSIONS = 16
@@ -60,6 +61,7 @@ class EventKind(msgspec.Struct, frozen=True, kw_only=True, gc=False, eq=False):
     Attributes:
         dimensions: what the sender says of it; `model`, `device` and `tier` can have prices of their own.
         tier: at which it is priced.
+        key_prefix: what the keys of these events have in common.
         key_id: the API key that brought it, None for the operator.
     """
 
@@ -68,6 +70,7 @@ class EventKind(msgspec.Struct, frozen=True, kw_only=True, gc=False, eq=False):
     meter: Meter
     dimensions: dict[str, str]
     tier: TenantTier
+    key_prefix: bytes
     key_id: str | None
 
 
@@ -75,20 +78,17 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event that can be counted, once for ever under (tenant_id, source, id).
 
     Attributes:
+        key: the digest of its tenant, source and id; events are sorted by it.
         event_time: when it was used, in UTC; decides the month that pays for it.
         body_sha256: the digest of what the sender says: the same of two reports of one use.
     """
 
     kind: EventKind
     id: str
+    key: bytes
     quantity: int
     event_time: datetime
     body_sha256: bytes
-
-    @property
-    def key(self) -> EventKey:
-        """What names the event for ever; what differs most comes first, for events are sorted by it."""
-        return self.id, self.kind.source, self.kind.tenant_id
 
     def record(self, identity: UUID, *, received_at: datetime) -> UsageRecord:
         """Return the usage record that bills the event."""
@@ -168,6 +168,7 @@ def _accept(
         return UsageEvent(
             kind=kind,
             id=reported.id,
+            key=key_digest(kind.key_prefix, reported.id),
             quantity=reported.quantity,
             event_time=moment,
             body_sha256=body_sha256(reported, tenant_id=kind.tenant_id, moment=moment),
@@ -198,6 +199,7 @@ def _kind(reported: ReportedEvent, *, sender: Sender) -> EventKind:
         meter=meter,
         dimensions=reported.dimensions,
         tier=_tier(reported.dimensions, sender=sender, tier=tier),
+        key_prefix=key_prefix(tenant_id=tenant_id, source=reported.source),
         key_id=sender.key_id,
     )
 

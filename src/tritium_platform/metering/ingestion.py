@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from tritium_platform.metering.event import EventKey, ReportedEvent, Sender
+    from tritium_platform.metering.event import ReportedEvent, Sender
     from tritium_platform.values import Clock, UnitOfWork
 
 _log = structlog.get_logger(__name__)
@@ -187,7 +187,7 @@ def _arranged(group: Sequence[_Batch]) -> _Arranged:
     keys = [event.key for event in events]
     origins: list[int] = []
     repeats: dict[int, int] = {}
-    last: EventKey | None = None
+    last: bytes | None = None
     for place in sorted(range(len(keys)), key=keys.__getitem__):
         if keys[place] == last:
             repeats[place] = len(origins) - 1

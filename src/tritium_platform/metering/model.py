@@ -94,6 +94,17 @@ class Report:
     body_sha256: bytes
 
 
+def key_prefix(*, tenant_id: UUID, source: str) -> bytes:
+    """Return what the uses of a tenant and a source have in common in `key_digest`."""
+    written = source.encode("utf-8", "surrogatepass")
+    return tenant_id.bytes + len(written).to_bytes(2) + written
+
+
+def key_digest(prefix: bytes, event_id: str) -> bytes:
+    """Return 16 bytes that name a use for ever: the first of SHA-256 over a prefix and the event id."""
+    return hashlib.sha256(prefix + event_id.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
     """One use, counted once for ever under (tenant_id, source, event_id).
@@ -135,6 +146,10 @@ class UsageRecord:
     def device(self) -> str:
         """Where it ran; empty where nobody said it."""
         return self.report.dimensions.get("device", "") if self.report else ""
+
+    def key_digest(self) -> bytes:
+        """Return what names the use for ever in 16 bytes."""
+        return key_digest(key_prefix(tenant_id=self.tenant_id, source=self.source), self.event_id)
 
     def metered(self) -> dict[Meter, int]:
         """Return every meter with its quantity."""

@@ -42,47 +42,43 @@ _COUNTS = ", ".join(
 # No name has a control character.
 _EVENTS = f"""
     unnest(
-        CAST(:id AS uuid[]), string_to_array(:event_id, chr(10)), CAST(:quantity AS bigint[]),
-        CAST(:occurred_at AS timestamptz[]), CAST(:sha256 AS bytea[]), CAST(:kind AS bigint[])
-    ) WITH ORDINALITY AS e(id, event_id, quantity, occurred_at, sha256, kind, place)
+        CAST(:id AS uuid[]), string_to_array(:event_id, chr(10)), CAST(:key AS uuid[]),
+        CAST(:quantity AS bigint[]), CAST(:occurred_at AS timestamptz[]), CAST(:sha256 AS bytea[]),
+        CAST(:kind AS bigint[])
+    ) WITH ORDINALITY AS e(id, event_id, key, quantity, occurred_at, sha256, kind, place)
     FULL JOIN unnest({", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _KIND_FIELDS.items())})
     WITH ORDINALITY AS k({", ".join(_KIND_FIELDS)}, kind) ON k.kind = e.kind
 """
 _INSERT = text(
     f"""
     INSERT INTO usage_records (
-        id, tenant_id, source, event_id, operation, tier, outcome, model, device, dimensions, key_id,
-        occurred_at, received_at, body_sha256, {", ".join(QUANTITIES + RESOURCES)}
+        id, tenant_id, source, event_id, key_digest, operation, tier, outcome, model, device, dimensions,
+        key_id, occurred_at, received_at, body_sha256, {", ".join(QUANTITIES + RESOURCES)}
     )
     SELECT
-        e.id, k.tenant_id, k.source, e.event_id, '{OperationType.EXTERNAL.value}', k.tier,
+        e.id, k.tenant_id, k.source, e.event_id, e.key, '{OperationType.EXTERNAL.value}', k.tier,
         'success', k.model, k.device, k.dimensions, k.key_id, e.occurred_at, :received_at, e.sha256,
         {_COUNTS}
     FROM {_EVENTS}
     ORDER BY e.place
-    ON CONFLICT (tenant_id, source, event_id) DO NOTHING
+    ON CONFLICT (key_digest) DO NOTHING
     """  # noqa: S608 - of our own names
 )
 # LATERAL with a LIMIT is looked up in an index, key by key, whatever the planner believes of the table.
 _TAKEN_ON_POSTGRESQL = text(
-    f"""
-    WITH sent AS MATERIALIZED (
-        SELECT e.id, k.tenant_id, k.source, e.event_id, e.place FROM {_EVENTS}
-    )
+    """
     SELECT sent.place - 1, u.body_sha256
-    FROM sent CROSS JOIN LATERAL (
-        SELECT r.id, r.body_sha256 FROM usage_records r
-        WHERE r.tenant_id = sent.tenant_id AND r.source = sent.source AND r.event_id = sent.event_id LIMIT 1
+    FROM unnest(CAST(:id AS uuid[]), CAST(:key AS uuid[])) WITH ORDINALITY AS sent(id, key, place)
+    CROSS JOIN LATERAL (
+        SELECT r.id, r.body_sha256 FROM usage_records r WHERE r.key_digest = sent.key LIMIT 1
     ) u
     WHERE u.id <> sent.id
-    """  # noqa: S608 - of our own names
+    """
 )
 _TAKEN_ON_SQLITE = text(
     """
     SELECT e.key AS place, u.body_sha256
-    FROM json_each(:keys) e CROSS JOIN usage_records u
-    WHERE u.tenant_id = json_extract(e.value, '$[0]') AND u.source = json_extract(e.value, '$[1]')
-    AND u.event_id = json_extract(e.value, '$[2]')
+    FROM json_each(:keys) e CROSS JOIN usage_records u WHERE u.key_digest = e.value
     """
 )
 
@@ -110,7 +106,7 @@ class SqlEventStore:
         received_at: datetime,
     ) -> Sequence[Any]:
         """Look first and insert then: nobody else writes meanwhile."""
-        keys = msgspec.json.encode([(each.kind.tenant_id.hex, each.kind.source, each.id) for each in events])
+        keys = msgspec.json.encode([each.key.hex() for each in events])
         taken = (await connection.execute(_TAKEN_ON_SQLITE, {"keys": keys.decode()})).all()
         places = {place for place, _ in taken}
         rows = [
@@ -144,6 +140,7 @@ def _columns(events: Sequence[UsageEvent], identities: Sequence[bytes]) -> dict[
     return {
         "id": packed_bytes("uuid", identities),
         "event_id": "\n".join([each.id for each in events]),
+        "key": packed_bytes("uuid", [each.key for each in events]),
         "quantity": packed_integers("bigint", [each.quantity for each in events]),
         "occurred_at": packed_integers(
             "timestamptz", [(each.event_time - _EPOCH) // _MICROSECOND for each in events]

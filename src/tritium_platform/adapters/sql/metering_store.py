@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from sqlalchemy import String, cast, func, literal, select
 
@@ -25,7 +26,6 @@ from tritium_platform.tenancy.model import TenantTier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from uuid import UUID
 
     from sqlalchemy import ColumnElement, Row
 
@@ -49,17 +49,15 @@ class SqlUsageStore:
 
     async def insert(self, record: UsageRecord) -> bytes | None:
         """Keep a record and return None; if its key is taken, return the kept body's digest instead."""
-        key = (usage_records.c.tenant_id, usage_records.c.source, usage_records.c.event_id)
+        values = record_values(record)
         statement = (
             self._database.insert(usage_records)
-            .values(**record_values(record))
-            .on_conflict_do_nothing(index_elements=list(key))
+            .values(**values)
+            .on_conflict_do_nothing(index_elements=[usage_records.c.key_digest])
             .returning(usage_records.c.id)
         )
         kept = select(usage_records.c.body_sha256).where(
-            usage_records.c.tenant_id == record.tenant_id,
-            usage_records.c.source == record.source,
-            usage_records.c.event_id == record.event_id,
+            usage_records.c.key_digest == values["key_digest"],
         )
         async with self._database.write() as connection:
             if (await connection.execute(statement)).one_or_none() is not None:
@@ -71,7 +69,7 @@ class SqlUsageStore:
         if not records:
             return
         statement = self._database.insert(usage_records).on_conflict_do_nothing(
-            index_elements=[usage_records.c.tenant_id, usage_records.c.source, usage_records.c.event_id]
+            index_elements=[usage_records.c.key_digest]
         )
         async with self._database.write() as connection:
             await connection.execute(statement, [record_values(record) for record in records])
@@ -194,6 +192,7 @@ def record_values(record: UsageRecord) -> dict[str, Any]:
         "tenant_id": record.tenant_id,
         "source": record.source,
         "event_id": record.event_id,
+        "key_digest": UUID(bytes=record.key_digest()),
         "operation": record.operation.value,
         "tier": record.tier.value,
         "outcome": record.outcome,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import OperationalError
@@ -18,7 +18,7 @@ from tritium_platform.adapters.sql.database import (
 from tritium_platform.errors import PlatformError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -53,6 +53,15 @@ def synchronous_engine(database_url: str) -> Engine:
     return engine
 
 
+def _let_tables_be_replaced(connection: Connection) -> None:
+    """Let a table be dropped to which others point: SQLite changes one by writing it anew.
+
+    Before the transaction, for within one the pragma does nothing. Who connects later is held to the keys.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute("PRAGMA foreign_keys = OFF")
+
+
 def _run(database_url: str, *, revision: str, is_upgrade: bool) -> None:
     # Here, because importing it takes a third of a second and workers never migrate.
     from alembic import command  # noqa: PLC0415
@@ -60,11 +69,14 @@ def _run(database_url: str, *, revision: str, is_upgrade: bool) -> None:
 
     engine = synchronous_engine(database_url)
     try:
-        with engine.begin() as connection:
-            config = Config()
-            config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-            config.attributes["connection"] = connection
-            (command.upgrade if is_upgrade else command.downgrade)(config, revision)
+        with engine.connect() as connection:
+            if engine.dialect.name == "sqlite":
+                _let_tables_be_replaced(connection)
+            with connection.begin():
+                config = Config()
+                config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+                config.attributes["connection"] = connection
+                (command.upgrade if is_upgrade else command.downgrade)(config, revision)
     except OperationalError as error:
         reason = str(error.orig).splitlines()[0]
         raise PlatformError(f"The database cannot be migrated: {reason}.") from error
