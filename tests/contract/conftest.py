@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from tritium_platform.adapters.memory.alias_store import MemoryAliasStore
 from tritium_platform.adapters.memory.audit_outbox import MemoryAuditOutbox
@@ -56,7 +56,7 @@ from tritium_platform.adapters.sql.invoice_store import SqlInvoiceStore
 from tritium_platform.adapters.sql.job_store import SqlJobStore
 from tritium_platform.adapters.sql.journal_store import SqlJournalStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
-from tritium_platform.adapters.sql.migrate import migrate
+from tritium_platform.adapters.sql.migrate import migrate, synchronous_engine
 from tritium_platform.adapters.sql.model_store import SqlDeploymentStore, SqlModelStore
 from tritium_platform.adapters.sql.notice_store import SqlNoticeStore
 from tritium_platform.adapters.sql.payment_store import SqlPaymentStore
@@ -318,6 +318,33 @@ def empty_database_url(kind: str, *, request: pytest.FixtureRequest, directory: 
 def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a migrated and empty database."""
     return empty_database_url(request.param, request=request, directory=tmp_path)
+
+
+@pytest.fixture
+def sabotage(sql_url: str) -> Callable[[str], None]:
+    """Changes one row as nobody may: with every trigger and foreign key out of the way."""
+
+    def change(statement: str) -> None:
+        is_sqlite = sql_url.startswith("sqlite")
+        url = (
+            sql_url if is_sqlite else as_superuser(sql_url).replace("postgresql://", "postgresql+psycopg://")
+        )
+        engine = synchronous_engine(url)
+        with engine.connect() as connection:
+            if is_sqlite:
+                names = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'"))
+                connection.execute(text("COMMIT"))  # else the next line does nothing
+                connection.execute(text("PRAGMA foreign_keys = OFF"))
+                for (name,) in names.all():
+                    connection.execute(text(f"DROP TRIGGER {name}"))
+            else:
+                connection.execute(text("SET session_replication_role = replica"))
+            count = connection.execute(text(statement)).rowcount
+            connection.commit()
+        engine.dispose()
+        assert count == 1, statement
+
+    return change
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.service)])

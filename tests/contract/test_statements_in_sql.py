@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import text
-from tritium_payments_double import Double, served
-from tritium_payments_till import START, Till, stripe_at
 
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
-from tritium_platform.adapters.sql.migrate import migrate, synchronous_engine
 from tritium_platform.adapters.sql.money import open_sql_desk
 from tritium_platform.adapters.sql.plan_store import SqlPlanStore
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
@@ -24,6 +23,14 @@ from tritium_platform.billing.rating.plan_json import plan_id
 from tritium_platform.billing.reconciliation.model import Check
 from tritium_platform.compose.reconciliation import open_reconciliation
 from tritium_platform.security.model import ThreatLevel
+
+# Their double and their till are loaded by the tests of payments.
+PAYMENTS = Path(__file__).resolve().parent.parent / "platform" / "payments" / "conftest.py"
+spec = importlib.util.spec_from_file_location("tritium_payments_tests", PAYMENTS)
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+from tritium_payments_double import Double, served  # noqa: E402 - loaded above
+from tritium_payments_till import START, Till, stripe_at  # noqa: E402
 
 DAY = 86_400
 ONE_BY_ONE = {
@@ -47,10 +54,10 @@ class Alarms:
 
 
 class House:
-    """A till over SQLite with the reconciliation of the platform."""
+    """A till over a database with the reconciliation of the platform."""
 
-    def __init__(self, till, reconciliation, alarms, url):
-        self.till, self.reconciliation, self.alarms, self.url = till, reconciliation, alarms, url
+    def __init__(self, till, reconciliation, alarms):
+        self.till, self.reconciliation, self.alarms = till, reconciliation, alarms
 
     async def differences(self):
         """Let a day pass and reconcile everything; return what differs about payments one by one."""
@@ -62,33 +69,11 @@ class House:
             if each.check in ONE_BY_ONE and each.subject.startswith(("payment", "refund", "dispute"))
         ]
 
-    def sabotage(self, statement):
-        """Change something as nobody may: without triggers and foreign keys."""
-        engine = synchronous_engine(self.url)
-        with engine.connect() as connection:
-            triggers = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).all()
-            connection.execute(text("COMMIT"))  # else the next line does nothing
-            connection.execute(text("PRAGMA foreign_keys = OFF"))
-            for (name,) in triggers:
-                connection.execute(text(f"DROP TRIGGER {name}"))
-            assert connection.execute(text(statement)).rowcount == 1
-            connection.commit()
-        engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("template") / "books.sqlite3"
-    migrate(f"sqlite+aiosqlite:///{path}")
-    return path.read_bytes()
-
 
 @pytest.fixture
-async def house(tmp_path, template):
-    path = tmp_path / "books.sqlite3"
-    path.write_bytes(template)
-    url, clock = f"sqlite+aiosqlite:///{path}", ManualClock(START)
-    database, double, alarms = Database(url), Double(clock), Alarms()
+async def house(sql_url):
+    clock = ManualClock(START)
+    database, double, alarms = Database(sql_url), Double(clock), Alarms()
     with served(double) as address:
         till = Till(double, url=address, clock=clock, end=DunningEnd.NOTHING)
         desk = open_sql_desk(
@@ -107,7 +92,7 @@ async def house(tmp_path, template):
         first = await till.pay(await till.invoice(1000))
         await till.pay(await till.invoice(2000))
         await till.desk.refunds.refund(first.id, amount_minor=300, reason="sorry", key=None, actor="test")
-        yield House(till, open_reconciliation(database, desk=desk, security=alarms), alarms, url)
+        yield House(till, open_reconciliation(database, desk=desk, security=alarms), alarms)
     await database.close()
 
 
@@ -150,8 +135,8 @@ async def test_what_nobody_touched_is_quiet(house):
         ),
     ],
 )
-async def test_a_hand_in_the_database_is_named(house, statement, named):
-    house.sabotage(statement)
+async def test_a_hand_in_the_database_is_named(house, sabotage, statement, named):
+    sabotage(statement)
     assert await house.differences() == named
     critical = [each for each in house.alarms.events if each.severity is ThreatLevel.CRITICAL]
     assert f"books_differ:{named[0][0]}" in {each.reason for each in critical}
