@@ -37,7 +37,7 @@ from tritium_platform.values import SystemClock, uuid7
 
 if TYPE_CHECKING:
     from tritium_platform.adapters.spooled_settlements import SpooledSettlements
-    from tritium_platform.quotas.model import Admission
+    from tritium_platform.quotas.admission import Admission
     from tritium_platform.tenancy.model import TenantContext
 
 CLOCK = SystemClock()

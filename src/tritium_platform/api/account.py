@@ -31,7 +31,7 @@ Period = Annotated[str | None, Query(description="A month such as 2026-11 (UTC);
 async def get_account(platform: ThePlatform, caller: Caller) -> schemas.AccountOut:
     """Show the caller's tenant, tier, limits and what is left of them."""
     month = await platform.books.quotas.usage_of_month(caller)
-    storage = await platform.books.quotas.usage_of_storage(caller)
+    storage = await platform.books.quotas.storage.usage(caller)
     health = await platform.scores.score(caller.tenant_id)
     spend = await platform.spending.status(caller.tenant_id)
     return schemas.AccountOut(
