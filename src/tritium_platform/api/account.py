@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
+from msgspec import structs
 
 from tritium_platform.api import schemas
 from tritium_platform.api.deps import Caller, ThePlatform, UsageCaller, tenant_key
@@ -137,8 +138,8 @@ def _record_out(record: UsageRecord) -> schemas.UsageRecordOut:
         tier=record.tier,
         key_id=record.key_id,
         occurred_at=record.occurred_at,
-        quantities=asdict(record.quantities),
-        resources=asdict(record.resources),
+        quantities=structs.asdict(record.quantities),
+        resources=structs.asdict(record.resources),
         source=record.source,
         event_id=record.event_id,
         dimensions=dict(record.report.dimensions) if record.report else {},

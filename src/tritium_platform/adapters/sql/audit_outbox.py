@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+import msgspec
 from sqlalchemy import bindparam, select, update
 
 from tritium_platform.adapters.sql.tables.audit import audit_outbox
@@ -35,7 +35,7 @@ class SqlAuditOutbox:
         rows = [
             {
                 "id": intent.id,
-                "entry_json": json.dumps(intent_to_dict(intent)),
+                "entry_json": msgspec.json.encode(intent_to_dict(intent)).decode(),
                 "created_at": intent.occurred_at,
             }
             for intent in intents
@@ -54,7 +54,7 @@ class SqlAuditOutbox:
         )
         async with self._database.read_books() as connection:
             rows = (await connection.execute(statement)).scalars().all()
-        return [intent_from_dict(json.loads(row)) for row in rows]
+        return [intent_from_dict(msgspec.json.decode(row)) for row in rows]
 
     async def mark(self, indices: Mapping[UUID, int]) -> None:
         """Record at which index of the log each intent stands; an unknown id is ignored."""
