@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import bindparam, select, update
 
+from tritium_platform.adapters.sql.many_rows import insert_new
 from tritium_platform.adapters.sql.tables.audit import audit_outbox
 from tritium_platform.audit.model import intent_from_dict, intent_to_dict
 
@@ -30,8 +31,6 @@ class SqlAuditOutbox:
 
     async def add_all(self, intents: Sequence[AuditIntent]) -> None:
         """Keep several; those that are kept already change nothing."""
-        if not intents:
-            return
         rows = [
             {
                 "id": intent.id,
@@ -40,9 +39,7 @@ class SqlAuditOutbox:
             }
             for intent in intents
         ]
-        statement = self._database.insert(audit_outbox).on_conflict_do_nothing()
-        async with self._database.write() as connection:
-            await connection.execute(statement, rows)
+        await insert_new(self._database, audit_outbox, rows, key=("id",))
 
     async def pending(self, *, limit: int) -> list[AuditIntent]:
         """Return the oldest intents without an index, at most `limit`."""

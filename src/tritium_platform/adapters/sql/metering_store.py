@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, cast, func, literal, select
 
+from tritium_platform.adapters.sql.many_rows import insert_new
 from tritium_platform.adapters.sql.tables.metering import QUANTITIES, RESOURCES, usage_records
 from tritium_platform.adapters.sql.tables.tenancy import tenants
 from tritium_platform.metering.model import (
@@ -39,6 +40,7 @@ METER_COLUMNS = {
     Meter.COMPUTE_MS: usage_records.c.compute_time_ms,
 }
 _HOUR = "%Y-%m-%d %H"
+_KEY = ("tenant_id", "source", "event_id")
 
 
 class SqlUsageStore:
@@ -49,11 +51,10 @@ class SqlUsageStore:
 
     async def insert(self, record: UsageRecord) -> bytes | None:
         """Keep a record and return None; if its key is taken, return the kept body's digest instead."""
-        key = (usage_records.c.tenant_id, usage_records.c.source, usage_records.c.event_id)
         statement = (
             self._database.insert(usage_records)
             .values(**record_values(record))
-            .on_conflict_do_nothing(index_elements=list(key))
+            .on_conflict_do_nothing(index_elements=list(_KEY))
             .returning(usage_records.c.id)
         )
         kept = select(usage_records.c.body_sha256).where(
@@ -68,13 +69,8 @@ class SqlUsageStore:
 
     async def insert_all(self, records: Sequence[UsageRecord]) -> None:
         """Keep records, but for those whose key is taken."""
-        if not records:
-            return
-        statement = self._database.insert(usage_records).on_conflict_do_nothing(
-            index_elements=[usage_records.c.tenant_id, usage_records.c.source, usage_records.c.event_id]
-        )
-        async with self._database.write() as connection:
-            await connection.execute(statement, [record_values(record) for record in records])
+        rows = [record_values(record) for record in records]
+        await insert_new(self._database, usage_records, rows, key=_KEY)
 
     async def list(
         self, tenant_id: UUID, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
