@@ -37,7 +37,7 @@ from tritium_platform.values import SystemClock, uuid7
 
 if TYPE_CHECKING:
     from tritium_platform.adapters.spooled_settlements import SpooledSettlements
-    from tritium_platform.quotas.model import Admission
+    from tritium_platform.quotas.admission import Admission
     from tritium_platform.tenancy.model import TenantContext
 
 CLOCK = SystemClock()
@@ -60,13 +60,13 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def record_of(context: TenantContext, *, number: int) -> UsageRecord:
+def record_of(context: TenantContext, *, event_id: str) -> UsageRecord:
     """Return what a chat request leaves behind."""
     return UsageRecord(
         id=uuid7(CLOCK),
         tenant_id=context.tenant_id,
         source="benchmark",
-        event_id=str(number),
+        event_id=event_id,
         operation=OperationType.CHAT,
         tier=context.tier,
         outcome="success",
@@ -109,7 +109,7 @@ async def measure(database: Database, *, requests: int) -> dict[str, object]:
         reserved = time.perf_counter()
         async with database.unit_of_work():
             await quotas.settle(context, admission=admission, tokens=120)
-            await metering.record(record_of(context, number=number))
+            await metering.record(record_of(context, event_id=str(number)))
             await outbox.add(intent_of(context))
         reserving.append(reserved - start)
         settling.append(time.perf_counter() - reserved)
@@ -170,9 +170,14 @@ class Office:
 
 def settlement_of(context: TenantContext, *, admission: Admission) -> Settlement:
     """Return what a chat request's end is written down as."""
+    event_id = uuid7(CLOCK)
     return Settlement(
-        record=record_of(context, number=uuid7(CLOCK).int),
-        intent=intent_of(context),
+        record=record_of(context, event_id=event_id.hex),
+        event_id=event_id,
+        subject=ResourceIdentifier("model", "small"),
+        request_id=event_id.hex,
+        cost="3/250",
+        code=None,
         kind=OutcomeKind.SUCCESS,
         latency_bucket=4,
         reservation_id=admission.reservation.id,

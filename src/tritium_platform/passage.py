@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from tritium_platform.audit.model import ResourceIdentifier
     from tritium_platform.metering.model import OperationType
-    from tritium_platform.quotas.model import Admission, Reservation
+    from tritium_platform.quotas.admission import Admission
+    from tritium_platform.quotas.model import Reservation
     from tritium_platform.serving.model import Consumption
     from tritium_platform.tenancy.model import Scope, TenantContext
     from tritium_platform.values import Clock

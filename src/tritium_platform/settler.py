@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import structlog
+from msgspec import structs
 
 from tritium_platform import spans
-from tritium_platform.audit.model import ActionOutcome, AuditIntent
 from tritium_platform.errors import BitNetServiceError
 from tritium_platform.insight.health import latency_bucket
 from tritium_platform.metering.model import UsageRecord
@@ -21,6 +20,9 @@ from tritium_platform.settlement import Settlement
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+    from uuid import UUID
+
     from tritium_platform.books import Books
     from tritium_platform.passage import Passage
     from tritium_platform.resilience import RandomSource
@@ -32,6 +34,36 @@ SOURCE = "gateway"
 SETTLEMENT_SECONDS = 30.0
 SETTLEMENT = RetryPolicy(max_attempts=10, base_delay=0.2, max_delay=5.0, attempt_seconds=SETTLEMENT_SECONDS)
 MOST_SETTLEMENT_RETRIES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _End:
+    """How a passage ended."""
+
+    passage: Passage[Any]
+    record: UsageRecord
+    event_id: UUID
+    consumption: Consumption
+    seconds: float
+    error: BaseException | None
+
+    def settlement(self, *, cost: Fraction) -> Settlement:
+        """Return what the books have to learn of it."""
+        admission = self.passage.admission
+        error, whole = self.error, 1 if admission.is_leased else admission.reservation.amount
+        return Settlement(
+            record=self.record,
+            event_id=self.event_id,
+            subject=self.passage.request.subject,
+            request_id=self.passage.request_id,
+            cost=str(cost),
+            code=error.code if isinstance(error, BitNetServiceError) else None,
+            kind=policy.outcome_kind(Outcome(self.record.outcome), error=error),
+            latency_bucket=latency_bucket(round(self.seconds * 1000)),
+            reservation_id=admission.reservation.id,
+            is_leased=admission.is_leased,
+            requests=whole if self.consumption.is_counted else 0,
+        )
 
 
 class Settler:
@@ -57,14 +89,23 @@ class Settler:
         """
         seconds = passage.seconds
         consumption = passage.request.consumed(outcome)
-        record = self._record(passage, outcome=outcome, consumption=consumption)
-
+        event_id = passage.recorded_id(outcome, is_counted=consumption.is_counted)
+        record = self._record(passage, outcome=outcome, consumption=consumption, event_id=event_id)
+        end = _End(
+            passage=passage,
+            record=record,
+            event_id=event_id,
+            consumption=consumption,
+            seconds=seconds,
+            error=error,
+        )
         spans.work(passage, outcome=outcome, consumption=consumption, seconds=seconds, error=error)
         try:
             with spans.step("settle"):
-                await self._end(passage, record=record, consumption=consumption, seconds=seconds, error=error)
+                await self._keep(end)
         except Exception:
-            _log.exception("usage_not_recorded", event_id=record.event_id, **asdict(record.quantities))
+            quantities = structs.asdict(record.quantities)
+            _log.exception("usage_not_recorded", event_id=record.event_id, **quantities)
             raise
         finally:
             self._books.telemetry.finished(
@@ -77,72 +118,34 @@ class Settler:
                 consumption=consumption,
             )
 
-    async def _end(
-        self,
-        passage: Passage[Any],
-        *,
-        record: UsageRecord,
-        consumption: Consumption,
-        seconds: float,
-        error: BaseException | None,
-    ) -> None:
-        journal = self._books.journal
+    async def _keep(self, end: _End) -> None:
+        passage, journal = end.passage, self._books.journal
         is_spooled = passage.once is None and not passage.may_run_twice and passage.spend is None
         if journal is None or not is_spooled:
 
             async def write(_: Deadline) -> None:  # may run twice: record, intent and end have one id
-                await self._write(
-                    passage, record=record, consumption=consumption, seconds=seconds, error=error
-                )
+                await self._write(end)
 
             deadline = Deadline.after(self._books.clock, seconds=SETTLEMENT_SECONDS)
             await self._database.call(write, deadline=deadline)
             return
-        is_counted = consumption.is_counted
-        settlement = await self._settlement(
-            passage, record=record, is_counted=is_counted, seconds=seconds, error=error
-        )
-        await journal.append(settlement)
+        await journal.append(end.settlement(cost=await self._cost(end.record)))
         self._books.quotas.finish(
-            passage.context, admission=passage.admission, tokens=consumption.tokens, is_counted=is_counted
+            passage.context,
+            admission=passage.admission,
+            tokens=end.consumption.tokens,
+            is_counted=end.consumption.is_counted,
         )
 
-    async def _settlement(
-        self,
-        passage: Passage[Any],
-        *,
-        record: UsageRecord,
-        is_counted: bool,
-        seconds: float,
-        error: BaseException | None,
-    ) -> Settlement:
+    async def _cost(self, record: UsageRecord) -> Fraction:
         price = await self._books.billing.price(record, period=CalendarMonth.of(record.occurred_at))
-        code = error.code if isinstance(error, BitNetServiceError) else None
-        reservation = passage.admission.reservation
-        whole = 1 if passage.admission.is_leased else reservation.amount
-        return Settlement(
-            record=record,
-            intent=_intent(passage, record=record, cost=str(price.total), code=code),
-            kind=policy.outcome_kind(Outcome(record.outcome), error=error),
-            latency_bucket=latency_bucket(round(seconds * 1000)),
-            reservation_id=reservation.id,
-            is_leased=passage.admission.is_leased,
-            requests=whole if is_counted else 0,
-        )
+        return price.total
 
-    async def _write(
-        self,
-        passage: Passage[Any],
-        *,
-        record: UsageRecord,
-        consumption: Consumption,
-        seconds: float,
-        error: BaseException | None,
-    ) -> None:
-        code = error.code if isinstance(error, BitNetServiceError) else None
-        books, context = self._books, passage.context
-        cost = await books.billing.price(record, period=CalendarMonth.of(record.occurred_at))
-        kind = policy.outcome_kind(Outcome(record.outcome), error=error)
+    async def _write(self, end: _End) -> None:
+        books, passage, record = self._books, end.passage, end.record
+        context, consumption = passage.context, end.consumption
+        cost = await self._cost(record)
+        settlement = end.settlement(cost=cost)
         async with books.unit_of_work():
             record_use = books.metering.record_first if passage.may_run_twice else books.metering.record
             is_first = await record_use(record)
@@ -151,23 +154,27 @@ class Settler:
             else:
                 await books.quotas.void(context, admission=passage.admission)
             if books.spending is not None and passage.spend is not None:
-                await books.spending.settle(passage.spend, amount=micro(cost.total) if is_first else 0)
+                await books.spending.settle(passage.spend, amount=micro(cost) if is_first else 0)
             if passage.once is not None and record.outcome == Outcome.SUCCESS.value:
                 await passage.once.keep()
-            price = str(cost.total) if is_first else "0"
+            said = settlement if is_first else structs.replace(settlement, cost="0")
             with spans.step("audit"):
-                await books.outbox.add(_intent(passage, record=record, cost=price, code=code))
+                await books.outbox.add(said.intent())
             if is_first:  # else it ran before, or was written by an attempt whose commit was not answered
-                milliseconds = round(seconds * 1000)
-                await books.health.update_health(context.tenant_id, kind=kind, latency_ms=milliseconds)
+                milliseconds = round(end.seconds * 1000)
+                await books.health.update_health(
+                    context.tenant_id, kind=settlement.kind, latency_ms=milliseconds
+                )
 
-    def _record(self, passage: Passage[Any], *, outcome: Outcome, consumption: Consumption) -> UsageRecord:
+    def _record(
+        self, passage: Passage[Any], *, outcome: Outcome, consumption: Consumption, event_id: UUID
+    ) -> UsageRecord:
         context, request = passage.context, passage.request
         return UsageRecord(
             id=uuid7(self._books.clock),
             tenant_id=context.tenant_id,
             source=SOURCE,
-            event_id=passage.recorded_id(outcome, is_counted=consumption.is_counted).hex,
+            event_id=event_id.hex,
             operation=request.operation,
             tier=context.tier,
             outcome=outcome.value,
@@ -177,28 +184,3 @@ class Settler:
             model=request.model,
             key_id=context.key_id,
         )
-
-
-def _intent(passage: Passage[Any], *, record: UsageRecord, cost: str, code: str | None) -> AuditIntent:
-    is_failed = record.outcome == Outcome.FAILED.value
-    return AuditIntent(
-        id=record.id,
-        event_id=UUID(record.event_id),
-        occurred_at=record.occurred_at,
-        action=f"{record.operation.value}.{'fail' if is_failed else 'complete'}",
-        resource_affected=passage.request.subject,
-        outcome=ActionOutcome.FAILURE if is_failed else ActionOutcome.SUCCESS,
-        tenant_id=record.tenant_id,
-        key_id=record.key_id,
-        details={
-            "request_id": passage.request_id,
-            "ended": record.outcome,
-            "model": record.model,
-            "input_tokens": record.quantities.input_tokens,
-            "output_tokens": record.quantities.output_tokens,
-            "embedding_tokens": record.quantities.embedding_tokens,
-            "compute_ms": record.resources.compute_time_ms,
-            "cost": cost,
-            "code": code,
-        },
-    )

@@ -241,6 +241,20 @@ def test_tokens_that_are_given_back_never_fill_a_bucket_above_its_size(limiter):
     assert limiter.standing(tenant, limits=limits, now=START).tokens.remaining == 10
 
 
+def test_what_is_owed_counts_in_every_step_of_this_process_as_what_was_given_back(limiter):
+    tenant, other = uuid4(), uuid4()
+    limits = limits_of(tokens=10, places=2)
+    for _ in range(3):
+        assert enter(limiter, tenant, limits=limits, requests=2, tokens=10, now=START) is None
+        limiter.owe(tenant, requests=1, tokens=4)
+        limiter.owe(tenant, requests=1, tokens=6)
+    assert enter(limiter, other, limits=limits, requests=1, tokens=3, now=START) is None
+    limiter.owe(other, requests=1, tokens=1)
+    assert limiter.standing(tenant, limits=limits, now=START).tokens.remaining == 10
+    standing = limiter.standing(other, limits=limits, now=START)
+    assert (standing.tokens.remaining, standing.running) == (8, 0)
+
+
 def test_full_buckets_are_forgotten_and_others_are_not():
     limiter, limits = LocalLimiter(capacity=10), limits_of(rate=60)
     slow = [uuid4() for _ in range(20)]
@@ -349,6 +363,35 @@ def test_a_holder_of_the_lock_that_stands_still_refuses_and_loses_nothing(direct
         one.leave(TENANTS[0], requests=2)  # owed until the table can be had
     assert enter(one, TENANTS[0], limits=limits, requests=2, tokens=0, now=START) is None
     one.close()
+    other.close()
+
+
+def test_what_is_owed_is_there_for_other_gateways_once_it_is_paid(directory):
+    one, other, limits = SharedLimiter(directory), SharedLimiter(directory), limits_of(tokens=10, places=1)
+    assert enter(one, TENANTS[0], limits=limits, requests=1, tokens=10, now=START) is None
+    one.owe(TENANTS[0], requests=1, tokens=10)
+    assert enter(other, TENANTS[0], limits=limits, requests=1, tokens=10, now=START) is not None
+    one.pay()
+    assert enter(other, TENANTS[0], limits=limits, requests=1, tokens=10, now=START) is None
+    one.pay()
+    assert one.standing(TENANTS[0], limits=limits, now=START).running == 1
+    one.close()
+    other.close()
+
+
+def test_a_seat_whose_holder_was_killed_as_it_left_counts_nothing(directory):
+    """Of the two steps, the count and the mark of the seat, only the first was done."""
+    one, other, limits = SharedLimiter(directory), SharedLimiter(directory), limits_of(places=3)
+    assert enter(one, TENANTS[0], limits=limits, requests=2, tokens=0, now=START) is None
+    one._mark = lambda row, bit: None
+    one.leave(TENANTS[0], requests=2)
+    one.close()
+    again = SharedLimiter(directory)
+    assert again.seat == one.seat
+    assert enter(other, TENANTS[0], limits=limits, requests=1, tokens=0, now=START) is None
+    assert enter(again, TENANTS[0], limits=limits, requests=2, tokens=0, now=START) is None
+    assert enter(other, TENANTS[0], limits=limits, requests=1, tokens=0, now=START) is not None
+    again.close()
     other.close()
 
 

@@ -19,7 +19,7 @@ from tritium_platform.adapters.shared_limiter import SharedLimiter
 from tritium_platform.adapters.spool import spool_files
 from tritium_platform.adapters.spooled_settlements import SpooledSettlements
 from tritium_platform.adapters.sql.spool_positions import SqlSpoolPositions
-from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
+from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.errors import OverloadedError, PlatformError
 from tritium_platform.insight.health import OutcomeCount, OutcomeKind
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
@@ -94,16 +94,11 @@ class Shop:
                 model="m",
                 key_id="abcDEF012345",
             ),
-            intent=AuditIntent(
-                id=identity,
-                event_id=event_id,
-                occurred_at=now,
-                action="chat.complete",
-                resource_affected=ResourceIdentifier("deployment", "d"),
-                outcome=ActionOutcome.SUCCESS,
-                tenant_id=self.tenant_id,
-                details={"tokens": tokens, "code": None, "model": "ä"},
-            ),
+            event_id=event_id,
+            subject=ResourceIdentifier("deployment", "ä"),
+            request_id=event_id.hex,
+            cost="1/3",
+            code=None,
             kind=OutcomeKind.SUCCESS,
             latency_bucket=4,
             reservation_id=reservation or self.lease.id,
@@ -118,7 +113,7 @@ class Shop:
         intents = [
             each for each in await self.books.outbox.pending(limit=10_000) if each.tenant_id == self.tenant_id
         ]
-        assert sorted(each.id for each in intents) == sorted(each.intent.id for each in settlements)
+        assert sorted(each.id for each in intents) == sorted(each.record.id for each in settlements)
         used = sum(each.requests for each in settlements)
         counter = await self.books.reservations.counter(
             self.tenant_id, meter=QuotaMeter.REQUESTS, period=MONTH

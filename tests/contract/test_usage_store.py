@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from tritium_platform.errors import ConflictError
 from tritium_platform.metering.model import (
     Meter,
     OperationType,
+    Report,
     ResourceUsage,
     TenantActivity,
     UsageQuantities,
@@ -79,6 +80,48 @@ async def test_a_resent_record_counts_once_and_a_different_one_is_a_conflict(
         tenant_id, start=record.occurred_at, end=record.occurred_at + timedelta(seconds=1)
     )
     assert UsageTotal(TenantTier.TEAM, Meter.INPUT_TOKENS, 11) in totals
+
+
+async def test_many_at_once_are_kept_as_one_by_one_and_those_that_are_there_stay(
+    books: Books, clock: ManualClock
+) -> None:
+    odd = "'\"\\ \t\n\x7f {}[],:%s $1 größte ✓ 😀 \u2028"
+    report = Report(
+        dimensions={"device": "d", odd: odd}, received_at=clock.now(), body_sha256=bytes(range(32))
+    )
+    changes: list[dict[str, object]] = [
+        {},
+        {"model": odd, "outcome": odd, "source": odd, "key_id": None},
+        {"occurred_at": clock.now() + timedelta(microseconds=1), "operation": OperationType.EXTERNAL},
+        {"quantities": UsageQuantities(input_tokens=LARGEST, quantized_parameters=LARGEST - 1)},
+        {"resources": ResourceUsage(storage_bytes=LARGEST), "report": report},
+    ]
+    kept: list[list[UsageRecord]] = []
+    for is_together in (False, True):
+        tenant_id = uuid7(clock)
+        records = [
+            a_record(clock, tenant_id=tenant_id, event_id=f"{odd}{place}", **change)
+            for place, change in enumerate(changes)
+        ]
+        if is_together:
+            await books.usage.insert_all([])
+            await books.usage.insert_all(records[:2])
+            again = [replace(each, id=uuid7(clock), model="another") for each in records[:2]]
+            await books.usage.insert_all([*again, *records[2:], records[-1]])
+        else:
+            for each in records:
+                assert await books.usage.insert(each) is None
+        month = CalendarMonth.of(clock.now())
+        found = sorted(
+            await books.usage.list(tenant_id, start=month.start, end=month.end, limit=10),
+            key=lambda each: each.event_id,
+        )
+        assert found == records
+        assert [await books.usage.insert(replace(each, id=uuid7(clock))) for each in records] == [
+            each.body_sha256() for each in records
+        ]
+        kept.append([replace(each, id=tenant_id, tenant_id=tenant_id) for each in found])
+    assert [replace(each, id=kept[1][0].id, tenant_id=kept[1][0].id) for each in kept[0]] == kept[1]
 
 
 async def test_the_same_event_id_of_another_tenant_or_source_is_another_event(

@@ -14,7 +14,7 @@ import pytest
 
 from tritium_platform.adapters import bookkeeper_process, spooled_settlements
 from tritium_platform.audit.log import lock_for_writing
-from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
+from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.audit.verify import verify_log
 from tritium_platform.compose import initialize_platform
 from tritium_platform.config import load_config
@@ -60,18 +60,13 @@ class Counter:
             quantities=UsageQuantities(output_tokens=5),
             resources=ResourceUsage(),
         )
-        intent = AuditIntent(
-            id=identity,
-            event_id=identity,
-            occurred_at=now,
-            action="chat.complete",
-            resource_affected=ResourceIdentifier("deployment", "d"),
-            outcome=ActionOutcome.SUCCESS,
-            tenant_id=context.tenant_id,
-        )
         settlement = Settlement(
             record=record,
-            intent=intent,
+            event_id=identity,
+            subject=ResourceIdentifier("deployment", "d"),
+            request_id=identity.hex,
+            cost="0",
+            code=None,
             kind=OutcomeKind.SUCCESS,
             latency_bucket=4,
             reservation_id=admission.reservation.id,

@@ -122,7 +122,7 @@ async def opened_worker(bench: Bench) -> AsyncIterator[QuantizationWorker]:
 
 async def storage_of(bench: Bench) -> tuple[int, int]:
     context = await bench.platform.gateway.authenticate(bench.key)
-    counter = await bench.platform.books.quotas.usage_of_storage(context)
+    counter = await bench.platform.books.quotas.storage.usage(context)
     return counter.used, counter.held
 
 
@@ -178,7 +178,7 @@ async def test_a_finished_job_is_a_model_a_usage_record_an_audit_entry_and_count
         context = await platform.gateway.authenticate(bench.key)
         now = platform.clock.now()
         records = await platform.books.metering.list(tenant.id, start=done.created_at, end=now)
-        storage = await platform.books.quotas.usage_of_storage(context)
+        storage = await platform.books.quotas.storage.usage(context)
         pending = await platform.books.outbox.pending(limit=100)
         [model] = await platform.registry.list(tenant.id)
     assert [(record.source, record.event_id) for record in records][-1] == ("quantization", str(job.id))
@@ -198,7 +198,7 @@ async def test_a_cancelled_job_stops_gives_its_storage_back_and_leaves_nothing(
         await bench.platform.quantizations.cancel(bench.tenant.id, job.id)
         done = await bench.wait(job, until=is_final)
         context = await bench.platform.gateway.authenticate(bench.key)
-        storage = await bench.platform.books.quotas.usage_of_storage(context)
+        storage = await bench.platform.books.quotas.storage.usage(context)
         again = await bench.platform.quantizations.cancel(bench.tenant.id, job.id)
         models = await bench.platform.registry.list(bench.tenant.id)
         config = bench.platform.config
@@ -233,7 +233,7 @@ async def test_a_source_that_breaks_after_it_was_accepted_fails_the_job_by_name(
         await bench.worker.start()
         done = await bench.wait(job, until=is_final)
         context = await bench.platform.gateway.authenticate(bench.key)
-        storage = await bench.platform.books.quotas.usage_of_storage(context)
+        storage = await bench.platform.books.quotas.storage.usage(context)
     assert done.state is JobState.FAILED
     assert done.error_code == "validation"
     assert "model.safetensors" in (done.error_message or "")

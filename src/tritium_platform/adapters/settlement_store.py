@@ -79,7 +79,7 @@ class GroupSettlement:
                 return
             await stores.positions.put(spool_id, position=position)
             await stores.usage.insert_all([each.record for each in settlements])
-            await stores.intents.add_all([each.intent for each in settlements])
+            await stores.intents.add_all([each.intent() for each in settlements])
             await self._end_reservations(settlements)
             await self._count_outcomes(settlements)
 

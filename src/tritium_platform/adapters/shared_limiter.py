@@ -9,7 +9,8 @@ places of the one before are free.
 
     header   magic, boot id of the machine, 32 generations of 8 bytes
     set      32 keys of 16 bytes (a tenant's id, or zeros), then 32 rows      x 1,024
-    row      which of the rates counts (1, padded to 16), rates, rates, 32 cells
+    row      which of the rates counts (1, padded to 8), a bit for every seat that may run something (8),
+             rates, rates, 32 cells
     cell     generation (4), count (4)
     rates    request limit (8), request arrival (16), token limit (8), token arrival (16), little-endian
 
@@ -28,25 +29,17 @@ import time
 from typing import TYPE_CHECKING
 
 from tritium_platform.errors import OverloadedError, PlatformError, ResourceError
-from tritium_platform.quotas.limiter import (
-    CONCURRENCY,
-    FULL,
-    Rates,
-    Refusal,
-    decide_entry,
-    standing_of,
-    without_tokens,
-)
+from tritium_platform.quotas.limiter import CONCURRENCY, Refusal, decide_entry, without_tokens
+from tritium_platform.quotas.standing import FULL, Rates, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from uuid import UUID
 
-    from tritium_platform.quotas.limiter import Standing
     from tritium_platform.tenancy.model import TierLimits
 
-MAGIC = b"TRILIM01"
+MAGIC = b"TRILIM02"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 SEATS = 32
 SETS = 1024
@@ -55,22 +48,23 @@ LOCK_SECONDS = 2.0
 OPENING_SECONDS = 60.0  # the first one makes the table meanwhile
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.000_02, 0.000_5
 KEY_BYTES = 16
-_RATES = struct.Struct("<Q16sQ16s")
+_RATES = struct.Struct("<QQQQQQ")  # an arrival is two halves, the lower one first
+_HOLDERS = struct.Struct("<Q")
 _CELL = struct.Struct("<II")
-_CELLS = struct.Struct(f"<{2 * SEATS}I")
-_GENERATIONS = struct.Struct(f"<{SEATS}Q")
 _GENERATION = struct.Struct("<Q")
 _HEAD = struct.Struct("<8s36s")
 _GENERATIONS_AT = 64
 _SETS_AT = 4096
+_HOLDERS_AT = 8
 _RATES_AT = 16
 _CELLS_AT = _RATES_AT + 2 * _RATES.size
-_ROW_BYTES = _CELLS_AT + _CELLS.size
+_ROW_BYTES = _CELLS_AT + SEATS * _CELL.size
 _SET_BYTES = WAYS * (KEY_BYTES + _ROW_BYTES)
 TABLE_BYTES = _SETS_AT + SETS * _SET_BYTES
 _NO_KEY = bytes(KEY_BYTES)
-_NOBODY = (0,) * SEATS
 _MOST_RUNNING = 2**32 - 1
+_HALF = 64
+_LOWER = 2**_HALF - 1
 
 
 class SharedLimiter:
@@ -89,7 +83,7 @@ class SharedLimiter:
         """
         self._directory = directory
         self._seat_lock = -1
-        self._owed: list[tuple[UUID, int, int]] = []
+        self._owed: dict[UUID, tuple[int, int]] = {}
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = _opened(directory / "table")
@@ -132,20 +126,31 @@ class SharedLimiter:
             # A death between the two takes from the rates and runs nothing: less is admitted, never more.
             self._keep(row, decided)
             self._add(row, requests)
-        return standing_of(decided, running=running + requests, limits=limits, now=now)
+        return Standing(decided, running + requests, limits, now)
 
     def leave(self, tenant_id: UUID, *, requests: int, tokens: int = 0) -> None:
         """Give back places, and tokens that were not needed: now, or as soon as the table can be had."""
-        self._owed.append((tenant_id, requests, tokens))
-        with contextlib.suppress(OverloadedError), self._locked:
-            self._pay()
+        self.owe(tenant_id, requests=requests, tokens=tokens)
+        self.pay()
+
+    def owe(self, tenant_id: UUID, *, requests: int, tokens: int = 0) -> None:
+        """Give back places and tokens with whatever step comes next."""
+        owed_requests, owed_tokens = self._owed.get(tenant_id, (0, 0))
+        self._owed[tenant_id] = owed_requests + requests, owed_tokens + tokens
+
+    def pay(self) -> None:
+        """Give back what is owed: now, or as soon as the table can be had."""
+        if self._owed:
+            with contextlib.suppress(OverloadedError), self._locked:
+                self._pay()
 
     def standing(self, tenant_id: UUID, *, limits: TierLimits, now: int) -> Standing:
         """Return what is left of a tenant's limits."""
         with self._locked:
+            self._pay()
             row = self._find(tenant_id.bytes)
             rates, running = (FULL, 0) if row is None else (self._rates(row), self._running(row))
-        return standing_of(rates.under(limits, now=now), running=running, limits=limits, now=now)
+        return Standing(rates.under(limits, now=now), running, limits, now)
 
     def is_alone(self) -> bool:
         """Tell whether no other process has a seat at this moment."""
@@ -177,7 +182,7 @@ class SharedLimiter:
 
     def _pay(self) -> None:
         while self._owed:
-            tenant_id, requests, tokens = self._owed.pop()
+            tenant_id, (requests, tokens) = self._owed.popitem()
             row = self._find(tenant_id.bytes)
             if row is not None:
                 if tokens:
@@ -270,25 +275,26 @@ class SharedLimiter:
         return not self._running(row) or (self._bury(row) and not self._running(row))
 
     def _rates(self, row: int) -> Rates:
-        place = row + _RATES_AT + self._map[row] * _RATES.size
-        request_limit, request_arrival, token_limit, token_arrival = _RATES.unpack_from(self._map, place)
+        request_limit, request_low, request_high, token_limit, token_low, token_high = _RATES.unpack_from(
+            self._map, row + _RATES_AT + self._map[row] * _RATES.size
+        )
         return Rates(
-            request_limit,
-            int.from_bytes(request_arrival, "little"),
-            token_limit,
-            int.from_bytes(token_arrival, "little"),
+            request_limit, request_high << _HALF | request_low, token_limit, token_high << _HALF | token_low
         )
 
     def _keep(self, row: int, rates: Rates) -> None:
         """Write what does not count yet, then let it count."""
         other = 1 - self._map[row]
+        request_arrival, token_arrival = rates.request_arrival, rates.token_arrival
         _RATES.pack_into(
             self._map,
             row + _RATES_AT + other * _RATES.size,
             rates.request_limit,
-            rates.request_arrival.to_bytes(16, "little"),
+            request_arrival & _LOWER,
+            request_arrival >> _HALF,
             rates.token_limit,
-            rates.token_arrival.to_bytes(16, "little"),
+            token_arrival & _LOWER,
+            token_arrival >> _HALF,
         )
         self._map[row] = other
 
@@ -297,22 +303,34 @@ class SharedLimiter:
 
     def _holders(self, row: int) -> dict[int, int]:
         """Return how many requests run by the seats that have any."""
-        cells = _CELLS.unpack_from(self._map, row + _CELLS_AT)
-        counts = cells[1::2]
-        if counts == _NOBODY:
-            return {}
-        generations = _GENERATIONS.unpack_from(self._map, _GENERATIONS_AT)
-        return {
-            seat: count
-            for seat, count in enumerate(counts)
-            if count and cells[2 * seat] == generations[seat] % 2**32
-        }
+        (holders,) = _HOLDERS.unpack_from(self._map, row + _HOLDERS_AT)
+        counts = {}
+        while holders:
+            seat = holders.bit_length() - 1
+            holders ^= 1 << seat
+            generation, count = _CELL.unpack_from(self._map, row + _CELLS_AT + seat * _CELL.size)
+            (current,) = _GENERATION.unpack_from(self._map, _GENERATIONS_AT + seat * _GENERATION.size)
+            if count and generation == current % 2**32:
+                counts[seat] = count
+        return counts
 
     def _add(self, row: int, requests: int) -> None:
         place = row + _CELLS_AT + self.seat * _CELL.size
         generation, count = _CELL.unpack_from(self._map, place)
-        count = count if generation == self._generation else 0
-        _CELL.pack_into(self._map, place, self._generation, min(_MOST_RUNNING, max(0, count + requests)))
+        before = count if generation == self._generation else 0
+        after = min(_MOST_RUNNING, max(0, before + requests))
+        # A seat is among the holders before it has a place and until it has none, wherever a death comes.
+        if after and not before:
+            self._mark(row, 1)
+        _CELL.pack_into(self._map, place, self._generation, after)
+        if before and not after:
+            self._mark(row, 0)
+
+    def _mark(self, row: int, bit: int) -> None:
+        """Say whether this process may run something of a tenant. One byte of the map changes, or none."""
+        (holders,) = _HOLDERS.unpack_from(self._map, row + _HOLDERS_AT)
+        holders = holders & ~(1 << self.seat) | bit << self.seat
+        _HOLDERS.pack_into(self._map, row + _HOLDERS_AT, holders)
 
 
 class _Locked:
@@ -330,15 +348,21 @@ class _Locked:
     def __enter__(self) -> None:
         if self._descriptor < 0:
             raise OverloadedError("The limits are closed.")
+        if not _locks(self._descriptor):
+            self._wait()
+        self._is_waited_for = False
+
+    def _wait(self) -> None:
         patience = LOCK_SECONDS if self._patience is None else self._patience
         pause, end = SHORTEST_PAUSE, time.monotonic() + patience
-        while not _locks(self._descriptor):
+        while True:
             if self._is_waited_for or time.monotonic() > end:
                 self._is_waited_for = True
                 raise OverloadedError("The limits cannot be read: try again in a moment.")
             time.sleep(pause)
+            if _locks(self._descriptor):
+                return
             pause = min(2 * pause, LONGEST_PAUSE)
-        self._is_waited_for = False
 
     def __exit__(self, *_: object) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)

@@ -109,8 +109,9 @@ class SpooledSettlements:
         self._start()
         kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._wake:
+            if not self._arrived:  # for the others the writer is awake already
+                self._wake.notify()
             self._arrived.append((settlement, kept))
-            self._wake.notify()
         await kept
 
     async def drained(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
+from msgspec import structs
 
 from tritium_platform.api import schemas
 from tritium_platform.api.deps import Caller, ThePlatform, UsageCaller, tenant_key
@@ -31,7 +32,7 @@ Period = Annotated[str | None, Query(description="A month such as 2026-11 (UTC);
 async def get_account(platform: ThePlatform, caller: Caller) -> schemas.AccountOut:
     """Show the caller's tenant, tier, limits and what is left of them."""
     month = await platform.books.quotas.usage_of_month(caller)
-    storage = await platform.books.quotas.usage_of_storage(caller)
+    storage = await platform.books.quotas.storage.usage(caller)
     health = await platform.scores.score(caller.tenant_id)
     spend = await platform.spending.status(caller.tenant_id)
     return schemas.AccountOut(
@@ -137,8 +138,8 @@ def _record_out(record: UsageRecord) -> schemas.UsageRecordOut:
         tier=record.tier,
         key_id=record.key_id,
         occurred_at=record.occurred_at,
-        quantities=asdict(record.quantities),
-        resources=asdict(record.resources),
+        quantities=structs.asdict(record.quantities),
+        resources=structs.asdict(record.resources),
         source=record.source,
         event_id=record.event_id,
         dimensions=dict(record.report.dimensions) if record.report else {},

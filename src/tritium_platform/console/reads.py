@@ -82,7 +82,7 @@ class PlatformOverview:
         )
         month = CalendarMonth.of(platform.clock.now())
         quota = await platform.books.quotas.usage_of_month(context)
-        storage = await platform.books.quotas.usage_of_storage(context)
+        storage = await platform.books.quotas.storage.usage(context)
         totals = await platform.books.metering.totals(tenant.id, start=month.start, end=month.end)
         health = await platform.scores.score(tenant.id)
         return TenantRow(

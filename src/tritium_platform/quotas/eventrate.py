@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
 
-from tritium_platform.errors import RateLimitExceededError, RequestTooLargeError
 from tritium_platform.quotas.limiter import Refusal
-from tritium_platform.quotas.ratelimit import SECOND
+from tritium_platform.quotas.refusals import refused_by_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +44,7 @@ class EventRate:
             key, limits=limits, requests=0, tokens=count, now=self._clock.monotonic_nanoseconds()
         )
         if isinstance(decided, Refusal):
-            raise self._refused(decided)
+            raise refused_by_limit(decided._replace(limit_name=EVENT_RATE), at=self._clock.now())
         unused = count
         try:
             yield decided.tokens
@@ -63,15 +61,3 @@ class EventRate:
     def _place(self, context: TenantContext) -> tuple[UUID, TierLimits]:
         limits = replace(context.limits, tokens_per_minute=context.limits.events_per_minute)
         return uuid5(context.tenant_id, _EVENTS), limits
-
-    def _refused(self, refusal: Refusal) -> RequestTooLargeError | RateLimitExceededError:
-        if refusal.wait is None:
-            return RequestTooLargeError(limit_name=EVENT_RATE, limit=refusal.limit, current=refusal.current)
-        seconds = -(-refusal.wait // SECOND)
-        return RateLimitExceededError(
-            limit_name=EVENT_RATE,
-            limit=refusal.limit,
-            current=refusal.current,
-            reset_time=self._clock.now() + timedelta(seconds=seconds),
-            retry_after=seconds,
-        )

@@ -71,10 +71,12 @@ class QuotaLeases:
         self._ended: list[QuotaLease] = []
         self._renewing: dict[UUID, asyncio.Lock] = {}
 
-    def take(self, context: TenantContext, *, count: int) -> QuotaLease | None:
-        """Take requests from the tenant's lease; None if it has none that could give them."""
+    def take(self, context: TenantContext, *, count: int, now: int) -> QuotaLease | None:
+        """Take requests from the tenant's lease at a moment; None if it has none that could give them."""
         lease = self._current.get(context.tenant_id)
-        if lease is None or lease.left < count or not self._is_good(lease, context):
+        if lease is None or lease.left < count or now >= lease.fresh_until:
+            return None
+        if lease.limit != context.limits.monthly_quota:
             return None
         lease.left -= count
         return lease
@@ -86,7 +88,8 @@ class QuotaLeases:
         lock = self._renewing.setdefault(context.tenant_id, asyncio.Lock())
         try:
             async with lock:
-                taken = self.take(context, count=count)  # another may have made one while this one waited
+                now = self._clock.monotonic_nanoseconds()
+                taken = self.take(context, count=count, now=now)  # another may have made one meanwhile
                 if taken is not None:
                     return taken
                 self.end(context.tenant_id)
@@ -145,10 +148,6 @@ class QuotaLeases:
         for tenant_id in list(self._current):
             self.end(tenant_id)
         await self.give_back()
-
-    def _is_good(self, lease: QuotaLease, context: TenantContext) -> bool:
-        is_fresh = self._clock.monotonic_nanoseconds() < lease.fresh_until
-        return is_fresh and lease.limit == context.limits.monthly_quota
 
     async def _make(self, context: TenantContext, *, count: int) -> QuotaLease | None:
         limit, now = context.limits.monthly_quota, self._clock.now()

@@ -9,48 +9,18 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from tritium_platform.quotas.ratelimit import MINUTE, carried_over, decide_rate, rate_status
+from tritium_platform.quotas.ratelimit import MINUTE, arrival_after, decide_rate
+from tritium_platform.quotas.standing import FULL, Rates, Standing
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from tritium_platform.quotas.model import RateStatus
     from tritium_platform.tenancy.model import TierLimits
 
 REQUEST_RATE = "requests per minute"
 TOKEN_RATE = "tokens per minute"  # noqa: S105 - a name, not a secret
 CONCURRENCY = "concurrent requests"
 CAPACITY = 100_000
-
-
-class Rates(NamedTuple):
-    """A tenant's two buckets: each a limit per minute, and the theoretical arrival time under it."""
-
-    request_limit: int = 0
-    request_arrival: int = 0
-    token_limit: int = 0
-    token_arrival: int = 0
-
-    def under(self, limits: TierLimits, *, now: int) -> Rates:
-        """Return them under the limits in force: from now on what is missing is refilled at their speed."""
-        wanted = (limits.requests_per_minute, limits.tokens_per_minute)
-        if self == FULL or wanted == (self.request_limit, self.token_limit):
-            return self
-        kept = (self.request_limit, self.request_arrival), (self.token_limit, self.token_arrival)
-        request_arrival, token_arrival = (
-            carried_over(arrival, kept_limit=before, limit=limit, now=now)
-            for (before, arrival), limit in zip(kept, wanted, strict=True)
-        )
-        return Rates(wanted[0], request_arrival, wanted[1], token_arrival)
-
-    def is_full(self, now: int) -> bool:
-        """Tell whether nothing is missing from either bucket: then it is as if it were not kept."""
-        return (
-            self.request_arrival <= now * self.request_limit and self.token_arrival <= now * self.token_limit
-        )
-
-
-FULL = Rates()
 
 
 class Refusal(NamedTuple):
@@ -67,14 +37,6 @@ class Refusal(NamedTuple):
     limit: int
     current: int
     wait: int | None
-
-
-class Standing(NamedTuple):
-    """What a tenant has left: both rates, and how many of its requests run."""
-
-    requests: RateStatus
-    tokens: RateStatus
-    running: int
 
 
 class Limiter(Protocol):
@@ -96,6 +58,15 @@ class Limiter(Protocol):
 
     def leave(self, tenant_id: UUID, *, requests: int, tokens: int = 0) -> None:
         """Give back places, and tokens that were not needed."""
+
+    def owe(self, tenant_id: UUID, *, requests: int, tokens: int = 0) -> None:
+        """Give back places and tokens with whatever step comes next, at `pay` at the latest.
+
+        What ends at the same time is given back in one step, and that is what a step costs.
+        """
+
+    def pay(self) -> None:
+        """Give back what is owed: now, or as soon as the state can be had."""
 
     def standing(self, tenant_id: UUID, *, limits: TierLimits, now: int) -> Standing:
         """Return what is left of a tenant's limits."""
@@ -121,11 +92,19 @@ def decide_entry(
     if running + requests > most:
         is_hopeless = requests > most
         return Refusal(CONCURRENCY, most, requests if is_hopeless else running, None if is_hopeless else 0)
+    rate, amount, latest = limits.requests_per_minute, limits.tokens_per_minute, now + MINUTE
+    by_rate = arrival_after(requests, limit=rate, theoretical_arrival=rates.request_arrival, now=now)
+    by_tokens = arrival_after(tokens, limit=amount, theoretical_arrival=rates.token_arrival, now=now)
+    if by_rate <= latest * rate and by_tokens <= latest * amount:
+        return Rates(rate, by_rate, amount, by_tokens)
+    return _refuse(rates, limits=limits, requests=requests, tokens=tokens, now=now)
+
+
+def _refuse(rates: Rates, *, limits: TierLimits, requests: int, tokens: int, now: int) -> Refusal:
+    """Say which rate does not admit requests, and when it will."""
     rate, amount = limits.requests_per_minute, limits.tokens_per_minute
     by_rate = decide_rate(limit=rate, amount=requests, theoretical_arrival=rates.request_arrival, now=now)
     by_tokens = decide_rate(limit=amount, amount=tokens, theoretical_arrival=rates.token_arrival, now=now)
-    if by_rate.wait == by_tokens.wait == 0:
-        return Rates(rate, by_rate.theoretical_arrival, amount, by_tokens.theoretical_arrival)
     if by_rate.wait is None:
         return Refusal(REQUEST_RATE, rate, requests, wait=None)
     if by_tokens.wait is None:
@@ -137,17 +116,8 @@ def decide_entry(
 
 def without_tokens(rates: Rates, tokens: int) -> Rates:
     """Return the rates with tokens given back; an arrival in the past is a full bucket, not more."""
-    return rates._replace(token_arrival=max(0, rates.token_arrival - tokens * MINUTE))
-
-
-def standing_of(rates: Rates, *, running: int, limits: TierLimits, now: int) -> Standing:
-    """Describe a tenant's state; the rates are under the limits in force."""
-    rate, amount = limits.requests_per_minute, limits.tokens_per_minute
-    return Standing(
-        rate_status(limit=rate, theoretical_arrival=rates.request_arrival, now=now),
-        rate_status(limit=amount, theoretical_arrival=rates.token_arrival, now=now),
-        running,
-    )
+    arrival = max(0, rates.token_arrival - tokens * MINUTE)
+    return Rates(rates.request_limit, rates.request_arrival, rates.token_limit, arrival)
 
 
 class LocalLimiter:
@@ -176,7 +146,7 @@ class LocalLimiter:
         self._running[tenant_id] += requests
         while len(self._rates) > self._capacity and self._drop_oldest_full(now):
             pass
-        return standing_of(decided, running=running + requests, limits=limits, now=now)
+        return Standing(decided, running + requests, limits, now)
 
     def leave(self, tenant_id: UUID, *, requests: int, tokens: int = 0) -> None:
         """Give back places, and tokens that were not needed."""
@@ -185,10 +155,17 @@ class LocalLimiter:
             self._rates[tenant_id] = without_tokens(rates, tokens)
         self._leave(tenant_id, requests)
 
+    def owe(self, tenant_id: UUID, *, requests: int, tokens: int = 0) -> None:
+        """Give back places, and tokens that were not needed: here that costs nothing."""
+        self.leave(tenant_id, requests=requests, tokens=tokens)
+
+    def pay(self) -> None:
+        """Nothing is owed."""
+
     def standing(self, tenant_id: UUID, *, limits: TierLimits, now: int) -> Standing:
         """Return what is left of a tenant's limits."""
         rates, running = self._rates.get(tenant_id, FULL), self._running.get(tenant_id, 0)
-        return standing_of(rates.under(limits, now=now), running=running, limits=limits, now=now)
+        return Standing(rates.under(limits, now=now), running, limits, now)
 
     def close(self) -> None:
         """Forget everything."""

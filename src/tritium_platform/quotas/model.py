@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
+from tritium_platform.errors import ValidationError
+
 if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
 ALWAYS = "always"
+LARGEST_AMOUNT = 2**62
 
 
 class QuotaMeter(StrEnum):
@@ -51,8 +56,7 @@ class Reservation:
     used: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class QuotaCounter:
+class QuotaCounter(msgspec.Struct, frozen=True, gc=False):
     """What of a quota is used and held; `held + used <= limit` at every instant."""
 
     limit: int
@@ -83,15 +87,7 @@ class Allowance:
     month: RateStatus | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Admission:
-    """A request that may run: its reservation and what to tell the caller about the limits.
-
-    `tokens` were taken from the rate; `settle` gives back what was not needed. One that `is_leased` is a part
-    of its reservation, and ends by `QuotaService.finish`.
-    """
-
-    reservation: Reservation
-    tokens: int
-    allowance: Allowance
-    is_leased: bool = False
+def require_amount(name: str, amount: int) -> None:
+    """Raise ValidationError unless an amount is a whole number from 0 on."""
+    if type(amount) is not int or not 0 <= amount < LARGEST_AMOUNT:
+        raise ValidationError(f"The amount of {name} must be a whole number from 0 on.", field=name)

@@ -34,11 +34,16 @@ def decide_rate(*, limit: int, amount: int, theoretical_arrival: int, now: int) 
     """
     if amount > limit:
         return RateDecision(is_admitted=False, wait=None, theoretical_arrival=theoretical_arrival)
-    arrival = max(theoretical_arrival, now * limit) + amount * MINUTE
-    excess = arrival - now * limit - limit * MINUTE
+    arrival = arrival_after(amount, limit=limit, theoretical_arrival=theoretical_arrival, now=now)
+    excess = arrival - (now + MINUTE) * limit
     if excess > 0:
         return RateDecision(False, wait=-(-excess // limit), theoretical_arrival=theoretical_arrival)
     return RateDecision(is_admitted=True, wait=0, theoretical_arrival=arrival)
+
+
+def arrival_after(amount: int, *, limit: int, theoretical_arrival: int, now: int) -> int:
+    """Return the state after an amount; it is admitted if this is at most `limit` times a minute from now."""
+    return max(theoretical_arrival, now * limit) + amount * MINUTE
 
 
 def rate_status(*, limit: int, theoretical_arrival: int, now: int) -> RateStatus:

@@ -1,30 +1,18 @@
-"""Admits a request before the work and settles it after: rates, concurrency, the month's quota, storage."""
+"""Admits a request before the work and settles it after: rates, concurrency, the month's quota."""
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from tritium_platform.errors import (
-    ModelSizeExceededError,
-    QuotaExceededError,
-    RateLimitExceededError,
-    RequestTooLargeError,
-    StorageQuotaExceededError,
-    ValidationError,
-)
+from tritium_platform.errors import ModelSizeExceededError
+from tritium_platform.quotas.admission import Admission
 from tritium_platform.quotas.leases import QuotaLeases
-from tritium_platform.quotas.limiter import CONCURRENCY, LocalLimiter, Refusal
-from tritium_platform.quotas.model import (
-    ALWAYS,
-    Admission,
-    Allowance,
-    QuotaCounter,
-    QuotaMeter,
-    RateStatus,
-    Reservation,
-)
-from tritium_platform.quotas.ratelimit import SECOND
+from tritium_platform.quotas.limiter import LocalLimiter, Refusal
+from tritium_platform.quotas.model import QuotaCounter, QuotaMeter, Reservation, require_amount
+from tritium_platform.quotas.refusals import refused_by_limit, refused_by_month
+from tritium_platform.quotas.storage import StorageQuota
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
@@ -32,24 +20,26 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tritium_platform.quotas.leases import QuotaLease
-    from tritium_platform.quotas.limiter import Limiter, Standing
+    from tritium_platform.quotas.limiter import Limiter
+    from tritium_platform.quotas.model import Allowance
     from tritium_platform.quotas.reservations import ReservationStore
+    from tritium_platform.quotas.standing import Standing
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock
 
 RESERVATION_SECONDS = 900.0
-# A request ends when it ends; a second is the shortest wait that can be written in Retry-After.
-CONCURRENCY_RETRY_SECONDS = 1
 SWEEP_AT_ONCE = 500
-NO_LIMIT = 2**62
 
 
 class QuotaService:
     """Reserve, then settle or void: nobody can overdraw by asking twice at the same time.
 
     Rates and concurrency are exact among the processes that share the `limiter` (this one alone, if none is
-    given); the quota of the month and the storage are kept in the store (exact among all processes), from
-    which a process takes leases.
+    given); the quota of the month is kept in the store (exact among all processes), from which a process
+    takes leases.
+
+    Attributes:
+        storage: the bytes that tenants keep.
     """
 
     def __init__(
@@ -66,8 +56,8 @@ class QuotaService:
         self._limiter = limiter or LocalLimiter()
         self._leases = QuotaLeases(store=store, clock=clock, reservation_seconds=reservation_seconds)
         self._admitted: dict[Admission, QuotaLease | None] = {}
-        month = CalendarMonth.of(clock.now())
-        self._month_span = month.start, month.end
+        self._is_payment_due = False
+        self.storage = StorageQuota(store=store, clock=clock, lifetime=self._lifetime)
 
     async def reserve(self, context: TenantContext, *, tokens: int = 0) -> Admission:
         """Admit a request that may use up to `tokens` tokens (prompt and answer); raises as `reserve_all`."""
@@ -84,33 +74,33 @@ class QuotaService:
             RateLimitExceededError: too fast, or too many at one time; waiting `retry_after` helps.
             QuotaExceededError: the month is spent.
         """
-        standing = self._enter(context, tokens=tokens)
+        standing = self._enter(context, tokens=tokens, now=self._clock.monotonic_nanoseconds())
         try:
             held, counter = await self._hold_each(context, count=len(tokens))
         except BaseException:
             self._limiter.leave(context.tenant_id, requests=len(tokens), tokens=sum(tokens))
             raise
-        return self._admit(context, held, tokens=tokens, standing=standing, month=counter)
+        return self._admit(held, tokens=tokens, standing=standing, month=counter)
 
     async def admit_all(self, context: TenantContext, *, tokens: Sequence[int]) -> list[Admission]:
         """As `reserve_all`, but out of the tenant's lease where there is one: then the store is not asked.
 
         Such requests end by `finish`, and by the settlement that it returns.
         """
-        count = len(tokens)
-        standing = self._enter(context, tokens=tokens)
+        count, now = len(tokens), self._clock.monotonic_nanoseconds()
+        standing = self._enter(context, tokens=tokens, now=now)
         try:
-            lease = self._leases.take(context, count=count)
+            lease = self._leases.take(context, count=count, now=now)
             if lease is None:
                 lease = await self._leases.take_from_new(context, count=count)
             if lease is None:
                 held, counter = await self._hold_each(context, count=count)
-                return self._admit(context, held, tokens=tokens, standing=standing, month=counter)
+                return self._admit(held, tokens=tokens, standing=standing, month=counter)
         except BaseException:
             self._limiter.leave(context.tenant_id, requests=count, tokens=sum(tokens))
             raise
         held = [lease.reservation] * count
-        return self._admit(context, held, tokens=tokens, standing=standing, month=lease.month, lease=lease)
+        return self._admit(held, tokens=tokens, standing=standing, month=lease.month, lease=lease)
 
     def finish(self, context: TenantContext, *, admission: Admission, tokens: int, is_counted: bool) -> None:
         """End a request whose settlement is durable, as `settle` or `void` would, without asking the store.
@@ -123,26 +113,13 @@ class QuotaService:
         unused = max(0, admission.tokens - tokens) if is_counted else admission.tokens
         self._finish(context, admission=admission, unused=unused)
 
-    def allowance(self, context: TenantContext, *, month: QuotaCounter | None = None) -> Allowance:
-        """Return what the limits leave now, beside what was just read of the month."""
-        return self._allowance(context, standing=self._standing(context), month=month)
+    def allowance(self, context: TenantContext) -> Allowance:
+        """Return what the limits leave now."""
+        return self._standing(context).allowance()
 
     def _standing(self, context: TenantContext) -> Standing:
         return self._limiter.standing(
             context.tenant_id, limits=context.limits, now=self._clock.monotonic_nanoseconds()
-        )
-
-    def _allowance(
-        self, context: TenantContext, *, standing: Standing, month: QuotaCounter | None
-    ) -> Allowance:
-        most = context.limits.max_concurrent_requests
-        return Allowance(
-            requests=standing.requests,
-            tokens=standing.tokens,
-            concurrent=RateStatus(most, max(0, most - standing.running), reset_seconds=0.0),
-            month=None
-            if month is None
-            else RateStatus(month.limit, max(0, month.remaining), self._seconds_of_month()),
         )
 
     async def reserve_deferred(self, context: TenantContext, *, requests: int) -> Admission:
@@ -153,16 +130,15 @@ class QuotaService:
         Raises:
             QuotaExceededError: the month is spent.
         """
-        _require_amounts(requests=requests)
+        require_amount("requests", requests)
         standing = self._standing(context)  # before anything is held: the limiter may be out of reach
-        reservation = self._reservation(
-            context.tenant_id, meter=QuotaMeter.REQUESTS, amount=requests, lifetime=self._lifetime
-        )
+        reservation = self._reservation(context.tenant_id, amount=requests)
         admitted, counter = await self._hold(reservation, limit=context.limits.monthly_quota)
         if not admitted:
-            raise self._quota_exceeded(counter, own=0)
-        allowance = self._allowance(context, standing=standing, month=counter)
-        return Admission(reservation=reservation, tokens=0, allowance=allowance)
+            raise refused_by_month(counter, own=0, at=self._clock.now())
+        return Admission(
+            reservation=reservation, tokens=0, standing=standing, month=counter, at=self._clock.now()
+        )
 
     async def settle(
         self, context: TenantContext, *, admission: Admission, tokens: int, requests: int | None = None
@@ -186,50 +162,6 @@ class QuotaService:
         self._finish(context, admission=admission, unused=admission.tokens)
         return voided
 
-    async def reserve_storage(
-        self, context: TenantContext, *, size: int, lifetime: timedelta = timedelta(hours=24)
-    ) -> Reservation:
-        """Set aside `size` bytes of the tenant's storage.
-
-        Raises:
-            StorageQuotaExceededError: they do not fit.
-        """
-        _require_amounts(size=size)
-        reservation = self._reservation(
-            context.tenant_id, meter=QuotaMeter.STORAGE_BYTES, amount=size, lifetime=lifetime
-        )
-        admitted, counter = await self._store.hold(reservation, limit=context.limits.max_storage)
-        if not admitted:
-            raise StorageQuotaExceededError(
-                usage=counter.used + counter.held, quota=context.limits.max_storage, required=size
-            )
-        return reservation
-
-    async def settle_storage(self, reservation: Reservation, *, size: int) -> bool:
-        """Turn a storage reservation into `size` bytes used; they must not be more than were set aside."""
-        return await self._store.settle(
-            reservation.id, tenant_id=reservation.tenant_id, amount=size, at=self._clock.now()
-        )
-
-    async def void_storage(self, reservation: Reservation) -> bool:
-        """Give a storage reservation back."""
-        return await self._store.void(reservation.id, tenant_id=reservation.tenant_id, at=self._clock.now())
-
-    async def count_storage(self, tenant_id: UUID, *, size: int) -> None:
-        """Count bytes that lie there already, even beyond the limit: what was paid for is not thrown away."""
-        _require_amounts(size=size)
-        reservation = self._reservation(
-            tenant_id, meter=QuotaMeter.STORAGE_BYTES, amount=size, lifetime=self._lifetime
-        )
-        await self._store.hold(reservation, limit=NO_LIMIT)
-        await self._store.settle(reservation.id, tenant_id=tenant_id, amount=size, at=self._clock.now())
-
-    async def release_storage(self, tenant_id: UUID, *, size: int) -> int:
-        """Give back bytes of something that was deleted; return how many were in use at most."""
-        return await self._store.release(
-            tenant_id, meter=QuotaMeter.STORAGE_BYTES, period=ALWAYS, amount=size
-        )
-
     async def usage_of_month(self, context: TenantContext) -> QuotaCounter:
         """Return what of this month's requests is used and held."""
         month = str(CalendarMonth.of(self._clock.now()))
@@ -239,12 +171,6 @@ class QuotaService:
             return QuotaCounter(limit)
         unused = self._leases.unused(context.tenant_id, period=month)
         return QuotaCounter(limit, counter.used, max(0, counter.held - unused))
-
-    async def usage_of_storage(self, context: TenantContext) -> QuotaCounter:
-        """Return how many bytes of storage are used and held."""
-        counter = await self._store.counter(context.tenant_id, meter=QuotaMeter.STORAGE_BYTES, period=ALWAYS)
-        limit = context.limits.max_storage
-        return QuotaCounter(limit, counter.used, counter.held) if counter else QuotaCounter(limit)
 
     async def sweep(self) -> Sequence[Reservation]:
         """Give back reservations whose process died before it ended them; run it every few seconds.
@@ -266,19 +192,19 @@ class QuotaService:
         finally:
             self._limiter.close()
 
-    def _enter(self, context: TenantContext, *, tokens: Sequence[int]) -> Standing:
+    def _enter(self, context: TenantContext, *, tokens: Sequence[int], now: int) -> Standing:
         """Take from the rates and a place for each request; the limiter's `leave` gives them back."""
         for amount in tokens:
-            _require_amounts(tokens=amount)
+            require_amount("tokens", amount)
         decided = self._limiter.enter(
             context.tenant_id,
             limits=context.limits,
             requests=len(tokens),
             tokens=sum(tokens),
-            now=self._clock.monotonic_nanoseconds(),
+            now=now,
         )
         if isinstance(decided, Refusal):
-            raise self._refused(decided)
+            raise refused_by_limit(decided, at=self._clock.now())
         return decided
 
     async def _hold(self, reservation: Reservation, *, limit: int) -> tuple[bool, QuotaCounter]:
@@ -297,12 +223,10 @@ class QuotaService:
         counter = QuotaCounter(context.limits.monthly_quota)
         try:
             for _ in range(count):
-                reservation = self._reservation(
-                    context.tenant_id, meter=QuotaMeter.REQUESTS, amount=1, lifetime=self._lifetime
-                )
+                reservation = self._reservation(context.tenant_id, amount=1)
                 admitted, counter = await self._hold(reservation, limit=context.limits.monthly_quota)
                 if not admitted:
-                    raise self._quota_exceeded(counter, own=len(held))
+                    raise refused_by_month(counter, own=len(held), at=self._clock.now())
                 held.append(reservation)
         except BaseException:
             for reservation in held:  # what a second failure leaves is swept when it expires
@@ -312,7 +236,6 @@ class QuotaService:
 
     def _admit(
         self,
-        context: TenantContext,
         held: Sequence[Reservation],
         *,
         tokens: Sequence[int],
@@ -320,79 +243,53 @@ class QuotaService:
         month: QuotaCounter,
         lease: QuotaLease | None = None,
     ) -> list[Admission]:
-        allowance = self._allowance(context, standing=standing, month=month)
+        now = self._clock.now()
         admissions = [
             Admission(
-                reservation=reservation, tokens=amount, allowance=allowance, is_leased=lease is not None
+                reservation=reservation,
+                tokens=amount,
+                standing=standing,
+                month=month,
+                at=now,
+                is_leased=lease is not None,
             )
             for reservation, amount in zip(held, tokens, strict=True)
         ]
-        self._admitted |= dict.fromkeys(admissions, lease)
+        for each in admissions:
+            self._admitted[each] = lease
         return admissions
 
-    def _refused(self, refusal: Refusal) -> RequestTooLargeError | RateLimitExceededError:
-        if refusal.wait is None:
-            return RequestTooLargeError(
-                limit_name=refusal.limit_name, limit=refusal.limit, current=refusal.current
-            )
-        is_place = refusal.limit_name == CONCURRENCY
-        seconds = CONCURRENCY_RETRY_SECONDS if is_place else -(-refusal.wait // SECOND)
-        return RateLimitExceededError(
-            limit_name=refusal.limit_name,
-            limit=refusal.limit,
-            current=refusal.current,
-            reset_time=self._clock.now() + timedelta(seconds=seconds),
-            retry_after=seconds,
-        )
-
-    def _quota_exceeded(self, counter: QuotaCounter, *, own: int) -> QuotaExceededError:
-        """Refuse; `own` of what is held belongs to the refused one and is given back."""
-        now = self._clock.now()
-        reset_time = CalendarMonth.of(now).end
-        return QuotaExceededError(
-            limit_name="requests per month",
-            limit=counter.limit,
-            current=counter.used + counter.held - own,
-            reset_time=reset_time,
-            retry_after=-((now - reset_time) // timedelta(seconds=1)),
-        )
-
-    def _seconds_of_month(self) -> float:
-        now = self._clock.now()
-        begin, end = self._month_span
-        if not begin <= now < end:
-            month = CalendarMonth.of(now)
-            begin, end = self._month_span = month.start, month.end
-        return (end - now).total_seconds()
-
-    def _reservation(
-        self, tenant_id: UUID, *, meter: QuotaMeter, amount: int, lifetime: timedelta
-    ) -> Reservation:
+    def _reservation(self, tenant_id: UUID, *, amount: int) -> Reservation:
         now = self._clock.now()
         return Reservation(
             id=uuid7(self._clock),
             tenant_id=tenant_id,
-            meter=meter,
-            period=ALWAYS if meter is QuotaMeter.STORAGE_BYTES else str(CalendarMonth.of(now)),
+            meter=QuotaMeter.REQUESTS,
+            period=str(CalendarMonth.of(now)),
             amount=amount,
             created_at=now,
-            expires_at=now + lifetime,
+            expires_at=now + self._lifetime,
         )
 
     def _finish(self, context: TenantContext, *, admission: Admission, unused: int) -> None:
-        """Leave the running ones and give tokens back, the first time only."""
-        if admission in self._admitted:
-            del self._admitted[admission]
-            self._limiter.leave(context.tenant_id, requests=1, tokens=unused)
+        """Leave the running ones and give tokens back, the first time only.
+
+        What ends in one turn of the event loop leaves together, and before whoever waits for an end goes on.
+        """
+        if admission not in self._admitted:
+            return
+        del self._admitted[admission]
+        self._limiter.owe(context.tenant_id, requests=1, tokens=unused)
+        if not self._is_payment_due:
+            self._is_payment_due = True
+            asyncio.get_running_loop().call_soon(self._pay)
+
+    def _pay(self) -> None:
+        self._is_payment_due = False
+        self._limiter.pay()
 
 
 def require_model_size(context: TenantContext, *, size: int) -> None:
     """Raise ModelSizeExceededError if a model of `size` bytes is more than the tenant's tier takes."""
     if size > context.limits.max_model_size:
         raise ModelSizeExceededError(limit=context.limits.max_model_size, current=size)
-
-
-def _require_amounts(**amounts: int) -> None:
-    for name, amount in amounts.items():
-        if type(amount) is not int or not 0 <= amount < 2**62:
-            raise ValidationError(f"The amount of {name} must be a whole number from 0 on.", field=name)

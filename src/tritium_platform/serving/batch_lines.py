@@ -122,7 +122,7 @@ class LineRunner:
     async def _context_of(self, run: BatchRun) -> TenantContext:
         """Return what the batch's key may do now; the answers so far must leave room in the storage."""
         context = await self._key_holders.context_of(run.batch.key_id)
-        storage = await self._quotas.usage_of_storage(context)
+        storage = await self._quotas.storage.usage(context)
         pending = await self._batches.kept_bytes(context.tenant_id)
         if pending >= storage.remaining:
             used = storage.used + storage.held

@@ -132,7 +132,7 @@ class FileService:
             if not size:
                 raise ValidationError("The file is empty.", param="file")
             await asyncio.to_thread(sync_file, path)
-            reservation = await self._quotas.reserve_storage(context, size=size, lifetime=KEEPING_TIME)
+            reservation = await self._quotas.storage.reserve(context, size=size, lifetime=KEEPING_TIME)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -150,14 +150,14 @@ class FileService:
         """Count a received file as the tenant's storage; from now on it can be named."""
         file = received.file
         await self._store.add(file)
-        await self._quotas.settle_storage(received.reservation, size=file.size_bytes)
+        await self._quotas.storage.settle(received.reservation, size=file.size_bytes)
         path = self.path(file.tenant_id, file.id)
         await asyncio.to_thread(rename_file, path.with_suffix(UNFINISHED), path)
         return file
 
     async def discard(self, received: ReceivedFile) -> None:
         """Forget a received file that could not be kept."""
-        if await self._quotas.void_storage(received.reservation):
+        if await self._quotas.storage.void(received.reservation):
             path = self.path(received.file.tenant_id, received.file.id)
             for each in (path.with_suffix(UNFINISHED), path):
                 each.unlink(missing_ok=True)
@@ -165,7 +165,7 @@ class FileService:
     async def keep_output(self, file: StoredFile) -> None:
         """Keep a file that a batch wrote to its `path`; it counts even where the storage is full."""
         await self._store.add(file)
-        await self._quotas.count_storage(file.tenant_id, size=file.size_bytes)
+        await self._quotas.storage.count(file.tenant_id, size=file.size_bytes)
 
     async def get(self, tenant_id: UUID, file_id: UUID, *, is_to_stay: bool = False) -> StoredFile:
         """Return one file, see `FileStore.get`; raises NotFoundError, also for somebody else's."""
@@ -200,7 +200,7 @@ class FileService:
             if batch.input_file_id == file_id:
                 raise ConflictError("A batch that is not over reads this file: cancel it, or wait.")
         await self._store.remove(file_id, tenant_id=tenant_id)
-        await self._quotas.release_storage(tenant_id, size=file.size_bytes)
+        await self._quotas.storage.release(tenant_id, size=file.size_bytes)
         return file
 
     async def erase(self, file: StoredFile) -> None:

@@ -151,7 +151,7 @@ class QuantizationService:
         """
         reserved = int(planned.size_bytes * LARGEST_GROWTH) + FILE_OVERHEAD
         async with self._unit_of_work():
-            reservation = await self._quotas.reserve_storage(
+            reservation = await self._quotas.storage.reserve(
                 context, size=reserved, lifetime=RESERVATION_LIFETIME
             )
             job = QuantizationJob(
@@ -226,7 +226,7 @@ class QuantizationService:
         async with self._unit_of_work():
             is_first = await self._jobs.move(cancelled, expected=(JobState.QUEUED,))
             if is_first:
-                await self._quotas.void_storage(job.reservation)
+                await self._quotas.storage.void(job.reservation)
         return is_first
 
     def _resolve(self, tenant_id: UUID, source: Mapping[str, Any]) -> Path:
@@ -244,7 +244,7 @@ class QuantizationService:
         """Give back the storage of a model that this unit of work forgets; `delete_files` comes after."""
         if self._is_made_here(model):
             size = await asyncio.to_thread(directory_bytes, Path(model.path))
-            await self._quotas.release_storage(model.tenant_id, size=size)
+            await self._quotas.storage.release(model.tenant_id, size=size)
 
     async def delete_files(self, model: RegisteredModel) -> None:
         """Delete the files of a forgotten model that a quantization made; nobody else's are touched."""

@@ -159,7 +159,7 @@ class QuantizationWork:
             closed = job.closed(JobState.SUCCEEDED, at=now)
             await self._move(closed, JobState.SUCCEEDED, expected=(JobState.RUNNING,))
             await self._books.models.add(model)
-            await self._books.quotas.settle_storage(job.reservation, size=usage.resources.storage_bytes)
+            await self._books.quotas.storage.settle(job.reservation, size=usage.resources.storage_bytes)
             await self._books.metering.record(usage)
             await self._books.outbox.add(self._intent(job, ActionOutcome.SUCCESS, usage=usage))
         return {"model": job.model_name}
@@ -211,7 +211,7 @@ class QuantizationWork:
         async with self._books.unit_of_work():
             is_first = await self._books.jobs.move(closed, expected=(job.state,))
             if is_first:
-                await self._books.quotas.void_storage(job.reservation)
+                await self._books.quotas.storage.void(job.reservation)
                 await self._books.outbox.add(self._intent(job, outcome, code=closed.error_code))
         return is_first
 

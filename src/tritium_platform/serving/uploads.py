@@ -84,12 +84,12 @@ class UploadService:
             size = await asyncio.to_thread(unpacked_size, archive)
             if size > limit:
                 raise ModelSizeExceededError(limit=context.limits.max_model_size, current=size)
-            reservation = await self._quotas.reserve_storage(context, size=size, lifetime=UNPACKING_TIME)
+            reservation = await self._quotas.storage.reserve(context, size=size, lifetime=UNPACKING_TIME)
             unfinished = target.with_suffix(UNFINISHED)
             try:
                 await asyncio.to_thread(unpack_checkpoint, archive, target=unfinished, limit=size)
             except BaseException:
-                await self._quotas.void_storage(reservation)
+                await self._quotas.storage.void(reservation)
                 raise
         finally:
             archive.unlink(missing_ok=True)
@@ -97,14 +97,14 @@ class UploadService:
 
     async def keep(self, received: ReceivedUpload) -> Upload:
         """Count a received upload as the tenant's storage; from now on it can be named."""
-        await self._quotas.settle_storage(received.reservation, size=received.upload.size_bytes)
+        await self._quotas.storage.settle(received.reservation, size=received.upload.size_bytes)
         target = self._path(received.reservation.tenant_id, received.upload.id)
         target.with_suffix(UNFINISHED).rename(target)
         return received.upload
 
     async def discard(self, received: ReceivedUpload) -> None:
         """Forget a received upload that could not be kept."""
-        if await self._quotas.void_storage(received.reservation):
+        if await self._quotas.storage.void(received.reservation):
             target = self._path(received.reservation.tenant_id, received.upload.id)
             for path in (target.with_suffix(UNFINISHED), target):
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
@@ -131,7 +131,7 @@ class UploadService:
         size = await asyncio.to_thread(remove_directory, self.path(tenant_id, upload_id))
         if size is None:  # somebody else was faster
             raise NotFoundError(f"There is no upload {upload_id}.", kind="upload")
-        await self._quotas.release_storage(tenant_id, size=size)
+        await self._quotas.storage.release(tenant_id, size=size)
         return Upload(id=upload_id, size_bytes=size)
 
     def _path(self, tenant_id: UUID, upload_id: UUID) -> Path:

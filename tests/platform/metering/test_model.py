@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import json
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import asdict, replace
 
 from tritium_platform.errors import ValidationError
 from tritium_platform.metering.model import (
@@ -63,13 +67,37 @@ def test_any_change_of_the_body_shows_in_its_digest(name: str) -> None:
     assert replace(RECORD, **{name: CHANGES[name]}).body_sha256() != RECORD.body_sha256()
 
 
+TEXTS = st.text(st.characters(codec=None, exclude_categories=()), min_size=1, max_size=30)
+
+
+@given(source=TEXTS, event_id=TEXTS, model=TEXTS, key_id=st.none() | TEXTS, tokens=st.integers(0, 2**63 - 1))
+def test_a_digest_is_that_of_the_sorted_json_of_the_standard_library(
+    source: str, event_id: str, model: str, key_id: str | None, tokens: int
+) -> None:
+    quantities = UsageQuantities(input_tokens=tokens)
+    record = replace(
+        RECORD, source=source, event_id=event_id, model=model, key_id=key_id, quantities=quantities
+    )
+    body = {
+        **{name: getattr(record, name) for name in ("source", "event_id", "outcome", "model", "key_id")},
+        "tenant_id": str(record.tenant_id),
+        "operation": record.operation.value,
+        "tier": record.tier.value,
+        "occurred_at": record.occurred_at.isoformat(),
+        "quantities": asdict(quantities),
+        "resources": asdict(record.resources),
+    }
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert record.body_sha256() == hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
 def test_the_id_and_the_time_zone_are_not_part_of_the_body() -> None:
     elsewhere = RECORD.occurred_at.astimezone(timezone(timedelta(hours=5)))
     assert replace(RECORD, id=UUID(int=9), occurred_at=elsewhere).body_sha256() == RECORD.body_sha256()
 
 
 def test_only_the_id_is_not_part_of_the_body_and_a_report_brings_its_own() -> None:
-    assert set(CHANGES) | {"id", "report"} == set(UsageRecord.__dataclass_fields__)
+    assert set(CHANGES) | {"id", "report"} == set(UsageRecord.__struct_fields__)
     report = Report(dimensions={}, received_at=RECORD.occurred_at, body_sha256=b"what its sender said")
     assert replace(RECORD, report=report, **CHANGES).body_sha256() == b"what its sender said"
 

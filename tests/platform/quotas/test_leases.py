@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -15,10 +16,13 @@ from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
 from tritium_platform.errors import QuotaExceededError
 from tritium_platform.quotas.leases import SHARE, lease_size
-from tritium_platform.quotas.model import Admission, QuotaCounter, QuotaMeter
+from tritium_platform.quotas.model import QuotaCounter, QuotaMeter
 from tritium_platform.quotas.service import QuotaService
 from tritium_platform.tenancy.model import ALL_SCOPES, TIER_LIMITS, TenantContext, TenantTier, override_limits
 from tritium_platform.values import uuid7
+
+if TYPE_CHECKING:
+    from tritium_platform.quotas.admission import Admission
 
 LIMIT = 230
 OPEN = {"requests_per_minute": 10**6, "tokens_per_minute": 10**9, "max_concurrent_requests": 10**6}

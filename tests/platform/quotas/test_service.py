@@ -6,6 +6,7 @@ import asyncio
 import math
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.quota_store import MemoryReservationStore
+from tritium_platform.adapters.shared_limiter import SharedLimiter
 from tritium_platform.api.problems import openai_envelope
 from tritium_platform.errors import (
     ModelSizeExceededError,
@@ -25,10 +27,14 @@ from tritium_platform.errors import (
     StorageQuotaExceededError,
     ValidationError,
 )
-from tritium_platform.quotas.model import Admission, QuotaCounter, RateStatus
+from tritium_platform.quotas.admission import Admission
+from tritium_platform.quotas.model import QuotaCounter, RateStatus
 from tritium_platform.quotas.service import QuotaService, require_model_size
 from tritium_platform.tenancy.model import ALL_SCOPES, TIER_LIMITS, TenantContext, TenantTier, override_limits
 from tritium_platform.values import uuid7
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def a_caller(clock: ManualClock, **overrides: int) -> TenantContext:
@@ -112,6 +118,33 @@ async def test_only_so_many_run_at_one_time(quotas: QuotaService, clock: ManualC
     with pytest.raises(RateLimitExceededError):
         await quotas.reserve(caller)
     await quotas.reserve(a_caller(clock))
+
+
+async def test_what_ends_together_leaves_in_one_step_before_whoever_waits_for_an_end_goes_on(
+    clock: ManualClock, tmp_path: Path
+) -> None:
+    first, second = (
+        QuotaService(
+            store=MemoryReservationStore(MemoryDatabase()), clock=clock, limiter=SharedLimiter(tmp_path)
+        )
+        for _ in range(2)
+    )
+    caller = a_caller(clock, max_concurrent_requests=3)
+    admissions = await first.admit_all(caller, tokens=[5] * 3)
+    ended = asyncio.Event()
+
+    async def wait() -> list[Admission]:
+        await ended.wait()
+        return await second.admit_all(caller, tokens=[5] * 3)
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    for each in admissions:
+        first.finish(caller, admission=each, tokens=5, is_counted=True)
+    ended.set()
+    assert len(await waiting) == 3
+    await first.close()
+    await second.close()
 
 
 async def test_a_refused_request_leaves_nothing_running(quotas: QuotaService, clock: ManualClock) -> None:
@@ -243,33 +276,33 @@ async def test_a_request_that_was_forgotten_does_not_block_its_tenant_for_ever(
 
 async def test_storage_is_held_used_and_freed(quotas: QuotaService, clock: ManualClock) -> None:
     caller = a_caller(clock, max_storage=100)
-    reservation = await quotas.reserve_storage(caller, size=70)
+    reservation = await quotas.storage.reserve(caller, size=70)
     with pytest.raises(StorageQuotaExceededError) as caught:
-        await quotas.reserve_storage(caller, size=31)
+        await quotas.storage.reserve(caller, size=31)
     assert caught.value.details == {"usage": 70, "quota": 100, "required": 31}
     assert caught.value.recovery is Recovery.UPGRADE_STORAGE
-    assert await quotas.settle_storage(reservation, size=60)
-    assert not await quotas.settle_storage(reservation, size=60)
-    assert await quotas.usage_of_storage(caller) == QuotaCounter(100, 60, 0)
-    second = await quotas.reserve_storage(caller, size=40)
-    assert await quotas.void_storage(second)
-    assert await quotas.release_storage(caller.tenant_id, size=60) == 60
-    assert await quotas.usage_of_storage(caller) == QuotaCounter(100, 0, 0)
+    assert await quotas.storage.settle(reservation, size=60)
+    assert not await quotas.storage.settle(reservation, size=60)
+    assert await quotas.storage.usage(caller) == QuotaCounter(100, 60, 0)
+    second = await quotas.storage.reserve(caller, size=40)
+    assert await quotas.storage.void(second)
+    assert await quotas.storage.release(caller.tenant_id, size=60) == 60
+    assert await quotas.storage.usage(caller) == QuotaCounter(100, 0, 0)
 
 
 async def test_storage_that_is_filled_already_is_counted_beyond_the_limit_and_refuses_what_comes_next(
     quotas: QuotaService, clock: ManualClock
 ) -> None:
     caller = a_caller(clock, max_storage=100)
-    await quotas.settle_storage(await quotas.reserve_storage(caller, size=90), size=90)
-    await quotas.count_storage(caller.tenant_id, size=30)
-    assert await quotas.usage_of_storage(caller) == QuotaCounter(100, 120, 0)
+    await quotas.storage.settle(await quotas.storage.reserve(caller, size=90), size=90)
+    await quotas.storage.count(caller.tenant_id, size=30)
+    assert await quotas.storage.usage(caller) == QuotaCounter(100, 120, 0)
     with pytest.raises(StorageQuotaExceededError):
-        await quotas.reserve_storage(caller, size=1)
-    await quotas.release_storage(caller.tenant_id, size=30)
-    await quotas.reserve_storage(caller, size=10)
+        await quotas.storage.reserve(caller, size=1)
+    await quotas.storage.release(caller.tenant_id, size=30)
+    await quotas.storage.reserve(caller, size=10)
     with pytest.raises(StorageQuotaExceededError):
-        await quotas.reserve_storage(caller, size=1)
+        await quotas.storage.reserve(caller, size=1)
 
 
 async def test_a_deferred_request_counts_for_the_month_and_not_for_the_rates(
@@ -324,4 +357,4 @@ async def test_amounts_are_whole_numbers(quotas: QuotaService, clock: ManualCloc
     with pytest.raises(ValidationError):
         await quotas.reserve(a_caller(clock), tokens=wrong)
     with pytest.raises(ValidationError):
-        await quotas.reserve_storage(a_caller(clock), size=wrong)
+        await quotas.storage.reserve(a_caller(clock), size=wrong)

@@ -228,7 +228,7 @@ class Office:
         return [json.loads(line) for line in content.splitlines()]
 
     async def storage(self):
-        usage = await self.quotas.usage_of_storage(self.context)
+        usage = await self.quotas.storage.usage(self.context)
         assert usage.held == 0
         return usage.used
 
@@ -323,11 +323,11 @@ async def test_a_batch_out_of_time_expires_with_what_it_has(tmp_path):
 async def test_lines_wait_while_the_storage_is_full_and_go_on_when_there_is_room(tmp_path):
     office = await Office.open(tmp_path, clock=StillClock(), max_storage=100_000)
     batch, door = await office.create(5), Door(office, [])
-    filler = await office.quotas.reserve_storage(office.context, size=100_000 - await office.storage())
+    filler = await office.quotas.storage.reserve(office.context, size=100_000 - await office.storage())
     attending = asyncio.create_task(office.attend(batch, door))
     await until(lambda: office.clock.num_sleeps >= 8)
     assert (door.attempts, (await office.batches.get(batch.id)).status) == (0, BatchStatus.IN_PROGRESS)
-    await office.quotas.void_storage(filler)
+    await office.quotas.storage.void(filler)
     closed = await attending
     assert (closed.status, closed.completed) == (BatchStatus.COMPLETED, 5)
 

@@ -70,7 +70,7 @@ def applies_a_group_again():
         async with self._stores.unit_of_work():
             await self._stores.positions.put(spool_id, position=position)
             await self._stores.usage.insert_all([each.record for each in settlements])
-            await self._stores.intents.add_all([each.intent for each in settlements])
+            await self._stores.intents.add_all([each.intent() for each in settlements])
             await self._end_reservations(settlements)
             await self._count_outcomes(settlements)
 

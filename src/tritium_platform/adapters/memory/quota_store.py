@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from tritium_platform.quotas.model import QuotaCounter, QuotaMeter, Reservation, ReservationState
 from tritium_platform.quotas.reservations import ended_if_used_up
 
@@ -28,10 +30,10 @@ class MemoryReservationStore:
         """Set the amount aside if it fits, in one atomic step; return whether, and the counter afterwards."""
         async with self._database.write():
             key = (reservation.tenant_id, reservation.meter, reservation.period)
-            counter = replace(self._counters.setdefault(key, QuotaCounter(limit)), limit=limit)
+            counter = structs.replace(self._counters.setdefault(key, QuotaCounter(limit)), limit=limit)
             if counter.remaining < reservation.amount:
                 return False, counter
-            counter = replace(counter, held=counter.held + reservation.amount)
+            counter = structs.replace(counter, held=counter.held + reservation.amount)
             self._counters[key] = counter
             self._reservations[reservation.id] = reservation
         return True, counter
@@ -131,7 +133,7 @@ class MemoryReservationStore:
             if counter is None:
                 return 0
             taken = min(amount, counter.used)
-            self._counters[tenant_id, meter, period] = replace(counter, used=counter.used - taken)
+            self._counters[tenant_id, meter, period] = structs.replace(counter, used=counter.used - taken)
         return taken
 
     async def counter(self, tenant_id: UUID, *, meter: QuotaMeter, period: str) -> QuotaCounter | None:
@@ -154,6 +156,6 @@ class MemoryReservationStore:
     def _move(self, reservation: Reservation, *, held: int, amount: int) -> None:
         """Keep a reservation, give back what is held, use as much of the amount as fits under the limit."""
         key = (reservation.tenant_id, reservation.meter, reservation.period)
-        freed = replace(self._counters[key], held=self._counters[key].held - held)
-        self._counters[key] = replace(freed, used=freed.used + min(amount, freed.remaining))
+        freed = structs.replace(self._counters[key], held=self._counters[key].held - held)
+        self._counters[key] = structs.replace(freed, used=freed.used + min(amount, freed.remaining))
         self._reservations[reservation.id] = reservation

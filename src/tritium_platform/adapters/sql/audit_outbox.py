@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+import msgspec
 from sqlalchemy import bindparam, select, update
 
+from tritium_platform.adapters.sql.many_rows import insert_new
 from tritium_platform.adapters.sql.tables.audit import audit_outbox
 from tritium_platform.audit.model import intent_from_dict, intent_to_dict
 
@@ -30,19 +31,15 @@ class SqlAuditOutbox:
 
     async def add_all(self, intents: Sequence[AuditIntent]) -> None:
         """Keep several; those that are kept already change nothing."""
-        if not intents:
-            return
         rows = [
             {
                 "id": intent.id,
-                "entry_json": json.dumps(intent_to_dict(intent)),
+                "entry_json": msgspec.json.encode(intent_to_dict(intent)).decode(),
                 "created_at": intent.occurred_at,
             }
             for intent in intents
         ]
-        statement = self._database.insert(audit_outbox).on_conflict_do_nothing()
-        async with self._database.write() as connection:
-            await connection.execute(statement, rows)
+        await insert_new(self._database, audit_outbox, rows, key=("id",))
 
     async def pending(self, *, limit: int) -> list[AuditIntent]:
         """Return the oldest intents without an index, at most `limit`."""
@@ -54,7 +51,7 @@ class SqlAuditOutbox:
         )
         async with self._database.read_books() as connection:
             rows = (await connection.execute(statement)).scalars().all()
-        return [intent_from_dict(json.loads(row)) for row in rows]
+        return [intent_from_dict(msgspec.json.decode(row)) for row in rows]
 
     async def mark(self, indices: Mapping[UUID, int]) -> None:
         """Record at which index of the log each intent stands; an unknown id is ignored."""

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import String, cast, func, literal, select
 
+from tritium_platform.adapters.sql.many_rows import insert_new
 from tritium_platform.adapters.sql.tables.metering import QUANTITIES, RESOURCES, usage_records
 from tritium_platform.adapters.sql.tables.tenancy import tenants
 from tritium_platform.metering.model import (
@@ -66,13 +67,8 @@ class SqlUsageStore:
 
     async def insert_all(self, records: Sequence[UsageRecord]) -> None:
         """Keep records, but for those whose key is taken."""
-        if not records:
-            return
-        statement = self._database.insert(usage_records).on_conflict_do_nothing(
-            index_elements=[usage_records.c.key_digest]
-        )
-        async with self._database.write() as connection:
-            await connection.execute(statement, [record_values(record) for record in records])
+        rows = [record_values(record) for record in records]
+        await insert_new(self._database, usage_records, rows, key=("key_digest",))
 
     async def list(
         self, tenant_id: UUID, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
