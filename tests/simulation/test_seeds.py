@@ -44,7 +44,7 @@ FIRST_SEEDS = {
     "keeps_the_uses_of_a_void_invoice": 2,
     "shows_an_invoice_to_anybody": 2,
     "does_not_look_for_what_is_logged_already": 5,
-    "forgets_the_first_of_two_failures_of_the_disk": 408,
+    "forgets_the_first_of_two_failures_of_the_disk": 1639,
     "leaves_the_names_of_the_log_unsynced": 39,
 }
 
