@@ -1,4 +1,4 @@
-"""Runs `tritium`, `tritiumd` and scripts of tests, each in a process of its own that need not import it all.
+"""Runs `tritium`, `tritiumd`, workers and scripts of tests, each in a process that need not import it all.
 
 Most of what a command takes, and of what a server takes to start, is Python importing modules. A process
 that has imported what the programs need, and done nothing else, forks itself for every run: a program has its
@@ -12,6 +12,7 @@ Loaded once, by path, from tests/conftest.py: test folders are not packages.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import gc
@@ -32,7 +33,11 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-PACKAGES = {"tritium": "tritium.cli", "tritiumd": "tritium_platform.cli"}
+PACKAGES = {
+    "tritium": "tritium.cli",
+    "tritiumd": "tritium_platform.cli",
+    "worker": "tritium_platform.worker.quantization_main",
+}
 PRELOADED = (
     "tritium.cli.app",
     "tritium.quantize",
@@ -47,6 +52,7 @@ PRELOADED = (
     "tritium_platform.console.pages",
     "tritium_platform.console.reads",
     "tritium_platform.console.reports",
+    "tritium_platform.worker.quantization_main",
     "alembic.command",
     "uvloop",
 )
@@ -118,6 +124,17 @@ class Running:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    async def ended(self) -> int:
+        """Return the exit code, as `wait` does; the loop does other things meanwhile."""
+        if self.poll() is None:
+            loop, is_over = asyncio.get_running_loop(), asyncio.Event()
+            loop.add_reader(self._connection, is_over.set)
+            try:
+                await is_over.wait()
+            finally:
+                loop.remove_reader(self._connection)
+        return self.wait()
+
     def terminate(self) -> None:
         """Ask it to end."""
         self.send_signal(signal.SIGTERM)
@@ -170,6 +187,30 @@ def start(
         program = the_server().start(wish, streams=[each.fileno() for each in (nothing, out, err)])
     program.stdout = os.fdopen(read, "rb")
     return program
+
+
+class Worker:
+    """The worker that `asyncio.create_subprocess_exec` would start: as much of it as its supervisor uses."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        read, write = os.pipe()
+        self._held = os.fdopen(write, "wb")  # a worker ends when nobody holds its standard input
+        with os.fdopen(read, "rb"):
+            wish = _wish(["worker"], environment=environment, cwd=None)
+            self._running = the_server().start(wish, streams=[read, 1, 2])
+        self.pid = self._running.pid
+        self.terminate, self.kill = self._running.terminate, self._running.kill
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; None until its end was waited for."""
+        return self._running.returncode
+
+    async def wait(self) -> int:
+        """Wait for its end, and return the exit code."""
+        code = await self._running.ended()
+        self._held.close()
+        return code
 
 
 def _wish(

@@ -9,17 +9,20 @@ import resource
 import shutil
 import signal
 import sqlite3
+import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tritium_test_programs as programs
 from dbos import DBOS
 
 from tritium.quantize.config import QuantizationConfig
 from tritium.quantize.pipeline import quantize_model
 from tritium_platform.adapters import jobs as jobs_adapter
+from tritium_platform.adapters import worker_process
 from tritium_platform.adapters.worker_process import WorkerProcess
 from tritium_platform.compose import Platform, initialize_platform
 from tritium_platform.compose.worker import initialize_worker
@@ -45,6 +48,17 @@ if TYPE_CHECKING:
 
 LAYERS = 42
 PATIENCE = 270.0
+
+
+@pytest.fixture(autouse=True)
+def _forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork workers: test_quantization_over_http.py and tests/e2e start them from nothing."""
+
+    async def start(*command: str, env: dict[str, str], **_: Any) -> programs.Worker:
+        assert command == (sys.executable, "-m", worker_process.MODULE)
+        return programs.Worker(env)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
 
 
 @dataclass

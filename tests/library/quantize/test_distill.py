@@ -176,7 +176,11 @@ def lost(source: Path, quantized: Path, *, tokens: int = 512) -> float:
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_best_learns_from_what_the_model_writes_and_gives_the_same_bytes_again(small_decoder, tmp_path):
+@pytest.mark.parametrize("multiplies_bfloat16", [False, True])
+def test_best_learns_from_what_the_model_writes_and_gives_the_same_bytes_again(
+    small_decoder, tmp_path, monkeypatch, multiplies_bfloat16
+):
+    monkeypatch.setattr(distill_module, "MULTIPLIES_BFLOAT16", multiplies_bfloat16)
     steps = []
     config = QuantizationConfig(**BEST, calibration_tokens=256, training_steps=3)
     model = quantize_model(small_decoder, config, out=tmp_path / "out", progress=steps.append)
