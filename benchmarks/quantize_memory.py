@@ -175,7 +175,7 @@ def show_split(source: Path, out: Path, config: dict[str, Any]) -> None:
         "forward passes": [(TextStream, "after_block")],
         "H and drift": [(inputs, name) for name in ("add_gram", "add_cross_gram", "multiplied")],
         "descent": [(layer, "quantize_compensated")],
-        "output errors": [(layer, "output_error")],
+        "output errors": [(layer, name) for name in ("output_error", "output_errors")],
     }
     seconds = dict.fromkeys(parts, 0.0)
     for part, places in parts.items():

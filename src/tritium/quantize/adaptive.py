@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.quantize.config import QuantizationStrategy
-from tritium.quantize.quality import output_error, weight_error
+from tritium.quantize.quality import output_errors, weight_error
 from tritium.quantize.standard import quantize_standard
 from tritium.quantize.weights import QuantizedWeights, grouped, row_chunks, with_scales
 
@@ -65,7 +65,7 @@ def quantize_adaptive(
     scales = weighted_scales(weights, importance=importance, group_size=group_size)
     weighted = with_scales(weights, scales, planes=1, group_size=group_size, threads=threads)
     standard = quantize_standard(weights, group_size=group_size, threads=threads)
-    errors = [output_error(weights, found, activations=activations) for found in (standard, weighted)]
+    errors = output_errors(weights, [standard, weighted], activations=activations, threads=threads)
     return weighted if errors[1] < errors[0] else standard
 
 

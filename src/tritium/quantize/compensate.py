@@ -88,15 +88,16 @@ class _Descent:
         self._problem, self._group_size = problem, start.group_size
         self._limit, self._threads = limit, threads
         self._least_gain = LEAST_GAIN / np.float32(limit**2)
-        self.levels = start.levels[rows].astype(np.float32)
-        self.scales = start.scales_float32[rows].copy()
-        per_weight = np.repeat(self.scales, start.group_size, axis=1)[:, : weights.shape[1]]
-        missed = weights[rows] - self.levels * per_weight
+        missed = start.dequantized(rows)
+        np.subtract(weights[rows], missed, out=missed)
         self._slope = dense_matmul(missed, problem.hessian, threads=threads)
+        del missed  # before more of the same size is asked for
         if problem.drift is not None:
             self._slope += dense_matmul(weights[rows], problem.drift, threads=threads)
         if problem.pull is not None:
             self._slope += problem.pull[rows]
+        self.levels = start.levels[rows].astype(np.float32)
+        self.scales = start.scales_float32[rows].copy()
         # Of every group in every row, levels x H x levels; NaN: not known.
         self._stiffness = np.full(self.scales.T.shape, np.nan, np.float32)
 

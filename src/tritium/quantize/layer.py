@@ -16,7 +16,7 @@ from tritium.quantize.compensate import quantize_compensated
 from tritium.quantize.config import LayerOverride, QuantizationConfig, QuantizationStrategy
 from tritium.quantize.detect import DETECTED, detect_ternary, shares_scale
 from tritium.quantize.planes import quantize_planes
-from tritium.quantize.quality import output_error, weight_error
+from tritium.quantize.quality import output_error, output_errors, weight_error
 from tritium.quantize.report import LayerReport
 from tritium.quantize.standard import quantize_standard
 from tritium.quantize.stats import WeightDistribution, analyze_weight_distribution
@@ -187,15 +187,13 @@ def _fitted(
     ):
         return plain
     compensated = compensate()
-    errors = [
-        output_error(
-            weights,
-            candidate.quantized,
-            activations=inputs.judged.actual,
-            source_activations=inputs.judged.source,
-        )
-        for candidate in (plain, compensated)
-    ]
+    errors = output_errors(
+        weights,
+        [plain.quantized, compensated.quantized],
+        activations=inputs.judged.actual,
+        source_activations=inputs.judged.source,
+        threads=threads,
+    )
     return compensated if errors[1] < errors[0] else plain
 
 
@@ -268,7 +266,7 @@ def _report(
         weight_error=weight_error(weights, quantized, threads=threads),
         output_error=None
         if inputs is None
-        else output_error(weights, quantized, activations=inputs.judged.actual),
+        else output_error(weights, quantized, activations=inputs.judged.actual, threads=threads),
         kurtosis=distribution.kurtosis,
         row_scale_dispersion=distribution.row_scale_dispersion,
     )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tritium.errors import ValidationError
 from tritium.formats.native import is_native
 from tritium.kernels.device import select_optimal_device
+from tritium.quantize.allocator import return_large_arrays
 from tritium.quantize.assemble import assemble
 from tritium.quantize.budget import check_budget, shares_of
 from tritium.quantize.calibrate import Calibration
@@ -113,6 +114,7 @@ def quantize_layer(
     finished = read_layer_report(plan, index, directory)
     if finished is not None:
         return finished.to_dict()
+    return_large_arrays()
     with open_source(plan.source) as source:
         shares = shares_of(plan, directory, source, threads=threads)
         calibration = _calibration(plan, directory, source=source, threads=threads)
@@ -196,6 +198,7 @@ def _quantize_layers(
     progress: Callable[[QuantizationProgress], None] | None,
 ) -> float | None:
     """Finish all layers; return the seconds this took, None if some were finished before."""
+    return_large_arrays()
     total = len(plan.layers)
     is_complete_run = True
     started = time.perf_counter()

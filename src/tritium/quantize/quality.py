@@ -11,6 +11,8 @@ from tritium.kernels.cpu import dense_matmul, prepare, quantize_activations, ter
 from tritium.quantize.weights import map_chunks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from tritium.quantize.weights import QuantizedWeights
@@ -34,18 +36,39 @@ def output_error(
     *,
     activations: NDArray[np.float32],
     source_activations: NDArray[np.float32] | None = None,
+    threads: int = 1,
 ) -> float:
     """Return |Y - Y'| / |Y| on activations float32 [M, K], with Y' as the ternary kernel computes it.
 
     Y' includes the int8 quantization of the activations, so it is the error that the model will really make.
-    Y is computed from `source_activations` where they are given.
+    Y is computed from `source_activations` where they are given. The threads do not change the result.
     """
+    found = output_errors(
+        weights, [quantized], activations=activations, source_activations=source_activations, threads=threads
+    )
+    return found[0]
+
+
+def output_errors(
+    weights: NDArray[np.float32],
+    candidates: Sequence[QuantizedWeights],
+    *,
+    activations: NDArray[np.float32],
+    source_activations: NDArray[np.float32] | None = None,
+    threads: int = 1,
+) -> list[float]:
+    """Return the `output_error` of each of several quantized weights, whose source is multiplied once."""
     wanted = activations if source_activations is None else source_activations
-    source = dense_matmul(wanted, weights).astype(np.float64)
-    codes, scale = quantize_activations(activations)
-    output = ternary_matmul(prepare(quantized.ternary_weight()), codes, scale)
-    error = float(np.square(source - output).sum())
-    return _relative(error, float(np.square(source).sum()))
+    source = dense_matmul(wanted, weights, threads=threads)
+    energy = float(np.square(source, dtype=np.float64).sum())
+    codes, scale = quantize_activations(activations, threads=threads)
+    errors = []
+    for quantized in candidates:
+        weight = prepare(quantized.ternary_weight(), threads=threads)
+        output = ternary_matmul(weight, codes, scale, threads=threads)
+        missed = np.subtract(source, output, dtype=np.float64)
+        errors.append(_relative(float(np.square(missed, out=missed).sum()), energy))
+    return errors
 
 
 def _relative(error: float, energy: float) -> float:

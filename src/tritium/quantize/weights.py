@@ -68,7 +68,7 @@ class QuantizedWeights:
             scales = scales[rows]
         levels = self.levels[rows].astype(np.float32)
         per_weight = np.repeat(scales, self.group_size, axis=1)[:, : levels.shape[1]]
-        return levels / per_weight if self.divides else levels * per_weight
+        return (np.divide if self.divides else np.multiply)(levels, per_weight, out=levels)
 
     def ternary_weight(self) -> TernaryWeight:
         """Return the same weights in the layout of the kernels."""

@@ -29,6 +29,15 @@ def test_dense_products_equal_the_reference_bit_for_bit(each_isa, rows, columns,
     np.testing.assert_allclose(expected, x.astype(np.float64) @ wide.T, atol=1e-4)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_products_beyond_one_block_of_each_kind_equal_the_reference(each_isa, half):
+    x, weight = normal(1, 53, 2071), normal(2, 37, 2071)
+    weight = to_bfloat16(weight) if half else weight
+    expected = reference.dense_matmul(x, weight)
+    for isa in each_isa():
+        np.testing.assert_array_equal(cpu.dense_matmul(x, weight), expected, strict=True, err_msg=isa)
+
+
 def test_a_dense_row_does_not_depend_on_batch_or_threads(isa):
     x, weight = normal(1, 41, 333), normal(2, 75, 333)
     whole = cpu.dense_matmul(x, weight)

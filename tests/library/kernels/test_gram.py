@@ -44,14 +44,15 @@ def test_the_sums_are_the_references_bit_for_bit(rows, columns, others, *, expon
     np.testing.assert_array_equal(np.triu(found), np.triu(wanted))
 
 
-def test_wide_inputs_are_cut_into_tiles_and_all_of_them_are_there():
-    first, second = drawn(30, 1100, seed=1), drawn(30, 1090, seed=2)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_wide_inputs_are_cut_into_tiles_and_all_of_them_are_there(threads):
+    first, second = drawn(300, 1100, seed=1), drawn(300, 1090, seed=2)
     found, wanted = np.zeros((2, 1100, 1090), np.float32)
-    gram.add_cross_gram(first, second, found)
+    gram.add_cross_gram(first, second, found, threads=threads)
     reference.add_cross_gram(first, second, wanted)
     np.testing.assert_array_equal(found, wanted)
     found, wanted = np.zeros((2, 1100, 1100), np.float32)
-    gram.add_gram(first, found)
+    gram.add_gram(first, found, threads=threads)
     reference.add_gram(first, wanted)
     np.testing.assert_array_equal(np.triu(found), np.triu(wanted))
 

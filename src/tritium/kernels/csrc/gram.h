@@ -18,8 +18,8 @@ namespace {
 constexpr int kGramBits = 11;
 constexpr int32_t kGramLargest = (1 << kGramBits) - 1;
 static_assert(int64_t{kGramLargest} * kGramLargest * kGramRows < int64_t{1} << 31);
-constexpr int32_t kSmallestExponent = 27;      // a column that stays below 2^-100 counts as zero
-constexpr int64_t kGramColumns = 64 * kLanes;  // whose pairs stay in the second-level cache
+constexpr int32_t kSmallestExponent = 27;  // a column that stays below 2^-100 counts as zero
+constexpr int64_t kGramBlocks = 8;         // of rows, whose pairs stay in the second-level cache
 
 // The column's numbers of what they are multiples of, where `largest` is its largest magnitude.
 TRITIUM_INLINE void find_units(const Lanes& largest, Lanes& per_unit, Lanes& unit) {
@@ -73,7 +73,7 @@ TRITIUM_INLINE void gram_tile(const GramTask& task, int64_t row, int64_t block) 
   for (int64_t pair = 0; pair < task.pairs; ++pair, first += kPair, second += kPair) {
     Pairs columns[Blocks];
 #pragma GCC unroll 2
-    for (int b = 0; b < Blocks; ++b) std::memcpy(&columns[b], second + b * task.pairs * kPair, sizeof(Pairs));
+    for (int b = 0; b < Blocks; ++b) columns[b] = load_pairs(second + b * task.pairs * kPair);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       const Pairs value = broadcast_pair(first + 2 * r);
@@ -81,7 +81,10 @@ TRITIUM_INLINE void gram_tile(const GramTask& task, int64_t row, int64_t block) 
       for (int b = 0; b < Blocks; ++b) add_products(total[r][b], value, columns[b]);
     }
   }
-  for (int r = 0; r < Rows && row + r < task.rows; ++r) {
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    if (row + r >= task.rows) break;
+#pragma GCC unroll 2
     for (int b = 0; b < Blocks; ++b) {
       const int64_t column = (block + b) * kLanes, left = task.columns - column;
       if (left <= 0) continue;
@@ -92,20 +95,28 @@ TRITIUM_INLINE void gram_tile(const GramTask& task, int64_t row, int64_t block) 
   }
 }
 
+// Blocks x 16 columns of `out` from block `block` on, rows in blocks [begin, end) of sixteen.
+template <int Blocks>
+void gram_columns(const GramTask& task, int64_t begin, int64_t end, int64_t block) {
+  constexpr int kRows = kWidth == 16 ? 8 : kWidth == 8 ? 4 : 2;
+  const int64_t last = std::min(end * kLanes, task.rows);
+  for (int64_t row = begin * kLanes; row < last; row += kRows) gram_tile<kRows, Blocks>(task, row, block);
+}
+
+void add_gram_rows(const GramTask& task, int64_t begin, int64_t end) {
+  constexpr int kBlocks = kWidth == 16 ? 2 : 1;
+  const int64_t blocks = (task.columns + kLanes - 1) / kLanes;
+  int64_t block = 0;
+  if (task.is_symmetric) {
+    for (block = begin; block < end; ++block) gram_columns<1>(task, begin, block + 1, block);
+  }
+  for (; block + kBlocks <= blocks; block += kBlocks) gram_columns<kBlocks>(task, begin, end, block);
+  for (; block < blocks; ++block) gram_columns<1>(task, begin, end, block);
+}
+
 // Rows of `out` in blocks [begin, end) of sixteen; of a symmetric one what lies on and right of the diagonal.
 void add_gram(const GramTask& task, int64_t begin, int64_t end) {
-  constexpr int kRows = kWidth == 16 ? 8 : kWidth == 8 ? 4 : 2, kBlocks = kWidth == 16 ? 2 : 1;
-  const int64_t blocks = (task.columns + kLanes - 1) / kLanes, step = kGramColumns / kLanes;
-  for (int64_t part = 0; part < blocks; part += step) {
-    const int64_t last = std::min(blocks, part + step);
-    for (int64_t i = begin; i < end; ++i) {
-      for (int64_t row = i * kLanes; row < std::min((i + 1) * kLanes, task.rows); row += kRows) {
-        int64_t block = task.is_symmetric ? std::max(part, i) : part;
-        for (; block + kBlocks <= last; block += kBlocks) gram_tile<kRows, kBlocks>(task, row, block);
-        for (; block < last; ++block) gram_tile<kRows, 1>(task, row, block);
-      }
-    }
-  }
+  for (; begin < end; begin += kGramBlocks) add_gram_rows(task, begin, std::min(begin + kGramBlocks, end));
 }
 
 }  // namespace

@@ -37,6 +37,13 @@ TRITIUM_INLINE Pairs broadcast_pair(const int16_t* pair) {
   return result;
 }
 
+TRITIUM_INLINE Pairs load_pairs(const int16_t* from) {
+  Pairs result;
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) std::memcpy(&result.part[i], from + i * 2 * kWidth, sizeof(NativeInt));
+  return result;
+}
+
 // 32 bytes, each widened to 16 bits.
 TRITIUM_INLINE Pairs load_pairs(const int8_t* from) {
   Pairs result;

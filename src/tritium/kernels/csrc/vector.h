@@ -49,25 +49,30 @@ TRITIUM_INLINE Lanes broadcast(float value) {
   return each([&](int) { return NativeFloat{} + value; });
 }
 
-TRITIUM_INLINE Lanes load(const float* from) {
-  return each([&](int i) {
-    NativeFloat part;
-    std::memcpy(&part, from + i * kWidth, sizeof(part));
-    return part;
-  });
+TRITIUM_INLINE NativeFloat load_part(const float* from) {
+  NativeFloat part;
+  std::memcpy(&part, from, sizeof(part));
+  return part;
 }
 
-TRITIUM_INLINE Lanes load(const uint16_t* bfloat16) {
+TRITIUM_INLINE NativeFloat load_part(const uint16_t* bfloat16) {
 #if defined(__AVX512F__)
   const auto bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bfloat16));
-  return Lanes{{(NativeFloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)}};
+  return (NativeFloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+#elif defined(__AVX2__)
+  const auto bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bfloat16));
+  return (NativeFloat)_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
 #else
-  return each([&](int i) {
-    NativeHalf half;
-    std::memcpy(&half, bfloat16 + i * kWidth, sizeof(half));
-    return (NativeFloat)(__builtin_convertvector(half, NativeUint) << 16);
-  });
+  NativeHalf half;
+  std::memcpy(&half, bfloat16, sizeof(half));
+  return (NativeFloat)(__builtin_convertvector(half, NativeUint) << 16);
 #endif
+}
+
+// Floats, or the bits of bfloat16.
+template <typename Element>
+TRITIUM_INLINE Lanes load(const Element* from) {
+  return each([&](int i) { return load_part(from + i * kWidth); });
 }
 
 // The last `count` < 16 elements, zeros behind them.
