@@ -167,6 +167,15 @@ def run(url: str, *, events: int, batch: int, clients: int) -> list[dict[str, An
     return found
 
 
+def database_settings(url: str) -> dict[str, str]:
+    """Return what decides whether PostgreSQL keeps the index of uses in its own memory."""
+    if url.startswith("sqlite"):
+        return {}
+    names = ["max_wal_size", "shared_buffers", "wal_compression"]
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        return {name: connection.execute(f"SHOW {name}").fetchone()[0] for name in names}
+
+
 def _windows(count: int) -> Iterator[int]:
     while count > 0:
         yield min(WINDOW, count)
@@ -192,6 +201,7 @@ def main() -> None:
         content = {
             "command": command,
             "machine": describe_machine(),
+            "database": database_settings(options.database_url),
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "runs": found,
         }

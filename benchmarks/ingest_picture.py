@@ -8,6 +8,7 @@ It draws the figures of docs/measurements/ingest.json, which `ingest.py --record
 from __future__ import annotations
 
 import json
+import math
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -34,8 +35,8 @@ def draw() -> None:
 
 
 def picture(content: dict[str, Any], palette: Palette) -> str:
-    """Return an SVG: microseconds of processor per event against rows in the table, both linear from zero."""
-    runs = [each for each in content["runs"] if each["accepted"]]
+    """Return an SVG: microseconds of processor per event from zero, rows in the table by decades."""
+    runs = [each for each in content["runs"] if each["accepted"] and each["rows_before"]]
     title = "Microseconds of processor per event, by the rows that are there already"
     machine, loads = content["machine"], [each["load_average"] for each in runs]
     place = f"{machine['processor']}, {machine['cores']} cores"
@@ -51,30 +52,28 @@ def picture(content: dict[str, Any], palette: Palette) -> str:
 
 
 def _lines(runs: Sequence[dict[str, Any]], palette: Palette) -> Iterator[str]:
-    most_rows = max(each["rows_before"] for each in runs)
+    fewest, most = (math.log10(end(each["rows_before"] for each in runs)) for end in (min, max))
     most_us = max(each[name] for each in runs for name, _ in SERIES)
     top = STEP_US * (int(most_us // STEP_US) + 1)
 
     def place(rows: int, value: float) -> tuple[float, float]:
-        return LEFT + (RIGHT - LEFT) * rows / most_rows, BOTTOM - (BOTTOM - TOP) * value / top
+        share = (math.log10(rows) - fewest) / (most - fewest)
+        return LEFT + (RIGHT - LEFT) * share, BOTTOM - (BOTTOM - TOP) * value / top
 
     for tick in range(0, top + 1, STEP_US):
-        _, y = place(0, tick)
+        _, y = place(runs[0]["rows_before"], tick)
         yield f'<path d="M{LEFT} {y:.1f}H{RIGHT}" stroke="{palette.track}"/>'
         yield text_at(LEFT - 8, y + 4, f"{tick}", colour=palette.quiet, size=11, anchor="end")
-    for each in runs:
-        x, _ = place(each["rows_before"], 0)
-        yield text_at(
-            x, BOTTOM + 16, f"{each['rows_before']:,}", colour=palette.quiet, size=11, anchor="middle"
-        )
+    for power in range(math.ceil(fewest), round(most) + 1):
+        x, _ = place(10**power, 0)
+        yield text_at(x, BOTTOM + 16, f"{10**power:,}", colour=palette.quiet, size=11, anchor="middle")
     for row, (name, label) in enumerate(SERIES):
         colour = palette.theirs if row else palette.ours
         points = [place(each["rows_before"], each[name]) for each in runs]
         for (x1, y1), (x2, y2) in pairwise(points):
             yield f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" stroke-width="2"/>'
-        for (x, y), each in zip(points, runs, strict=True):
-            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
-            yield text_at(x, y - 8, f"{each[name]:.0f}", colour=palette.text, size=11, anchor="middle")
+        for x, y in points:
+            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
         yield f'<circle cx="{LEFT + 5 + 190 * row}" cy="46" r="5" fill="{colour}"/>'
         yield text_at(LEFT + 15 + 190 * row, 50, label, colour=palette.quiet, size=11)
 
