@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import openai
 import pytest
@@ -53,7 +54,27 @@ def test_a_stream_brings_the_same_text_piece_by_piece(client):
     assert chunks[-1].choices == []
     assert chunks[-1].usage == whole.usage
     assert len({chunk.id for chunk in chunks}) == 1
-    assert sum(bool(joined([chunk])) for chunk in chunks) > 6
+
+
+def test_no_text_waits_for_the_token_behind_it(client, engine_thread, monkeypatch):
+    """The engine takes a step only once the client has all text of the steps before."""
+    written, read, all_is_read = [], [], threading.Condition()
+    take_step = engine_thread._engine.step
+
+    def step_behind_the_reader():
+        with all_is_read:
+            all_is_read.wait_for(lambda: len("".join(read)) == len("".join(written)), timeout=10)
+        outputs = take_step()
+        written.extend(output.text for output in outputs)
+        return outputs
+
+    monkeypatch.setattr(engine_thread._engine, "step", step_behind_the_reader)
+    for chunk in ask(client, stream=True):
+        with all_is_read:
+            read.append(joined([chunk]))
+            all_is_read.notify()
+    assert [text for text in read if text] == [text for text in written if text]
+    assert sum(map(bool, read)) > 6
 
 
 def test_a_stream_without_the_option_carries_no_usage(client):
