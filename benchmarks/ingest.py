@@ -1,11 +1,14 @@
 """What taking in uses that others counted costs, over HTTP, as the table grows; and resending all of it.
 
-    python benchmarks/ingest.py DATABASE_URL [--events N] [--batch N] [--clients N] [--record]
+    python benchmarks/ingest.py DATABASE_URL [--events N] [--batch N] [--clients N] [--turns] [--record]
 
 DATABASE_URL names an empty database: postgresql+psycopg://... or sqlite+aiosqlite:///PATH. It starts
 `tritiumd serve` and sends batches as several tenants at once, each over a connection of its own. Ids are
 random, which is the worst order for an index. Bodies are made before the clock runs; every answer came after
 its commit.
+A machine that drifts looks like a table that costs more as it grows. With `--turns` a second server fills a
+new, small database of the same PostgreSQL at every millionth row, in turns with the table that grows: small,
+grown, grown, small. The role needs CREATEDB for that.
 `--record` keeps the figures in docs/measurements/ingest.json; `ingest_picture.py` draws them.
 """
 
@@ -17,6 +20,7 @@ import http.client
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,11 +39,13 @@ from side_by_side.machine import describe_machine
 from tritium_platform.cli.client import ServerClient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 RECORD = Path(__file__).resolve().parent.parent / "docs" / "measurements" / "ingest.json"
 WINDOW = 200_000
 WARM_UP = 10_000
+TURN_EVERY, TURN_WINDOW, SMALL_WARM_UP = 1_000_000, 100_000, 50_000
+QUIET_SECONDS = 2
 METERS = ("input_tokens", "output_tokens", "embedding_tokens")
 MODELS = ("bitnet-2b4t", "llama-8b", "qwen3-4b")
 
@@ -153,18 +159,96 @@ def measure(server: Server, work: Sequence[bytes], *, events: int, before: int) 
     }
 
 
-def run(url: str, *, events: int, batch: int, clients: int) -> list[dict[str, Any]]:
+class Table:
+    """The uses in one server's database; it grows, and what that took is told."""
+
+    def __init__(self, server: Server, *, batch: int) -> None:
+        self.server, self.batch, self.rows = server, batch, 0
+        self.generator = random.Random()  # noqa: S311 - ids to measure with
+        self.last: tuple[list[bytes], int] = ([], 0)
+
+    def grow(self, count: int) -> dict[str, Any]:
+        """Take in so many new uses."""
+        self.last = bodies(count, batch=self.batch, generator=self.generator), count
+        return self.resend(rows=count)
+
+    def resend(self, *, rows: int = 0) -> dict[str, Any]:
+        """Take in the last ones again; `rows` of them are new."""
+        work, count = self.last
+        found = measure(self.server, work, events=count, before=self.rows)
+        self.rows += rows
+        return found
+
+
+def run(url: str, *, events: int, batch: int, clients: int, turns: bool) -> list[dict[str, Any]]:
     """Fill the table and measure on the way; then send the last ones again."""
-    generator, found, rows = random.Random(), [], 0  # noqa: S311 - ids to measure with
-    with serve(url, clients=clients) as server:
-        for count in (WARM_UP, *_windows(events - WARM_UP)):
-            work = bodies(count, batch=batch, generator=generator)
-            found.append(measure(server, work, events=count, before=rows))
-            rows += count
-            print(json.dumps(found[-1]), flush=True)
-        found.append(measure(server, work, events=count, before=rows))
-        print(json.dumps(found[-1]), flush=True)
+    found = []
+    with small_databases(url) as new_database, serve(url, clients=clients) as server:
+        grown = Table(server, batch=batch)
+        for found_now in _fill(grown, events, new_database if turns else None):
+            print(json.dumps(found_now), flush=True)
+            found.append(found_now)
+    for ratio in ratios(found):
+        print(json.dumps(ratio))
     return found
+
+
+def _fill(grown: Table, events: int, new_database: Callable[[], str] | None) -> Iterator[dict[str, Any]]:
+    next_turn = 2 * WINDOW
+    yield grown.grow(min(WARM_UP, events))
+    while grown.rows < events:
+        if new_database and grown.rows >= next_turn:
+            yield from in_turns(grown, new_database())
+            next_turn = (grown.rows // TURN_EVERY + 1) * TURN_EVERY
+        else:
+            yield grown.grow(min(WINDOW, events - grown.rows))
+    yield grown.resend()
+
+
+def in_turns(grown: Table, url: str) -> Iterator[dict[str, Any]]:
+    """Measure a new small table and the one that grows, in turns, after what the other one left to do."""
+    rows = grown.rows
+    with serve(url, clients=len(grown.server.keys)) as server:
+        small = Table(server, batch=grown.batch)
+        small.grow(SMALL_WARM_UP)
+        for table, name in ((small, "small"), (grown, "grown"), (grown, "grown"), (small, "small")):
+            time.sleep(QUIET_SECONDS)
+            yield {"turn_at": rows, "table": name, **table.grow(TURN_WINDOW)}
+
+
+def ratios(found: Sequence[dict[str, Any]]) -> Iterator[dict[str, float]]:
+    """Say for each turn what the table that grows costs, over the small one."""
+    for rows in sorted({each["turn_at"] for each in found if "turn_at" in each}):
+        cost = {
+            (table, part): statistics.mean(
+                each[part] for each in found if (each.get("turn_at"), each.get("table")) == (rows, table)
+            )
+            for table in ("small", "grown")
+            for part in ("server_us", "database_us")
+        }
+        database = cost["grown", "database_us"] / cost["small", "database_us"]
+        whole = [sum(us for (table, _), us in cost.items() if table == name) for name in ("grown", "small")]
+        yield {"turn_at": rows, "database": round(database, 2), "whole": round(whole[0] / whole[1], 2)}
+
+
+@contextlib.contextmanager
+def small_databases(url: str) -> Iterator[Callable[[], str]]:
+    """Yield what makes a database beside one of PostgreSQL; all go at the end, which takes a checkpoint."""
+    made: list[str] = []
+    address = url.replace("+psycopg", "")
+
+    def make() -> str:
+        made.append(f"{urlsplit(url).path[1:]}_{len(made)}")
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {made[-1]}")
+        return urlsplit(url)._replace(path=f"/{made[-1]}").geturl()
+
+    try:
+        yield make
+    finally:
+        for name in made:
+            with psycopg.connect(address, autocommit=True) as connection:
+                connection.execute(f"DROP DATABASE {name}")
 
 
 def database_settings(url: str) -> dict[str, str]:
@@ -174,12 +258,6 @@ def database_settings(url: str) -> dict[str, str]:
     names = ["max_wal_size", "shared_buffers", "wal_compression"]
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
         return {name: connection.execute(f"SHOW {name}").fetchone()[0] for name in names}
-
-
-def _windows(count: int) -> Iterator[int]:
-    while count > 0:
-        yield min(WINDOW, count)
-        count -= WINDOW
 
 
 def _cpu(process: psutil.Process) -> float:
@@ -193,9 +271,18 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--batch", type=int, default=5000)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--turns", action="store_true", help="a small table in turns with the one that grows")
     parser.add_argument("--record", action="store_true", help="keep the figures for the picture")
     options = parser.parse_args()
-    found = run(options.database_url, events=options.events, batch=options.batch, clients=options.clients)
+    if options.turns and options.database_url.startswith("sqlite"):
+        parser.error("--turns needs PostgreSQL")
+    found = run(
+        options.database_url,
+        events=options.events,
+        batch=options.batch,
+        clients=options.clients,
+        turns=options.turns,
+    )
     if options.record:
         command = "python benchmarks/ingest.py " + " ".join(sys.argv[1:])
         content = {

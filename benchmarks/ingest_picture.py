@@ -37,6 +37,8 @@ def draw() -> None:
 def picture(content: dict[str, Any], palette: Palette) -> str:
     """Return an SVG: microseconds of processor per event from zero, rows in the table by decades."""
     runs = [each for each in content["runs"] if each["accepted"] and each["rows_before"]]
+    grown = [each for each in runs if each.get("table") != "small"]
+    small = [each for each in runs if each.get("table") == "small"]
     title = "Microseconds of processor per event, by the rows that are there already"
     machine, loads = content["machine"], [each["load_average"] for each in runs]
     place = f"{machine['processor']}, {machine['cores']} cores"
@@ -45,15 +47,17 @@ def picture(content: dict[str, Any], palette: Palette) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}"',
         f' height="{HEIGHT}" role="img" aria-label="{escape(title)}" font-family="{FONT}">',
         text_at(LEFT, 22, title, colour=palette.text, size=15, weight=600),
-        *_lines(runs, palette),
+        *_lines(grown, small, palette),
         text_at(LEFT, HEIGHT - 10, caption, colour=palette.quiet, size=11),
     ]
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _lines(runs: Sequence[dict[str, Any]], palette: Palette) -> Iterator[str]:
+def _lines(
+    runs: Sequence[dict[str, Any]], small: Sequence[dict[str, Any]], palette: Palette
+) -> Iterator[str]:
     fewest, most = (math.log10(end(each["rows_before"] for each in runs)) for end in (min, max))
-    most_us = max(each[name] for each in runs for name, _ in SERIES)
+    most_us = max(each[name] for each in (*runs, *small) for name, _ in SERIES)
     top = STEP_US * (int(most_us // STEP_US) + 1)
 
     def place(rows: int, value: float) -> tuple[float, float]:
@@ -74,8 +78,14 @@ def _lines(runs: Sequence[dict[str, Any]], palette: Palette) -> Iterator[str]:
             yield f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" stroke-width="2"/>'
         for x, y in points:
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
+        for x, y in (place(each["turn_at"], each[name]) for each in small):
+            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="none" stroke="{palette.text}"/>'
         yield f'<circle cx="{LEFT + 5 + 190 * row}" cy="46" r="5" fill="{colour}"/>'
         yield text_at(LEFT + 15 + 190 * row, 50, label, colour=palette.quiet, size=11)
+    if small:
+        label = "the same in a small table, in turns with it"
+        yield f'<circle cx="{LEFT + 385}" cy="46" r="4" fill="none" stroke="{palette.text}"/>'
+        yield text_at(LEFT + 395, 50, label, colour=palette.quiet, size=11)
 
 
 if __name__ == "__main__":
