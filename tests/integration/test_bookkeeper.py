@@ -108,13 +108,20 @@ async def opened(directory: Path, *, database_url: str | None = None) -> AsyncIt
         await platform.stop()
 
 
+@pytest.fixture(autouse=True)
+def patience():
+    """A busy machine starts processes slowly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spooled_settlements, "DRAIN_SECONDS", 300)
+        yield
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
 def database_url(request):
     return None if request.param == "sqlite" else request.getfixturevalue("postgresql_url")
 
 
-async def test_a_bookkeeper_that_is_killed_loses_and_doubles_nothing(tmp_path, database_url, monkeypatch):
-    monkeypatch.setattr(spooled_settlements, "DRAIN_SECONDS", 300)  # a busy machine starts processes slowly
+async def test_a_bookkeeper_that_is_killed_loses_and_doubles_nothing(tmp_path, database_url):
     async with opened(tmp_path, database_url=database_url) as counter:
         seen = set()
         for number in range(USES):
