@@ -21,13 +21,12 @@ nothing to another; if there is none, the other is refused for now.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import struct
-import time
 from typing import TYPE_CHECKING
 
+from tritium_platform.adapters.patient_lock import PatientLock, lock_at_once, open_to_lock
 from tritium_platform.errors import OverloadedError, PlatformError, ResourceError
 from tritium_platform.quotas.limiter import CONCURRENCY, Refusal, decide_entry, without_tokens
 from tritium_platform.quotas.standing import FULL, Rates, Standing
@@ -46,7 +45,6 @@ SETS = 1024
 WAYS = 32
 LOCK_SECONDS = 2.0
 OPENING_SECONDS = 60.0  # the first one makes the table meanwhile
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.000_02, 0.000_5
 KEY_BYTES = 16
 _RATES = struct.Struct("<QQQQQQ")  # an arrival is two halves, the lower one first
 _HOLDERS = struct.Struct("<Q")
@@ -86,9 +84,9 @@ class SharedLimiter:
         self._owed: dict[UUID, tuple[int, int]] = {}
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = _opened(directory / "table")
+            self._file = open_to_lock(directory / "table")
             try:
-                with _Locked(self._file, patience=OPENING_SECONDS):
+                with PatientLock(self._file, patience=OPENING_SECONDS):
                     self._prepare()
                     self._map = mmap.mmap(self._file, TABLE_BYTES)
                     self.seat = self._take_seat()
@@ -97,7 +95,7 @@ class SharedLimiter:
                 raise
         except OSError as error:
             raise PlatformError(f"The limits in {directory} cannot be opened: {error.strerror}.") from error
-        self._locked = _Locked(self._file)
+        self._locked = PatientLock(self._file, patience=LOCK_SECONDS)
 
     def enter(
         self, tenant_id: UUID, *, limits: TierLimits, requests: int, tokens: int, now: int
@@ -160,10 +158,10 @@ class SharedLimiter:
     @contextlib.contextmanager
     def vacant(self, seat: int) -> Iterator[bool]:
         """Hold a seat that nobody has, so that nobody takes it meanwhile; yields False if somebody has it."""
-        descriptor = _opened(self._seat_path(seat))
+        descriptor = open_to_lock(self._seat_path(seat))
         try:
             with self._locked:
-                is_vacant = _locks(descriptor)
+                is_vacant = lock_at_once(descriptor)
                 if is_vacant:  # to the others it looks taken from now on: its places are free before
                     self._begin_generation(seat)
             yield is_vacant
@@ -178,7 +176,7 @@ class SharedLimiter:
             if descriptor >= 0:
                 os.close(descriptor)
         self._seat_lock = self._file = -1
-        self._locked = _Locked(-1)
+        self._locked = PatientLock(-1, patience=LOCK_SECONDS)
 
     def _pay(self) -> None:
         while self._owed:
@@ -206,8 +204,8 @@ class SharedLimiter:
 
     def _take_seat(self) -> int:
         for seat in range(SEATS):
-            descriptor = _opened(self._seat_path(seat))
-            if _locks(descriptor):
+            descriptor = open_to_lock(self._seat_path(seat))
+            if lock_at_once(descriptor):
                 self._seat_lock = descriptor
                 self._generation = self._begin_generation(seat) % 2**32
                 return seat
@@ -228,7 +226,7 @@ class SharedLimiter:
         except FileNotFoundError:
             return False
         try:
-            return not _locks(descriptor)
+            return not lock_at_once(descriptor)
         finally:
             os.close(descriptor)
 
@@ -333,41 +331,6 @@ class SharedLimiter:
         _HOLDERS.pack_into(self._map, row + _HOLDERS_AT, holders)
 
 
-class _Locked:
-    """The table's lock, held for microseconds; the kernel takes it back from a process that dies.
-
-    A process that is stopped while it holds it delays the others once; from then on they
-    refuse at once until it goes on.
-    """
-
-    def __init__(self, descriptor: int, *, patience: float | None = None) -> None:
-        self._descriptor = descriptor
-        self._patience = patience
-        self._is_waited_for = False
-
-    def __enter__(self) -> None:
-        if self._descriptor < 0:
-            raise OverloadedError("The limits are closed.")
-        if not _locks(self._descriptor):
-            self._wait()
-        self._is_waited_for = False
-
-    def _wait(self) -> None:
-        patience = LOCK_SECONDS if self._patience is None else self._patience
-        pause, end = SHORTEST_PAUSE, time.monotonic() + patience
-        while True:
-            if self._is_waited_for or time.monotonic() > end:
-                self._is_waited_for = True
-                raise OverloadedError("The limits cannot be read: try again in a moment.")
-            time.sleep(pause)
-            if _locks(self._descriptor):
-                return
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-
 def boot_id() -> bytes:
     """Return what tells this run of this machine from every other one."""
     with open(BOOT_ID, "rb") as file:  # noqa: PTH123 - a name of the kernel, read as bytes
@@ -377,16 +340,3 @@ def boot_id() -> bytes:
 def _set_of(key: bytes) -> int:
     # The last bytes of an id are random.
     return _SETS_AT + int.from_bytes(key[-4:], "little") % SETS * _SET_BYTES
-
-
-def _opened(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def _locks(descriptor: int) -> bool:
-    """Take the lock of a file, if nobody has it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
