@@ -63,23 +63,30 @@ def quantize_compensated(
     levels, scales = np.empty_like(plain.levels), np.empty_like(plain.scales_float32)
     largest = plain.scales_float32.max(initial=0) * ROOM_TO_GROW
     for rows in _row_chunks(weights):
-        descent = _Descent(
-            problem,
-            weights,
-            plain,
-            rows=rows,
-            limit=level_limit(planes),
-            largest=largest,
-            threads=threads,
+        # Of one chunk nothing is held when the next one begins.
+        levels[rows], scales[rows] = _descended(
+            _Descent(
+                problem,
+                weights,
+                plain,
+                rows=rows,
+                limit=level_limit(planes),
+                largest=largest,
+                threads=threads,
+            )
         )
-        for _ in range(SWEEPS):
-            if not descent.sweep():
-                break
-        levels[rows], scales[rows] = descent.levels, descent.scales
     stored, unit = storable(scales)
     return QuantizedWeights(
         levels=levels, scales=stored, planes=planes, group_size=plain.group_size, scale_unit=unit
     )
+
+
+def _descended(descent: _Descent) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the levels and scales of rows that have come all the way down."""
+    for _ in range(SWEEPS):
+        if not descent.sweep():
+            break
+    return descent.levels, descent.scales
 
 
 class _Descent:
