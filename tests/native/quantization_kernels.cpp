@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "agreement.h"
+#include "moves.h"
 
 namespace tritium::agreement {
 namespace {
@@ -16,6 +17,16 @@ std::vector<float> random_hessian(Random& random, int64_t inputs) {
     hessian[i * inputs + i] = 2.0f + random.real();
   }
   return hessian;
+}
+
+// The part of columns [first, first + count), its rows `apart`.
+std::vector<float> part_of(const std::vector<float>& hessian, int64_t inputs, int64_t first, int64_t count,
+                           int64_t apart) {
+  std::vector<float> part(static_cast<size_t>(count * apart));
+  for (int64_t k = 0; k < count; ++k) {
+    std::copy_n(&hessian[(first + k) * inputs + first], count, &part[k * apart]);
+  }
+  return part;
 }
 
 Bytes descend(const KernelTable& table, Random& random) {
@@ -31,10 +42,12 @@ Bytes descend(const KernelTable& table, Random& random) {
     scale = random.chance(4) ? 0.0f : scale * static_cast<float>(random.between(1, 2));
   const auto has_moved = std::make_unique<bool[]>(pull.size());
   DescentTask task{};
-  task.hessian = hessian.data();
   task.inputs = inputs;
   task.first = random.between(0, inputs - 1);
   task.count = random.between(1, inputs - task.first);
+  task.apart = (task.count + 15) / 16 * 16;
+  const std::vector<float> own = part_of(hessian, inputs, task.first, task.count, task.apart);
+  task.hessian = own.data();
   task.limit = static_cast<float>(limit);
   task.levels = levels.data();
   task.slope = slope.data();
@@ -52,9 +65,10 @@ Bytes descend(const KernelTable& table, Random& random) {
     table.weigh_group(task, 0, rows);
     append(bytes, stiffness);
     table.round_group(task, 0, rows);
-    table.tell({task.hessian, inputs, task.slope, task.changes, task.count, task.first, task.count,
-                told_begin, told_end},
-               0, rows);
+    const Moves moves(changes.data(), task.count, rows, task.count, 1);
+    table.tell({hessian.data(), inputs, task.slope, 0, rows, moves.ends(), moves.data(), task.first,
+                task.count, told_begin, told_end},
+               0, (told_end - told_begin + kTellTile - 1) / kTellTile);
     task.before = scales.data();
     for (const auto& values : {levels, slope, pull, stiffness, changes}) append(bytes, values);
     bytes.insert(bytes.end(), has_moved.get(), has_moved.get() + rows);

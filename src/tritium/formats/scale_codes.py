@@ -26,6 +26,7 @@ LARGEST_EXPONENT: Final = 15
 # Of the unit: the largest value, 31 x 2^(14 + u), and the smallest, 2^u, are normal float32 numbers.
 SMALLEST_UNIT: Final = -126
 LARGEST_UNIT: Final = 108
+EXPONENT_BITS: Final = 0x7F800000  # of a float32
 # Where the largest scale of a matrix is smaller, codes near it would be coarser than a sixteenth.
 SMALLEST_LARGEST: Final = 2.0 ** (SMALLEST_UNIT + LARGEST_EXPONENT + 4)
 
@@ -61,6 +62,25 @@ def decode_scales(codes: NDArray[np.uint8], unit: int) -> NDArray[np.float32]:
     steps = np.maximum(exponents, 1).astype(np.int32) - 1 + unit
     decoded: NDArray[np.float32] = np.ldexp(significands, steps)
     return decoded
+
+
+def nearest_scales(scales: NDArray[np.float32], unit: int) -> NDArray[np.float32]:
+    """Return what the codes nearest to scales stand for, of scales that have one in this unit.
+
+    That is what decoding their codes gives, in a quarter of the time.
+
+    Raises:
+        ValidationError: a scale is negative, NaN or infinite, or the unit is outside what float32 holds.
+    """
+    check_unit(unit)
+    if not (np.isfinite(scales.max(initial=0)) and scales.min(initial=0) >= 0):
+        raise ValidationError("A scale is negative, NaN or infinite: it has no code.")
+    in_units = np.ldexp(scales, -unit)
+    power = (in_units.view(np.int32) & EXPONENT_BITS).view(np.float32)  # of two, at most the scale
+    # Adding so much rounds to multiples of a sixteenth of the power, half to even.
+    magic = np.maximum(power, np.float32(MANTISSA)) * np.float32(1.5 * 2**19)
+    nearest: NDArray[np.float32] = np.ldexp((in_units + magic) - magic, unit)
+    return nearest
 
 
 def check_unit(unit: object) -> None:

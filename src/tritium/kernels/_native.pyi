@@ -45,11 +45,19 @@ def round_group(
     limit: int,
     threads: int,
 ) -> bool: ...
-def tell_others(
+
+class Moves:
+    @property
+    def size(self) -> int: ...
+
+def find_moves(changes: NDArray[np.float32], threads: int) -> Moves: ...
+def tell(
     slope: NDArray[np.float32],
     hessian: NDArray[np.float32],
-    changes: NDArray[np.float32],
+    moves: Moves,
     first: int,
+    told_first: int,
+    told_count: int,
     threads: int,
 ) -> None: ...
 def quantize_activations(

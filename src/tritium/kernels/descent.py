@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the module's own choice
 
+Moves = _native.Moves  # the weights of some columns that moved, and by how much
+
 
 @refuses_bad_arrays
 def weigh_group(
@@ -98,24 +100,36 @@ def round_group(
 
 
 @refuses_bad_arrays
-def tell_others(
+def find_moves(changes: NDArray[np.float32], *, threads: int = 1) -> Moves:
+    """Finds the weights of some columns that moved, of changes float32 [N, B], as `round_group` wrote them.
+
+    Raises:
+        ValidationError: a dtype or a shape that does not fit.
+    """
+    return _native.find_moves(changes, threads)
+
+
+@refuses_bad_arrays
+def tell(
     slope: NDArray[np.float32],
     hessian: NDArray[np.float32],
-    changes: NDArray[np.float32],
+    moves: Moves,
     *,
-    block: int,
+    first: int,
+    columns: slice,
     threads: int = 1,
 ) -> None:
-    """Moves the slope of all columns that are not of a block by what the weights of the block moved.
+    """Moves the slope of some columns by what weights of other columns moved.
 
     Args:
         slope: float32 [N, K].
         hessian: symmetric, float32 [K, K].
-        changes: float32 [N, B], as `round_group` wrote them for all groups of the block.
-        block: the first of its columns.
+        moves: of N rows.
+        first: the first of the columns that moved.
+        columns: whose slopes move; both ends are given.
         threads: threads to use.
 
     Raises:
         ValidationError: a dtype or a shape that does not fit, or columns that are not there.
     """
-    _native.tell_others(slope, hessian, changes, block, threads)
+    _native.tell(slope, hessian, moves, first, columns.start, columns.stop - columns.start, threads)

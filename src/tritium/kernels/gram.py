@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the module's own choice
 
+TURNED_AT_ONCE = 2048  # whole chunks of rows, so that the result is that of all at once
+
 
 @refuses_bad_arrays
 def add_gram(values: NDArray[np.float32], out: NDArray[np.float32], *, threads: int = 1) -> None:
@@ -57,5 +59,7 @@ def multiplied(
         ValidationError: a dtype or a shape that does not fit.
     """
     out = np.zeros((first.shape[0], second.shape[1]), np.float32)
-    add_cross_gram(np.ascontiguousarray(first.T), second, out, threads=threads)
+    for begin in range(0, first.shape[1], TURNED_AT_ONCE):
+        inputs = slice(begin, begin + TURNED_AT_ONCE)
+        add_cross_gram(np.ascontiguousarray(first[:, inputs].T), second[inputs], out, threads=threads)
     return out

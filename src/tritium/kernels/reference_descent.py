@@ -53,11 +53,9 @@ def round_group(
     return bool(has_moved.any())
 
 
-def tell_others(slope: F32, hessian: F32, changes: F32, *, block: int) -> None:
-    """Moves the slope of all columns that are not of a block by what the weights of the block moved."""
-    end = block + changes.shape[1]
-    for others in (slice(0, block), slice(end, None)):
-        _tell(slope[:, others], hessian[block:end, others], changes)
+def tell(slope: F32, hessian: F32, changes: F32, *, first: int, columns: slice) -> None:
+    """Moves the slope of some columns by what the weights from `first` on moved."""
+    _tell(slope[:, columns], hessian[first : first + changes.shape[1], columns], changes)
 
 
 def _tell(slope: F32, rows: F32, changes: F32) -> None:

@@ -13,13 +13,14 @@ than plain rounding (docs/decisions/0008).
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tritium.formats.scale_codes import decode_scales, encode_scales
+from tritium.formats.scale_codes import encode_scales, nearest_scales
 from tritium.kernels.cpu import dense_matmul
-from tritium.kernels.descent import round_group, tell_others, weigh_group
+from tritium.kernels.descent import find_moves, round_group, tell, weigh_group
 from tritium.quantize.planes import quantize_planes
 from tritium.quantize.weights import QuantizedWeights, level_limit, storable
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tritium.kernels.descent import Moves
     from tritium.quantize.inputs import LayerInputs, Quadratic
 
 SWEEPS = 16  # at most; a piece of rows stops when no level moves
@@ -61,15 +63,30 @@ def quantize_compensated(
     levels, scales = np.empty_like(plain.levels), np.empty_like(plain.scales_float32)
     largest = plain.scales_float32.max(initial=0) * ROOM_TO_GROW
     for rows in _row_chunks(weights):
-        descent = _Descent(problem, weights, plain, rows=rows, limit=level_limit(planes), threads=threads)
-        for _ in range(SWEEPS):
-            if not descent.sweep(largest=largest):
-                break
-        levels[rows], scales[rows] = descent.levels, descent.scales
+        # Of one chunk nothing is held when the next one begins.
+        levels[rows], scales[rows] = _descended(
+            _Descent(
+                problem,
+                weights,
+                plain,
+                rows=rows,
+                limit=level_limit(planes),
+                largest=largest,
+                threads=threads,
+            )
+        )
     stored, unit = storable(scales)
     return QuantizedWeights(
         levels=levels, scales=stored, planes=planes, group_size=plain.group_size, scale_unit=unit
     )
+
+
+def _descended(descent: _Descent) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the levels and scales of rows that have come all the way down."""
+    for _ in range(SWEEPS):
+        if not descent.sweep():
+            break
+    return descent.levels, descent.scales
 
 
 class _Descent:
@@ -83,10 +100,11 @@ class _Descent:
         *,
         rows: slice,
         limit: int,
+        largest: np.float32,
         threads: int,
     ) -> None:
         self._problem, self._group_size = problem, start.group_size
-        self._limit, self._threads = limit, threads
+        self._limit, self._largest, self._threads = limit, largest, threads
         self._least_gain = LEAST_GAIN / np.float32(limit**2)
         missed = start.dequantized(rows)
         np.subtract(weights[rows], missed, out=missed)
@@ -98,26 +116,48 @@ class _Descent:
             self._slope += problem.pull[rows]
         self.levels = start.levels[rows].astype(np.float32)
         self.scales = start.scales_float32[rows].copy()
+        at_once = max(1, BLOCK_COLUMNS // self._group_size)
+        groups = range(self.scales.shape[1])
+        self._blocks = [groups[first : first + at_once] for first in groups[::at_once]]
+        # Of every block, what its weights moved by when it was last stepped through.
+        self._moves: list[Moves | None] = [None] * len(self._blocks)
         # Of every group in every row, levels x H x levels; NaN: not known.
         self._stiffness = np.full(self.scales.T.shape, np.nan, np.float32)
 
-    def sweep(self, *, largest: np.float32) -> bool:
+    def sweep(self) -> bool:
         """Step through all groups; returns whether a level moved."""
         has_moved = False
-        groups, at_once = range(self.scales.shape[1]), max(1, BLOCK_COLUMNS // self._group_size)
-        for block in (groups[first : first + at_once] for first in groups[::at_once]):
-            first, end = self._columns(block[0]).start, self._columns(block[-1]).stop
-            changes = np.empty((len(self.levels), end - first), np.float32)
+        for number, block in enumerate(self._blocks):
+            columns = self._columns_of(block)
+            self._hear(number)
+            changes = np.empty((len(self.levels), columns.stop - columns.start), np.float32)
             for group in block:
-                has_moved |= self._step(group, changes, block=first, largest=largest)
-            tell_others(self._slope, self._problem.hessian, changes, block=first, threads=self._threads)
+                has_moved |= self._step(group, changes, block=columns.start)
+            self._moves[number] = find_moves(changes, threads=self._threads)
         return has_moved
+
+    def _hear(self, number: int) -> None:
+        """Bring the slope of a block up to date, which does not know what the others moved by since."""
+        for other in (*range(number + 1, len(self._blocks)), *range(number)):
+            moves = self._moves[other]
+            if moves is not None:
+                tell(
+                    self._slope,
+                    self._problem.hessian,
+                    moves,
+                    first=self._columns(self._blocks[other][0]).start,
+                    columns=self._columns_of(self._blocks[number]),
+                    threads=self._threads,
+                )
+
+    def _columns_of(self, block: range) -> slice:
+        return slice(self._columns(block[0]).start, self._columns(block[-1]).stop)
 
     def _columns(self, group: int) -> slice:
         first = group * self._group_size
         return slice(first, min(first + self._group_size, self.levels.shape[1]))
 
-    def _step(self, group: int, changes: NDArray[np.float32], *, block: int, largest: np.float32) -> bool:
+    def _step(self, group: int, changes: NDArray[np.float32], *, block: int) -> bool:
         """Move the scale and then the levels of one group, and tell its block; whether a level moved."""
         columns, stiffness = self._columns(group), self._stiffness[group]
         before = self.scales[:, group].copy()
@@ -129,7 +169,7 @@ class _Descent:
             columns=columns,
             threads=self._threads,
         )
-        scales = self._better_scale(before, pull=pull, stiffness=stiffness, largest=largest)
+        scales = self._better_scale(before, pull=pull, stiffness=stiffness)
         self.scales[:, group] = scales
         return round_group(
             self.levels,
@@ -151,22 +191,24 @@ class _Descent:
         *,
         pull: NDArray[np.float32],
         stiffness: NDArray[np.float32],
-        largest: np.float32,
     ) -> NDArray[np.float32]:
         """Return the best scales [N] of a group that can be stored; where little is gained, the present."""
         wanted = scale + pull / np.where(stiffness > 0, stiffness, np.inf)
-        found = self._stored(np.clip(wanted, 0, largest).astype(np.float32), largest=largest)
+        found = self._stored(np.clip(wanted, 0, self._largest).astype(np.float32))
         step = found - scale
         gain = step * (2 * pull - step * stiffness)
         is_better = (found > 0) & (gain > self._least_gain * scale * scale * stiffness)
         return np.where(is_better, found, scale)
 
-    def _stored(self, scales: NDArray[np.float32], *, largest: np.float32) -> NDArray[np.float32]:
-        """Return scales [N] of one group as they will be stored, in the unit that the largest decides."""
+    def _stored(self, scales: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return scales [N] of one group as they will be stored."""
         if self.scales.shape[1] == 1:
             return storable(scales[:, None])[0][:, 0].astype(np.float32)
-        codes, unit = encode_scales(np.append(scales, largest))
-        return decode_scales(codes[:-1], unit)
+        return nearest_scales(scales, self._unit)
+
+    @cached_property
+    def _unit(self) -> int:
+        return encode_scales(np.array([self._largest]))[1]  # the largest decides it
 
 
 def _row_chunks(weights: NDArray[np.float32]) -> Iterator[slice]:

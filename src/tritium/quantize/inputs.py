@@ -16,7 +16,7 @@ from tritium.kernels.gram import add_cross_gram, add_gram, multiplied
 from tritium.kernels.quantization import first_not_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,7 +25,8 @@ DAMPING = 0.3
 JUDGED_SHARE = 8
 JUDGED_ROWS = 512
 MIRRORED_ROWS = 256  # at once
-OUTPUTS_AT_ONCE = 1024
+OUTPUTS_AT_ONCE = 256
+KEPT_BYTES = 1 << 24  # a batch of more is run again rather than kept while all others pass
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +61,15 @@ class Quadratic:
     pull: NDArray[np.float32] | None = None
 
 
+@dataclass(kw_only=True, eq=False)
+class _Sums:
+    """What a `Quadratic` is made of, as far as it is summed up."""
+
+    hessian: NDArray[np.float32] | None = None
+    drift: NDArray[np.float32] | None = None
+    pull: NDArray[np.float32] | None = None
+
+
 class LayerInputs:
     """Inputs of one layer, batch by batch; the last eighth of the tokens judges, the rest is fitted."""
 
@@ -88,7 +98,7 @@ class LayerInputs:
         for batch, start in enumerate(self._starts[:-1]):
             if self._starts[batch + 1] > first:
                 rows = self._read(batch)
-                if start < self._fitted_rows:
+                if start < self._fitted_rows and rows.source.nbytes + rows.actual.nbytes <= KEPT_BYTES:
                     self._kept[batch] = rows  # it will be asked for again
                 pieces.append(rows.cut(max(0, first - start), len(rows.actual)))
         return Rows(
@@ -118,24 +128,29 @@ class LayerInputs:
         return self._summed(None)
 
     def _summed(self, weights: NDArray[np.float32] | None) -> Quadratic:
-        hessian = drift = pull = None
-        for rows in self._fitted():
-            if hessian is None:
-                hessian = np.zeros((rows.actual.shape[1],) * 2, np.float32)
-            add_gram(rows.actual, hessian, threads=self._threads)
-            lost = rows.source - rows.actual
-            if not lost.any():
-                continue
-            if weights is None:
-                drift = np.zeros_like(hessian) if drift is None else drift
-                add_cross_gram(rows.actual, lost, drift, threads=self._threads)
-            else:
-                pull = np.zeros(weights.shape, np.float32) if pull is None else pull
-                self._add_pull(weights, lost, rows.actual, pull)
-        if hessian is None:
+        sums = _Sums()
+        for batch, start in enumerate(self._starts[:-1]):
+            if start < self._fitted_rows:
+                self._add_batch(batch, weights, sums)
+        if sums.hessian is None:
             raise ValueError("there are no inputs on the calibration text")
-        _damp(hessian)
-        return Quadratic(hessian=hessian, drift=drift, pull=pull)
+        _damp(sums.hessian)
+        return Quadratic(hessian=sums.hessian, drift=sums.drift, pull=sums.pull)
+
+    def _add_batch(self, batch: int, weights: NDArray[np.float32] | None, sums: _Sums) -> None:
+        """Add what the tokens of a batch contribute; nothing of it is held when the next one is read."""
+        actual, lost = self._fitted(batch)
+        if sums.hessian is None:
+            sums.hessian = np.zeros((actual.shape[1],) * 2, np.float32)
+        add_gram(actual, sums.hessian, threads=self._threads)
+        if not lost.any():
+            return
+        if weights is None:
+            sums.drift = np.zeros_like(sums.hessian) if sums.drift is None else sums.drift
+            add_cross_gram(actual, lost, sums.drift, threads=self._threads)
+        else:
+            sums.pull = np.zeros(weights.shape, np.float32) if sums.pull is None else sums.pull
+            self._add_pull(weights, lost, actual, sums.pull)
 
     def _add_pull(
         self,
@@ -151,16 +166,13 @@ class LayerInputs:
             self._check_finite(missing)
             add_cross_gram(missing, actual, pull[rows], threads=self._threads)
 
-    def _fitted(self) -> Iterator[Rows]:
-        for batch, start in enumerate(self._starts[:-1]):
-            left = self._fitted_rows - start
-            if left <= 0:
-                return
-            found = self._kept.pop(batch) if batch in self._kept else self._read(batch)
-            rows = found.cut(0, left)
-            self._check_finite(rows.source)
-            self._check_finite(rows.actual)
-            yield rows
+    def _fitted(self, batch: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return X^ and X - X^ of the tokens of a batch that are fitted; X itself is let go."""
+        found = self._kept.pop(batch) if batch in self._kept else self._read(batch)
+        rows = found.cut(0, self._fitted_rows - self._starts[batch])
+        self._check_finite(rows.source)
+        self._check_finite(rows.actual)
+        return rows.actual, rows.source - rows.actual
 
     def _check_finite(self, values: NDArray[np.float32]) -> None:
         if first_not_finite(values.reshape(-1), threads=self._threads) >= 0:

@@ -48,6 +48,12 @@ def drawn(rows: int, inputs: int, *, seed: int, limit: int = 1) -> Rows:
     )
 
 
+def tell_others(rows: Rows, changes: np.ndarray, *, block: int) -> None:
+    moves, end = descent.find_moves(changes), block + changes.shape[1]
+    for others in (slice(0, block), slice(end, rows.slope.shape[1])):
+        descent.tell(rows.slope, rows.hessian, moves, first=block, columns=others)
+
+
 @given(
     rows=st.integers(1, 9),
     inputs=st.integers(1, 150),
@@ -79,10 +85,27 @@ def test_groups_step_as_the_reference_does(rows, inputs, limit, seed, data):
             }
             moved = descent.round_group(*found.arrays, changes[0], **values)
             assert moved == reference.round_group(*expected.arrays, changes[1], **values)
-        descent.tell_others(found.slope, found.hessian, changes[0], block=block)
-        reference.tell_others(expected.slope, expected.hessian, changes[1], block=block)
+        tell_others(found, changes[0], block=block)
+        for others in (slice(0, block), slice(end, inputs)):
+            reference.tell(expected.slope, expected.hessian, changes[1], first=block, columns=others)
         for native, twin in zip((*found.arrays, changes[0]), (*expected.arrays, changes[1]), strict=True):
             np.testing.assert_array_equal(native, twin)
+
+
+@pytest.mark.parametrize("columns", [slice(13, 1053), slice(13, 1054)])
+def test_long_groups_step_as_the_reference_does(columns):
+    """More than 1,024 columns stay where they are in the Hessian, if they are whole sixteens."""
+    found = drawn(3, 1060, seed=4)
+    expected = found.copy()
+    before, scales = np.full(3, 0.5, np.float32), np.array([0.5, 0.625, 0.0], np.float32)
+    values = {"columns": columns, "block": 0, "before": before, "scales": scales, "limit": 1}
+    changes = [np.zeros((3, 1060), np.float32) for _ in range(2)]
+    pull = descent.weigh_group(*found.arrays, columns=columns)
+    np.testing.assert_array_equal(pull, reference.weigh_group(*expected.arrays, columns=columns))
+    moved = descent.round_group(*found.arrays, changes[0], **values)
+    assert moved == reference.round_group(*expected.arrays, changes[1], **values)
+    for native, twin in zip((*found.arrays, changes[0]), (*expected.arrays, changes[1]), strict=True):
+        np.testing.assert_array_equal(native, twin)
 
 
 def test_the_number_of_threads_changes_nothing():
@@ -101,7 +124,8 @@ def test_the_number_of_threads_changes_nothing():
             limit=1,
             threads=threads,
         )
-        descent.tell_others(each.slope, each.hessian, changes, block=0, threads=threads)
+        moves = descent.find_moves(changes, threads=threads)
+        descent.tell(each.slope, each.hessian, moves, first=0, columns=slice(128, 200), threads=threads)
     for alone, together in zip(one.arrays, three.arrays, strict=True):
         np.testing.assert_array_equal(alone, together)
 
@@ -123,7 +147,7 @@ def test_blocks_of_any_width_leave_the_same_bits():
                     scales=scales * np.float32(1.25),
                     limit=1,
                 )
-            descent.tell_others(rows.slope, rows.hessian, changes, block=block)
+            tell_others(rows, changes, block=block)
     for one, other in zip(narrow.arrays, wide.arrays, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -138,7 +162,7 @@ def test_the_slope_stays_that_of_the_quadratic():
     descent.round_group(
         *found.arrays, changes, columns=columns, block=32, before=before, scales=scales, limit=1
     )
-    descent.tell_others(found.slope, found.hessian, changes, block=32)
+    tell_others(found, changes, block=32)
     change = np.zeros((20, 96))
     change[:, columns] = found.levels[:, columns] * 0.625 - begun.levels[:, columns] * 0.5
     np.testing.assert_allclose(changes, change[:, columns], rtol=1e-6)
@@ -182,10 +206,22 @@ def test_a_block_that_is_not_there_or_not_the_groups_is_refused():
     for block in (-1, 5):
         with pytest.raises(ValidationError, match="block's columns"):
             descent.round_group(*rows.arrays, changes, columns=slice(4, 5), block=block, **values)
-        with pytest.raises(ValidationError, match="block's columns"):
-            descent.tell_others(rows.slope, rows.hessian, changes, block=block)
     for columns in (slice(0, 2), slice(5, 7)):
         with pytest.raises(ValidationError, match="group's columns"):
             descent.round_group(*rows.arrays, changes, columns=columns, block=2, **values)
+
+
+def test_moves_that_do_not_fit_are_refused():
+    rows, changes = drawn(4, 8, seed=0), np.ones((4, 4), np.float32)
+    moves = descent.find_moves(changes)
+    assert moves.size == 16
+    for first in (-1, 5):
+        with pytest.raises(ValidationError, match="moved are not all there"):
+            descent.tell(rows.slope, rows.hessian, moves, first=first, columns=slice(0, 4))
+    for columns in (slice(-1, 2), slice(7, 9), slice(3, 2)):
+        with pytest.raises(ValidationError, match="told are not all there"):
+            descent.tell(rows.slope, rows.hessian, moves, first=0, columns=columns)
+    with pytest.raises(ValidationError, match="slope"):
+        descent.tell(rows.slope[:3].copy(), rows.hessian, moves, first=0, columns=slice(4, 8))
     with pytest.raises(ValidationError, match="changes"):
-        descent.tell_others(rows.slope, rows.hessian, changes[:3], block=0)
+        descent.find_moves(changes[:, ::2])

@@ -88,3 +88,11 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused():
         gram.add_gram(values.astype(np.float64), np.zeros((3, 3), np.float32))
     with pytest.raises(ValidationError, match="values"):
         gram.add_gram(values[:, :2], np.zeros((2, 2), np.float32))
+
+
+def test_inputs_turned_in_pieces_leave_the_same_bits():
+    draw = np.random.default_rng(5)
+    first, second = (draw.normal(size=size).astype(np.float32) for size in ((3, 5000), (5000, 20)))
+    at_once = np.zeros((3, 20), np.float32)
+    gram.add_cross_gram(np.ascontiguousarray(first.T), second, at_once)
+    np.testing.assert_array_equal(gram.multiplied(first, second), at_once)

@@ -6,52 +6,51 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
+#include <span>
+#include <utility>
 #include <vector>
 
+#include "arena.h"
+#include "lane_masks.h"
 #include "table.h"
 #include "vector.h"
 
 namespace tritium {
 namespace {
 
-constexpr int kBlocksAtOnce = 4;  // of sixteen lanes: as many sums go on side by side
+constexpr int kBlocksAtOnce = kWidth == 16 ? 8 : 4;  // of sixteen lanes: as many sums go on side by side
+constexpr int64_t kLookedAhead = 2;                  // rows, that are asked for before they are needed
 
-struct Change {
-  const float* hessian;  // the row of the weight that changes
-  float by;
-};
-
-// values[begin, end) + sign x the sum of hessian[begin, end) x by, change after change; `out` may be
-// `values`.
+// values + sign x the sum of hessian x by, change after change, of Blocks x 16 columns.
 template <int Sign, int Blocks>
-TRITIUM_INLINE void add_block(const Change* changes, size_t count, int64_t begin, int64_t end,
-                              const float* values, float* out) {
+TRITIUM_INLINE void add_block(std::span<const Move> changes, const float* hessian, int64_t apart,
+                              float* values) {
   Lanes total[Blocks];
-  for (int i = 0; i < Blocks; ++i)
-    total[i] = load_some(values + begin + i * kLanes, end - begin - i * kLanes);
-  for (size_t c = 0; c < count; ++c) {
-    const Lanes by = broadcast(changes[c].by);
-#pragma GCC unroll 4
+  for (int i = 0; i < Blocks; ++i) total[i] = load(values + i * kLanes);
+  for (const Move& change : changes) {
+    const float* row = hessian + change.place * apart;
+    const Lanes by = broadcast(change.by);
+#pragma GCC unroll 8
     for (int i = 0; i < Blocks; ++i) {
-      const int64_t at = begin + i * kLanes;
-      const Lanes product = load_some(changes[c].hessian + at, end - at) * by;
+      const Lanes product = load(row + i * kLanes) * by;
       total[i] = Sign < 0 ? total[i] - product : total[i] + product;
     }
   }
-  for (int i = 0; i < Blocks; ++i) store_some(out + begin + i * kLanes, total[i], end - begin - i * kLanes);
+  for (int i = 0; i < Blocks; ++i) store(values + i * kLanes, total[i]);
 }
 
+// The same of all columns from `begin` on, in whole sixteens.
 template <int Sign>
-void add_changes(const std::vector<Change>& changes, int64_t begin, int64_t end, const float* values,
-                 float* out) {
+void add_changes(std::span<const Move> changes, const DescentTask& task, int64_t begin, float* values) {
   constexpr int64_t kStep = kBlocksAtOnce * kLanes;
-  for (; begin + kStep <= end; begin += kStep) {
-    add_block<Sign, kBlocksAtOnce>(changes.data(), changes.size(), begin, begin + kStep, values, out);
+  for (; begin + kStep <= task.count; begin += kStep) {
+    add_block<Sign, kBlocksAtOnce>(changes, task.hessian + begin, task.apart, values + begin);
   }
-  for (; begin < end; begin += kLanes) {
-    add_block<Sign, 1>(changes.data(), changes.size(), begin, std::min(begin + kLanes, end), values, out);
+  for (; begin < task.count; begin += kLanes) {
+    add_block<Sign, 1>(changes, task.hessian + begin, task.apart, values + begin);
   }
 }
 
@@ -68,28 +67,31 @@ class GroupDescent {
  public:
   explicit GroupDescent(const DescentTask& task)
       : task_(task),
-        block_(task.hessian + task.first * task.inputs + task.first),
-        room_(static_cast<size_t>((task.count + kLanes - 1) / kLanes * kLanes)),
-        turned_(room_),
-        local_(room_),
-        old_(room_),
-        diagonal_(room_, 1.0f) {
-    for (int64_t k = 0; k < task.count; ++k) diagonal_[k] = block_[k * task.inputs + k];
+        room_((task.count + kLanes - 1) / kLanes * kLanes),
+        chosen_(static_cast<size_t>(task.count) + 1) {
+    float* room = reinterpret_cast<float*>(memory_.reserve(4 * room_ * int64_t{sizeof(float)}));
+    std::fill_n(room, 4 * room_, 1.0f);
+    for (float** part : {&turned_, &local_, &old_, &diagonal_}) *part = std::exchange(room, room + room_);
+    for (int64_t k = 0; k < task.count; ++k) diagonal_[k] = task.hessian[k * task.apart + k];
   }
 
   void weigh(int64_t row) {
     const float* levels = levels_of(row);
+    look_ahead(levels);
+    look_ahead(slope_of(row));
     task_.pull[row] = dot(levels, slope_of(row), task_.count);
     if (!std::isnan(task_.stiffness[row])) return;
     turn(levels);
-    task_.stiffness[row] = dot(levels, turned_.data(), task_.count);
+    task_.stiffness[row] = dot(levels, turned_, task_.count);
   }
 
   void round(int64_t row) {
     float* levels = levels_of(row);
     const float scale = task_.scales[row], before = task_.before[row];
-    std::copy_n(levels, task_.count, old_.data());
-    std::copy_n(slope_of(row), task_.count, local_.data());
+    look_ahead(levels);
+    look_ahead(slope_of(row));
+    std::copy_n(levels, task_.count, old_);
+    std::copy_n(slope_of(row), task_.count, local_);
     if (scale != before) {
       turn(levels);
       for (int64_t k = 0; k < task_.count; ++k) local_[k] -= turned_[k] * (scale - before);
@@ -105,45 +107,56 @@ class GroupDescent {
  private:
   float* levels_of(int64_t row) { return task_.levels + row * task_.inputs + task_.first; }
   float* slope_of(int64_t row) { return task_.slope + row * task_.inputs + task_.first; }
-  const float* hessian_of(int64_t column) const { return block_ + column * task_.inputs; }
+
+  // Rows lie pages apart, where no processor looks by itself.
+  void look_ahead(const float* columns) const {
+    for (int64_t k = 0; k < task_.count; k += kLanes) {
+      __builtin_prefetch(columns + kLookedAhead * task_.inputs + k, 1);
+    }
+  }
 
   // The group's part of the Hessian x its levels.
   void turn(const float* levels) {
-    changes_.clear();
+    size_t size = 0;
     for (int64_t k = 0; k < task_.count; ++k) {
-      if (levels[k] != 0.0f) changes_.push_back({hessian_of(k), levels[k]});
+      chosen_[size] = {static_cast<int32_t>(k), levels[k]};
+      size += levels[k] != 0.0f;
     }
-    std::fill(turned_.begin(), turned_.end(), 0.0f);
-    add_changes<1>(changes_, 0, task_.count, turned_.data(), turned_.data());
+    std::fill_n(turned_, room_, 0.0f);
+    add_changes<1>({chosen_.data(), size}, task_, 0, turned_);
   }
 
   // Sixteen columns, each to its best level. Most stay: all are looked at together, from the last that moved
   // on.
   bool round_block(float* levels, int64_t begin, float scale) {
     const int64_t lanes = std::min<int64_t>(kLanes, task_.count - begin);
-    float best[kLanes];
+    uint32_t left = (1u << lanes) - 1;
     bool has_moved = false;
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      best_levels(levels, begin, lanes, scale, best);
-      while (lane < lanes && best[lane] == levels[begin + lane]) ++lane;
-      if (lane == lanes) break;
+    while (true) {
+      float best[kLanes];
+      left &= better_levels(levels + begin, begin, lanes, scale, best);
+      if (left == 0) return has_moved;
+      const int lane = std::countr_zero(left);
       const int64_t column = begin + lane;
-      changes_.assign(1, {hessian_of(column), (best[lane] - levels[column]) * scale});
+      const Move change = {static_cast<int32_t>(column), (best[lane] - levels[column]) * scale};
       levels[column] = best[lane];
-      add_changes<-1>(changes_, begin, task_.count, local_.data(), local_.data());
+      add_changes<-1>({&change, 1}, task_, begin, local_);
+      left = (~1u << lane) & ((1u << lanes) - 1);
       has_moved = true;
     }
-    return has_moved;
   }
 
-  void best_levels(const float* levels, int64_t begin, int64_t lanes, float scale, float* best) const {
+  // The best of sixteen levels, and which of them differ from the present ones.
+  uint32_t better_levels(const float* levels, int64_t begin, int64_t lanes, float scale, float* best) const {
     const float safe = scale > 0.0f ? scale : std::numeric_limits<float>::infinity();
-    const Lanes level = load_some(levels + begin, lanes);
-    const Lanes steps = load(local_.data() + begin) / (load(diagonal_.data() + begin) * broadcast(safe));
+    const Lanes level = load_some(levels, lanes);
+    const Lanes steps = load(local_ + begin) / (load(diagonal_ + begin) * broadcast(safe));
     // The limits are whole numbers: rounding does not lead out of them again.
     const Lanes bounded = smaller(larger(level + steps, broadcast(-task_.limit)), broadcast(task_.limit));
     const Lanes magic = broadcast(12582912.0f);  // 1.5 x 2^23: adding it rounds to an integer
-    store(best, (bounded + magic) - magic);
+    const Lanes rounded = (bounded + magic) - magic;
+    store(best, rounded);
+    return bits_of_mask(differs(rounded, level));
   }
 
   // Notes by how much the group's weights of a row moved.
@@ -153,10 +166,10 @@ class GroupDescent {
   }
 
   const DescentTask& task_;
-  const float* block_;  // the Hessian from the group's first row and column on
-  size_t room_;         // the group's columns, in whole sixteens
-  std::vector<float> turned_, local_, old_, diagonal_;
-  std::vector<Change> changes_;
+  int64_t room_;  // the group's columns, in whole sixteens
+  Arena memory_;
+  float *turned_, *local_, *old_, *diagonal_;
+  std::vector<Move> chosen_;  // levels that are not zero; the last may be written to in vain
 };
 
 void weigh_group(const DescentTask& task, int64_t begin, int64_t end) {

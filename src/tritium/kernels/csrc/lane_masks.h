@@ -27,6 +27,9 @@ TRITIUM_INLINE LaneMask at_least(const Lanes& a, const Lanes& b) {
 TRITIUM_INLINE LaneMask above(const Lanes& a, const Lanes& b) {
   return _mm512_cmpgt_epi32_mask((__m512i)a.part[0], (__m512i)b.part[0]);
 }
+TRITIUM_INLINE LaneMask differs(const Lanes& a, const Lanes& b) {
+  return _mm512_cmp_ps_mask((__m512)a.part[0], (__m512)b.part[0], _CMP_NEQ_UQ);
+}
 TRITIUM_INLINE void add_where(Lanes& total, LaneMask mask, const Lanes& more) {
   const __m512 before = (__m512)total.part[0];
   total.part[0] = (NativeFloat)_mm512_mask_add_ps(before, mask, before, (__m512)more.part[0]);
@@ -53,6 +56,11 @@ TRITIUM_INLINE LaneMask above(const Lanes& a, const Lanes& b) {
 TRITIUM_INLINE LaneMask at_least(const Lanes& a, const Lanes& b) {
   LaneMask mask = above(b, a);
   for (int i = 0; i < kParts; ++i) mask.part[i] = ~mask.part[i];
+  return mask;
+}
+TRITIUM_INLINE LaneMask differs(const Lanes& a, const Lanes& b) {
+  LaneMask mask;
+  for (int i = 0; i < kParts; ++i) mask.part[i] = (NativeInt)(a.part[i] != b.part[i]);
   return mask;
 }
 TRITIUM_INLINE void add_where(Lanes& total, const LaneMask& mask, const Lanes& more) {

@@ -112,7 +112,8 @@ struct LevelsTask {
 
 // One group of columns of rows that descend; see descend.h. All matrices are [rows, inputs] but the Hessian.
 struct DescentTask {
-  const float* hessian;  // [inputs, inputs], symmetric, its diagonal positive
+  const float* hessian;  // [count, apart]: of the group's columns alone, symmetric, its diagonal positive
+  int64_t apart;         // from row to row; whole sixteens of columns may be read of each
   int64_t inputs;
   int64_t first;  // of the group's columns
   int64_t count;
@@ -128,13 +129,22 @@ struct DescentTask {
   int64_t changes_apart;  // from row to row
 };
 
-// What weights of some columns moved by, and whose slopes are to know of it; see tell.h.
+constexpr int64_t kTellTile = 128;  // columns whose slopes are told at a time
+
+struct Move {
+  int32_t place;  // among the weights that may have moved
+  float by;
+};
+
+// What `count` weights from `first` on moved by, and whose slopes are to know of it; see tell.h and moves.h.
 struct TellTask {
   const float* hessian;  // [inputs, inputs]
   int64_t inputs;
-  float* slope;           // [rows, inputs]
-  const float* changes;   // of `count` columns from `first` on
-  int64_t changes_apart;  // from row to row
+  float* slope;  // [rows, inputs]
+  int64_t row_begin;
+  int64_t row_end;
+  const int64_t* ends;  // [rows + 1]: a row's moves end where the next one's begin
+  const Move* moves;
   int64_t first;
   int64_t count;
   int64_t told_begin;  // the columns whose slopes move
