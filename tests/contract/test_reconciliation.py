@@ -205,6 +205,21 @@ async def test_money_through_an_attempt_and_its_refund_are_no_difference(
     assert {each.check for each in (await house.run()).differences} >= {Check.BALANCE}
 
 
+async def test_credit_that_is_paid_out_is_no_difference(
+    house: House, sabotage: Callable[[str], None]
+) -> None:
+    payments, second = house.desk.payments, house.invoices[1]
+    asked = await payments.service.process_payment(second.id, **KEY)
+    more = asked.amount_minor + 300
+    await payments.service.receive(asked.id, amount_minor=more, reference="wire 2", **KEY)
+    await payments.refunds.refund(asked.id, reason="too much", amount_minor=120, **KEY)
+    note = await house.desk.credit_notes.credit(second.id, amounts={1: 50}, reason="sorry", **KEY)
+    await payments.refunds.refund(asked.id, reason="noted", amount_minor=7, credit_note_id=note.id, **KEY)
+    assert (await house.run()).differences == ()
+    sabotage("UPDATE credit_grants SET remaining_minor = remaining_minor - 1 WHERE remaining_minor = 180")
+    assert {each.check for each in (await house.run()).differences} == {Check.GRANT, Check.BALANCE}
+
+
 async def test_right_books_have_no_difference_and_that_is_kept(house: House) -> None:
     run = await house.run()
     assert run.differences == ()

@@ -123,11 +123,15 @@ def compare_month(key: MonthKey, *, filed: Sequence[FiledLine], rated: Sequence[
 
 
 def compare_grant(facts: GrantFacts, *, at: datetime) -> list[Difference]:
-    """Compare what is left of a grant with what was drawn, and what granting it moved with its amount."""
+    """Compare what is left of a grant with what was drawn, and what granting it moved with its amount.
+
+    What refunds took from two grants of one reason is not told apart; the balance of the tenant is.
+    """
     grant = facts.grant
     left = grant.amount_minor - facts.drawn
     can_be_gone = grant.expires_at is not None and grant.expires_at <= at
-    is_wrong = grant.remaining_minor > left if can_be_gone else grant.remaining_minor != left
+    least = 0 if can_be_gone else left - facts.refunded
+    is_wrong = not least <= grant.remaining_minor <= left
     found = []
     if is_wrong:
         found.append((Check.GRANT, "", left, grant.remaining_minor))
