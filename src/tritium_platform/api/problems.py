@@ -69,12 +69,19 @@ RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
 }
 
 
+LIMIT_DETAILS = ("limit_name", "limit", "current", "remaining", "reset_time", "retry_after")
+
+
 def openai_envelope(error: BaseException) -> tuple[int, dict[str, object], dict[str, str]]:
-    """Return (status, body, headers) in OpenAI's form, with category and recovery beside the usual fields."""
+    """Return (status, body, headers) in OpenAI's form, with category and recovery beside the usual fields.
+
+    Of a limit its name, what is left and when it starts anew are there, too: programs read no sentences.
+    """
     status, body, headers = error_envelope(error, rules=RULES)
     inner = body["error"]
     if isinstance(error, errors.BitNetServiceError) and isinstance(inner, dict):
         inner |= {"category": error.category.value, "recovery": error.recovery.value}
+        inner |= {name: error.details[name] for name in LIMIT_DETAILS if error.details.get(name) is not None}
     return status, body, headers
 
 
