@@ -33,6 +33,7 @@ from tritium_platform.billing.reconciliation.provider import ManualProvider
 from tritium_platform.billing.reconciliation.service import ReconciliationService
 from tritium_platform.compliance.canary import Canary, known_answer
 from tritium_platform.errors import PlatformError
+from tritium_platform.metering.event import ReportedEvent, Sender, UsageEvent, accept_events
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.model import QuotaMeter, Reservation
@@ -243,6 +244,31 @@ async def test_the_size_of_a_page_changes_nothing(house: House, sabotage: Callab
     whole, small = await house.run(), await house.run(page=1)
     assert (whole.counted, whole.differences) == (small.counted, small.differences)
     assert whole.num_differences
+
+
+@pytest.mark.parametrize("quantity", [7, 0])
+@pytest.mark.parametrize(
+    "change", ["output_tokens = 8", "input_tokens = 1, output_tokens = 7", "model = 'dear'", "event_id = 'f'"]
+)
+async def test_a_reported_event_that_no_invoice_charged_is_held_to_what_its_sender_said(
+    house: House, sabotage: Callable[[str], None], quantity: int, change: str
+) -> None:
+    reported = ReportedEvent(
+        source="crm",
+        id="e",
+        meter="output_tokens",
+        quantity=quantity,
+        event_time=house.clock.now(),
+        dimensions={"model": "cheap", "device": "cpu"},
+    )
+    sender = Sender(tiers={TENANT: TenantTier.TEAM}, tenant_id=TENANT)
+    (event,) = accept_events([reported], sender=sender, now=house.clock.now())
+    assert isinstance(event, UsageEvent)
+    await house.usage.insert(event.record(uuid7(house.clock), received_at=house.clock.now()))
+    assert (await house.run()).differences == ()
+    sabotage(f"UPDATE usage_records SET {change} WHERE event_id = 'e'")
+    (difference,) = (await house.run()).differences
+    assert difference.check is Check.EVENT
 
 
 # What is changed, which checks find it, and what they name.
