@@ -36,7 +36,7 @@ from tritium_platform.billing.pricing import default_price_version
 from tritium_platform.billing.rating.plan import Usage
 from tritium_platform.billing.rating.plan_json import plan_from_dict, plan_id
 from tritium_platform.billing.rating.rate import add_taxes
-from tritium_platform.billing.rating.tax import TaxStatus
+from tritium_platform.billing.rating.tax import TaxStatus, rate_of
 from tritium_platform.metering.model import Meter
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import CalendarMonth, uuid7
@@ -121,7 +121,9 @@ def rated(plan: Plan, identity: str, *, number: int, tax: TaxStatus) -> list[Dra
     """Return the lines of a month with their taxes, as a draft has them."""
     terms = MonthTerms(plan=plan, plan_id=identity, part=Fraction(1))
     drafted = draft_lines(MONTH, months={MONTH: MonthFacts(terms=terms, usage=usage(number))})
-    taxed = add_taxes([each.line for each in drafted], plan=plan, status=tax, at=NOW)
+    lines = [each.line for each in drafted]
+    rates = [rate_of(plan.taxes, status=tax, category=line.tax_category, at=NOW) for line in lines]
+    taxed = add_taxes(lines, plan=plan, status=tax, rates=rates)
     return [replace(each, line=line) for each, line in zip(drafted, taxed, strict=True)]
 
 

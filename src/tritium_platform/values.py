@@ -23,31 +23,22 @@ MONTHS_IN_YEAR = 12
 _RANDOM_BITS = (1 << 62) - 1  # of a UUID version 7
 _LOW_BITS = (1 << 64) - 1
 
-# ISO 4217: digits after the decimal point. A currency that is not here is refused, never guessed.
-CURRENCY_DIGITS = {
-    "AUD": 2,
-    "BHD": 3,
-    "BRL": 2,
-    "CAD": 2,
-    "CHF": 2,
-    "CNY": 2,
-    "CZK": 2,
-    "DKK": 2,
-    "EUR": 2,
-    "GBP": 2,
-    "INR": 2,
-    "JPY": 0,
-    "KRW": 0,
-    "KWD": 3,
-    "MXN": 2,
-    "NOK": 2,
-    "NZD": 2,
-    "PLN": 2,
-    "SEK": 2,
-    "SGD": 2,
-    "TND": 3,
-    "USD": 2,
+# ISO 4217: the currencies by their digits after the decimal point, without metals, funds and test codes. A
+# currency that is not here is refused, never guessed.
+_CURRENCIES = {
+    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
+    2: """
+        AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF
+        CNY COP CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL
+        HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT
+        MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB
+        SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH
+        USD UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG
+    """,
+    3: "BHD IQD JOD KWD LYD OMR TND",
+    4: "CLF UYW",
 }
+CURRENCY_DIGITS = {currency: digits for digits, some in _CURRENCIES.items() for currency in some.split()}
 
 
 class Clock(Protocol):

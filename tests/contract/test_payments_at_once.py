@@ -98,3 +98,30 @@ async def test_an_invoice_is_paid_once_by_many(books: Books) -> None:
     assert sorted(operations) == ["payment", "payment", "refund"]
     head = await books.money.locked(invoice.id)
     assert (head.paid_minor, head.status) == (900, InvoiceStatus.PARTIALLY_PAID)
+
+
+async def test_of_two_transfers_at_a_time_none_is_acknowledged_and_lost(books: Books) -> None:
+    desk = open_payments(books.money, events=books.events, providers=[ManualProvider()])
+    invoice = await invoice_of(books)
+    asked = await desk.service.process_payment(invoice.id, key="ask", actor="test")
+
+    async def receive(amount: int) -> int:
+        try:
+            await desk.service.receive(
+                asked.id, amount_minor=amount, reference=f"wire {amount}", key=f"key {amount}", actor="test"
+            )
+        except ConflictError:
+            return 0
+        return amount
+
+    acknowledged = await asyncio.gather(*(receive(100 + number) for number in EACH))
+    kept = await desk.service.get(asked.id)
+    assert sum(acknowledged) == kept.received_minor == (await books.money.locked(invoice.id)).paid_minor
+
+
+async def test_a_transfer_that_is_noted_twice_at_a_time_says_the_same_twice(books: Books) -> None:
+    desk = open_payments(books.money, events=books.events, providers=[ManualProvider()])
+    asked = await desk.service.process_payment((await invoice_of(books)).id, key="ask", actor="test")
+    wish: Any = {"amount_minor": 100, "reference": "wire", "key": "once", "actor": "test"}
+    answers = await asyncio.gather(*(desk.service.receive(asked.id, **wish) for _ in EACH))
+    assert {(each.state, each.received_minor) for each in answers} == {(AttemptState.SUCCEEDED, 100)}

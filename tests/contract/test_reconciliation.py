@@ -33,6 +33,7 @@ from tritium_platform.billing.reconciliation.provider import ManualProvider
 from tritium_platform.billing.reconciliation.service import ReconciliationService
 from tritium_platform.compliance.canary import Canary, known_answer
 from tritium_platform.errors import PlatformError
+from tritium_platform.metering.event import ReportedEvent, Sender, UsageEvent, accept_events
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.model import QuotaMeter, Reservation
@@ -205,6 +206,21 @@ async def test_money_through_an_attempt_and_its_refund_are_no_difference(
     assert {each.check for each in (await house.run()).differences} >= {Check.BALANCE}
 
 
+async def test_credit_that_is_paid_out_is_no_difference(
+    house: House, sabotage: Callable[[str], None]
+) -> None:
+    payments, second = house.desk.payments, house.invoices[1]
+    asked = await payments.service.process_payment(second.id, **KEY)
+    more = asked.amount_minor + 300
+    await payments.service.receive(asked.id, amount_minor=more, reference="wire 2", **KEY)
+    await payments.refunds.refund(asked.id, reason="too much", amount_minor=120, **KEY)
+    note = await house.desk.credit_notes.credit(second.id, amounts={1: 50}, reason="sorry", **KEY)
+    await payments.refunds.refund(asked.id, reason="noted", amount_minor=7, credit_note_id=note.id, **KEY)
+    assert (await house.run()).differences == ()
+    sabotage("UPDATE credit_grants SET remaining_minor = remaining_minor - 1 WHERE remaining_minor = 180")
+    assert {each.check for each in (await house.run()).differences} == {Check.GRANT, Check.BALANCE}
+
+
 async def test_right_books_have_no_difference_and_that_is_kept(house: House) -> None:
     run = await house.run()
     assert run.differences == ()
@@ -228,6 +244,31 @@ async def test_the_size_of_a_page_changes_nothing(house: House, sabotage: Callab
     whole, small = await house.run(), await house.run(page=1)
     assert (whole.counted, whole.differences) == (small.counted, small.differences)
     assert whole.num_differences
+
+
+@pytest.mark.parametrize("quantity", [7, 0])
+@pytest.mark.parametrize(
+    "change", ["output_tokens = 8", "input_tokens = 1, output_tokens = 7", "model = 'dear'", "event_id = 'f'"]
+)
+async def test_a_reported_event_that_no_invoice_charged_is_held_to_what_its_sender_said(
+    house: House, sabotage: Callable[[str], None], quantity: int, change: str
+) -> None:
+    reported = ReportedEvent(
+        source="crm",
+        id="e",
+        meter="output_tokens",
+        quantity=quantity,
+        event_time=house.clock.now(),
+        dimensions={"model": "cheap", "device": "cpu"},
+    )
+    sender = Sender(tiers={TENANT: TenantTier.TEAM}, tenant_id=TENANT)
+    (event,) = accept_events([reported], sender=sender, now=house.clock.now())
+    assert isinstance(event, UsageEvent)
+    await house.usage.insert(event.record(uuid7(house.clock), received_at=house.clock.now()))
+    assert (await house.run()).differences == ()
+    sabotage(f"UPDATE usage_records SET {change} WHERE event_id = 'e'")
+    (difference,) = (await house.run()).differences
+    assert difference.check is Check.EVENT
 
 
 # What is changed, which checks find it, and what they name.

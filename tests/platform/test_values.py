@@ -35,6 +35,20 @@ def test_an_id_made_later_sorts_later(moment: datetime, wait: timedelta) -> None
     assert earlier.hex < later.hex
 
 
+@pytest.mark.parametrize(
+    ("currency", "shown"),
+    [("ISK", "123456"), ("HUF", "1234.56"), ("MGA", "1234.56"), ("IQD", "123.456"), ("CLF", "12.3456")],
+)
+def test_a_currency_has_the_digits_of_iso_4217(currency: str, shown: str) -> None:
+    assert str(Money(123456, currency)) == f"{shown} {currency}"
+
+
+def test_every_currency_is_there_once_and_no_metal_fund_or_test_code_is_one() -> None:
+    assert len(CURRENCY_DIGITS) == 158
+    assert all(len(each) == 3 and each.isupper() for each in CURRENCY_DIGITS)
+    assert CURRENCY_DIGITS.keys().isdisjoint({"XAU", "XDR", "XTS", "XXX", "BOV", "CHE", "USN", "XAD"})
+
+
 def test_a_process_that_is_forked_makes_other_ids_than_its_parent() -> None:
     uuid7()  # something is left of the pool now
     reader, writer = os.pipe()

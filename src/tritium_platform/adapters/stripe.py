@@ -23,7 +23,13 @@ from tritium_platform.adapters.stripe_objects import (
     refund_outcome,
     refused_outcome,
 )
-from tritium_platform.billing.payment import RefundOutcome, RefundState
+from tritium_platform.billing.payment import (
+    AttemptState,
+    ChargeOutcome,
+    Decline,
+    RefundOutcome,
+    RefundState,
+)
 from tritium_platform.errors import (
     AuthorizationError,
     MissingExtraError,
@@ -45,7 +51,6 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from tritium_platform.billing.payment import (
-        ChargeOutcome,
         DisputeOutcome,
         PaymentAttempt,
         PaymentRefund,
@@ -60,6 +65,8 @@ CALL_SECONDS = 30.0
 ATTEMPT_SECONDS = 10.0
 PLACES = 8
 PAGE = 100
+# Stripe counts these in other units than ISO 4217: ISK and UGX in hundredths, MGA whole.
+COUNTED_OTHERWISE = frozenset({"ISK", "MGA", "UGX"})
 # Two machines never agree on the time to the second.
 CLOCKS_DIFFER = timedelta(minutes=10)
 
@@ -117,6 +124,10 @@ class StripeProvider:
 
     async def charge(self, attempt: PaymentAttempt, *, description: str) -> ChargeOutcome:
         """Charge what an attempt asks for; under one idempotency key at most once."""
+        if attempt.currency in COUNTED_OTHERWISE:
+            return ChargeOutcome(
+                state=AttemptState.FAILED, decline=Decline.HARD, code="currency_not_supported"
+            )
         params: Any = {
             "amount": attempt.amount_minor,
             "currency": attempt.currency.lower(),

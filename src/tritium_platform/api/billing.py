@@ -59,7 +59,7 @@ OPERATOR = "operator"
 IdempotencyKey = Annotated[
     str, Header(alias="Idempotency-Key", min_length=1, max_length=LONGEST_KEY, pattern=r"^[\x20-\x7e]+$")
 ]
-PlanId = Annotated[str | None, Query(max_length=64)]
+PlanId = Annotated[str | None, Query(max_length=64, pattern=r"^[0-9a-f]+$")]
 
 
 @router.post("/plans", status_code=201)

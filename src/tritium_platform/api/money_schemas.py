@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tritium_platform.api.moments import Moment
 from tritium_platform.billing.contract import DEFAULT_PAYMENT_DAYS, MOST_PAYMENT_DAYS
 from tritium_platform.billing.grants import LARGEST_AMOUNT, MOST_PRIORITY
 from tritium_platform.billing.invoice import InvoiceKind, InvoiceStatus
@@ -125,8 +126,8 @@ class NewContract(BaseModel):
     model_config = _INPUT
     tenant_id: UUID
     plan_id: Identity
-    starts_at: datetime
-    ends_at: datetime | None = None
+    starts_at: Moment
+    ends_at: Moment | None = None
     payment_days: Annotated[int, Field(strict=True, ge=0, le=MOST_PAYMENT_DAYS)] = DEFAULT_PAYMENT_DAYS
     tax: TaxWish = TaxWish()
 
@@ -185,7 +186,7 @@ class NewCredit(BaseModel):
     amount_minor: MinorUnits
     reason: Text
     priority: Annotated[int, Field(strict=True, ge=0, le=MOST_PRIORITY)] = 0
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
 
 
 class CreditOut(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -68,12 +69,19 @@ RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
 }
 
 
+LIMIT_DETAILS = ("limit_name", "limit", "current", "remaining", "reset_time", "retry_after")
+
+
 def openai_envelope(error: BaseException) -> tuple[int, dict[str, object], dict[str, str]]:
-    """Return (status, body, headers) in OpenAI's form, with category and recovery beside the usual fields."""
+    """Return (status, body, headers) in OpenAI's form, with category and recovery beside the usual fields.
+
+    Of a limit its name, what is left and when it starts anew are there, too: programs read no sentences.
+    """
     status, body, headers = error_envelope(error, rules=RULES)
     inner = body["error"]
     if isinstance(error, errors.BitNetServiceError) and isinstance(inner, dict):
         inner |= {"category": error.category.value, "recovery": error.recovery.value}
+        inner |= {name: error.details[name] for name in LIMIT_DETAILS if error.details.get(name) is not None}
     return status, body, headers
 
 
@@ -100,6 +108,16 @@ def problem_details(error: BaseException) -> tuple[int, dict[str, object], dict[
     return status, body, headers
 
 
+class ProblemResponse(JSONResponse):
+    """Problem details; half of a surrogate pair, which JSON lets a caller send, is no end of the answer."""
+
+    media_type = "application/problem+json"
+
+    def render(self, content: object) -> bytes:
+        """Write JSON in ASCII."""
+        return json.dumps(content, separators=(",", ":")).encode("ascii")
+
+
 def problem_response(request: Request, error: BaseException) -> JSONResponse:
     """Answer with the problem; what is not of our tree is logged and tells the caller nothing."""
     if not isinstance(error, errors.BitNetServiceError):
@@ -109,12 +127,14 @@ def problem_response(request: Request, error: BaseException) -> JSONResponse:
     request_id = getattr(request.state, "request_id", None)
     if request_id is not None:
         body["instance"] = f"urn:tritium:request:{request_id}"
-    return JSONResponse(body, status_code=status, headers=headers, media_type="application/problem+json")
+    return ProblemResponse(body, status_code=status, headers=headers)
 
 
 def refusal_response(scope: Scope, error: errors.BitNetServiceError) -> JSONResponse:
     """Answer before any route is found: in OpenAI's form under /v1, else as problem details."""
     is_openai = scope["path"].startswith("/v1/")
-    status, body, headers = openai_envelope(error) if is_openai else problem_details(error)
-    kind = "application/json" if is_openai else "application/problem+json"
-    return JSONResponse(body, status_code=status, headers=headers, media_type=kind)
+    if not is_openai:
+        status, body, headers = problem_details(error)
+        return ProblemResponse(body, status_code=status, headers=headers)
+    status, body, headers = openai_envelope(error)
+    return JSONResponse(body, status_code=status, headers=headers)

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from tritium_platform.api.insight_schemas import HealthOut
+from tritium_platform.api.moments import Moment
 from tritium_platform.api.spend_schemas import SpendCapOut
 from tritium_platform.tenancy.model import ALL_SCOPES, Scope, TenantStatus, TenantTier
 
@@ -85,7 +86,7 @@ class NewKey(BaseModel):
     model_config = _INPUT
     name: Name
     scopes: Annotated[frozenset[Scope], Field(min_length=1)] = ALL_SCOPES
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
 
 
 class KeyOut(BaseModel):

@@ -49,10 +49,6 @@ class GrantService:
         _require(currency, amount_minor=amount_minor, priority=priority)
         require_text(reason, field="reason")
         now = self._books.clock.now()
-        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now):
-            raise ValidationError(
-                "Credit expires at an instant to come, with a time zone.", field="expires_at"
-            )
         grant = CreditGrant(
             id=uuid7(self._books.clock),
             tenant_id=tenant_id,
@@ -77,6 +73,10 @@ class GrantService:
             earlier = await self._books.begin(key, request=request, subject_id=grant.id)
             if earlier is not None:
                 return next(each for each in await self.list(tenant_id) if each.id == earlier)
+            if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now):
+                raise ValidationError(
+                    "Credit expires at an instant to come, with a time zone.", field="expires_at"
+                )
             await self._books.credits.add(grant)
             await self._post(grant, "grant", cash_clearing=amount_minor, customer_credit=-amount_minor)
             await self._note("credit.grant", grant, amount_minor=amount_minor, actor=actor)

@@ -191,7 +191,10 @@ class PaymentService:
             attempt = await self.get(attempt_id)
             subject_id = uuid7(self._books.clock)
             if await self._books.begin(key, request=request, subject_id=subject_id) is not None:
-                return attempt
+                return await self.get(attempt_id)  # the other one may have ended just now
+            # Locked before it is judged: of two transfers at a time both would be acknowledged, and one kept.
+            await self._books.locked(attempt.invoice_id)
+            attempt = await self.locked(attempt_id)
             if attempt.customer or attempt.state is not AttemptState.REQUIRES_ACTION:
                 raise ConflictError("This attempt does not wait for a bank transfer.", field="attempt_id")
             return await self.settle(attempt_id, outcome, actor=actor)

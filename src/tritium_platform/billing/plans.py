@@ -10,9 +10,10 @@ from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.billing.contract import UNTAXED, Contract, contract_of
 from tritium_platform.billing.invoice import InvoiceStatus
 from tritium_platform.billing.list_plan import plan_of
-from tritium_platform.billing.rating.plan_json import plan_id
-from tritium_platform.billing.rating.tax import STANDARD, rate_of
-from tritium_platform.errors import ConflictError, NotFoundError
+from tritium_platform.billing.rating.plan_json import plan_id, plan_to_dict
+from tritium_platform.billing.rating.tax import STANDARD, knows_rate, rate_of
+from tritium_platform.errors import ConflictError, NotFoundError, ValidationError
+from tritium_platform.metering.event import EARLIEST
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
@@ -86,7 +87,12 @@ class PlanService:
         self._books = books
 
     async def publish(self, plan: Plan, *, actor: str) -> str:
-        """Keep a plan for ever and return its id; the same content again is the same plan."""
+        """Keep a plan for ever and return its id; the same content again is the same plan.
+
+        Raises:
+            ValidationError: a text of it cannot be printed, or it has two tax rates for the same thing.
+        """
+        _require_publishable(plan)
         identity = plan_id(plan)
         async with self._books.unit_of_work():
             if await self._store.add_plan(plan, at=self._books.clock.now()):
@@ -102,7 +108,7 @@ class PlanService:
 
     async def get(self, identity: str) -> Plan:
         """Return a plan; NotFoundError if there is none."""
-        plan = await self._store.get_plan(identity)
+        plan = await self._store.get_plan(identity) if identity.isprintable() else None
         if plan is None:
             raise NotFoundError("There is no such plan.")
         return plan
@@ -126,7 +132,8 @@ class PlanService:
 
         Raises:
             NotFoundError: there is no such plan.
-            ValidationError: the plan has no tax rate for the jurisdiction.
+            ValidationError: the plan has no tax rate for the jurisdiction, or it starts before there were
+                uses.
             ConflictError: it changes a month that is billed already, or breaks into the month of another one.
         """
         contract = Contract(
@@ -139,8 +146,14 @@ class PlanService:
             tax=tax,
             created_at=self._books.clock.now(),
         )
+        _require_printable([tax.jurisdiction, tax.tax_id], field="tax")
+        if starts_at < EARLIEST:  # every month from then on is looked at
+            raise ValidationError(f"A contract starts in {EARLIEST.year} or later.", field="starts_at")
         async with self._books.unit_of_work():
-            _require_rates(await self.get(plan), tax=tax, at=starts_at)
+            pinned = await self.get(plan)
+            _require_rates(pinned, pinned, tax=tax, at=starts_at)
+            for earlier in await self.contracts(tenant_id):  # whose late uses this one's invoices charge
+                _require_rates(await self.get(earlier.plan_id), pinned, tax=tax, at=starts_at)
             await self._require_free(contract)
             if not await self._store.add_contract(contract):
                 raise ConflictError("Another contract of this tenant starts at the same instant.")
@@ -216,7 +229,25 @@ class PlanService:
             raise ConflictError("A contract that starts later exists already.", field="starts_at")
 
 
-def _require_rates(plan: Plan, *, tax: TaxStatus, at: datetime) -> None:
-    """Find out now, not at the end of a month, that nobody knows the tax."""
-    for category in {STANDARD, *(charge.tax_category for charge in plan.charges)}:
-        rate_of(plan.taxes, status=tax, category=category, at=at)
+def _require_rates(plan: Plan, pinned: Plan, *, tax: TaxStatus, at: datetime) -> None:
+    """Find out now, not at the end of a month, that neither plan knows the tax on what the first charges."""
+    for category in sorted({STANDARD, *(charge.tax_category for charge in plan.charges)}):
+        if not knows_rate(plan.taxes, status=tax, category=category, at=at):
+            rate_of(pinned.taxes, status=tax, category=category, at=at)
+
+
+def _require_publishable(plan: Plan) -> None:
+    """Refuse what a new plan may not say; those of before are read as they are. ValidationError."""
+    _require_printable(plan_to_dict(plan), field="plan")
+    rates = {(each.jurisdiction, each.category, each.valid_from) for each in plan.taxes}
+    if len(rates) < len(plan.taxes):
+        raise ValidationError("Two tax rates of a plan are for the same thing.", field="taxes")
+
+
+def _require_printable(plain: object, *, field: str) -> None:
+    """Refuse a text that no database keeps or no page prints, at any depth; ValidationError."""
+    if isinstance(plain, str) and not plain.isprintable():
+        raise ValidationError(f"Every text of the {field} can be printed on one line.", field=field)
+    if isinstance(plain, dict | list):
+        for each in plain.values() if isinstance(plain, dict) else plain:
+            _require_printable(each, field=field)

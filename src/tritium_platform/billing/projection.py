@@ -9,11 +9,14 @@ from tritium_platform.billing.document import EventDigest
 from tritium_platform.billing.drafting import MonthFacts, MonthTerms, draft_lines
 from tritium_platform.billing.invoice import InvoiceStatus
 from tritium_platform.billing.rating.plan import Usage
+from tritium_platform.billing.rating.proration import TICK
 from tritium_platform.billing.rating.rate import add_taxes, charge_of
+from tritium_platform.billing.rating.tax import knows_rate, rate_of
 from tritium_platform.values import CalendarMonth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from fractions import Fraction
     from uuid import UUID
 
     from tritium_platform.billing.books import BillingBooks
@@ -50,7 +53,7 @@ class Projection:
             [each.line for each in drafted],
             plan=terms.plan,
             status=terms.tax,
-            at=self._books.clock.now(),
+            rates=[_tax_rate(each, terms=terms, own=months.get(each.month, terms)) for each in drafted],
         )
         return [replace(each, line=line) for each, line in zip(drafted, taxed, strict=True)]
 
@@ -109,6 +112,20 @@ class Projection:
             if len(records) < EVENTS_AT_ONCE:
                 return [digests[each.month, each.line.key] for each in lines]
             after = records[-1].id
+
+
+def _tax_rate(line: DraftLine, *, terms: Terms, own: Terms) -> Fraction:
+    """Return the rate of a line: that of the end of its month, whenever the invoice is finalized.
+
+    The plan that prices the line has it; else the invoice's, for the customer may be taxed elsewhere now.
+    """
+    at = line.month.end - TICK
+    if terms.contract is not None:  # of which it is known that it has a rate at its start
+        at = max(at, terms.contract.starts_at)
+    table = own.plan.taxes
+    if not knows_rate(table, status=terms.tax, category=line.line.tax_category, at=at):
+        table = terms.plan.taxes
+    return rate_of(table, status=terms.tax, category=line.line.tax_category, at=at)
 
 
 def uses_of(record: UsageRecord) -> list[Usage]:

@@ -207,7 +207,12 @@ class RefundService:
             moved.update(await self._bounce(after, invoice=invoice, attempt=attempt))
         if now < HELD <= was:
             credit = after.from_credit_minor
-            await add_credit(self._books, invoice, amount_minor=credit, reason=_source(after))
+            await add_credit(
+                self._books,
+                invoice,
+                amount_minor=credit,
+                reason=credit_source(after.attempt_id, after.credit_note_id),
+            )
             moved.update(refund_payable=credit, customer_credit=-credit)
         change = after.amount_minor * (int(now >= HELD) - int(was >= HELD))
         refunded = attempt.refunded_minor + change
@@ -227,7 +232,10 @@ class RefundService:
     async def _hold(self, refund: PaymentRefund, *, invoice: Invoice) -> int:
         """Take what comes out of credit."""
         return await take_credit(
-            self._books, invoice, amount_minor=refund.amount_minor, reason=_source(refund)
+            self._books,
+            invoice,
+            amount_minor=refund.amount_minor,
+            reason=credit_source(refund.attempt_id, refund.credit_note_id),
         )
 
     async def _pay_out(self, refund: PaymentRefund, *, invoice: Invoice) -> Counter[str]:
@@ -280,8 +288,6 @@ def _phase(refund: PaymentRefund | None) -> int:
     return GONE if refund.state is RefundState.SUCCEEDED else HELD
 
 
-def _source(refund: PaymentRefund) -> str:
+def credit_source(attempt_id: UUID, credit_note_id: UUID | None) -> str:
     """Return the reason of the credit that a refund is taken from first."""
-    if refund.credit_note_id is None:
-        return payment_reason(refund.attempt_id)
-    return credit_reason(refund.credit_note_id)
+    return payment_reason(attempt_id) if credit_note_id is None else credit_reason(credit_note_id)

@@ -198,6 +198,25 @@ def void(
     write_invoices([with_platform(config, work)], output_format=output_format)
 
 
+@invoice_group.command("write-off")
+def write_off(
+    invoice: InvoiceId,
+    *,
+    data_dir: DataDir = None,
+    config_file: ConfigFile = None,
+    database_url: DatabaseUrl = None,
+    output_format: FormatOption = OutputFormat.HUMAN,
+) -> None:
+    """Give up what is open of an invoice: it is uncollectible from then on."""
+    invoice_id = parse_id(invoice)
+
+    async def work(platform: Platform) -> Invoice:
+        return await platform.desk.settlement.write_off(invoice_id, actor=OPERATOR)
+
+    config = read_config(config_file, data_dir=data_dir, database_url=database_url)
+    write_invoices([with_platform(config, work)], output_format=output_format)
+
+
 def write_invoices(invoices: Sequence[Invoice], *, output_format: OutputFormat) -> None:
     """Write heads of invoices or credit notes to stdout."""
     if output_format is OutputFormat.JSON:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,6 +118,7 @@ def conclude(
     plan: Annotated[str, typer.Argument(help="The plan's id.")],
     *,
     starts_at: Annotated[str, typer.Option(help="From when, such as 2026-12-01T00:00:00+00:00.")],
+    ends_at: Annotated[str | None, typer.Option(help="Until when; by default until another one.")] = None,
     payment_days: Annotated[int, typer.Option(help="Days until an invoice is due.")] = 14,
     jurisdiction: Annotated[str, typer.Option(help="Where the tenant is taxed, such as DE.")] = "",
     tax_id: Annotated[str, typer.Option(help="The tenant's tax id.")] = "",
@@ -130,7 +131,8 @@ def conclude(
     """Conclude a contract that pins a plan for a tenant."""
     from tritium_platform.billing.rating.tax import TaxStatus
 
-    tenant_id, start = parse_id(tenant), _moment(starts_at)
+    tenant_id, start = parse_id(tenant), parse_moment(starts_at)
+    end = parse_moment(ends_at) if ends_at else None
     status = TaxStatus(jurisdiction, reverse_charge, tax_id)
 
     async def work(platform: Platform) -> Contract:
@@ -139,7 +141,7 @@ def conclude(
             tenant_id,
             plan=plan,
             starts_at=start,
-            ends_at=None,
+            ends_at=end,
             payment_days=payment_days,
             tax=status,
             actor=OPERATOR,
@@ -183,8 +185,11 @@ def _read(file: Path) -> dict[str, Any]:
     return plain
 
 
-def _moment(text: str) -> datetime:
+def parse_moment(text: str) -> datetime:
+    """Read an instant; ValidationError if it is none, or outside of the calendar in UTC."""
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+        moment = datetime.fromisoformat(text)
+        moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise ValidationError(f"'{text[:40]}' is not an instant: write 2026-12-01T00:00:00+00:00.") from None
+    return moment

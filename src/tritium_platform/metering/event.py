@@ -150,6 +150,31 @@ def body_sha256(reported: ReportedEvent, *, tenant_id: UUID, moment: datetime) -
     return hashlib.sha256(_encode(body)).digest()
 
 
+def digests_of(record: UsageRecord) -> frozenset[bytes]:
+    """Return the digests that a recorded event can have, worked out from what the books say of it.
+
+    It is one; of an event that counts nothing it is one per meter, for the books do not say which it named;
+    and none if several meters are counted, or another model than its sender said.
+    """
+    dimensions = dict(record.report.dimensions) if record.report else {}
+    counted = {meter: quantity for meter, quantity in record.metered().items() if quantity}
+    if len(counted) > 1 or record.model != dimensions.get("model", ""):
+        return frozenset()
+    said = (
+        ReportedEvent(
+            source=record.source,
+            id=record.event_id,
+            meter=meter.value,
+            quantity=quantity,
+            event_time=record.occurred_at,
+            dimensions=dimensions,
+        )
+        for meter, quantity in (counted or dict.fromkeys(Meter, 0)).items()
+    )
+    moment = record.occurred_at.astimezone(UTC)
+    return frozenset(body_sha256(each, tenant_id=record.tenant_id, moment=moment) for each in said)
+
+
 def _accept(
     reported: ReportedEvent, *, sender: Sender, latest: datetime, kinds: dict[tuple[object, ...], EventKind]
 ) -> UsageEvent | BitNetServiceError:

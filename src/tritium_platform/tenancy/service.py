@@ -207,7 +207,8 @@ class TenancyService:
 
     async def revoke_key(self, key_id: str, *, tenant_id: UUID) -> None:
         """Revoke a key: at once here, within a second in every other process. NotFoundError."""
-        if not await self._store.revoke_key(key_id, tenant_id=tenant_id, at=self._clock.now()):
+        is_one = key_id.isprintable()  # no database has U+0000 in a text
+        if not is_one or not await self._store.revoke_key(key_id, tenant_id=tenant_id, at=self._clock.now()):
             raise NotFoundError("There is no such API key.", kind="api_key", id=key_id[:LONGEST_NAME])
         self._forget()
 

@@ -214,6 +214,18 @@ def test_the_time_to_retry_is_the_one_the_limit_names():
     assert headers["Retry-After"] == "7"
 
 
+def test_a_cap_names_its_limit_rest_and_reset_in_both_forms():
+    reset = datetime(2026, 12, 1, tzinfo=UTC)
+    error = platform.SpendCapReachedError(
+        limit="0.30 USD", remaining="0.00 USD", reset_time=reset, retry_after=9
+    )
+    said = {"limit": "0.30 USD", "remaining": "0.00 USD", "reset_time": reset.isoformat(), "retry_after": 9}
+    status, body, _ = openai_envelope(error)
+    assert (status, body["error"] | said) == (402, body["error"])
+    status, body, _ = problem_details(error)
+    assert (status, body | said) == (402, body)
+
+
 def test_what_is_not_of_the_tree_tells_the_caller_nothing():
     for form in (openai_envelope, problem_details):
         status, body, _ = form(KeyError("the database password is hunter2"))

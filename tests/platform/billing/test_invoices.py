@@ -21,6 +21,7 @@ from tritium_platform.billing.list_plan import plan_of
 from tritium_platform.billing.model import MeterPrice, PriceVersion
 from tritium_platform.billing.pricing import default_price_version, price_totals
 from tritium_platform.billing.rating.plan import Usage
+from tritium_platform.billing.rating.plan_json import plan_from_dict
 from tritium_platform.billing.rating.rate import rate
 from tritium_platform.billing.rating.tax import TaxStatus
 from tritium_platform.errors import ConflictError, NotFoundError, ValidationError
@@ -139,6 +140,75 @@ async def test_a_contract_pins_the_plan_and_changes_no_month_that_is_billed(shop
         await shop.sign(VOLUME, starts_at=OCTOBER.start)
     await shop.use(100, at=OCTOBER.start)
     assert (await shop.bill(OCTOBER))[0].total_minor == 1000
+
+
+async def test_the_tax_is_that_of_the_month_and_not_of_the_day_of_the_invoice(shop):
+    raised = {**VOLUME["taxes"][0], "valid_from": "2026-10-01T00:00:00+00:00", "rate": "0.21"}
+    await shop.sign({**VOLUME, "taxes": [*VOLUME["taxes"], raised]}, tax=TaxStatus("DE"))
+    await shop.use(100)
+    first, _ = await shop.bill(SEPTEMBER)  # in October
+    assert first.total_minor == 1190
+    await shop.use(100, at=SEPTEMBER.start)
+    await shop.use(10, at=OCTOBER.start)
+    _, body = await shop.bill(OCTOBER)
+    lines = [(line["period"], line["net_minor"], line["tax_minor"]) for line in body["lines"]]
+    assert lines == [("2026-10", 100, 21), ("2026-09", -800, -152)]
+
+
+async def test_a_late_use_is_taxed_by_its_own_plan_after_a_change(shop):
+    books = {**VOLUME["taxes"][0], "category": "books", "rate": "0.07"}
+    charge = {**VOLUME["charges"][0], "tax_category": "books"}
+    await shop.sign({**VOLUME, "charges": [charge], "taxes": [*VOLUME["taxes"], books]}, tax=TaxStatus("DE"))
+    await shop.use(100)
+    await shop.bill(SEPTEMBER)
+    await shop.sign(VOLUME, tax=TaxStatus("DE"), starts_at=OCTOBER.start)
+    await shop.use(100, at=SEPTEMBER.start)
+    await shop.use(10, at=OCTOBER.start)
+    _, body = await shop.bill(OCTOBER)
+    lines = [(line["net_minor"], line["tax_rate"], line["tax_minor"]) for line in body["lines"]]
+    assert lines == [(100, "19/100", 19), (-800, "7/100", -56)]
+    french = {**VOLUME["taxes"][0], "jurisdiction": "FR", "rate": "0.2"}
+    moved = {**VOLUME, "name": "moved", "taxes": [french]}
+    with pytest.raises(ValidationError, match="'books' in FR"):
+        await shop.sign(moved, tax=TaxStatus("FR"), starts_at=OCTOBER.next().start)
+    both = [french, {**french, "category": "books", "rate": "0.055"}]
+    await shop.sign({**moved, "taxes": both}, tax=TaxStatus("FR"), starts_at=OCTOBER.next().start)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "a\0b"},
+        {"name": "\ud800"},
+        {"taxes": [VOLUME["taxes"][0], {**VOLUME["taxes"][0], "rate": "0.07"}]},
+    ],
+)
+async def test_a_plan_that_cannot_be_kept_or_means_two_things_is_not_published(shop, wrong):
+    with pytest.raises(ValidationError):
+        await shop.desk.plans.publish(plan_from_dict({**VOLUME, **wrong}), actor="test")
+
+
+async def test_a_contract_says_what_can_be_kept_and_starts_after_the_first_use(shop):
+    with pytest.raises(ValidationError, match="printed"):
+        await shop.sign(VOLUME, tax=TaxStatus("DE", tax_id="DE\0"))
+    with pytest.raises(ValidationError, match="2000"):
+        await shop.sign(VOLUME, starts_at=datetime(1999, 12, 31, tzinfo=UTC))
+
+
+async def test_credit_that_was_granted_under_a_key_is_found_after_it_expired(shop):
+    wish = {
+        "currency": "EUR",
+        "amount_minor": 5,
+        "reason": "promo",
+        "expires_at": shop.clock.now() + timedelta(days=1),
+        "key": "k",
+        "actor": "test",
+    }
+    first = await shop.desk.grants.grant(shop.tenant_id, **wish)
+    shop.clock.advance(seconds=2 * 86_400)
+    assert (await shop.desk.grants.grant(shop.tenant_id, **wish)).id == first.id
+    with pytest.raises(ValidationError, match="expires"):
+        await shop.desk.grants.grant(shop.tenant_id, **{**wish, "key": "other"})
 
 
 async def test_a_plan_without_the_tax_rate_makes_no_contract(shop):

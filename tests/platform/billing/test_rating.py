@@ -28,7 +28,7 @@ from tritium_platform.billing.rating.plan_json import (
     plan_to_dict,
 )
 from tritium_platform.billing.rating.rate import add_taxes, rate
-from tritium_platform.billing.rating.tax import TaxStatus
+from tritium_platform.billing.rating.tax import TaxStatus, rate_of
 from tritium_platform.metering.model import Meter
 from tritium_platform.tenancy.model import TenantTier
 
@@ -56,9 +56,9 @@ def status_of(status):
 
 
 def billed(plan, uses, part, status):
-    lines = add_taxes(
-        rate(plan, usage=usage_of(uses), part=Fraction(part)), plan=plan, status=status_of(status), at=AT
-    )
+    rated, tax = rate(plan, usage=usage_of(uses), part=Fraction(part)), status_of(status)
+    rates = [rate_of(plan.taxes, status=tax, category=line.tax_category, at=AT) for line in rated]
+    lines = add_taxes(rated, plan=plan, status=tax, rates=rates)
     return [
         (
             line.charge,

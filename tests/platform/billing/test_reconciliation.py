@@ -88,26 +88,33 @@ def test_every_request_that_succeeded_used_something():
 
 @pytest.mark.parametrize("left", [59, 61])
 def test_what_is_left_of_a_grant_is_what_nobody_drew(left):
-    right = GrantFacts(grant=GRANT, drawn=40, movement=None)
+    right = GrantFacts(grant=GRANT, drawn=40, refunded=0, movement=None)
     assert sums.compare_grant(right, at=AT) == []
     wrong = replace(right, grant=replace(GRANT, remaining_minor=left))
     assert checks(sums.compare_grant(wrong, at=AT)) == [Check.GRANT]
 
 
+@pytest.mark.parametrize(("left", "is_wrong"), [(34, True), (35, False), (60, False), (61, True)])
+def test_what_refunds_took_may_be_gone_from_a_grant(left, is_wrong):
+    facts = GrantFacts(grant=replace(GRANT, remaining_minor=left), drawn=40, refunded=25, movement=None)
+    assert bool(sums.compare_grant(facts, at=AT)) is is_wrong
+
+
 def test_a_grant_that_expired_may_have_less_left_but_never_more():
     gone = replace(GRANT, expires_at=AT, remaining_minor=0)
-    assert sums.compare_grant(GrantFacts(grant=gone, drawn=40, movement=None), at=AT) == []
+    assert sums.compare_grant(GrantFacts(grant=gone, drawn=40, refunded=0, movement=None), at=AT) == []
     assert (
         sums.compare_grant(
-            GrantFacts(grant=replace(gone, remaining_minor=60), drawn=40, movement=None), at=AT
+            GrantFacts(grant=replace(gone, remaining_minor=60), drawn=40, refunded=0, movement=None), at=AT
         )
         == []
     )
     assert sums.compare_grant(
-        GrantFacts(grant=replace(gone, remaining_minor=61), drawn=40, movement=None), at=AT
+        GrantFacts(grant=replace(gone, remaining_minor=61), drawn=40, refunded=0, movement=None), at=AT
     )
     assert sums.compare_grant(
-        GrantFacts(grant=replace(gone, expires_at=AT + timedelta(1)), drawn=40, movement=None), at=AT
+        GrantFacts(grant=replace(gone, expires_at=AT + timedelta(1)), drawn=40, refunded=0, movement=None),
+        at=AT,
     )
 
 
@@ -115,8 +122,8 @@ def test_a_grant_that_expired_may_have_less_left_but_never_more():
 def test_what_granting_moved_is_the_amount(moved):
     right = entries_of("EUR", cash_clearing=100, customer_credit=-100)
     wrong = entries_of("EUR", cash_clearing=moved, customer_credit=-moved)
-    assert sums.compare_grant(GrantFacts(grant=GRANT, drawn=40, movement=right), at=AT) == []
-    found = sums.compare_grant(GrantFacts(grant=GRANT, drawn=40, movement=wrong), at=AT)
+    assert sums.compare_grant(GrantFacts(grant=GRANT, drawn=40, refunded=0, movement=right), at=AT) == []
+    found = sums.compare_grant(GrantFacts(grant=GRANT, drawn=40, refunded=0, movement=wrong), at=AT)
     assert [(each.check, each.account) for each in found] == [
         (Check.MOVEMENT, "cash_clearing"),
         (Check.MOVEMENT, "customer_credit"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tritium_payments_till import START
 
@@ -9,6 +11,7 @@ from tritium_platform.billing.manual import ManualProvider
 from tritium_platform.billing.payment import (
     PAID,
     AttemptState,
+    Decline,
     PaymentAttempt,
     PaymentRefund,
     RefundState,
@@ -54,6 +57,16 @@ async def test_asked_twice_it_charges_once_and_says_the_same(provider, till):
     assert len(till.bank.intents) == (provider.name == "stripe")
     assert await provider.find_charge(attempt) == first
     assert await provider.find_charge(known_by(attempt, first)) == first
+
+
+@pytest.mark.parametrize("currency", ["ISK", "MGA", "UGX"])
+async def test_what_stripe_counts_otherwise_is_not_asked_of_it(till, currency):
+    outcome = await till.provider.charge(
+        replace(attempt_by(till.provider), currency=currency), description="INV-1"
+    )
+    assert (outcome.state, outcome.decline) == (AttemptState.FAILED, Decline.HARD)
+    assert outcome.code == "currency_not_supported"
+    assert not till.bank.intents
 
 
 async def test_what_waits_for_the_payer_can_be_given_up(provider):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from tritium_platform.billing.invoice import InvoiceStatus
+from tritium_platform.billing.journal import Account
 from tritium_platform.billing.reconciliation.model import (
     BalanceFacts,
     CounterFacts,
@@ -17,6 +18,7 @@ from tritium_platform.billing.reconciliation.model import (
     MonthKey,
     RequestFacts,
 )
+from tritium_platform.billing.refunds import credit_source
 from tritium_platform.quotas.model import QuotaMeter, ReservationState
 
 if TYPE_CHECKING:
@@ -147,9 +149,14 @@ class MemoryBooksReader:
             if invoices[invoice_id].status is not InvoiceStatus.VOID:
                 for grant_id, amount in draws:
                     drawn[grant_id] += amount
-        journal = self._journal()
+        journal, refunded = self._journal(), self._refunded()
         found = [
-            GrantFacts(grant=each, drawn=drawn[each.id], movement=journal.get(f"grant:{each.id}"))
+            GrantFacts(
+                grant=each,
+                drawn=drawn[each.id],
+                refunded=refunded[each.reason],
+                movement=journal.get(f"grant:{each.id}"),
+            )
             for each in self._all("credit_grants")
         ]
         return _page(found, key=lambda facts: facts.grant.id, limit=limit, after=after)
@@ -193,6 +200,20 @@ class MemoryBooksReader:
                     facts.standing["customer_credit", grant.currency] -= grant.remaining_minor
             found.append(facts)
         return _page(found, key=lambda facts: facts.tenant_id, limit=limit, after=after)
+
+    def _refunded(self) -> Counter[str]:
+        """Return what refunds took from credit, by the reason for which that was granted."""
+        refunded: Counter[str] = Counter()
+        for refund in self._all("payment_refunds"):
+            source = credit_source(refund.attempt_id, refund.credit_note_id)
+            for group in self._groups():
+                if group.operation_id.startswith(f"refund:{refund.id}:"):
+                    refunded[source] += sum(
+                        entry.amount_minor
+                        for entry in group.entries
+                        if entry.account is Account.CUSTOMER_CREDIT and entry.amount_minor > 0
+                    )
+        return refunded
 
     def _all(self, name: str) -> list[Any]:
         return list(self._database.tables[name].values())

@@ -46,6 +46,22 @@ def open_sums(tenants: Iterable[UUID]) -> Select[Any]:
     )
 
 
+def refunded_sums(tenants: Iterable[UUID]) -> Select[Any]:
+    """Sum up what refunds took from credit, operation by operation."""
+    group, entry = journal_groups.c, journal_entries.c
+    return (
+        select(group.operation_id, func.sum(entry.amount_minor).label("amount"))
+        .join(journal_entries, entry.group_id == group.id)
+        .where(
+            group.tenant_id.in_(list(tenants)),
+            group.operation_id.like("refund:%"),
+            entry.account == "customer_credit",
+            entry.amount_minor > 0,
+        )
+        .group_by(group.operation_id)
+    )
+
+
 def left_sums(tenants: Iterable[UUID]) -> Select[Any]:
     """Sum up what is left of grants; an account of what is owed to somebody stands below zero."""
     grant = credit_grants.c

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import and_, case, func, or_, select, union
 
-from tritium_platform.adapters.sql.account_sums import journal_sums, left_sums, open_sums
+from tritium_platform.adapters.sql.account_sums import journal_sums, left_sums, open_sums, refunded_sums
 from tritium_platform.adapters.sql.invoice_store import invoice_line, invoice_of
 from tritium_platform.adapters.sql.metering_store import usage_record
 from tritium_platform.adapters.sql.tables.invoices import (
@@ -42,6 +42,7 @@ from tritium_platform.billing.reconciliation.model import (
     MonthKey,
     RequestFacts,
 )
+from tritium_platform.billing.refunds import credit_source
 from tritium_platform.values import CalendarMonth
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ TABLES = (invoices, invoice_payments, payment_attempts, payment_refunds, payment
 REQUESTS = "requests"
 GATEWAY, SUCCESS = "gateway", "success"
 AT_ONCE = 500
+NOBODY = UUID(int=0)
 _void = invoices.c.status == InvoiceStatus.VOID.value
 
 
@@ -246,10 +248,12 @@ class SqlBooksReader:
             statement = statement.where(credit_grants.c.id > after.grant.id)
         rows = await self._rows(statement)
         movements = await self.movements([f"grant:{row.id}" for row in rows])
+        refunded = await self._refunded({row.tenant_id for row in rows})
         return [
             GrantFacts(
                 grant=CreditGrant(**{name: getattr(row, name) for name in credit_grants.c.keys()}),  # noqa: SIM118 - the names of columns
                 drawn=int(row.drawn),
+                refunded=refunded[row.reason],
                 movement=movements.get(f"grant:{row.id}"),
             )
             for row in rows
@@ -308,6 +312,17 @@ class SqlBooksReader:
                 side = JournalEntry(Account(row.account), row.amount_minor, row.currency)
                 found[row.operation_id].append(side)
         return {name: tuple(entries) for name, entries in found.items()}
+
+    async def _refunded(self, tenants: Iterable[UUID]) -> Counter[str]:
+        """Return what refunds took from credit, by the reason for which that was granted."""
+        taken: Counter[UUID] = Counter()
+        for row in await self._rows(refunded_sums(tenants)):
+            taken[_subject(row.operation_id) or NOBODY] += int(row.amount)
+        refunded: Counter[str] = Counter()
+        for some in _chunks(sorted(taken)):
+            for row in await self._rows(select(payment_refunds).where(payment_refunds.c.id.in_(some))):
+                refunded[credit_source(row.attempt_id, row.credit_note_id)] += taken[row.id]
+        return refunded
 
     async def _known(self, subjects: Iterable[UUID | None]) -> set[UUID]:
         """Return which of some things that money is moved about exist."""

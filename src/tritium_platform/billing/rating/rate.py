@@ -10,11 +10,10 @@ from tritium_platform.billing.rating.discount import take_off
 from tritium_platform.billing.rating.matrix import MatrixPrice
 from tritium_platform.billing.rating.plan import COMMITMENT, Line
 from tritium_platform.billing.rating.rounding import round_once
-from tritium_platform.billing.rating.tax import code_of, rate_of, tax_lines
+from tritium_platform.billing.rating.tax import code_of, tax_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from tritium_platform.billing.rating.plan import Charge, Plan, Usage
     from tritium_platform.billing.rating.tax import TaxStatus
@@ -44,9 +43,10 @@ def rate(plan: Plan, *, usage: Sequence[Usage], part: Fraction = WHOLE) -> tuple
     return (*lines, *_commitment_line(plan, lines=lines, part=part))
 
 
-def add_taxes(lines: Sequence[Line], *, plan: Plan, status: TaxStatus, at: datetime) -> tuple[Line, ...]:
-    """Put the tax on each line; ValidationError if the plan's table does not know the rate."""
-    rates = [rate_of(plan.taxes, status=status, category=line.tax_category, at=at) for line in lines]
+def add_taxes(
+    lines: Sequence[Line], *, plan: Plan, status: TaxStatus, rates: Sequence[Fraction]
+) -> tuple[Line, ...]:
+    """Put the tax on each line, at the rate of each."""
     taxes = tax_lines([line.net for line in lines], rates=rates, basis=plan.tax_basis, rounding=plan.rounding)
     return tuple(
         replace(

@@ -81,19 +81,29 @@ def rate_of(table: Sequence[TaxRate], *, status: TaxStatus, category: str, at: d
     Raises:
         ValidationError: the table says nothing about the jurisdiction and category: no tax is ever guessed.
     """
-    if status.is_reverse_charge or status.jurisdiction == NO_JURISDICTION:
+    if _is_free(status):
         return Fraction(0)
-    found = [
-        each
-        for each in table
-        if (each.jurisdiction, each.category) == (status.jurisdiction, category) and each.valid_from <= at
-    ]
+    found = _valid(table, status=status, category=category, at=at)
     if not found:
         raise ValidationError(
             f"The plan has no tax rate for '{category}' in {status.jurisdiction} at {at.isoformat()}.",
             field="taxes",
         )
     return max(found, key=lambda each: each.valid_from).rate
+
+
+def knows_rate(table: Sequence[TaxRate], *, status: TaxStatus, category: str, at: datetime) -> bool:
+    """Return whether a table has a rate for a customer at an instant, or none is due."""
+    return _is_free(status) or bool(_valid(table, status=status, category=category, at=at))
+
+
+def _is_free(status: TaxStatus) -> bool:
+    return status.is_reverse_charge or status.jurisdiction == NO_JURISDICTION
+
+
+def _valid(table: Sequence[TaxRate], *, status: TaxStatus, category: str, at: datetime) -> list[TaxRate]:
+    wanted = (status.jurisdiction, category)
+    return [each for each in table if (each.jurisdiction, each.category) == wanted and each.valid_from <= at]
 
 
 def code_of(rate: Fraction, *, status: TaxStatus, category: str) -> TaxCode:

@@ -154,10 +154,14 @@ class MonthKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantFacts:
-    """A grant, what invoices that are not void drew from it, and what granting it moved."""
+    """A grant, what invoices that are not void drew from it, and what granting it moved.
+
+    `refunded` is what refunds took from all credit of the grant's reason, which is hardly ever two grants'.
+    """
 
     grant: CreditGrant
     drawn: int
+    refunded: int
     movement: tuple[JournalEntry, ...] | None
 
 
