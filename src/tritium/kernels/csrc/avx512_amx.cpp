@@ -7,8 +7,11 @@
 //
 // Two tiles of the weight are unpacked, a block of quads at a time, to signed codes that stay in the
 // first-level cache. Then two pieces of columns after the other meet them in four registers of sums; sums
-// that are not complete at the end of a block are kept in memory. Codes are signed, so nothing has to be
-// taken back.
+// that are not complete at the end of a block stay there, or in memory where there are more pieces. Codes are
+// signed, so nothing has to be taken back.
+//
+// To store sums waits for their last multiplication, and nothing behind it starts meanwhile. So they are
+// stored a multiplication or two later, and scaled while the next group is multiplied.
 //
 // A block of columns is cut into pieces of equal size, the last of which begins early where they do not fill
 // it, and so does the last pair of tiles: what both compute they compute alike. Few columns, and a tile that
@@ -16,9 +19,9 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <utility>
 
-#include "avx512_units.h"
+#include "amx_codes.h"
+#include "amx_registers.h"
 #include "table.h"
 #include "ternary_outputs.h"
 
@@ -28,7 +31,6 @@ namespace {
 constexpr int64_t kSide = 16;           // columns, rows and quads of a matrix register
 constexpr int64_t kRegister = 16 * 16;  // sums in it
 constexpr int64_t kTiles = 2;           // at once
-constexpr int64_t kDigits = 5;          // of a unit
 constexpr int64_t kBlockQuads = 80;     // at most; 5 registers of codes
 constexpr int64_t kBlockUnits = kBlockQuads / kDigits + 1;
 constexpr int64_t kMostColumns = 512;       // in a block of columns
@@ -43,113 +45,25 @@ struct alignas(64) Scratch {
 };
 thread_local Scratch scratch;
 
-// The matrix instructions are opaque to the compiler: what they read has to be in memory before them.
-TRITIUM_INLINE void write_back() {
-  asm volatile("" ::: "memory");
-}
-
-// Registers 0 to 3: sums, by piece and tile; 4 and 5: activations; 6 and 7: codes.
-void configure(int64_t columns, int64_t quads) {
-  struct alignas(64) {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-  } shape{};
-  shape.palette = 1;
-  for (int i = 0; i < 8; ++i) {
-    const bool holds_activations = i == 4 || i == 5, holds_codes = i >= 6;
-    shape.row_bytes[i] = static_cast<uint16_t>(holds_activations ? quads * kQuad : kUnitBytes);
-    shape.rows[i] = static_cast<uint8_t>(holds_codes ? quads : columns);
-  }
-  write_back();
-  _tile_loadconfig(&shape);
-}
-
-// A pair of bits 0, 1 or 2 in every byte becomes -1, 0 or 1: a sum modulo 2 of the byte's bits.
-template <int Pair>
-TRITIUM_INLINE __m512i trit(__m512i fields) {
-  constexpr uint64_t kLow = 1U << 2 * Pair, kBoth = 3 * kLow;
-  constexpr uint64_t kRows = kBoth * 0x01010101010101 | kLow << 56;  // bit 7 of the result in byte 0
-  return _mm512_gf2p8affine_epi64_epi8(fields, _mm512_set1_epi64(static_cast<int64_t>(kRows)), 0xff);
-}
-
-// Units of one tile to codes [quads, 16 rows, 4 inputs]. What lies `ahead` bytes further comes into the
-// second-level cache meanwhile.
-template <int Planes>
-__attribute__((noinline)) void unpack(const uint8_t* from, int64_t plane_bytes, int64_t units, int64_t ahead,
-                                      int8_t* codes) {
-  for (int64_t unit = 0; unit < units; ++unit, from += kUnitBytes, codes += kDigits * kUnitBytes) {
-    __m512i fields[Planes], last[Planes];
-#pragma GCC unroll 3
-    for (int plane = 0; plane < Planes; ++plane) {
-      const uint8_t* bytes = from + plane * plane_bytes;
-      const auto next = reinterpret_cast<uintptr_t>(bytes) + static_cast<uintptr_t>(ahead);
-      __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
-      const __m512i packed = _mm512_load_si512(bytes);
-      last[plane] = last_part(packed);
-      fields[plane] = spread(_mm512_sub_epi8(packed, last[plane]));
-    }
-    const auto write = [&]<int Pair>(const __m512i(&pairs)[Planes], int digit) {
-      const __m512i code = join_planes<Planes>([&](int plane) { return trit<Pair>(pairs[plane]); });
-      _mm512_store_si512(codes + digit * kUnitBytes, code);
-    };
-    write.template operator()<0>(fields, 0);
-    write.template operator()<1>(fields, 1);
-    write.template operator()<2>(fields, 2);
-    write.template operator()<3>(fields, 3);
-    write.template operator()<1>(last, 4);
-  }
-}
-
-// The registers of sums of two tiles by one or two pieces.
-template <int Pieces>
-struct Registers {
-  static TRITIUM_INLINE void clear() {
-    _tile_zero(0);
-    _tile_zero(1);
-    if constexpr (Pieces == 2) {
-      _tile_zero(2);
-      _tile_zero(3);
-    }
-  }
-  static TRITIUM_INLINE void load(const int32_t* sums) {
-    write_back();
-    _tile_loadd(0, sums, kUnitBytes);
-    _tile_loadd(1, sums + kRegister, kUnitBytes);
-    if constexpr (Pieces == 2) {
-      _tile_loadd(2, sums + 2 * kRegister, kUnitBytes);
-      _tile_loadd(3, sums + 3 * kRegister, kUnitBytes);
-    }
-  }
-  static TRITIUM_INLINE void store(int32_t* sums) {
-    _tile_stored(0, sums, kUnitBytes);
-    _tile_stored(1, sums + kRegister, kUnitBytes);
-    if constexpr (Pieces == 2) {
-      _tile_stored(2, sums + 2 * kRegister, kUnitBytes);
-      _tile_stored(3, sums + 3 * kRegister, kUnitBytes);
-    }
-    write_back();
-  }
-  static TRITIUM_INLINE void add(const int8_t* first, const int8_t* second, int64_t stride,
-                                 const int8_t* codes) {
-    _tile_loadd(4, first, stride);
-    _tile_loadd(6, codes, kUnitBytes);
-    _tile_dpbssd(0, 4, 6);
-    _tile_loadd(7, codes + sizeof(scratch.codes[0]), kUnitBytes);
-    _tile_dpbssd(1, 4, 7);
-    if constexpr (Pieces == 2) {
-      _tile_loadd(5, second, stride);
-      _tile_dpbssd(2, 5, 6);
-      _tile_dpbssd(3, 5, 7);
-    }
-  }
-};
-
 // Inputs that two tiles of the weight and a pair of pieces have in common: quads [begin, end).
 struct Stretch {
   int64_t tile;
   int64_t column[2];
   int64_t begin, end;
+};
+
+// As many inputs of a stretch as a register holds. Sums begin at nothing, go on from where they were kept, or
+// just go on; they go to where they are kept or complete, or stay.
+struct Window {
+  const int8_t *first, *second, *codes;
+  bool begins;
+  const int32_t* from;
+  int32_t* to;
+
+  TRITIUM_INLINE void pass(int64_t quads) {
+    first += quads * kQuad, second += quads * kQuad, codes += quads * kUnitBytes;
+    begins = false, from = nullptr;
+  }
 };
 
 // Sums of a group that are complete, and what they are added to.
@@ -160,13 +74,19 @@ struct Ending {
   float* totals;
 };
 
+// Groups that registers of codes do not fill are taken half a register at a time.
+bool has_split_registers(const TernaryView& weight) {
+  return weight.groups > 1 && weight.group_quads % kSide != 0;
+}
+
 class Product {
  public:
   Product(const TernaryView& weight, const ActivationView& activations, float* out)
       : weight_(weight),
         activations_(activations),
         out_(out),
-        window_(weight.groups > 1 && weight.group_quads % kSide != 0 ? kSide / 2 : kSide),
+        window_(has_split_registers(weight) ? kSide / 2 : kSide),
+        tile_bytes_(weight.units * kUnitBytes),
         block_(std::max<int64_t>(kBlockQuads / weight.group_quads, 1) * weight.group_quads) {
     if (weight.groups == 1 || block_ > kBlockQuads) block_ = kBlockQuads;
   }
@@ -182,70 +102,157 @@ class Product {
       pieces_ = least == 1 ? 1 : (least + 1) / 2 * 2;
       piece_ = (columns_ + pieces_ - 1) / pieces_;
       configure(piece_, window_);
-      for (int64_t tile = begin; tile < end; tile += kTiles) run_tiles(std::min(tile, end - kTiles));
-      if (pieces_ == 1) {
-        end_group<1>();
-      } else {
-        end_group<2>();
-      }
+      pieces_ == 1 ? run_columns<1>(begin, end) : run_columns<2>(begin, end);
     }
     _tile_release();
   }
 
  private:
+  template <int Pieces>
+  void run_columns(int64_t begin, int64_t end) {
+    set_ = 0;
+    for (int64_t tile = begin; tile < end; tile += kTiles) run_tiles<Pieces>(std::min(tile, end - kTiles));
+    set_ == 0 ? store_all_late<Pieces, 0>() : store_all_late<1, 2>();
+    for (int i = 0; i < Pieces * kTiles; ++i) end_sums(i);
+    ending_ = {};
+  }
+
+  template <int Pieces>
   void run_tiles(int64_t tile) {
     for (int64_t begin = 0; begin < weight_.quads; begin += block_) {
       const int64_t end = std::min(begin + block_, weight_.quads);
       unpack_block(tile, begin, end);
-      if (pieces_ == 1) {
-        add<1>({tile, {first_, first_}, begin, end}, 0);
-      } else {
-        for (int64_t piece = 0; piece < pieces_; piece += 2)
-          add<2>({tile, {column_of(piece), column_of(piece + 1)}, begin, end}, piece);
-      }
+      for (int64_t piece = 0; piece < pieces_; piece += Pieces)
+        add<Pieces>({tile, {column_of(piece), column_of(piece + Pieces - 1)}, begin, end}, piece);
     }
   }
 
   int64_t column_of(int64_t piece) const { return first_ + std::min(piece * piece_, columns_ - piece_); }
 
   void unpack_block(int64_t tile, int64_t begin, int64_t end) const {
-    const int64_t tile_bytes = weight_.units * kUnitBytes, plane_bytes = weight_.tiles * tile_bytes;
+    const int64_t plane_bytes = weight_.tiles * tile_bytes_;
     const int64_t first = begin / kDigits, units = (end + kDigits - 1) / kDigits - first;
     for (int64_t i = 0; i < kTiles; ++i) {
-      const uint8_t* from = weight_.planes + (tile + i) * tile_bytes + first * kUnitBytes;
-      const int64_t ahead = kTiles * tile_bytes;
-      if (weight_.plane_count == 1) unpack<1>(from, plane_bytes, units, ahead, scratch.codes[i]);
-      if (weight_.plane_count == 2) unpack<2>(from, plane_bytes, units, ahead, scratch.codes[i]);
-      if (weight_.plane_count == 3) unpack<3>(from, plane_bytes, units, ahead, scratch.codes[i]);
+      const uint8_t* from = weight_.planes + (tile + i) * tile_bytes_ + first * kUnitBytes;
+      const int64_t ahead = kTiles * tile_bytes_;
+      if (weight_.plane_count == 1) unpack<1>(from, plane_bytes, units, ahead, scratch_.codes[i]);
+      if (weight_.plane_count == 2) unpack<2>(from, plane_bytes, units, ahead, scratch_.codes[i]);
+      if (weight_.plane_count == 3) unpack<3>(from, plane_bytes, units, ahead, scratch_.codes[i]);
     }
   }
 
-  // Adds a stretch up. Groups that are complete are ended while the next sums are being multiplied.
+  // Adds a stretch up. The group that was complete before is ended in the last window of the next one.
   template <int Pieces>
   __attribute__((noinline)) void add(const Stretch& stretch, int64_t piece) {
-    int32_t* kept = scratch.sums + piece * kTiles * kRegister;
-    float* totals = scratch.totals + piece * kTiles * kRegister;
-    const int8_t* codes = scratch.codes[0] + stretch.begin % kDigits * kUnitBytes;
+    int32_t* kept = pieces_ > 2 ? scratch_.sums + piece * kTiles * kRegister : nullptr;
+    float* totals = scratch_.totals + piece * kTiles * kRegister;
+    Window window{input(stretch.column[0], stretch.begin),
+                  input(stretch.column[1], stretch.begin),
+                  scratch_.codes[0] + stretch.begin % kDigits * kUnitBytes,
+                  false,
+                  kept,
+                  nullptr};
+    write_back();
     fetch_outputs<Pieces>(stretch);
     for (int64_t quad = stretch.begin, end; quad < stretch.end; quad = end) {
       const int64_t group = quad / weight_.group_quads, begin = group * weight_.group_quads;
       const int64_t group_end = std::min(begin + weight_.group_quads, weight_.quads);
       end = std::min(group_end, stretch.end);
-      if (quad == begin) {
-        Registers<Pieces>::clear();
+      window.begins = quad == begin;
+      for (; quad + window_ < end; quad += window_) {
+        add_window<Pieces, false>(window);
+        window.pass(window_);
+      }
+      if (end == group_end) {
+        window.to = scratch_.complete[turn_ ^= 1];
+        add_window<Pieces, true>(window);
+        ending_ = {stretch, group, window.to, totals};
+        if (Pieces == 1) set_ ^= 2;
       } else {
-        Registers<Pieces>::load(kept);
+        window.to = kept;
+        add_window<Pieces, false>(window);
       }
-      for (; quad < end; quad += window_, codes += window_ * kUnitBytes) {
-        Registers<Pieces>::add(input(stretch.column[0], quad), input(stretch.column[1], quad),
-                               activations_.stride, codes);
-      }
-      end_group<Pieces>();
-      if (end < group_end) return Registers<Pieces>::store(kept);
-      turn_ ^= 1;
-      Registers<Pieces>::store(scratch.complete[turn_]);
-      ending_ = {stretch, group, scratch.complete[turn_], totals};
+      late_ = window.to;
+      window.pass(window_);
+      window.to = nullptr;
     }
+  }
+
+  template <int Pieces, bool IsComplete>
+  TRITIUM_INLINE void add_window(const Window& window) {
+    if (Pieces == 1 && set_ == 2) {
+      multiply_window<Pieces, IsComplete, 2>(window);
+    } else {
+      multiply_window<Pieces, IsComplete, 0>(window);
+    }
+    late_ = nullptr;
+  }
+
+  // Between one multiplication and the next there is time to store sums of an earlier one and, once in a
+  // group, to end sums of the group before.
+  template <int Pieces, bool IsComplete, int Set>
+  TRITIUM_INLINE void multiply_window(const Window& window) {
+    load_activations<Pieces, 4>(window.first);
+    load_register<6>(window.codes);
+    begin_sums<Set, 0>(window);
+    multiply<Set, 4, 6>();
+    store_late<Pieces, Set, 0>();
+    if (IsComplete && Pieces == 2) end_sums(0);
+    load_register<7>(window.codes + sizeof(scratch.codes[0]));
+    begin_sums<Set, 1>(window);
+    multiply<Set + 1, 4, 7>();
+    store_late<Pieces, Set, 1>();
+    if (IsComplete && Pieces == 2) end_sums(1);
+    if constexpr (Pieces == 1) {
+      if (IsComplete) {
+        end_sums(0);
+        end_sums(1);
+      }
+    } else {
+      load_activations<Pieces, 5>(window.second);
+      begin_sums<0, 2>(window);
+      multiply<2, 5, 6>();
+      if (window.to != nullptr) store_register<0>(window.to);
+      if (IsComplete) end_sums(2);
+      begin_sums<0, 3>(window);
+      multiply<3, 5, 7>();
+      if (window.to != nullptr) store_register<1>(window.to + kRegister);
+      if (IsComplete) end_sums(3);
+    }
+  }
+
+  // Of many columns a pass over them brings more than the first-level cache holds.
+  template <int Pieces, int Register>
+  TRITIUM_INLINE void load_activations(const int8_t* from) const {
+    if constexpr (Pieces == 2) {
+      stream_register<Register>(from, activations_.stride);
+    } else {
+      load_register<Register>(from, activations_.stride);
+    }
+  }
+
+  template <int Set, int Index>
+  static TRITIUM_INLINE void begin_sums(const Window& window) {
+    if (window.begins) {
+      clear_register<Set + Index>();
+    } else if (window.from != nullptr) {
+      load_register<Set + Index>(window.from + Index * kRegister);
+    }
+  }
+
+  // The two registers that the window before has left: of two pieces the last two, of one those of the other
+  // set.
+  template <int Pieces, int Set, int Index>
+  TRITIUM_INLINE void store_late() {
+    constexpr int kFirst = Pieces == 2 ? 2 : 0;
+    if (late_ != nullptr) store_register<(Set ^ 2) + Index>(late_ + (kFirst + Index) * kRegister);
+  }
+
+  template <int Pieces, int Set>
+  void store_all_late() {
+    store_late<Pieces, Set, 0>();
+    store_late<Pieces, Set, 1>();
+    late_ = nullptr;
   }
 
   const int8_t* input(int64_t column, int64_t quad) const {
@@ -265,27 +272,23 @@ class Product {
     }
   }
 
-  template <int Pieces>
-  void end_group() {
+  // Groups in rising order, multiply then add. The last one's totals become outputs.
+  TRITIUM_INLINE void end_sums(int i) const {
     if (ending_.sums == nullptr) return;
-    const Ending ending = std::exchange(ending_, {});
-    const bool is_first = ending.group == 0, is_last = ending.group + 1 == weight_.groups;
-    for (int i = 0; i < Pieces * kTiles; ++i) {
-      if (!is_last) {
-        is_first ? end_sums<true, false>(ending, i) : end_sums<false, false>(ending, i);
-      } else {
-        is_first ? end_sums<true, true>(ending, i) : end_sums<false, true>(ending, i);
-      }
+    const bool is_first = ending_.group == 0, is_last = ending_.group + 1 == weight_.groups;
+    if (!is_last) {
+      is_first ? scale_sums<true, false>(i) : scale_sums<false, false>(i);
+    } else {
+      is_first ? scale_sums<true, true>(i) : scale_sums<false, true>(i);
     }
   }
 
-  // Groups in rising order, multiply then add. The last one's totals become outputs.
   template <bool IsFirst, bool IsLast>
-  TRITIUM_INLINE void end_sums(const Ending& ending, int i) const {
-    const int64_t tile = ending.stretch.tile + i % kTiles, first = ending.stretch.column[i / kTiles];
-    const int32_t* sums = ending.sums + i * kRegister;
-    float* totals = ending.totals + i * kRegister;
-    const Lanes factors = factors_of(weight_, tile, ending.group);
+  __attribute__((noinline)) void scale_sums(int i) const {
+    const int64_t tile = ending_.stretch.tile + i % kTiles, first = ending_.stretch.column[i / kTiles];
+    const int32_t* sums = ending_.sums + i * kRegister;
+    float* totals = ending_.totals + i * kRegister;
+    const Lanes factors = factors_of(weight_, tile, ending_.group);
     const int64_t count = piece_;
 #pragma GCC unroll 4
     for (int64_t column = 0; column < count; ++column, sums += kTileRows, totals += kTileRows) {
@@ -297,6 +300,7 @@ class Product {
         store(totals, total);
       }
     }
+    write_back();
   }
 
   static TRITIUM_INLINE Lanes to_floats(const int32_t* sums) {
@@ -306,17 +310,21 @@ class Product {
   const TernaryView weight_;
   const ActivationView activations_;
   float* out_;
-  const int64_t window_;             // quads in a register of codes; no group ends inside
+  Scratch& scratch_ = scratch;
+  const int64_t window_;  // quads in a register of codes; no group ends inside
+  const int64_t tile_bytes_;
   int64_t block_;                    // quads that are unpacked at a time; of whole groups where they fit
   int64_t first_ = 0, columns_ = 0;  // of the block of columns
   int64_t pieces_ = 0, piece_ = 0;   // pieces of so many columns
   Ending ending_{};                  // without sums: none
-  int turn_ = 0;
+  int32_t* late_ = nullptr;          // where sums are to be stored that are still in registers
+  int turn_ = 0;                     // of memory for complete sums
+  int set_ = 0;                      // first of the registers of sums that one piece uses now
 };
 
 // From so many columns on unpacking to memory pays.
 int64_t least_columns(const TernaryView& weight) {
-  return weight.groups == 1 ? 5 : 6;
+  return has_split_registers(weight) ? 5 : 3;
 }
 
 }  // namespace

@@ -69,6 +69,11 @@ TRITIUM_INLINE void gram_tile(const GramTask& task, int64_t row, int64_t block) 
   constexpr int64_t kPair = 2 * kLanes;
   const int16_t* first = task.first + row / kLanes * task.pairs * kPair + row % kLanes * 2;
   const int16_t* second = task.second + block * task.pairs * kPair;
+  // Outputs lie a row of them apart, where nothing else fetches them in time.
+  for (int r = 0; r < Rows && row + r < task.rows; ++r) {
+    for (int b = 0; b < Blocks; ++b)
+      __builtin_prefetch(task.out + (row + r) * task.columns + (block + b) * kLanes, 1);
+  }
   IntLanes total[Rows][Blocks] = {};
   for (int64_t pair = 0; pair < task.pairs; ++pair, first += kPair, second += kPair) {
     Pairs columns[Blocks];
@@ -107,11 +112,17 @@ void add_gram_rows(const GramTask& task, int64_t begin, int64_t end) {
   constexpr int kBlocks = kWidth == 16 ? 2 : 1;
   const int64_t blocks = (task.columns + kLanes - 1) / kLanes;
   int64_t block = 0;
+  const auto run = [&](int64_t first, int64_t last, int64_t block_end) {
+    for (; block + kBlocks <= block_end; block += kBlocks) gram_columns<kBlocks>(task, first, last, block);
+    for (; block < block_end; ++block) gram_columns<1>(task, first, last, block);
+  };
   if (task.is_symmetric) {
-    for (block = begin; block < end; ++block) gram_columns<1>(task, begin, block + 1, block);
+    for (int64_t row = begin; row < end; ++row) {
+      block = row;
+      run(row, row + 1, end);
+    }
   }
-  for (; block + kBlocks <= blocks; block += kBlocks) gram_columns<kBlocks>(task, begin, end, block);
-  for (; block < blocks; ++block) gram_columns<1>(task, begin, end, block);
+  run(begin, end, blocks);
 }
 
 // Rows of `out` in blocks [begin, end) of sixteen; of a symmetric one what lies on and right of the diagonal.
