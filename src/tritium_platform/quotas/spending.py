@@ -242,6 +242,16 @@ class SpendService:
             )
         await self._alert(cap, period=reservation.period)
 
+    async def count(self, tenant_id: UUID, *, amount: int, period: str) -> None:
+        """Use what was spent already, beyond the cap too; call it in the unit of work that records the use.
+
+        It cannot be refused any more: who spends beyond the cap is refused from the next request on.
+        """
+        cap = self._caps.get(tenant_id)
+        if cap is not None:
+            await self._count(tenant_id, amount=amount, limit=NO_LIMIT, period=period)
+            await self._alert(cap, period=period)
+
     async def void(self, reservation: Reservation) -> None:
         """Give back what was reserved: nothing was used."""
         await self._reservations.void(reservation.id, tenant_id=reservation.tenant_id, at=self._clock.now())
@@ -300,7 +310,8 @@ class SpendService:
             tenant_id=tenant_id,
             meter=QuotaMeter.SPEND,
             period=period,
-            amount=amount,
+            # More than any cap; what is held, used and asked for adds up to no more than 64 bits hold.
+            amount=min(amount, NO_LIMIT - 1),
             created_at=now,
             expires_at=now + self._lifetime,
         )
