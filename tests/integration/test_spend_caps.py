@@ -98,3 +98,5 @@ def test_events_that_the_tenant_reports_count_and_at_the_cap_its_requests_are_re
         assert (refused.status_code, refused.json()["error"]["code"]) == (402, "spend_cap_reached")
         assert cap(admin, tenant_id, 100).raise_for_status().json()["alerts"] == []
         assert ask(http, model, 8).status_code == 200
+        run = admin.post("/api/v1/billing/reconciliations").raise_for_status().json()
+        assert run["differences"] == []
