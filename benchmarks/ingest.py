@@ -1,6 +1,7 @@
 """What taking in uses that others counted costs, over HTTP, as the table grows; and resending all of it.
 
-    python benchmarks/ingest.py DATABASE_URL [--events N] [--batch N] [--clients N] [--turns] [--record]
+    python benchmarks/ingest.py DATABASE_URL [--events N] [--batch N] [--clients N] [--turns] [--capped]
+        [--record]
 
 DATABASE_URL names an empty database: postgresql+psycopg://... or sqlite+aiosqlite:///PATH. It starts
 `tritiumd serve` and sends batches as several tenants at once, each over a connection of its own. Ids are
@@ -77,24 +78,27 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(database_url: str, *, clients: int) -> Iterator[Server]:
-    """Start the platform on a database, with one tenant per client."""
+def serve(database_url: str, *, clients: int, capped: bool = False) -> Iterator[Server]:
+    """Start the platform on a database, with one tenant per client; capped: all with a spend cap."""
     with tempfile.TemporaryDirectory() as data_dir:
         command = [sys.executable, "-m", "tritium_platform.cli", "serve", "--data-dir", data_dir]
         command += ["--database-url", database_url, "--port", "0", "--format", "json", "--log-level", "error"]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             facts = json.loads(process.stdout.readline())
             try:
-                keys = [_open_account(facts) for _ in range(clients)]
+                keys = [_open_account(facts, capped=capped) for _ in range(clients)]
                 yield Server(psutil.Process(process.pid), urlsplit(facts["url"]).netloc, keys, database_url)
             finally:
                 process.terminate()
 
 
-def _open_account(facts: dict[str, str]) -> str:
+def _open_account(facts: dict[str, str], *, capped: bool) -> str:
     operator = ServerClient(facts["url"], key=facts["admin_key"])
     wish = {"organization_name": "Bench", "tier": "team", "limit_overrides": {"events_per_minute": 10**12}}
     tenant = operator.post("/api/v1/tenants", wish)
+    if capped:
+        cap = {"amount_minor": 10**9, "currency": "USD"}
+        operator.put(f"/api/v1/tenants/{tenant['id']}/spend-cap", "", cap)
     return str(operator.post(f"/api/v1/tenants/{tenant['id']}/keys", {"name": "bench"})["key"])
 
 
@@ -180,10 +184,12 @@ class Table:
         return found
 
 
-def run(url: str, *, events: int, batch: int, clients: int, turns: bool) -> list[dict[str, Any]]:
+def run(
+    url: str, *, events: int, batch: int, clients: int, turns: bool, capped: bool
+) -> list[dict[str, Any]]:
     """Fill the table and measure on the way; then send the last ones again."""
     found = []
-    with small_databases(url) as new_database, serve(url, clients=clients) as server:
+    with small_databases(url) as new_database, serve(url, clients=clients, capped=capped) as server:
         grown = Table(server, batch=batch)
         for found_now in _fill(grown, events, new_database if turns else None):
             print(json.dumps(found_now), flush=True)
@@ -272,6 +278,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=5000)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--turns", action="store_true", help="a small table in turns with the one that grows")
+    parser.add_argument("--capped", action="store_true", help="every tenant has a spend cap")
     parser.add_argument("--record", action="store_true", help="keep the figures for the picture")
     options = parser.parse_args()
     if options.turns and options.database_url.startswith("sqlite"):
@@ -282,6 +289,7 @@ def main() -> None:
         batch=options.batch,
         clients=options.clients,
         turns=options.turns,
+        capped=options.capped,
     )
     if options.record:
         command = "python benchmarks/ingest.py " + " ".join(sys.argv[1:])

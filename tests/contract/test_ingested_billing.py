@@ -182,6 +182,16 @@ async def test_permuting_splitting_and_resending_gives_the_same_draft_byte_for_b
         assert await shop.said(plain, period) == await shop.said(mixed, period)
 
 
+async def test_an_invoice_beyond_what_json_counts_exactly_is_finalized_and_says_the_same_again(
+    shop: Shop,
+) -> None:
+    tenant_id, on = await shop.customer(), {"model": "big", "device": "gpu"}
+    await shop.send(tenant_id, [an_event(str(each), 10**12, dimensions=on) for each in range(1300)])
+    invoice = await shop.desk.invoices.finalize((await shop.draft(tenant_id, SEPTEMBER)).id, actor="test")
+    assert invoice.total_minor == (1300 * 10**12 - 5) * 7 > 2**53
+    assert (await shop.desk.invoices.body(invoice))["due_minor"] == invoice.total_minor
+
+
 async def test_a_draft_is_rated_anew_while_events_come(shop: Shop) -> None:
     tenant_id = await shop.customer()
     await shop.send(tenant_id, [an_event("1", 105)])  # 5 are free, 100 cost 10 each

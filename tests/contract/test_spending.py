@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -93,6 +94,10 @@ async def test_a_store_keeps_one_cap_a_tenant_and_every_mark_once(books: Books) 
     assert await store.mark(TENANT, period="2026-12", name="50", at=AT)
     (mark,) = await store.marks(TENANT, period="2026-11")
     assert (mark.name, mark.count, mark.created_at) == ("50", 2, AT)
+    await store.unmark(TENANT, period="2026-11", names=["80", "50"])
+    assert await store.marks(TENANT, period="2026-11") == []
+    assert len(await store.marks(TENANT, period="2026-12")) == 1
+    assert await store.mark(TENANT, period="2026-11", name="50", at=AT)
 
 
 async def test_nobody_is_asked_anything_without_a_cap(books: Books, clock: ManualClock) -> None:
@@ -220,6 +225,30 @@ async def test_every_alert_is_raised_once_a_month_also_by_another_process(
     clock.advance(seconds=32 * 86_400)
     await spend(again, 50 * MICRO)
     assert sorted(await alerts(books)) == [50, 50, 80, 100]
+
+
+async def test_a_raised_cap_alerts_anew_and_shows_no_alert_that_it_has_not_reached(
+    books: Books, clock: ManualClock
+) -> None:
+    spending = await capped(books, clock, 100)
+    await spend(spending, 90 * MICRO)
+    with pytest.raises(SpendCapReachedError):
+        await spending.hold(CONTEXT, amounts=[11 * MICRO])
+    assert sorted(await alerts(books)) == [50, 80, 100]
+    raised = SpendCap(tenant_id=TENANT, amount_minor=150, currency="USD")
+    await spending.set_cap(raised, spent=0, actor="test")
+    status = await spending.status(TENANT)
+    assert status is not None
+    assert sorted(status.alerts) == [50]
+    assert sorted(await alerts(books)) == [50, 80, 100]  # the log forgets nothing, and half was told before
+    await spend(spending, 60 * MICRO)
+    assert sorted(await alerts(books)) == [50, 80, 80, 100, 100]
+    assert await spending.remove_cap(TENANT, actor="test")
+    assert await spending.status(TENANT) is None
+    await spending.set_cap(replace(raised, amount_minor=1000), spent=0, actor="test")
+    status = await spending.status(TENANT)
+    assert status is not None
+    assert (status.counter.used, status.alerts) == (150 * MICRO, {})
 
 
 async def test_a_refusal_is_an_alert_of_a_cap_that_is_reached(books: Books, clock: ManualClock) -> None:

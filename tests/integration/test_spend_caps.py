@@ -69,3 +69,34 @@ def test_a_cap_is_set_shown_enforced_and_taken_back(running):
         assert http.get("/api/v1/account").json()["spend_cap"] is None
         run = admin.post("/api/v1/billing/reconciliations").raise_for_status().json()
         assert run["differences"] == []
+
+
+def test_events_that_the_tenant_reports_count_and_at_the_cap_its_requests_are_refused(running):
+    tenant_id, key = running.tenant(name="Reporter")
+    model = running.deploy(key)
+    running.wait_ready(key, model)
+    event = {
+        "source": "engine",
+        "meter": "output_tokens",
+        "event_time": running.platform.clock.now().isoformat(),
+    }
+    with running.http(key) as http, running.admin() as admin:
+        cap(admin, tenant_id, 10).raise_for_status()  # ten cents: 250,000 tokens of answers
+
+        def report(name, quantity):
+            events = [{"id": name, "quantity": quantity, **event}]
+            http.post("/api/v1/usage/events", json={"events": events}).raise_for_status()
+            return http.get("/api/v1/account/spend-cap").raise_for_status().json()
+
+        assert [each["threshold"] for each in report("1", 150_000)["alerts"]] == [50]
+        assert report("1", 150_000)["used_minor"] == 6
+        assert ask(http, model, 8).status_code == 200
+        over = report("2", 500_000)
+        assert (over["used_minor"], over["remaining_minor"]) == (27, 0)
+        assert [each["threshold"] for each in over["alerts"]] == [50, 80, 100]
+        refused = ask(http, model, 8)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (402, "spend_cap_reached")
+        assert cap(admin, tenant_id, 100).raise_for_status().json()["alerts"] == []
+        assert ask(http, model, 8).status_code == 200
+        run = admin.post("/api/v1/billing/reconciliations").raise_for_status().json()
+        assert run["differences"] == []

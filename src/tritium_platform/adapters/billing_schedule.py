@@ -38,7 +38,11 @@ def open_schedules(
     """Open the schedules for the process that launches DBOS; `loop` is where their connections live."""
 
     async def bill() -> Mapping[str, int]:
-        dunned = asdict(await desk.payments.dunning.run())
+        try:
+            dunned = asdict(await desk.payments.dunning.run())
+        except Exception:  # told when the calendar is done, which is not its fault
+            await desk.calendar.run()
+            raise
         return asdict(await desk.calendar.run()) | {f"dunning_{name}": each for name, each in dunned.items()}
 
     async def resolve() -> Mapping[str, int]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tritium_platform.adapters.factur_x import FILE_NAME, add_factur_x_facts
 from tritium_platform.billing.cii import missing_facts, write_cii
+from tritium_platform.billing.document import read_body
 from tritium_platform.billing.page import page_of
 from tritium_platform.errors import (
     ConflictError,
@@ -135,7 +136,7 @@ def _xml(document: InvoiceDocument) -> bytes:
 
 
 def _read(document: InvoiceDocument) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(document.body)
+    body = read_body(document.body)
     if len(body["lines"]) > MOST_LINES:
         raise ConflictError(
             f"{document.number} has {len(body['lines'])} lines: printed are invoices of up to {MOST_LINES}. "

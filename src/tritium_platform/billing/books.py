@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
+from tritium_platform.billing.document import read_body
 from tritium_platform.billing.journal import JournalGroup, entries_of
 from tritium_platform.errors import NotFoundError, PlatformError, ValidationError
 from tritium_platform.values import uuid7
@@ -218,8 +218,7 @@ class BillingBooks:
         document = await self.invoices.document(invoice.id)
         if document is None:
             raise PlatformError("An invoice that is finalized has lost its document.")
-        body: dict[str, Any] = json.loads(document.body)
-        return body
+        return read_body(document.body)
 
     async def post(self, invoice: Invoice, operation: str, description: str, **amounts: int) -> None:
         """Write a movement about an invoice into the journal, by the names of accounts."""

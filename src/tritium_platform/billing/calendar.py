@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
-import structlog
-
 from tritium_platform.billing.invoice import InvoiceStatus
-from tritium_platform.errors import BitNetServiceError
+from tritium_platform.billing.setbacks import Setbacks
 from tritium_platform.values import CalendarMonth
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from tritium_platform.tenancy.model import Tenant
     from tritium_platform.values import Clock
 
-_log = structlog.get_logger(__name__)
 ACTOR = "calendar"
 PAGE = 100
 DAY = timedelta(days=1)
@@ -81,29 +78,35 @@ class BillingCalendar:
         self._grace_days = grace_days
 
     async def run(self) -> CalendarRun:
-        """Do everything that is due now; what fails for one tenant is logged and left for the next run."""
-        expired = await self._grants.expire()  # first: what has expired pays for nothing
-        generated, failed = 0, 0
+        """Do everything that is due now; what fails for one tenant is logged and left for the next run.
+
+        Raises:
+            PlatformError: an error that nobody foresaw was among it; the other tenants are billed.
+        """
+        setbacks = Setbacks()
+        generated = expired = overdue = 0
+        with setbacks.logged("credit_not_expired"):
+            expired = await self._grants.expire()  # first; but what has expired pays for nothing anyway
         last = CalendarMonth.of(CalendarMonth.of(self._clock.now()).start - DAY)
         for tenant in await self._tenants.list_tenants():
-            try:
+            with setbacks.logged("invoice_not_generated", tenant_id=str(tenant.id)):
                 generated += await self._invoices.generate_until(tenant.id, last=last, actor=ACTOR)
-            except BitNetServiceError as error:
-                _log.warning("invoice_not_generated", tenant_id=str(tenant.id), code=error.code)
-                failed += 1
-        finalized, not_finalized = await self._finalize()
+        finalized = await self._finalize(setbacks)
+        with setbacks.logged("overdue_not_marked"):
+            overdue = await self._settlement.mark_overdue()
+        setbacks.report("The billing calendar")
         return CalendarRun(
             generated=generated,
             finalized=finalized,
-            overdue=await self._settlement.mark_overdue(),
+            overdue=overdue,
             expired=expired,
-            failed=failed + not_finalized,
+            failed=setbacks.failed,
         )
 
-    async def _finalize(self) -> tuple[int, int]:
+    async def _finalize(self, setbacks: Setbacks) -> int:
         if self._grace_days is None:
-            return 0, 0
-        done, failed, after = 0, 0, None
+            return 0
+        done, after = 0, None
         drafts: list[Invoice] = []
         while True:
             page = await self._invoices.list(statuses=(InvoiceStatus.DRAFT,), limit=PAGE, after=after)
@@ -114,10 +117,9 @@ class BillingCalendar:
         for draft in sorted(drafts, key=lambda each: (each.period, each.id)):
             if self._clock.now() < draft.period.end + self._grace_days * DAY:
                 continue
-            try:
+            with setbacks.logged(
+                "invoice_not_finalized", invoice_id=str(draft.id), tenant_id=str(draft.tenant_id)
+            ):
                 await self._invoices.finalize(draft.id, actor=ACTOR)
                 done += 1
-            except BitNetServiceError as error:
-                _log.warning("invoice_not_finalized", invoice_id=str(draft.id), code=error.code)
-                failed += 1
-        return done, failed
+        return done

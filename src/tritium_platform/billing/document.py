@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 # v1 knew no parties, no rates of tax and no breakdown of it; its documents stay as they are.
 SCHEMA = "tritium.invoice.v2"
 NOTE_HEADING = "invoice v1"
+LARGEST_WHOLE = 2**53 - 1
+LARGEST_AMOUNT = 2**63 - 1
+# A fraction, and so always text.
+EXACT = "exact_minor"
 
 
 @dataclass(slots=True)
@@ -65,7 +69,7 @@ def line_to_dict(number: int, draft: DraftLine, *, events: EventDigest | None) -
         "cell": list(line.cell),
         "quantity": str(line.quantity),
         "included": str(line.included),
-        "exact_minor": str(line.exact),
+        EXACT: str(line.exact),
         "charged_before_minor": draft.charged,
         "amount_minor": line.amount,
         "discount_minor": line.discount,
@@ -141,10 +145,10 @@ def sign_document(
     """Fix what an invoice says: canonical bytes, digest, signed note.
 
     Raises:
-        ValidationError: an amount is beyond what JSON writes exactly.
+        ValidationError: an amount is beyond what the books hold.
     """
     try:
-        data = rfc8785.dumps(dict(body))
+        data = rfc8785.dumps(_written(body))
     except (rfc8785.CanonicalizationError, ValueError) as error:
         raise ValidationError(f"The invoice has no canonical JSON form: {error}.") from error
     digest, number = hashlib.sha256(data).digest(), str(invoice.number)
@@ -159,6 +163,32 @@ def sign_document(
         note=signer.sign_note(note_text(signer.name, number=number, sha256=digest)),
         verifier_key=signer.verifier.vkey,
     )
+
+
+def read_body(data: bytes) -> dict[str, Any]:
+    """Read what a document says, with every amount as a number."""
+    body: dict[str, Any] = json.loads(data, object_hook=_amounts)
+    return body
+
+
+def _amounts(plain: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: int(value) if isinstance(value, str) and name.endswith("_minor") and name != EXACT else value
+        for name, value in plain.items()
+    }
+
+
+def _written(value: Any) -> Any:
+    """Return something as JSON writes it exactly; `read_body` undoes it."""
+    if isinstance(value, dict):
+        return {name: _written(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_written(each) for each in value]
+    if type(value) is not int or abs(value) <= LARGEST_WHOLE:
+        return value
+    if abs(value) > LARGEST_AMOUNT:
+        raise ValidationError("An amount of the invoice is beyond what the books hold: 2^63 minor units.")
+    return str(value)
 
 
 def note_text(name: str, *, number: str, sha256: bytes) -> str:

@@ -10,12 +10,10 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import structlog
-
 from tritium_platform.billing.dunning_notice import DunningNotice, NoticeKind, end_text, hard_text, soft_text
 from tritium_platform.billing.invoice import OPEN
 from tritium_platform.billing.payment import UNRESOLVED, AttemptState, Decline
-from tritium_platform.errors import BitNetServiceError
+from tritium_platform.billing.setbacks import Setbacks
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from tritium_platform.billing.payments import PaymentService
     from tritium_platform.billing.settlement import SettlementService
 
-_log = structlog.get_logger(__name__)
 ACTOR = "dunning"
 AT_ONCE = 100
 # Days after the first soft decline on which the same charge is tried again.
@@ -139,11 +136,17 @@ class DunningService:
         self._suspend = suspend
 
     async def run(self) -> DunningRun:
-        """Do what is due for every open invoice; what fails for one is logged and left for the next run."""
+        """Do what is due for every open invoice; what fails for one is logged and left for the next run.
+
+        Raises:
+            PlatformError: an error that nobody foresaw was among it; the other invoices are done.
+        """
         counts = {DunningStep.CHARGE: 0, DunningStep.NOTIFY: 0, DunningStep.END: 0}
-        failed = told = 0
+        setbacks, told = Setbacks(), 0
         async for invoice in self._open_invoices():
-            try:
+            with setbacks.logged(
+                "dunning_failed", invoice_id=str(invoice.id), tenant_id=str(invoice.tenant_id)
+            ):
                 method = await self._books.payments.method(invoice.tenant_id)
                 if method is None:
                     continue
@@ -156,15 +159,13 @@ class DunningService:
                 if step is DunningStep.CHARGE:
                     attempts = await self._books.payments.of_invoice(invoice.id)
                     told += await self._tell(invoice, attempts, method=method)
-            except BitNetServiceError as error:
-                _log.warning("dunning_failed", invoice_id=str(invoice.id), code=error.code)
-                failed += 1
+        setbacks.report("Dunning")
         return DunningRun(
             told=told,
             charged=counts[DunningStep.CHARGE],
             notified=counts[DunningStep.NOTIFY],
             ended=counts[DunningStep.END],
-            failed=failed,
+            failed=setbacks.failed,
         )
 
     async def _take(self, step: DunningStep, invoice: Invoice, attempts: Sequence[PaymentAttempt]) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tritium_platform.billing.books import invoice_not_found
-from tritium_platform.billing.document import invoice_to_dict, line_to_dict, sign_document
+from tritium_platform.billing.document import invoice_to_dict, line_to_dict, read_body, sign_document
 from tritium_platform.billing.invoice import (
     SERIES,
     CreditGrant,
@@ -151,8 +150,7 @@ class InvoiceService:
         """Return what an invoice says: of a draft what it would say now, else its document."""
         document = await self._books.invoices.document(invoice.id)
         if document is not None:
-            body: dict[str, Any] = json.loads(document.body)
-            return body
+            return read_body(document.body)
         if invoice.status is InvoiceStatus.VOID:  # a draft that was discarded says nothing any more
             return invoice_to_dict(
                 invoice,

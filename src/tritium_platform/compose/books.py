@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tritium_platform.adapters.bookkeeper_process import BookkeeperProcess
+from tritium_platform.adapters.capped_ingestion import CappedIngestion
 from tritium_platform.adapters.ingestion_trail import AuditedIngestion
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.event_store import SqlEventStore
@@ -130,13 +131,21 @@ def open_fair_use(
     )
 
 
-def open_ingestion(database: Database, *, outbox: SqlAuditOutbox, clock: Clock) -> Ingestion:
+def open_ingestion(
+    database: Database,
+    *,
+    outbox: SqlAuditOutbox,
+    spending: SpendService,
+    prices: BillingService,
+    clock: Clock,
+) -> Ingestion:
     """Return what takes in uses that others counted."""
     return Ingestion(
         store=SqlEventStore(database),
         trail=AuditedIngestion(intents=outbox, clock=clock),
         unit_of_work=database.unit_of_work,
         clock=clock,
+        caps=CappedIngestion(spending=spending, prices=prices, clock=clock),
     )
 
 

@@ -211,7 +211,9 @@ def _assemble(
         tenancy=tenancy,
         security=security,
         books=books,
-        ingestion=open_ingestion(database, outbox=SqlAuditOutbox(database), clock=clock),
+        ingestion=open_ingestion(
+            database, outbox=SqlAuditOutbox(database), spending=spending, prices=books.billing, clock=clock
+        ),
         event_rate=event_rate,
         desk=desk,
         printer=InvoicePrinter(fonts=config.invoice_fonts),

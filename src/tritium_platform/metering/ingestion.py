@@ -67,6 +67,16 @@ class IngestionTrail(Protocol):
         """Write down how many events of each tenant each key added."""
 
 
+class SpendCaps(Protocol):
+    """Counts, in the transaction of the events, what they cost those whose spending is capped."""
+
+    def is_capped(self, tenant_id: UUID) -> bool:
+        """Tell whether a tenant has a cap."""
+
+    async def count(self, events: Sequence[UsageEvent]) -> None:
+        """Count new events of capped tenants."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
     """Events that wait together, and who waits for what becomes of them."""
@@ -76,13 +86,23 @@ class _Batch:
 
 
 class Ingestion:
-    """Writes events in groups, a few transactions at a time; close it with `await ingestion.close()`."""
+    """Writes events in groups, a few transactions at a time; close it with `await ingestion.close()`.
+
+    Without `caps` nobody's spending is capped.
+    """
 
     def __init__(
-        self, *, store: EventStore, trail: IngestionTrail, unit_of_work: UnitOfWork, clock: Clock
+        self,
+        *,
+        store: EventStore,
+        trail: IngestionTrail,
+        unit_of_work: UnitOfWork,
+        clock: Clock,
+        caps: SpendCaps | None = None,
     ) -> None:
         self._store = store
         self._trail = trail
+        self._caps = caps
         self._unit_of_work = unit_of_work
         self._clock = clock
         self._waiting: deque[_Batch] = deque()
@@ -160,7 +180,17 @@ class Ingestion:
             )
             if len(taken) < len(firsts):
                 await self._trail.note(_authors(firsts, taken=taken))
+                await self._count_spending(firsts, taken=taken)
         return _outcomes(group, arranged=arranged, taken=taken)
+
+    async def _count_spending(self, firsts: Sequence[UsageEvent], *, taken: Mapping[int, bytes]) -> None:
+        """Count what the new events of capped tenants cost; last, for others wait for these counters."""
+        if self._caps is None:
+            return
+        capped = {kind for kind in {event.kind for event in firsts} if self._caps.is_capped(kind.tenant_id)}
+        if capped:
+            new = (event for place, event in enumerate(firsts) if place not in taken)
+            await self._caps.count([event for event in new if event.kind in capped])
 
 
 @dataclass(frozen=True, slots=True)

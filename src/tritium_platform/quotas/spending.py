@@ -103,6 +103,9 @@ class SpendStore(Protocol):
     async def mark(self, tenant_id: UUID, *, period: str, name: str, at: datetime) -> bool:
         """Note that something happened; True the first time in a month, later it is counted only."""
 
+    async def unmark(self, tenant_id: UUID, *, period: str, names: Sequence[str]) -> None:
+        """Forget that something happened in a month."""
+
     async def marks(self, tenant_id: UUID, *, period: str) -> Sequence[SpendMark]:
         """Return what happened in a month, by name."""
 
@@ -146,7 +149,10 @@ class SpendService:
         self._caps = {cap.tenant_id: cap for cap in await self._store.caps()}
 
     async def set_cap(self, cap: SpendCap, *, spent: int, actor: str) -> None:
-        """Put a cap in force from now on; `spent` (millionths) is what the month came to without it."""
+        """Put a cap in force from now on; `spent` (millionths) is what the month came to without it.
+
+        Alerts of an earlier cap that this one has not reached are forgotten, so that they are raised again.
+        """
         period = str(CalendarMonth.of(self._clock.now()))
         async with self._unit_of_work():
             await self._store.put(cap)
@@ -154,7 +160,9 @@ class SpendService:
             if counter.used < spent:
                 await self._count(cap.tenant_id, amount=spent - counter.used, limit=NO_LIMIT, period=period)
             await self._note("spend.cap", cap, amount=str(cap.amount_minor), mode=cap.mode.value, actor=actor)
-            await self._alert(cap, period=period)
+            reached = await self._alert(cap, period=period)
+            ahead = [str(each) for each in THRESHOLDS if each not in reached]
+            await self._store.unmark(cap.tenant_id, period=period, names=ahead)
         await self.refresh()
 
     async def remove_cap(self, tenant_id: UUID, *, actor: str) -> bool:
@@ -242,6 +250,16 @@ class SpendService:
             )
         await self._alert(cap, period=reservation.period)
 
+    async def count(self, tenant_id: UUID, *, amount: int, period: str) -> None:
+        """Use what was spent already, beyond the cap too; call it in the unit of work that records the use.
+
+        It cannot be refused any more: who spends beyond the cap is refused from the next request on.
+        """
+        cap = self._caps.get(tenant_id)
+        if cap is not None:
+            await self._count(tenant_id, amount=amount, limit=NO_LIMIT, period=period)
+            await self._alert(cap, period=period)
+
     async def void(self, reservation: Reservation) -> None:
         """Give back what was reserved: nothing was used."""
         await self._reservations.void(reservation.id, tenant_id=reservation.tenant_id, at=self._clock.now())
@@ -262,12 +280,13 @@ class SpendService:
         found = await self._reservations.counter(cap.tenant_id, meter=QuotaMeter.SPEND, period=period)
         return found or QuotaCounter(_limit(cap))
 
-    async def _alert(self, cap: SpendCap, *, period: str) -> None:
-        """Raise the alerts that what is used now has reached, each once a month."""
+    async def _alert(self, cap: SpendCap, *, period: str) -> Sequence[int]:
+        """Raise the alerts that what is used now has reached, each once a month; return their thresholds."""
         used = (await self._counter(cap, period=period)).used
-        for threshold in THRESHOLDS:
-            if used * 100 >= cap.amount_minor * MICRO * threshold:
-                await self._alert_of(cap, threshold=threshold, period=period)
+        reached = [each for each in THRESHOLDS if used * 100 >= cap.amount_minor * MICRO * each]
+        for threshold in reached:
+            await self._alert_of(cap, threshold=threshold, period=period)
+        return reached
 
     async def _alert_of(self, cap: SpendCap, *, threshold: int, period: str) -> None:
         if await self._mark(cap, str(threshold), period=period):
@@ -300,7 +319,8 @@ class SpendService:
             tenant_id=tenant_id,
             meter=QuotaMeter.SPEND,
             period=period,
-            amount=amount,
+            # More than any cap; what is held, used and asked for adds up to no more than 64 bits hold.
+            amount=min(amount, NO_LIMIT - 1),
             created_at=now,
             expires_at=now + self._lifetime,
         )

@@ -508,3 +508,36 @@ async def test_a_line_of_a_credit_note_leads_to_the_uses_that_the_invoice_charge
         await shop.desk.invoices.line_events(note, number=2, limit=2)
     rows = list(csv.DictReader(io.StringIO(write_csv(await shop.desk.invoices.body(note)))))
     assert [(row["invoice_number"], row["line_net_minor"]) for row in rows] == [("CN-00000001", "5")]
+
+
+LARGE = {"name": "large", "currency": "EUR", "taxes": VOLUME["taxes"]}
+
+
+async def test_an_amount_beyond_what_json_counts_exactly_is_written_as_text(shop):
+    price = {"kind": "per_unit", "unit_price": "100001"}
+    charges = [{"name": "output", "meter": "output_tokens", "price": price}]
+    await shop.sign({**LARGE, "charges": charges}, tax=TaxStatus("DE"))
+    await shop.use(10**12 + 1)
+    invoice, body = await shop.bill(SEPTEMBER)
+    net = (10**12 + 1) * 100_001
+    tax = (net * 19 + 50) // 100
+    assert invoice.total_minor == body["total_minor"] == net + tax
+    (line,) = body["lines"]
+    assert (line["net_minor"], line["tax_minor"], line["exact_minor"]) == (net, tax, str(net))
+    document = await shop.desk.books.invoices.document(invoice.id)
+    said = json.loads(document.body)
+    assert (said["total_minor"], said["lines"][0]["net_minor"]) == (str(net + tax), str(net))
+    assert await shop.desk.invoices.body(invoice) == body
+    note = await shop.desk.credit_notes.credit(
+        invoice.id, amounts={1: net}, reason="a mistake", key=None, actor="test"
+    )
+    assert (await shop.desk.invoices.body(note))["total_minor"] == note.total_minor == net + tax
+
+
+async def test_an_amount_beyond_what_the_books_hold_is_refused_in_words(shop):
+    price = {"kind": "per_unit", "unit_price": "100000000"}
+    charges = [{"name": "output", "meter": "output_tokens", "price": price}]
+    await shop.sign({**LARGE, "charges": charges}, tax=TaxStatus("DE"))
+    await shop.use(10**12)
+    with pytest.raises(ValidationError, match="beyond what the books hold"):
+        await shop.bill(SEPTEMBER)

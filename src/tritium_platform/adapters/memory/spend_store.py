@@ -45,6 +45,12 @@ class MemorySpendStore:
             kept[key] = replace(before, count=before.count + 1)
         return not before.count
 
+    async def unmark(self, tenant_id: UUID, *, period: str, names: Sequence[str]) -> None:
+        """Forget that something happened in a month."""
+        async with self._database.write():
+            for name in names:
+                self._database.tables["spend_marks"].pop((tenant_id, period, name), None)
+
     async def marks(self, tenant_id: UUID, *, period: str) -> Sequence[SpendMark]:
         """Return what happened in a month, by name."""
         kept: dict[tuple[UUID, str, str], SpendMark] = self._database.tables["spend_marks"]

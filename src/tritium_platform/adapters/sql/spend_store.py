@@ -58,6 +58,15 @@ class SqlSpendStore:
             count: int = (await connection.execute(counted)).scalar_one()
         return count == 1
 
+    async def unmark(self, tenant_id: UUID, *, period: str, names: Sequence[str]) -> None:
+        """Forget that something happened in a month."""
+        table = spend_marks.c
+        statement = delete(spend_marks).where(
+            table.tenant_id == tenant_id, table.period == period, table.name.in_(names)
+        )
+        async with self._database.write() as connection:
+            await connection.execute(statement)
+
     async def marks(self, tenant_id: UUID, *, period: str) -> Sequence[SpendMark]:
         """Return what happened in a month, by name."""
         table = spend_marks.c

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from tritium_platform.billing.document import EventDigest
+from tritium_platform.billing.document import EventDigest, read_body
 from tritium_platform.billing.invoice import InvoiceKind, InvoiceStatus
 from tritium_platform.billing.journal import Account, entries_of
 from tritium_platform.billing.reconciliation.model import Check, Difference
@@ -62,8 +61,7 @@ def read_document(facts: InvoiceFacts) -> Mapping[str, Any] | None:
     is_signed = base64.b64encode(digest) in document.note.splitlines()
     if digest != document.sha256 or not is_signed:
         return None
-    body: Mapping[str, Any] = json.loads(document.body)
-    return body
+    return read_body(document.body)
 
 
 def compare_document(facts: InvoiceFacts) -> list[Difference]:
