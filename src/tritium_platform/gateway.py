@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.books import AuditTrail, Books
     from tritium_platform.changes import Change
-    from tritium_platform.passage import CustomerRequest, OnceOnly
+    from tritium_platform.passage import CustomerRequest, OnceOnly, Traffic
     from tritium_platform.quotas.admission import Admission
     from tritium_platform.quotas.model import Reservation
     from tritium_platform.resilience import RandomSource
@@ -78,10 +78,12 @@ class Gateway:
         token: str,
         request_id: str,
         event_ids: Sequence[UUID] | None = None,
+        traffic: Traffic | None = None,
     ) -> list[Passage[Piece]]:
         """Admit what one call asks for, all of it or nothing; as `process_customer_request` otherwise.
 
-        `event_ids` are those of a call that may run twice: under each id, only the first use is counted.
+        `event_ids` are those of a call that may run twice: under each id, only the first use is counted. With
+        `traffic`, that of the call, the passages settle when they are finished or closed.
         """
         with spans.step("authenticate"):
             context = await self.authenticate(token)
@@ -102,6 +104,7 @@ class Gateway:
                 request_id=request_id,
                 event_id=event_ids[place] if event_ids else None,
                 spend=spends[place] if spends else None,
+                traffic=traffic,
             )
             for place, (request, admission) in enumerate(zip(requests, admissions, strict=True))
         ]

@@ -95,6 +95,13 @@ class OnceOnly:
     keep: Callable[[], Awaitable[None]]
 
 
+class Traffic(Protocol):
+    """Counts the bytes of one request and its answer as they pass."""
+
+    def take(self) -> int:
+        """Return the bytes that no use has taken yet: what the uses of one request take sums to the whole."""
+
+
 class Road(Protocol):
     """What a passage asks of the gateway that admitted it."""
 
@@ -114,7 +121,11 @@ class Road(Protocol):
 
 
 class Passage(Generic[Piece]):
-    """One admitted request on its way; iterate it to do the work, close it to cancel."""
+    """One admitted request on its way; iterate it to do the work, close it to cancel.
+
+    It settles before it hands out its last piece. With `traffic` it waits for `finish`, so that the answer
+    that was made of its pieces is counted, too: that is to be called before the answer's end goes out.
+    """
 
     def __init__(
         self,
@@ -127,6 +138,7 @@ class Passage(Generic[Piece]):
         event_id: UUID | None = None,
         once: OnceOnly | None = None,
         spend: Reservation | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self.request = request
         self.context = context
@@ -142,12 +154,14 @@ class Passage(Generic[Piece]):
         self._engine_started: float | None = None
         self._last = self._started
         self.first_seconds: float | None = None
+        self._traffic = traffic
+        self._ended: float | None = None
         self._settlement: asyncio.Task[None] | None = None
 
     @property
     def seconds(self) -> float:
-        """The time since admission."""
-        return self._now() - self._started
+        """The time from admission to the end of the work, or until now."""
+        return (self._ended or self._now()) - self._started
 
     @property
     def engine_span(self) -> tuple[float, float] | None:
@@ -155,6 +169,15 @@ class Passage(Generic[Piece]):
         if self._engine_started is None or self.first_seconds is None:
             return None
         return self._engine_started, self._last
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its settlement was begun: nothing that comes now changes what is written."""
+        return self._settlement is not None
+
+    def network_bytes(self) -> int:
+        """Take what has passed of its request and answer and was taken by no other use."""
+        return self._traffic.take() if self._traffic is not None else 0
 
     def recorded_id(self, outcome: Outcome, *, is_counted: bool) -> UUID:
         """Return the id of this use in the books: what happens once has one that does not change."""
@@ -169,13 +192,13 @@ class Passage(Generic[Piece]):
 
     async def __anext__(self) -> Piece:
         """Do the work up to the next piece."""
-        if self._settlement is not None:
+        if self._ended is not None or self._settlement is not None:
             raise StopAsyncIteration
         self._engine_started = self._engine_started or self._now()
         try:
             piece = await anext(self._pieces)
         except StopAsyncIteration:
-            await self._settle(Outcome.SUCCESS)
+            await self._end()
             raise
         except asyncio.CancelledError:
             await self._settle(Outcome.CANCELLED)
@@ -186,10 +209,22 @@ class Passage(Generic[Piece]):
         self._note_piece()
         if self.request.is_last(piece):
             try:
-                await self._settle(Outcome.SUCCESS)
+                await self._end()
             finally:
                 await self._pieces.aclose()
         return piece
+
+    async def _end(self) -> None:
+        self._ended = self._now()
+        if self._traffic is None:
+            await self._settle(Outcome.SUCCESS)
+        else:
+            self.request.release()
+
+    async def finish(self) -> None:
+        """Settle the work that is done; nothing happens if it is not."""
+        if self._ended is not None:
+            await self._settle(Outcome.SUCCESS)
 
     def _now(self) -> float:
         return self._road.clock.monotonic_nanoseconds() / NANOSECONDS
@@ -213,7 +248,7 @@ class Passage(Generic[Piece]):
         try:
             await self._pieces.aclose()
         finally:
-            await self._settle(Outcome.CANCELLED)
+            await self._settle(Outcome.CANCELLED if self._ended is None else Outcome.SUCCESS)
 
     async def _settle(self, outcome: Outcome, *, error: BaseException | None = None) -> None:
         """Settle once; a caller that is cancelled meanwhile does not stop it."""

@@ -169,7 +169,9 @@ class Settler:
     def _record(
         self, passage: Passage[Any], *, outcome: Outcome, consumption: Consumption, event_id: UUID
     ) -> UsageRecord:
-        context, request = passage.context, passage.request
+        context, request, resources = passage.context, passage.request, consumption.resources
+        if network_bytes := passage.network_bytes():
+            resources = structs.replace(resources, network_bytes_transferred=network_bytes)
         return UsageRecord(
             id=uuid7(self._books.clock),
             tenant_id=context.tenant_id,
@@ -180,7 +182,7 @@ class Settler:
             outcome=outcome.value,
             occurred_at=self._books.clock.now(),
             quantities=consumption.quantities,
-            resources=consumption.resources,
+            resources=resources,
             model=request.model,
             key_id=context.key_id,
         )

@@ -109,6 +109,10 @@ def test_a_batch_is_uploaded_answered_read_and_billed_line_by_line(running, harn
     assert sum(use.quantities.output_tokens for use in ours) == sum(
         answer["response"]["body"]["usage"]["completion_tokens"] for answer in answers.values()
     )
+    # What the lines store is their file, and nothing of them crosses the network by itself.
+    output = client.files.retrieve(batch.output_file_id)
+    assert sum(use.resources.storage_bytes for use in ours) == output.bytes
+    assert {use.resources.network_bytes_transferred for use in ours} == {0}
     quota = account(running, key)["requests_this_month"]
     assert (quota["used"], quota["held"]) == (1 + 6 + 6, 0)  # the deployment, the batch, the comparison
 

@@ -60,6 +60,20 @@ def test_vectors_are_those_of_the_library_and_the_tokens_are_metered(running, sh
     assert lines["embedding_tokens"]["quantity"] == answer.usage.prompt_tokens
 
 
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_an_embedding_has_the_bytes_that_crossed_the_wire(running, shop, coding):
+    content = json.dumps({"model": "e", "input": TEXTS}).encode()
+    with running.http(shop) as http:
+        before = len(http.get("/api/v1/usage?limit=1000").json()["records"])
+        headers = {"accept-encoding": coding, "content-type": "application/json"}
+        answer = http.post("/v1/embeddings", content=content, headers=headers)
+        (record,) = http.get("/api/v1/usage?limit=1000").json()["records"][before:]
+    assert answer.headers.get("content-encoding", "identity") == coding
+    assert answer.num_bytes_downloaded == int(answer.headers["content-length"])
+    passed = len(content) + answer.num_bytes_downloaded
+    assert record["resources"]["network_bytes_transferred"] == passed
+
+
 def test_two_encoders_behind_one_queue_share_the_texts_and_give_the_same_vectors(running, encoder_path):
     _, key = running.tenant(max_concurrent_requests=100, requests_per_minute=10**6, tokens_per_minute=10**8)
     with running.http(key) as http:

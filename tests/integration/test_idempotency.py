@@ -167,6 +167,9 @@ def test_a_client_that_leaves_finds_its_answer_when_it_comes_back(running, shop,
     assert answer.headers["idempotency-replayed"] == "true"
     (record,) = records(running, key)[before:]
     assert (record["outcome"], record["quantities"]["output_tokens"]) == ("success", 60)
+    # The work went on: its answer went out, though nobody was there.
+    passed = len(json.dumps(body)) + len(answer.content)
+    assert record["resources"]["network_bytes_transferred"] == passed
 
 
 def send_and_leave(url, key, name, body):

@@ -198,6 +198,7 @@ async def test_a_finished_job_is_a_model_a_usage_record_an_audit_entry_and_count
     assert [(record.source, record.event_id) for record in records][-1] == ("quantization", str(job.id))
     assert records[-1].quantities.quantized_parameters == 4_718_592
     assert records[-1].resources.storage_bytes == storage.used
+    assert records[-1].resources.network_bytes_transferred == 0  # its source and its result lie here
     assert storage.held == 0
     assert 0 < model.size_bytes <= storage.used
     assert "quantization.finish" in [intent.action for intent in pending]

@@ -46,6 +46,7 @@ class AnswerEncoding:
         """Serve one request."""
         if scope["type"] == "http" and scope["path"].startswith(self._path):
             send = _EncodedAnswer(send, coding=best_coding(_accepted(scope)))
+            scope.setdefault("state", {})["answer_encoding"] = send
         return self._app(scope, receive, send)
 
 
@@ -56,6 +57,7 @@ class _EncodedAnswer:
         self._send = send
         self._coding = coding
         self._head: Message | None = None
+        self._last: tuple[bytes, bytes] | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start" and _is_json(message):
@@ -70,16 +72,31 @@ class _EncodedAnswer:
     async def _encoded(self, head: Message, message: Message) -> tuple[Message, Message]:
         headers = [*head["headers"], (b"vary", b"Accept-Encoding")]
         body = message.get("body", b"")
-        if self._coding is None or len(body) < LEAST_BYTES or message.get("more_body", False):
+        encoded = body if message.get("more_body", False) else await self.encode(body)
+        if self._coding is None or encoded is body:
             return {**head, "headers": headers}, message
-        encode = _ENCODERS[self._coding]
-        encoded = await asyncio.to_thread(encode, body) if len(body) > ASIDE_BYTES else encode(body)
         headers = [
             *((name, value) for name, value in headers if name.lower() != b"content-length"),
             (b"content-encoding", self._coding.encode()),
             (b"content-length", str(len(encoded)).encode()),
         ]
         return {**head, "headers": headers}, {**message, "body": encoded}
+
+    async def encode(self, body: bytes) -> bytes:
+        """Return a body as it goes out in one piece; the same object is compressed once."""
+        if self._coding is None or len(body) < LEAST_BYTES:
+            return body
+        if self._last is None or self._last[0] is not body:
+            encode = _ENCODERS[self._coding]
+            encoded = await asyncio.to_thread(encode, body) if len(body) > ASIDE_BYTES else encode(body)
+            self._last = body, encoded
+        return self._last[1]
+
+
+async def length_as_sent(scope: Scope, body: bytes) -> int:
+    """Return how many bytes a JSON body in one piece has when it goes out."""
+    encoding: _EncodedAnswer | None = scope.get("state", {}).get("answer_encoding")
+    return len(body) if encoding is None else len(await encoding.encode(body))
 
 
 def best_coding(accepted: str) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
@@ -18,6 +19,7 @@ from tritium.protocol.calls import model_not_found
 from tritium.protocol.chat import ChatAnswer, chat_calls
 from tritium.protocol.completions import CompletionAnswer, completion_calls
 from tritium.protocol.embeddings import embedding_answer, embedding_call
+from tritium.protocol.encoding import length_as_sent
 from tritium.protocol.envelope import error_envelope
 from tritium.protocol.responses import ResponsesAnswer
 from tritium.protocol.responses_request import ResponsesRequest
@@ -75,6 +77,10 @@ async def no_principal(request: Request) -> object:  # noqa: ARG001 - the signat
     return None
 
 
+async def nothing_to_do(request: Request, num_bytes: int) -> None:
+    """Let the end of the answer go out."""
+
+
 def request_id_of(request: Request) -> str:
     """Return the id of a request; `request.state.request_id` if a layer above has given one."""
     if not hasattr(request.state, "request_id"):
@@ -86,6 +92,7 @@ def build_router(
     backend: InferenceBackend,
     *,
     principal_of: Callable[[Request], Awaitable[object]] = no_principal,
+    before_end: Callable[[Request, int], Awaitable[None]] = nothing_to_do,
     envelope: Envelope = error_envelope,
 ) -> APIRouter:
     """Return the routes under /v1.
@@ -93,9 +100,11 @@ def build_router(
     Args:
         backend: runs the models.
         principal_of: says who calls (raises AuthenticationError); its answer goes into every call untouched.
+        before_end: is waited for before the last bytes of a whole answer's or a stream's body go out, and is
+            told how many they are; what it raises goes out instead.
         envelope: turns an error into (status, body, headers).
     """
-    return OpenAIRoutes(backend, principal_of=principal_of, envelope=envelope).router
+    return OpenAIRoutes(backend, principal_of=principal_of, before_end=before_end, envelope=envelope).router
 
 
 class OpenAIRoutes:
@@ -106,10 +115,12 @@ class OpenAIRoutes:
         backend: InferenceBackend,
         *,
         principal_of: Callable[[Request], Awaitable[object]],
+        before_end: Callable[[Request, int], Awaitable[None]],
         envelope: Envelope,
     ) -> None:
         self._backend = backend
         self._principal_of = principal_of
+        self._before_end = before_end
         self._envelope = envelope
         self.router = APIRouter(
             prefix="/v1", route_class=_envelope_route(envelope), responses={"4XX": _REFUSAL, "5XX": _FAILURE}
@@ -137,7 +148,7 @@ class OpenAIRoutes:
         """List the models this caller may use."""
         principal = await self._principal_of(request)
         cards = await self._backend.models(principal)
-        return self._json(
+        return await self._json(
             request, {"object": "list", "data": [_card_object(card) for card in cards]}, principal
         )
 
@@ -146,7 +157,7 @@ class OpenAIRoutes:
         principal = await self._principal_of(request)
         for card in await self._backend.models(principal):
             if card.id == model_id:
-                return self._json(request, _card_object(card), principal)
+                return await self._json(request, _card_object(card), principal)
         raise model_not_found()
 
     async def chat_completions(self, request: Request) -> Response:
@@ -195,13 +206,13 @@ class OpenAIRoutes:
         if output is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         model = self._backend.served_name(principal, body.model)
-        return self._json(request, embedding_answer(body, output, model=model), principal)
+        return await self._json(request, embedding_answer(body, output, model=model), principal)
 
     async def tokenize(self, request: Request) -> Response:
         """Count the tokens of a prompt or a chat, and list them; nothing is charged."""
         principal, body = await self._read(request, TokenizeRequest)
         prompt = await self._backend.tokenize(tokenize_call(body, principal=principal))
-        return self._json(request, tokenize_answer(body, prompt), principal)
+        return await self._json(request, tokenize_answer(body, prompt), principal)
 
     async def _answer(
         self, request: Request, body: GenerationBody, calls: Sequence[GenerationCall], form: AnswerForm
@@ -219,12 +230,13 @@ class OpenAIRoutes:
                     form,
                     # Asked for now: the backend knows the caller's limits once it has admitted the call.
                     headers=self._headers(request, principal),
+                    before_end=partial(self._before_end, request),
                     envelope=self._envelope,
                 )
             choices = await run_until_client_leaves(fanout.drain(), request.receive)
             if choices is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
-            return self._json(
+            return await self._json(
                 request,
                 form.whole(choices, prompt_tokens=fanout.prompt_tokens, cached_tokens=fanout.cached_tokens),
                 principal,
@@ -238,9 +250,11 @@ class OpenAIRoutes:
         principal = await self._principal_of(request)
         return principal, parse_body(schema, await _bounded_body(request))
 
-    def _json(self, request: Request, content: object, principal: object) -> Response:
+    async def _json(self, request: Request, content: object, principal: object) -> Response:
+        body = msgspec.json.encode(content)
+        await self._before_end(request, await length_as_sent(request.scope, body))
         return Response(
-            msgspec.json.encode(content),
+            body,
             headers=self._headers(request, principal),
             media_type="application/json",
         )

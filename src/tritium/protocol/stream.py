@@ -15,7 +15,7 @@ from tritium.protocol.envelope import error_envelope
 from tritium.protocol.usage import FinishedChoice
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 
     from starlette.types import Receive, Scope, Send
 
@@ -104,6 +104,11 @@ class Fanout:
         async for _ in self.outputs():
             pass
         return self.finished()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every choice has its end."""
+        return all(last is not None and last.finish_reason is not None for last in self._last)
 
     def finished(self) -> list[FinishedChoice]:
         """Return every choice in one piece."""
@@ -238,10 +243,12 @@ class EventStream(StreamingResponse):
         form: AnswerForm,
         *,
         headers: Mapping[str, str],
+        before_end: Callable[[int], Awaitable[None]],
         envelope: Envelope = error_envelope,
     ) -> None:
         self._fanout = fanout
         self._form = form
+        self._before_end = before_end
         self._envelope = envelope
         headers = {**headers, "cache-control": "no-cache"}
         super().__init__(iter(()), headers=headers, media_type="text/event-stream")
@@ -256,8 +263,8 @@ class EventStream(StreamingResponse):
     async def _send_all(self, send: Send, *, state: dict[str, object]) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            await self._send_outputs(send)
-            end = self._end()
+            end = await self._send_outputs(send) + self._end()
+            await self._before_end(len(end))
         except Exception as error:
             # The status is out already: the error becomes the last event, and the client library raises it.
             if not isinstance(error, BitNetServiceError):
@@ -269,19 +276,26 @@ class EventStream(StreamingResponse):
         await send({"type": "http.response.body", "body": end, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_outputs(self, send: Send) -> None:
-        """Send what comes, as it comes: this loop runs once for every token of every stream."""
+    async def _send_outputs(self, send: Send) -> bytes:
+        """Send what comes, as it comes: this loop runs once for every token of every stream.
+
+        The events of the last output are returned: with them the answer is complete.
+        """
         opened: set[int] = set()
+        end = b""
         async for index, output in self._fanout.outputs():
             opening = b""
             if index not in opened:
                 opened.add(index)
                 opening = _events(self._form.opening(index))
             shown = self._form.piece(index, output) if output.text or output.finish_reason else ()
-            if opening or shown:
+            if output.finish_reason and self._fanout.is_finished:
+                end = opening + _events(shown)
+            elif opening or shown:
                 await send(
                     {"type": "http.response.body", "body": opening + _events(shown), "more_body": True}
                 )
+        return end
 
     def _end(self) -> bytes:
         closing = self._form.closing(

@@ -91,7 +91,12 @@ def create_app(platform: Platform, *, routers: Sequence[APIRouter] = ()) -> Fast
     )
     app.state.platform = platform
     backend = GatewayBackend(platform)
-    openai = build_router(backend, principal_of=backend.principal_of, envelope=openai_envelope)
+    openai = build_router(
+        backend,
+        principal_of=backend.principal_of,
+        before_end=backend.settle,
+        envelope=openai_envelope,
+    )
     app.include_router(openai, tags=["OpenAI"])
     for resource in (files, batches):
         app.include_router(resource.router, responses={"4XX": _OPENAI_ERROR})

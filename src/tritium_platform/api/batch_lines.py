@@ -31,7 +31,7 @@ from tritium_platform.serving.model import Consumption, Outcome
 from tritium_platform.serving.pool import Version
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
     from tritium.engine.request import EmbeddingOutput, TokenOutput
     from tritium.protocol.calls import GenerationCall
@@ -68,12 +68,12 @@ class BatchDoor:
                 body=json.dumps(line.body).encode("ascii"),
                 request_id=line_id.hex,
                 context=context,
-            )
+            ),
+            write=lambda answer: answered_line(batch, line, status=200, body=answer),
         )
 
         async def keep() -> None:
-            content = answered_line(batch, line, status=200, body=work.answer)
-            kept = KeptLine(number=line.number, content=content, is_error=False)
+            kept = KeptLine(number=line.number, content=work.written, is_error=False)
             await self._platform.batches.keep_line(batch, kept)
 
         try:
@@ -105,12 +105,17 @@ class WireWork(Protocol):
 
 
 class AnswerLine:
-    """One line as one use: its texts are written side by side and counted together, all of them or none."""
+    """One line as one use: its texts are written side by side and counted together, all of them or none.
 
-    def __init__(self, work: WireWork) -> None:
+    What it stores is its line of the output file, as `write` writes it. Nothing of it crosses the network:
+    its file was uploaded before, and is downloaded after, for all lines at once.
+    """
+
+    def __init__(self, work: WireWork, *, write: Callable[[Answer], str]) -> None:
         self._work = work
+        self._write = write
         self.parts = work.parts
-        self.answer: Answer = {}
+        self.written = ""
 
     @property
     def operation(self) -> OperationType:
@@ -138,8 +143,9 @@ class AnswerLine:
 
     async def execute(self) -> AsyncGenerator[Answer, None]:
         """Yield the whole answer."""
-        self.answer = await self._work.run()
-        yield self.answer
+        answer = await self._work.run()
+        self.written = self._write(answer)
+        yield answer
 
     def is_last(self, piece: Answer) -> bool:  # noqa: ARG002 - there is only one
         """Whether nothing follows: always."""
@@ -164,6 +170,7 @@ class AnswerLine:
             resources=ResourceUsage(
                 compute_time_ms=sum(each.resources.compute_time_ms for each in used),
                 memory_peak_bytes=max(each.resources.memory_peak_bytes for each in used),
+                storage_bytes=len(self.written) + 1,  # ASCII, and the end of the line
             ),
             tokens=sum(each.tokens for each in used),
         )

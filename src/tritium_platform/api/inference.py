@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tritium.engine.prompt import TokenizedPrompt
     from tritium.engine.request import EmbeddingOutput, TokenOutput
     from tritium.protocol.calls import EmbeddingCall, GenerationCall, TokenizeCall
+    from tritium_platform.api.traffic import HttpTraffic
     from tritium_platform.compose import Platform
     from tritium_platform.passage import CustomerRequest
     from tritium_platform.serving.inference import InferenceService
@@ -50,6 +52,7 @@ class HttpCaller:
     request_id: str
     headers: dict[str, str]
     passages: list[Passage[Any]]
+    traffic: HttpTraffic
     kept_request_id: UUID | None = None
     names: dict[str, str] = field(default_factory=dict)
     version: Version = field(default_factory=Version)
@@ -75,6 +78,7 @@ class GatewayBackend:
             request_id=request.state.request_id,
             headers=headers,
             passages=passages,
+            traffic=request.state.traffic,
             kept_request_id=getattr(request.state, "kept_request_id", None),
         )
 
@@ -116,6 +120,16 @@ class GatewayBackend:
         (passage,) = await self._process([work], caller=caller)
         return await anext(passage)
 
+    async def settle(self, request: Request, num_bytes: int) -> None:
+        """Settle what the answer was made of, before the last bytes of its body go out, which are so many."""
+        traffic: HttpTraffic = request.state.traffic
+        traffic.announced = num_bytes
+        passages: list[Passage[Any]] = request.state.passages
+        if len(passages) > 1:  # side by side: what is kept durably together costs as much as one
+            await asyncio.gather(*(passage.finish() for passage in passages))
+        elif passages:
+            await passages[0].finish()
+
     async def tokenize(self, call: TokenizeCall) -> TokenizedPrompt:
         """Return the tokens of a prompt; whoever may use the model may count, and nothing is charged."""
         context = _caller(call.principal).context
@@ -145,7 +159,11 @@ class GatewayBackend:
         event_ids = None if kept is None else [event_id_of(kept, index=place) for place in range(len(works))]
         try:
             passages = await self._platform.gateway.process_customer_requests(
-                works, token=caller.token, request_id=caller.request_id, event_ids=event_ids
+                works,
+                token=caller.token,
+                request_id=caller.request_id,
+                event_ids=event_ids,
+                traffic=caller.traffic,
             )
         except NotFoundError:
             raise no_such_model(works[0].model) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import structlog
 from tritium_platform.adapters.tracing import end_request_span, request_span, trace_id_of
 from tritium_platform.api.overhead import overhead_headers
 from tritium_platform.api.problems import refusal_response
+from tritium_platform.api.traffic import HttpTraffic
 from tritium_platform.errors import RequestTooLargeError
 from tritium_platform.tenancy.acting import act_for
 from tritium_platform.values import uuid7
@@ -54,22 +56,23 @@ class RequestEnvelope:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode("ascii") if _SANE_ID.fullmatch(given) else uuid7().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        traffic = HttpTraffic()
+        scope.setdefault("state", {}).update(request_id=request_id, traffic=traffic)
         act_for(None)  # a request on a connection may begin in the context of the one before
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        answer = _Answer(send, scope=scope, request_id=request_id)
+        answer = _Answer(send, scope=scope, request_id=request_id, traffic=traffic)
         with request_span(headers, request_id=request_id, method=scope["method"]) as span:
             trace_id = trace_id_of(span)
             if trace_id is not None:
                 structlog.contextvars.bind_contextvars(trace_id=trace_id)
-            await self._log(scope, receive, answer)
+            await self._log(scope, receive, answer, traffic=traffic)
             route = _route_of(scope)
             end_request_span(span, method=scope["method"], route=route, status=answer.status)
 
-    async def _log(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _log(self, scope: Scope, receive: Receive, answer: _Answer, *, traffic: HttpTraffic) -> None:
         try:
-            await self._serve(scope, receive, answer)
+            await self._serve(scope, receive, answer, traffic=traffic)
         finally:
             _log.info(
                 "request",
@@ -79,9 +82,9 @@ class RequestEnvelope:
                 milliseconds=round((time.monotonic() - answer.started) * 1000, 2),
             )
 
-    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer, *, traffic: HttpTraffic) -> None:
         limit = self._max_bytes_of.get(scope["path"], self._max_body_bytes)
-        bounded = _BoundedBody(receive, limit=limit)
+        bounded = _BoundedBody(receive, limit=limit, traffic=traffic)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
             await _refuse(bounded.error(int(declared)), scope, receive, answer)
@@ -91,15 +94,20 @@ class RequestEnvelope:
         except RequestTooLargeError as error:
             if answer.status == 0:
                 await _refuse(error, scope, receive, answer)
+        finally:
+            for passage in scope["state"].get("passages", ()):
+                if not passage.is_settled:  # its answer could not be made
+                    await asyncio.shield(passage.aclose())
 
 
 class _Answer:
-    """Passes the answer on, and adds our headers to its head."""
+    """Passes the answer on, counts its bytes, and adds our headers to its head."""
 
-    def __init__(self, send: Send, *, scope: Scope, request_id: str) -> None:
+    def __init__(self, send: Send, *, scope: Scope, request_id: str, traffic: HttpTraffic) -> None:
         self._send = send
         self._scope = scope
         self._request_id = request_id
+        self._traffic = traffic
         self.status = 0
         self.started = time.monotonic()
 
@@ -121,22 +129,24 @@ class _Answer:
                     if name.encode() not in present
                 ),
             ]
+        else:
+            self._traffic.sent += len(message.get("body", b""))
         await self._send(message)
 
 
 class _BoundedBody:
-    """Receives at most `limit` bytes of body."""
+    """Receives at most `limit` bytes of body, and counts them."""
 
-    def __init__(self, receive: Receive, *, limit: int) -> None:
+    def __init__(self, receive: Receive, *, limit: int, traffic: HttpTraffic) -> None:
         self._receive = receive
         self._limit = limit
-        self._seen = 0
+        self._traffic = traffic
 
     async def __call__(self) -> Message:
         message = await self._receive()
-        self._seen += len(message.get("body", b""))
-        if self._seen > self._limit:
-            raise self.error(self._seen)
+        self._traffic.received += len(message.get("body", b""))
+        if self._traffic.received > self._limit:
+            raise self.error(self._traffic.received)
         return message
 
     def error(self, size: int) -> RequestTooLargeError:

@@ -62,7 +62,14 @@ class UsageQuantities(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbi
 
 
 class ResourceUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
-    """What the machine spent, measured: milliseconds of computing, bytes of memory, disk and wire."""
+    """What the machine spent, measured: milliseconds of computing, bytes of memory, disk and wire.
+
+    Attributes:
+        compute_time_ms: the use's share of the time that engines or a job worked.
+        memory_peak_bytes: the most that a text held of its engine's memory of keys and values.
+        storage_bytes: what was stored for it and stays: a model, a line of a batch's output.
+        network_bytes_transferred: bodies of the request and of its answer, as they crossed the wire.
+    """
 
     compute_time_ms: int = 0
     memory_peak_bytes: int = 0

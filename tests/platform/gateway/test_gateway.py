@@ -27,6 +27,7 @@ from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
 from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.adapters.settlement_store import GroupSettlement, RoomStores
 from tritium_platform.adapters.spooled_settlements import SpooledSettlements
+from tritium_platform.api.traffic import HttpTraffic
 from tritium_platform.audit.log import AuditLog
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.audit.note import NoteSigner
@@ -222,6 +223,66 @@ async def test_the_books_are_closed_before_the_last_piece_is_handed_out():
     assert (quota.used, quota.held) == (1, 0)
     with pytest.raises(StopAsyncIteration):
         await anext(passage)
+
+
+async def walk_counted(office, *works):
+    """Admit works of one call of which 100 bytes were received."""
+    traffic = HttpTraffic()
+    traffic.received = 100
+    passages = await office.gateway.process_customer_requests(
+        works, token=office.key, request_id="r", traffic=traffic
+    )
+    return traffic, passages
+
+
+def network_bytes(records):
+    return [record.resources.network_bytes_transferred for record in records]
+
+
+async def test_an_answer_that_is_counted_is_in_the_books_before_its_end_goes_out():
+    office = await Office.open(None)
+    work = CountToThree()
+    traffic, (passage,) = await walk_counted(office, work)
+    await passage.finish()  # nothing is done yet, so nothing is written
+    assert [piece async for piece in passage] == [0, 1, 2]
+    assert (await office.records(), passage.is_settled, work.releases, work.is_closed) == ([], False, 1, True)
+    traffic.sent, traffic.announced = 20, 7
+    await passage.finish()
+    await passage.aclose()
+    (record,) = await office.records()
+    assert (record.outcome, record.quantities.output_tokens) == ("success", 3)
+    assert network_bytes([record]) == [127]
+    assert (await office.quotas.usage_of_month(office.context)).held == 0
+
+
+async def test_an_answer_that_cannot_be_made_of_its_pieces_was_worked_for_all_the_same():
+    office = await Office.open(None)
+    _, (passage,) = await walk_counted(office, CountToThree())
+    assert [piece async for piece in passage] == [0, 1, 2]
+    await passage.aclose()
+    (record,) = await office.records()
+    assert (record.outcome, network_bytes([record])) == ("success", [100])
+
+
+async def test_the_bytes_of_several_texts_sum_to_those_of_their_request_however_they_end():
+    office = await Office.open(None)
+    traffic, passages = await walk_counted(
+        office, CountToThree(fails_at=1), CountToThree(), CountToThree(), CountToThree()
+    )
+    failing, left, *whole = passages
+    traffic.sent = 5
+    with pytest.raises(ProcessingError):
+        assert [piece async for piece in failing] == [0]
+    traffic.sent = 11
+    await anext(left)
+    await left.aclose()
+    for passage in whole:
+        assert [piece async for piece in passage] == [0, 1, 2]
+    traffic.announced = 1000
+    await asyncio.gather(*(passage.finish() for passage in whole))
+    records = await office.records()
+    assert [record.outcome for record in records] == ["failed", "cancelled", "success", "success"]
+    assert network_bytes(records) == [105, 6, 1000, 0]
 
 
 async def test_the_log_tells_the_exact_price_of_a_use():

@@ -7,6 +7,7 @@ import contextlib
 from datetime import UTC, datetime
 
 from simulated.engine import Words
+from tritium_platform.api.traffic import HttpTraffic
 from tritium_platform.errors import BitNetServiceError, NotFoundError
 from tritium_platform.values import uuid7
 
@@ -75,7 +76,12 @@ class Customer:
         work = Words(self._engine, name=label, tokens=tokens, prompt=self._chance.randint(1, 9), ends=ends)
         try:
             (passage,) = await self._process.gateway.process_customer_requests(
-                [work], token=key, request_id=label, event_ids=event_id and [event_id]
+                [work],
+                token=key,
+                request_id=label,
+                event_ids=event_id and [event_id],
+                # Every other answer is counted: that one settles when its end is about to go out.
+                traffic=HttpTraffic() if len(world.witness.requests) % 2 else None,
             )
         except BitNetServiceError as error:
             request.state = "refused"
@@ -109,6 +115,7 @@ class Customer:
                     if piece == leaves_after:
                         break
                 else:
+                    await passage.finish()
                     request.is_complete = True
             except BitNetServiceError as error:
                 failure = error
