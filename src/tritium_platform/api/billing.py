@@ -12,7 +12,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Header, Query, Response
 
 from tritium_platform.api.deps import ThePlatform, admin, admin_key
-from tritium_platform.api.idempotency import LONGEST_KEY, parse_key
+from tritium_platform.api.idempotency import KEY_HEADER, LONGEST_KEY, parse_key
 from tritium_platform.api.invoices import (
     EventLimit,
     IfNoneMatch,
@@ -57,7 +57,7 @@ from tritium_platform.values import CalendarMonth
 router = APIRouter(prefix="/api/v1/billing", tags=["billing"], dependencies=[admin_key, admin])
 OPERATOR = "operator"
 IdempotencyKey = Annotated[
-    str, Header(alias="Idempotency-Key", min_length=1, max_length=LONGEST_KEY, pattern=r"^[\x20-\x7e]+$")
+    str, Header(alias=KEY_HEADER, min_length=1, max_length=LONGEST_KEY, pattern=r"^[\x20-\x7e]+$")
 ]
 PlanId = Annotated[str | None, Query(max_length=64, pattern=r"^[0-9a-f]+$")]
 
