@@ -29,7 +29,9 @@ from tritium_platform.api.invoices import (
 from tritium_platform.api.money_schemas import (
     BuyerWish,
     ContractOut,
+    ContractPage,
     CreditOut,
+    CreditPage,
     InvoiceDetailOut,
     InvoiceOut,
     InvoicePage,
@@ -103,10 +105,16 @@ async def conclude_contract(platform: ThePlatform, wish: NewContract) -> Contrac
 
 
 @router.get("/contracts")
-async def list_contracts(platform: ThePlatform, tenant_id: UUID) -> list[ContractOut]:
-    """List the contracts of a tenant, oldest first."""
+async def list_contracts(
+    platform: ThePlatform, tenant_id: UUID, limit: Limit = 20, after: UUID | None = None
+) -> ContractPage:
+    """List the contracts of a tenant by their starts, oldest first."""
     await platform.tenancy.get_tenant(tenant_id)
-    return [contract_out(each) for each in await platform.desk.plans.contracts(tenant_id)]
+    found = await platform.desk.plans.contracts(tenant_id, limit=limit, after=after)
+    return ContractPage(
+        contracts=[contract_out(each) for each in found],
+        next_after=found[-1].id if len(found) == limit else None,
+    )
 
 
 @router.put("/buyers/{tenant_id}")
@@ -252,10 +260,16 @@ async def grant_credit(platform: ThePlatform, wish: NewCredit, idempotency_key: 
 
 
 @router.get("/credits")
-async def list_credits(platform: ThePlatform, tenant_id: UUID) -> list[CreditOut]:
+async def list_credits(
+    platform: ThePlatform, tenant_id: UUID, limit: Limit = 20, after: UUID | None = None
+) -> CreditPage:
     """List the credit of a tenant, oldest first."""
     await platform.tenancy.get_tenant(tenant_id)
-    return [credit_out(each) for each in await platform.desk.grants.list(tenant_id)]
+    found = await platform.desk.grants.list(tenant_id, limit=limit, after=after)
+    return CreditPage(
+        credits=[credit_out(each) for each in found],
+        next_after=found[-1].id if len(found) == limit else None,
+    )
 
 
 @router.get("/journal")
