@@ -13,7 +13,8 @@ from tritium_platform.errors import BitNetServiceError
 from tritium_platform.insight.health import latency_bucket
 from tritium_platform.metering.model import UsageRecord
 from tritium_platform.quotas.spending import micro
-from tritium_platform.resilience import Deadline, ResilientCaller, RetryBudget, RetryPolicy
+from tritium_platform.resilience import Deadline, ResilientCaller
+from tritium_platform.retry import RetryBudget, RetryPolicy
 from tritium_platform.serving import policy
 from tritium_platform.serving.model import Outcome
 from tritium_platform.settlement import Settlement
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.books import Books
     from tritium_platform.passage import Passage
-    from tritium_platform.resilience import RandomSource
+    from tritium_platform.retry import RandomSource
     from tritium_platform.serving.model import Consumption
 
 _log = structlog.get_logger(__name__)
