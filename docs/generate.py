@@ -68,7 +68,10 @@ def configuration() -> str:
 def errors() -> str:
     """Show the tree of errors with its HTTP status codes."""
     rows = ["# Errors\n", "```", (platform_errors.__doc__ or "").partition("\n\n")[2].rstrip(), "```\n"]
-    rows.append("Under `/v1` a wrong request is 400, as OpenAI answers; elsewhere it is 422.\n")
+    rows.append(
+        "Under `/v1` a wrong request is 400, as OpenAI answers; elsewhere it is 422, and 400 if its JSON "
+        "cannot be read, or a header is missing or malformed.\n"
+    )
     rows += ["| error | status under /v1 | code | category | recovery |", "|---|---|---|---|---|"]
     for kind, rule in sorted(RULES.items(), key=lambda item: (item[1].status, item[0].__name__)):
         if issubclass(kind, BitNetServiceError):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tritium_platform.passage import CustomerRequest, OnceOnly, Traffic
     from tritium_platform.quotas.admission import Admission
     from tritium_platform.quotas.model import Reservation
-    from tritium_platform.resilience import RandomSource
+    from tritium_platform.retry import RandomSource
     from tritium_platform.serving.model import Outcome
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.tenancy.service import TenancyService

@@ -1,61 +1,34 @@
 """Calls that leave the process: a bulkhead, a deadline, retries with full jitter out of a budget, a breaker.
 
 The order is bulkhead, then breaker, then retry, then timeout, then the call. Only what may run twice may be
-retried: that is the caller's promise. Clock and randomness are arguments, so that a simulation can drive it.
+retried: that is the caller's promise. What exhausts a resource is tried smaller, where the caller knows what
+smaller is. Clock and randomness are arguments, so that a simulation can drive it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import math
 import random
-from collections import deque
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from tritium_platform.breaker import SECOND
 from tritium_platform.errors import (
     BitNetServiceError,
-    CircuitOpenError,
     DeadlineExceededError,
     ErrorCategory,
-    OverloadedError,
     RetriesExhaustedError,
 )
+from tritium_platform.retry import RETRIED, RetryBudget, RetryPolicy, classify_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
+    from tritium_platform.breaker import Bulkhead, CircuitBreaker
+    from tritium_platform.retry import RandomSource
     from tritium_platform.values import Clock
 
 Result = TypeVar("Result")
-SECOND = 1_000_000_000
-RETRIED = frozenset({ErrorCategory.TRANSIENT, ErrorCategory.RATE_LIMITED})
-EXHAUSTED = {errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EDQUOT}
-
-
-class RandomSource(Protocol):
-    """Where jitter comes from."""
-
-    def uniform(self, a: float, b: float) -> float:
-        """Return a number between a and b."""
-        ...
-
-
-def classify_error(error: BaseException) -> ErrorCategory:
-    """Say what a caller can expect of a second attempt after any error."""
-    if isinstance(error, BitNetServiceError):
-        return error.category
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in EXHAUSTED):
-        return ErrorCategory.RESOURCE_EXHAUSTED
-    if isinstance(error, (TimeoutError, ConnectionError, asyncio.IncompleteReadError)):
-        return ErrorCategory.TRANSIENT
-    if isinstance(error, (KeyboardInterrupt, SystemExit, asyncio.CancelledError)):
-        return ErrorCategory.PERMANENT
-    if isinstance(error, (ValueError, TypeError, LookupError, PermissionError, FileNotFoundError)):
-        return ErrorCategory.PERMANENT
-    return ErrorCategory.SYSTEM_CRITICAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,134 +49,6 @@ class Deadline:
     def shortened(self, clock: Clock, *, seconds: float) -> Deadline:
         """Return this deadline, or an earlier one that many seconds from now."""
         return Deadline(min(self.nanoseconds, Deadline.after(clock, seconds=seconds).nanoseconds))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """How often and how fast to try again; times are seconds."""
-
-    max_attempts: int = 4
-    base_delay: float = 0.1
-    max_delay: float = 10.0
-    attempt_seconds: float = 10.0
-
-    def backoff(self, attempt: int, *, randomness: RandomSource) -> float:
-        """Return the wait after failed attempt 1, 2 ...: uniform from 0 to a ceiling that doubles."""
-        ceiling = min(self.max_delay, self.base_delay * 2 ** min(attempt - 1, 60))
-        return randomness.uniform(0.0, ceiling)
-
-
-class RetryBudget:
-    """A bucket of retries that successes fill slowly: in an outage they add a tenth to the load, no multiple.
-
-    Starts with `capacity` retries; every `successes_per_retry` successes bring one back.
-    """
-
-    def __init__(self, *, capacity: int = 100, successes_per_retry: int = 10) -> None:
-        self._cost = successes_per_retry
-        self._capacity = capacity * successes_per_retry
-        self._balance = self._capacity
-
-    def refill(self) -> None:
-        """Count a success."""
-        self._balance = min(self._capacity, self._balance + 1)
-
-    def take(self) -> bool:
-        """Take one retry; False if none is left."""
-        if self._balance < self._cost:
-            return False
-        self._balance -= self._cost
-        return True
-
-
-class CircuitBreaker:
-    """Refuses calls to a neighbour for a while after too many of the last ones failed.
-
-    Closed: all calls pass. Open: none does until `open_seconds` are over. Half open: one probe at a time
-    passes; its success closes the breaker, its failure opens it again.
-    """
-
-    def __init__(
-        self,
-        *,
-        neighbour: str,
-        clock: Clock,
-        window: int = 20,
-        min_failures: int = 5,
-        failure_share: float = 0.5,
-        open_seconds: float = 10.0,
-    ) -> None:
-        self._neighbour = neighbour
-        self._clock = clock
-        self._outcomes: deque[bool] = deque(maxlen=window)
-        self._min_failures = min_failures
-        self._failure_share = failure_share
-        self._open_nanoseconds = int(open_seconds * SECOND)
-        self._opened_at: int | None = None
-        self._is_probing = False
-
-    @property
-    def state(self) -> str:
-        """`closed`, `open` or `half_open`."""
-        if self._opened_at is None:
-            return "closed"
-        return "open" if self._wait() > 0 else "half_open"
-
-    def enter(self) -> None:
-        """Let a call pass or raise CircuitOpenError; after it, call `succeeded`, `failed` or `abandoned`."""
-        if self._opened_at is None:
-            return
-        wait = self._wait()
-        if wait > 0 or self._is_probing:
-            raise CircuitOpenError(neighbour=self._neighbour, retry_after=max(1, math.ceil(wait / SECOND)))
-        self._is_probing = True
-
-    def succeeded(self) -> None:
-        """Note that the call reached the neighbour and got an answer."""
-        if self._is_probing:
-            self._outcomes.clear()
-            self._opened_at = None
-        self._is_probing = False
-        self._outcomes.append(True)
-
-    def failed(self) -> None:
-        """Note that the neighbour failed."""
-        self._outcomes.append(False)
-        failures = self._outcomes.count(False)
-        share = failures / len(self._outcomes)
-        if self._is_probing or (failures >= self._min_failures and share >= self._failure_share):
-            self._opened_at = self._clock.monotonic_nanoseconds()
-        self._is_probing = False
-
-    def abandoned(self) -> None:
-        """Note that the call ended without telling anything about the neighbour."""
-        self._is_probing = False
-
-    def _wait(self) -> int:
-        if self._opened_at is None:
-            return 0
-        return self._opened_at + self._open_nanoseconds - self._clock.monotonic_nanoseconds()
-
-
-class Bulkhead:
-    """Lets so many calls to a neighbour run at a time, so that a slow one cannot take everything."""
-
-    def __init__(self, *, neighbour: str, places: int) -> None:
-        self._neighbour = neighbour
-        self._places = asyncio.Semaphore(places)
-
-    @asynccontextmanager
-    async def place(self, *, seconds: float) -> AsyncIterator[None]:
-        """Wait for a place; OverloadedError if none is free in time."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._places.acquire()
-        except TimeoutError:
-            raise OverloadedError(f"Too many calls to {self._neighbour} run already.") from None
-        try:
-            yield
-        finally:
-            self._places.release()
 
 
 class ResilientCaller:
@@ -239,8 +84,18 @@ class ResilientCaller:
         # Jitter spreads load; nobody gains by guessing it.
         self._randomness = randomness or random.Random()  # noqa: S311 - no secret
 
-    async def call(self, operation: Callable[[Deadline], Awaitable[Result]], *, deadline: Deadline) -> Result:
+    async def call(
+        self,
+        operation: Callable[[Deadline], Awaitable[Result]],
+        *,
+        deadline: Deadline,
+        shrink: Callable[[], bool] | None = None,
+    ) -> Result:
         """Run an operation that may run twice; it gets the deadline of its attempt to hand down.
+
+        `shrink` is called when an attempt found a resource exhausted: it makes the operation smaller and
+        returns True, or False if it is as small as can be. What is smaller is tried at once, and out of no
+        budget: it asks for less than what was tried before.
 
         Raises:
             CircuitOpenError: the neighbour gets a pause.
@@ -250,12 +105,16 @@ class ResilientCaller:
             Exception: what the operation raised, if another attempt could not help.
         """
         if self._bulkhead is None:
-            return await self._call(operation, deadline=deadline)
+            return await self._call(operation, deadline=deadline, shrink=shrink)
         async with self._bulkhead.place(seconds=deadline.remaining(self._clock)):
-            return await self._call(operation, deadline=deadline)
+            return await self._call(operation, deadline=deadline, shrink=shrink)
 
     async def _call(
-        self, operation: Callable[[Deadline], Awaitable[Result]], *, deadline: Deadline
+        self,
+        operation: Callable[[Deadline], Awaitable[Result]],
+        *,
+        deadline: Deadline,
+        shrink: Callable[[], bool] | None,
     ) -> Result:
         attempt = 0
         while True:
@@ -267,7 +126,11 @@ class ResilientCaller:
             try:
                 return await self._attempt(operation, deadline=deadline)
             except Exception as error:
-                if classify_error(error) not in RETRIED:
+                category = classify_error(error)
+                if category is ErrorCategory.RESOURCE_EXHAUSTED and shrink is not None and shrink():
+                    attempt = 0
+                    continue
+                if category not in RETRIED:
                     raise
                 await self._wait(error, attempt=attempt, deadline=deadline)
 

@@ -9,11 +9,12 @@ import structlog
 from msgspec import structs
 
 from tritium_platform import spans
-from tritium_platform.errors import BitNetServiceError
+from tritium_platform.errors import BitNetServiceError, InsufficientMemoryError, OverloadedError
 from tritium_platform.insight.health import latency_bucket
 from tritium_platform.metering.model import UsageRecord
 from tritium_platform.quotas.spending import micro
-from tritium_platform.resilience import Deadline, ResilientCaller, RetryBudget, RetryPolicy
+from tritium_platform.resilience import Deadline, ResilientCaller
+from tritium_platform.retry import RetryBudget, RetryPolicy
 from tritium_platform.serving import policy
 from tritium_platform.serving.model import Outcome
 from tritium_platform.settlement import Settlement
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.books import Books
     from tritium_platform.passage import Passage
-    from tritium_platform.resilience import RandomSource
+    from tritium_platform.retry import RandomSource
     from tritium_platform.serving.model import Consumption
 
 _log = structlog.get_logger(__name__)
@@ -124,7 +125,10 @@ class Settler:
         if journal is None or not is_spooled:
 
             async def write(_: Deadline) -> None:  # may run twice: record, intent and end have one id
-                await self._write(end)
+                try:
+                    await self._write(end)
+                except InsufficientMemoryError as error:  # it is as small as can be: only time helps
+                    raise OverloadedError("There is no memory for the books at the moment.") from error
 
             deadline = Deadline.after(self._books.clock, seconds=SETTLEMENT_SECONDS)
             await self._database.call(write, deadline=deadline)

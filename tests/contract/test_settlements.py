@@ -197,6 +197,99 @@ async def test_a_database_that_goes_away_at_any_moment_gets_everything_once(
     assert spool_files(tmp_path / "spool") == []
 
 
+class Scarce(GroupSettlement):
+    """A store that has no memory for more than some settlements at once.
+
+    `says` when it finds that out: before or after they are in the books.
+    """
+
+    def __init__(self, store: GroupSettlement, *, books: Books, most: int, says: str = "before") -> None:
+        super().__init__(store._stores)
+        self.database, self.most, self.says = books.database, most, says
+        self.taken: list[int] = []
+        self.goes_after: int | None = None
+
+    async def apply(self, settlements: Sequence[Settlement], *, spool_id: UUID, position: int) -> None:
+        if len(self.taken) == self.goes_after:
+            raise OverloadedError("away", retry_after=0)
+        is_too_much = len(settlements) > self.most
+        if is_too_much and self.says == "before":
+            await self.run_out()
+        await super().apply(settlements, spool_id=spool_id, position=position)
+        if is_too_much:
+            await self.run_out()
+        self.taken.append(len(settlements))
+
+    async def run_out(self) -> None:
+        """Fail as each database does."""
+        if isinstance(self.database, MemoryDatabase) or self.database.is_sqlite:
+            async with self.database.unit_of_work():
+                raise MemoryError
+        async with self.database.write() as connection:
+            await connection.exec_driver_sql(
+                "DO $$ BEGIN RAISE EXCEPTION 'out of memory' USING ERRCODE = '53200'; END $$"
+            )
+
+
+@pytest.mark.parametrize(("most", "says"), [(1, "before"), (3, "before"), (16, "before"), (3, "after")])
+async def test_a_group_that_is_too_much_at_once_comes_in_by_parts_each_once(
+    *, books: Books, store: GroupSettlement, clock: ManualClock, tmp_path: Path, most: int, says: str
+) -> None:
+    shop = Shop(books, clock)
+    await shop.open()
+    scarce = Scarce(store, books=books, most=most, says=says)
+    journal = SpooledSettlements(tmp_path / "spool", store=scarce, clock=clock, spool_bytes=4000)
+    settlements = [shop.settlement(tokens=tokens) for tokens in range(60)]
+    for start in range(0, 60, 20):  # frames of one settlement and of many
+        await asyncio.gather(*(journal.append(each) for each in settlements[start : start + 20]))
+    await journal.drained()
+    await shop.require(settlements)
+    assert max(scarce.taken) <= most
+    assert sum(scarce.taken) == 60
+    await journal.close()
+    assert spool_files(tmp_path / "spool") == []
+
+
+@pytest.mark.parametrize("goes_after", [1, 2, 5, 19])
+async def test_a_crash_in_the_middle_of_a_parted_frame_leaves_the_rest_to_the_next_process(
+    books: Books, store: GroupSettlement, clock: ManualClock, tmp_path: Path, goes_after: int
+) -> None:
+    shop = Shop(books, clock)
+    await shop.open()
+    scarce = Scarce(store, books=books, most=1)
+    scarce.goes_after = goes_after
+    journal = SpooledSettlements(tmp_path / "spool", store=scarce, clock=clock)
+    settlements = [shop.settlement(tokens=tokens) for tokens in range(20)]
+    await asyncio.gather(*(journal.append(each) for each in settlements))
+    while len(scarce.taken) < goes_after:
+        journal._is_urgent.set()
+        await asyncio.sleep(0.01)
+    await kill(journal)
+    await shop.require(settlements[:goes_after])
+    least = Scarce(store, books=books, most=2)
+    assert await SpooledSettlements(tmp_path / "spool", store=least, clock=clock).recover() == 20 - goes_after
+    await shop.require(settlements)
+    assert spool_files(tmp_path / "spool") == []
+
+
+async def test_one_settlement_that_is_too_much_waits_and_is_not_given_up(
+    books: Books, store: GroupSettlement, clock: ManualClock, tmp_path: Path
+) -> None:
+    shop = Shop(books, clock)
+    await shop.open()
+    scarce = Scarce(store, books=books, most=0)
+    journal = SpooledSettlements(tmp_path / "spool", store=scarce, clock=clock)
+    settlements = [shop.settlement() for _ in range(5)]
+    await asyncio.gather(*(journal.append(each) for each in settlements))
+    waiting = asyncio.create_task(journal.drained())
+    await asyncio.sleep(0.1)
+    assert not await books.usage.list(shop.tenant_id, start=FROM, end=UNTIL, limit=9)
+    scarce.most = 2
+    await waiting
+    await shop.require(settlements)
+    await journal.close()
+
+
 async def test_what_gathered_behind_a_group_whose_answer_was_lost_does_not_bring_it_in_again(
     books: Books, store: GroupSettlement, clock: ManualClock, tmp_path: Path
 ) -> None:

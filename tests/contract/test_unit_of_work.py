@@ -17,7 +17,14 @@ from sqlalchemy.exc import DBAPIError
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
-from tritium_platform.errors import ConflictError, OverloadedError, PlatformError, ValidationError
+from tritium_platform.errors import (
+    ConflictError,
+    InsufficientMemoryError,
+    OverloadedError,
+    PlatformError,
+    ResourceError,
+    ValidationError,
+)
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.model import QuotaCounter
@@ -266,7 +273,7 @@ async def test_a_full_disk_is_said_so_and_what_was_kept_stays(
     async with database.read() as connection:
         pages = (await connection.execute(text("PRAGMA page_count"))).scalar_one()
         await connection.execute(text(f"PRAGMA max_page_count = {pages + 4}"))
-    with pytest.raises(PlatformError, match="full"):  # noqa: PT012 - until one does not fit
+    with pytest.raises(ResourceError, match="full"):  # noqa: PT012 - until one does not fit
         for kept in range(10_000):
             await usage.insert(the_record(clock, tenant_id=tenant_id, event_id=str(kept)))
     month = CalendarMonth.of(clock.now())
@@ -274,6 +281,39 @@ async def test_a_full_disk_is_said_so_and_what_was_kept_stays(
     assert {record.event_id for record in found} == {str(number) for number in range(kept)}
     assert kept > 0
     await database.close()
+
+
+@pytest.mark.service
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        ("53100", ResourceError),
+        ("53200", InsufficientMemoryError),
+        ("53000", InsufficientMemoryError),
+        ("53300", OverloadedError),  # too many connections: a smaller request would not be let in either
+        ("57P01", OverloadedError),
+    ],
+)
+async def test_what_postgresql_has_used_up_is_told_apart_from_one_that_is_away(
+    migrated_postgresql: str, state: str, error: type[Exception]
+) -> None:
+    database = Database(migrated_postgresql, pool_size=1)
+    with pytest.raises(error) as caught:
+        async with database.write() as connection:
+            await connection.exec_driver_sql(
+                f"DO $$ BEGIN RAISE EXCEPTION 'it is so' USING ERRCODE = '{state}'; END $$"
+            )
+    assert type(caught.value) is error
+    await database.close()
+
+
+async def test_what_sqlite_has_no_memory_for_is_told_as_that(sql_books: Books) -> None:
+    async def run_out() -> None:
+        async with sql_books.unit_of_work():
+            raise MemoryError  # as the driver does for SQLITE_NOMEM
+
+    with pytest.raises(InsufficientMemoryError):
+        await run_out()
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_an_operator_has_the_books_compared_and_sees_the_metric(running, shop):
         run = admin.post("/api/v1/billing/reconciliations").raise_for_status().json()
         assert run["differences"] == []
         assert run["counted"]["invoices"] >= 1
-        assert admin.get("/api/v1/billing/reconciliations").json()[0] == run
+        assert admin.get("/api/v1/billing/reconciliations").json()["reconciliations"][0] == run
         shown = admin.get("/metrics").text
         assert "tritium_reconciliation_differences 0.0" in shown
         assert 'tritium_reconciliation_rows{kind="invoices"}' in shown
@@ -152,7 +152,7 @@ def test_what_moves_money_happens_once_per_key(running, shop):
     wish = {"amount_minor": 69, "reference": "wire 1"}
     with running.admin() as admin:
         missing = admin.post(address, json=wish)
-        assert missing.status_code == 422
+        assert (missing.status_code, missing.json()["code"]) == (400, "idempotency_key_missing")
         assert missing.headers["content-type"] == "application/problem+json"
         keyed = {"idempotency-key": '"pay-1"'}
         paid = admin.post(address, json=wish, headers=keyed).raise_for_status().json()
@@ -174,9 +174,35 @@ def test_what_moves_money_happens_once_per_key(running, shop):
         ]
         assert grants[0] == grants[1]
         listed = admin.get("/api/v1/billing/credits", params={"tenant_id": tenant_id}).json()
-        assert listed == grants[:1]
+        assert listed == {"credits": grants[:1], "next_after": None}
         ledger = admin.get("/api/v1/billing/journal.beancount").raise_for_status().text
         assert "Liabilities:CustomerCredit" in ledger
+
+
+def test_credits_contracts_and_runs_are_read_in_pages(running, shop):
+    with running.admin() as admin:
+        tenant_id = running.tenant()[0]
+        wish = {"tenant_id": tenant_id, "currency": "EUR", "amount_minor": 5, "reason": "prepaid"}
+        plan = admin.post("/api/v1/billing/plans", json=PLAN).raise_for_status().json()["id"]
+        for number in range(3):
+            keyed = {"idempotency-key": f"page-{tenant_id}-{number}"}
+            admin.post("/api/v1/billing/credits", json=wish, headers=keyed).raise_for_status()
+            start = {"tenant_id": tenant_id, "plan_id": plan, "starts_at": f"2030-0{number + 1}-01T00:00:00Z"}
+            admin.post("/api/v1/billing/contracts", json=start).raise_for_status()
+            admin.post("/api/v1/billing/reconciliations").raise_for_status()
+        for name in ("credits", "contracts", "reconciliations"):
+            asked, seen = {"tenant_id": tenant_id, "limit": 2}, []
+            while asked.get("after", "") is not None:
+                page = admin.get(f"/api/v1/billing/{name}", params=asked).raise_for_status().json()
+                assert len(page[name]) <= 2
+                seen += [each["id"] for each in page[name]]
+                asked["after"] = page["next_after"]
+            whole = admin.get(f"/api/v1/billing/{name}", params={"tenant_id": tenant_id, "limit": 100}).json()
+            assert seen == [each["id"] for each in whole[name]]
+            assert len(set(seen)) == len(seen) >= 3
+            for wrong in ({"limit": 0}, {"limit": 101}, {"after": "x"}):
+                refused = admin.get(f"/api/v1/billing/{name}", params={"tenant_id": tenant_id, **wrong})
+                assert refused.status_code == 422
 
 
 def test_what_a_customer_is_to_be_told_is_read_by_the_operator_and_by_itself(running, shop):
@@ -217,7 +243,7 @@ def test_a_transfer_is_waited_for_received_and_refunded(running, shop):
     tenant_id, key, invoice = shop
     with running.admin() as admin, running.http(key) as http:
         address = f"/api/v1/billing/invoices/{invoice['id']}/pay"
-        assert admin.post(address, json={}).status_code == 422  # it wants a key
+        assert admin.post(address, json={}).status_code == 400  # it wants a key
         keyed = {"idempotency-key": "ask-1"}
         asked = admin.post(address, json={"amount_minor": 1000}, headers=keyed).raise_for_status().json()
         assert (asked["state"], asked["provider"], asked["amount_minor"]) == (

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritium_platform.adapters.memory.clock import ManualClock
+from tritium_platform.breaker import Bulkhead, CircuitBreaker
 from tritium_platform.errors import (
     CircuitOpenError,
     DeadlineExceededError,
@@ -22,15 +23,8 @@ from tritium_platform.errors import (
     RetriesExhaustedError,
     ValidationError,
 )
-from tritium_platform.resilience import (
-    Bulkhead,
-    CircuitBreaker,
-    Deadline,
-    ResilientCaller,
-    RetryBudget,
-    RetryPolicy,
-    classify_error,
-)
+from tritium_platform.resilience import Deadline, ResilientCaller
+from tritium_platform.retry import RetryBudget, RetryPolicy, classify_error
 
 
 class Neighbour:
@@ -240,3 +234,70 @@ async def test_a_bulkhead_lets_so_many_in_and_the_rest_wait_or_give_up(clock: Ma
     gate.set()
     assert await asyncio.gather(*calls) == ["answer"] * 5
     assert most == 2
+
+
+class Batch:
+    """An operation on so many items; its neighbour takes at most `most` of them."""
+
+    def __init__(self, items: int, *, most: int, clock: ManualClock) -> None:
+        self.items, self.most, self.clock = items, most, clock
+        self.tried: list[int] = []
+
+    async def __call__(self, _: Deadline) -> int:
+        self.tried.append(self.items)
+        if self.items > self.most:
+            raise ResourceError("too much")
+        return self.items
+
+    def halve(self) -> bool:
+        if self.items == 1:
+            return False
+        self.items //= 2
+        return True
+
+
+async def test_what_exhausts_a_resource_is_tried_smaller_at_once(clock: ManualClock) -> None:
+    batch, budget = Batch(100, most=20, clock=clock), RetryBudget(capacity=0)
+    resilient = caller(clock, policy=RetryPolicy(max_attempts=1), budget=budget)
+    deadline = Deadline.after(clock, seconds=1)
+    assert await resilient.call(batch, deadline=deadline, shrink=batch.halve) == 12
+    assert batch.tried == [100, 50, 25, 12]
+    assert clock.monotonic_nanoseconds() == 0
+
+
+async def test_what_is_as_small_as_can_be_is_refused_in_its_own_words(clock: ManualClock) -> None:
+    batch = Batch(5, most=0, clock=clock)
+    with pytest.raises(ResourceError, match="too much"):
+        await caller(clock).call(batch, deadline=Deadline.after(clock, seconds=1), shrink=batch.halve)
+    assert batch.tried == [5, 2, 1]
+
+
+async def test_nothing_is_made_smaller_for_another_reason_or_after_the_deadline(clock: ManualClock) -> None:
+    calls = 0
+
+    def shrink() -> bool:
+        nonlocal calls
+        calls += 1
+        clock.advance(seconds=2)
+        return True
+
+    neighbour = Neighbour(ConnectionResetError(), OverloadedError("busy"))
+    assert await caller(clock).call(neighbour, deadline=Deadline.after(clock, seconds=60), shrink=shrink)
+    with pytest.raises(ValidationError):
+        await caller(clock).call(
+            Neighbour(ValidationError("wrong")), deadline=Deadline.after(clock, seconds=60), shrink=shrink
+        )
+    assert calls == 0
+    for_ever = Neighbour(*(MemoryError() for _ in range(99)))
+    with pytest.raises(DeadlineExceededError):
+        await caller(clock).call(for_ever, deadline=Deadline.after(clock, seconds=9), shrink=shrink)
+    assert (calls, for_ever.calls) == (5, 5)
+
+
+async def test_a_smaller_operation_has_attempts_of_its_own(clock: ManualClock) -> None:
+    lost = [ConnectionResetError() for _ in range(3)]
+    neighbour = Neighbour(*lost, MemoryError(), *lost)
+    policy = RetryPolicy(max_attempts=4)
+    deadline = Deadline.after(clock, seconds=60)
+    assert await caller(clock, policy=policy).call(neighbour, deadline=deadline, shrink=lambda: True)
+    assert neighbour.calls == 8

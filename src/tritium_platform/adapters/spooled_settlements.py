@@ -1,7 +1,8 @@
 """Settlements through a spool: durable when `append` returns, in the books soon, each exactly once.
 
 One thread writes and syncs: what gathers while a sync runs goes out with the next one. One task drains: it
-brings groups into the books together with the spool's position, and waits out a database that is away.
+brings groups into the books together with the spool's position, waits out a database that is away, and halves
+a group that is too much for it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import contextlib
 import threading
 from collections import deque
 from contextvars import Context
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
 
 from tritium_platform.adapters.settlement_codec import decode_settlements, encode_settlements
+from tritium_platform.adapters.settlement_groups import GroupWriter, SettlementFrame, SettlementGroup
 from tritium_platform.adapters.spool import Spool, read_spool, spool_files, spool_path, sync_directory
 from tritium_platform.errors import BitNetServiceError, OverloadedError, PlatformError
 from tritium_platform.values import uuid7
@@ -38,15 +39,6 @@ MOST_WAITING = 100_000
 SPOOL_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Settlements that are durable and not in the books yet; `end` is the spool's position behind them."""
-
-    path: Path
-    end: int
-    settlements: Sequence[Settlement]
-
-
 class SpooledSettlements:
     """The journal of one process; `directory` is its own. Call `recover` first, and `close` at the end."""
 
@@ -61,8 +53,9 @@ class SpooledSettlements:
         self._arrived: list[tuple[Settlement, asyncio.Future[None]]] = []
         self._is_closing = False
         self._writer: threading.Thread | None = None
-        self._frames: deque[_Frame] = deque()
-        self._group: list[_Frame] = []
+        self._group_writer = GroupWriter(store, clock=clock)
+        self._frames: deque[SettlementFrame] = deque()
+        self._group: SettlementGroup | None = None
         self._appended = self._applied = 0
         self._progress = asyncio.Event()
         self._is_urgent = asyncio.Event()
@@ -85,11 +78,14 @@ class SpooledSettlements:
                     f"The spool {path} is shorter than what of it is in the books already: it was cut or "
                     "replaced. Restore it from a copy, or move it away."
                 )
+            start = 0
             for frame in content.frames:
                 if frame.end > known:
-                    settlements = decode_settlements(frame.payload)
-                    await self._store.apply(settlements, spool_id=UUID(path.stem), position=frame.end)
-                    count += len(settlements)
+                    whole = SettlementFrame(path, start, frame.end, decode_settlements(frame.payload))
+                    group = SettlementGroup([whole.behind(known)])
+                    while group.parts:
+                        count += await self._group_writer.write_next(group)
+                start = frame.end
             await self._discard(path)
         return count
 
@@ -173,7 +169,8 @@ class SpooledSettlements:
                 if spool is None or spool.size >= self._spool_bytes:
                     spool = self._begin(spool)
                 settlements = [settlement for settlement, _ in group]
-                frame = _Frame(spool.path, spool.append(encode_settlements(settlements)), settlements)
+                start, end = spool.size, spool.append(encode_settlements(settlements))
+                frame = SettlementFrame(spool.path, start, end, settlements)
             except Exception as error:  # noqa: BLE001 - every caller gets the reason
                 # What is written behind a frame that failed could not be told from damage.
                 self._abandon(spool)
@@ -195,7 +192,9 @@ class SpooledSettlements:
             with contextlib.suppress(OSError):
                 spool.close()
 
-    def _durable(self, group: Sequence[tuple[Settlement, asyncio.Future[None]]], frame: _Frame) -> None:
+    def _durable(
+        self, group: Sequence[tuple[Settlement, asyncio.Future[None]]], frame: SettlementFrame
+    ) -> None:
         self._frames.append(frame)
         self._appended += len(group)
         self._progress.set()
@@ -233,19 +232,18 @@ class SpooledSettlements:
     async def _apply_some(self) -> None:
         """Bring in what lies in one spool, up to some settlements; the files before it are done with."""
         # A group that failed is tried as it was: it may be in the books, and only the answer was lost.
-        frames = self._group = self._group or self._next_group()
-        path, settlements = frames[0].path, [each for frame in frames for each in frame.settlements]
-        await self._store.apply(settlements, spool_id=UUID(path.stem), position=frames[-1].end)
-        self._group = []
-        for _ in frames:
+        group = self._group = self._group or SettlementGroup(self._next_frames())
+        while group.parts:
+            self._applied += await self._group_writer.write_next(group)
+            self._progress.set()
+        self._group, path = None, group.frames[0].path
+        for _ in group.frames:
             self._frames.popleft()
-        self._applied += len(settlements)
-        self._progress.set()
         if self._frames and self._frames[0].path != path:
             await self._discard(path)
 
-    def _next_group(self) -> list[_Frame]:
-        frames: list[_Frame] = []
+    def _next_frames(self) -> list[SettlementFrame]:
+        frames: list[SettlementFrame] = []
         count = 0
         for frame in self._frames:
             if frame.path != self._frames[0].path or count >= MOST_AT_ONCE:

@@ -30,6 +30,7 @@ from tritium_platform.billing.payment import (
     RefundOutcome,
     RefundState,
 )
+from tritium_platform.breaker import Bulkhead, CircuitBreaker
 from tritium_platform.errors import (
     AuthorizationError,
     MissingExtraError,
@@ -37,7 +38,8 @@ from tritium_platform.errors import (
     PlatformError,
     ValidationError,
 )
-from tritium_platform.resilience import Bulkhead, CircuitBreaker, Deadline, ResilientCaller, RetryPolicy
+from tritium_platform.resilience import Deadline, ResilientCaller
+from tritium_platform.retry import RetryPolicy
 
 try:
     import stripe

@@ -42,10 +42,11 @@ from tritium_platform.api import (
 )
 from tritium_platform.api.batch_lines import BatchDoor
 from tritium_platform.api.guard import Guard
-from tritium_platform.api.idempotency import IdempotentAnswers
+from tritium_platform.api.idempotency import KEY_HEADER, IdempotentAnswers
 from tritium_platform.api.inference import GatewayBackend
 from tritium_platform.api.middleware import RequestEnvelope
 from tritium_platform.api.problems import (
+    IdempotencyKeyMissingError,
     MethodNotAllowedError,
     openai_envelope,
     problem_response,
@@ -152,6 +153,9 @@ async def _answer_wrong_request(request: Request, error: Exception) -> Response:
     place = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
     if first["type"] == "json_invalid":
         return await _answer(request, InvalidJsonError("The body is not valid JSON."))
+    if first["type"] == "missing" and first["loc"] == ("header", KEY_HEADER):
+        missing = f"This request moves money: it needs the header {KEY_HEADER}, a fresh one for each wish."
+        return problem_response(request, IdempotencyKeyMissingError(missing, field=KEY_HEADER))
     message = f"{place or 'body'}: {first['msg']}."
     if request.url.path.startswith("/v1/"):
         return await _answer(request, ValidationError(message, param=place))

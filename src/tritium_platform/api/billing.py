@@ -12,7 +12,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Header, Query, Response
 
 from tritium_platform.api.deps import ThePlatform, admin, admin_key
-from tritium_platform.api.idempotency import LONGEST_KEY, parse_key
+from tritium_platform.api.idempotency import KEY_HEADER, LONGEST_KEY, parse_key
 from tritium_platform.api.invoices import (
     EventLimit,
     IfNoneMatch,
@@ -29,7 +29,9 @@ from tritium_platform.api.invoices import (
 from tritium_platform.api.money_schemas import (
     BuyerWish,
     ContractOut,
+    ContractPage,
     CreditOut,
+    CreditPage,
     InvoiceDetailOut,
     InvoiceOut,
     InvoicePage,
@@ -57,7 +59,7 @@ from tritium_platform.values import CalendarMonth
 router = APIRouter(prefix="/api/v1/billing", tags=["billing"], dependencies=[admin_key, admin])
 OPERATOR = "operator"
 IdempotencyKey = Annotated[
-    str, Header(alias="Idempotency-Key", min_length=1, max_length=LONGEST_KEY, pattern=r"^[\x20-\x7e]+$")
+    str, Header(alias=KEY_HEADER, min_length=1, max_length=LONGEST_KEY, pattern=r"^[\x20-\x7e]+$")
 ]
 PlanId = Annotated[str | None, Query(max_length=64, pattern=r"^[0-9a-f]+$")]
 
@@ -103,10 +105,16 @@ async def conclude_contract(platform: ThePlatform, wish: NewContract) -> Contrac
 
 
 @router.get("/contracts")
-async def list_contracts(platform: ThePlatform, tenant_id: UUID) -> list[ContractOut]:
-    """List the contracts of a tenant, oldest first."""
+async def list_contracts(
+    platform: ThePlatform, tenant_id: UUID, limit: Limit = 20, after: UUID | None = None
+) -> ContractPage:
+    """List the contracts of a tenant by their starts, oldest first."""
     await platform.tenancy.get_tenant(tenant_id)
-    return [contract_out(each) for each in await platform.desk.plans.contracts(tenant_id)]
+    found = await platform.desk.plans.contracts(tenant_id, limit=limit, after=after)
+    return ContractPage(
+        contracts=[contract_out(each) for each in found],
+        next_after=found[-1].id if len(found) == limit else None,
+    )
 
 
 @router.put("/buyers/{tenant_id}")
@@ -252,10 +260,16 @@ async def grant_credit(platform: ThePlatform, wish: NewCredit, idempotency_key: 
 
 
 @router.get("/credits")
-async def list_credits(platform: ThePlatform, tenant_id: UUID) -> list[CreditOut]:
+async def list_credits(
+    platform: ThePlatform, tenant_id: UUID, limit: Limit = 20, after: UUID | None = None
+) -> CreditPage:
     """List the credit of a tenant, oldest first."""
     await platform.tenancy.get_tenant(tenant_id)
-    return [credit_out(each) for each in await platform.desk.grants.list(tenant_id)]
+    found = await platform.desk.grants.list(tenant_id, limit=limit, after=after)
+    return CreditPage(
+        credits=[credit_out(each) for each in found],
+        next_after=found[-1].id if len(found) == limit else None,
+    )
 
 
 @router.get("/journal")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 KEYED_PATHS = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"}
 KEPT_HEADERS = {b"content-type", b"cache-control"}
+KEY_HEADER = "Idempotency-Key"
 LONGEST_KEY = 255
 # The draft's form is a string of structured fields; most clients send their characters without the quotes.
 _QUOTED = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])+)"')
@@ -170,8 +171,8 @@ def parse_key(values: list[bytes]) -> str:
     is_key = quoted is not None or _PLAIN.fullmatch(value) is not None
     if len(values) > 1 or not is_key or len(value) > LONGEST_KEY:
         raise ValidationError(
-            f'Idempotency-Key must be one string of 1 to {LONGEST_KEY} ASCII characters, such as "8e03978e".',
-            param="Idempotency-Key",
+            f'{KEY_HEADER} must be one string of 1 to {LONGEST_KEY} ASCII characters, such as "8e03978e".',
+            param=KEY_HEADER,
         )
     return value
 

@@ -145,6 +145,13 @@ class ContractOut(BaseModel):
     created_at: datetime
 
 
+class ContractPage(BaseModel):
+    """Contracts by their starts, oldest first; `next_after` continues the page."""
+
+    contracts: list[ContractOut]
+    next_after: UUID | None
+
+
 class NewDrafts(BaseModel):
     """The month of a tenant to make drafts of."""
 
@@ -201,6 +208,13 @@ class CreditOut(BaseModel):
     priority: int
     expires_at: datetime | None
     created_at: datetime
+
+
+class CreditPage(BaseModel):
+    """Grants of credit, oldest first; `next_after` continues the page."""
+
+    credits: list[CreditOut]
+    next_after: UUID | None
 
 
 class JournalEntryOut(BaseModel):

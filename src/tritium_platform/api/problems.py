@@ -41,6 +41,10 @@ class InvalidHeaderError(errors.ValidationError):
     """A header of the request is missing, there twice, or malformed; details: field."""
 
 
+class IdempotencyKeyMissingError(InvalidHeaderError):
+    """The request moves money, and has no `Idempotency-Key` to do so once; details: field."""
+
+
 RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     **LIBRARY_RULES,
     errors.TokenExpiredError: ErrorRule(401, _INVALID, "token_expired"),
@@ -58,6 +62,7 @@ RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     errors.RateLimitExceededError: ErrorRule(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.QuotaExceededError: ErrorRule(429, "insufficient_quota", "insufficient_quota"),
     InvalidHeaderError: ErrorRule(400, _INVALID, "invalid_header"),
+    IdempotencyKeyMissingError: ErrorRule(400, _INVALID, "idempotency_key_missing"),
     UnsupportedMediaTypeError: ErrorRule(415, _INVALID, "unsupported_media_type"),
     errors.SpendCapReachedError: ErrorRule(402, "insufficient_quota", "spend_cap_reached"),
     errors.InsufficientMemoryError: ErrorRule(503, _SERVER, "insufficient_memory"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel
 
 from tritium_platform.api.deps import ThePlatform, admin, admin_key
+from tritium_platform.api.invoices import Limit
 
 if TYPE_CHECKING:
     from tritium_platform.billing.reconciliation.model import ReconciliationRun
@@ -43,6 +44,13 @@ class ReconciliationOut(BaseModel):
     differences: list[DifferenceOut]
 
 
+class ReconciliationPage(BaseModel):
+    """Runs, newest first; `next_after` continues the page."""
+
+    reconciliations: list[ReconciliationOut]
+    next_after: UUID | None
+
+
 @router.post("", status_code=201)
 async def reconcile(platform: ThePlatform) -> ReconciliationOut:
     """Compare uses, counters, invoice lines, journal and payments now; every difference is an alarm, too."""
@@ -53,10 +61,14 @@ async def reconcile(platform: ThePlatform) -> ReconciliationOut:
 
 @router.get("")
 async def list_reconciliations(
-    platform: ThePlatform, limit: Annotated[int, Query(ge=1, le=100)] = 20
-) -> list[ReconciliationOut]:
-    """List the newest runs, newest first."""
-    return [reconciliation_out(run) for run in await platform.reconciliation.recent(limit=limit)]
+    platform: ThePlatform, limit: Limit = 20, after: UUID | None = None
+) -> ReconciliationPage:
+    """List runs, newest first."""
+    found = await platform.reconciliation.recent(limit=limit, after=after)
+    return ReconciliationPage(
+        reconciliations=[reconciliation_out(run) for run in found],
+        next_after=found[-1].id if len(found) == limit else None,
+    )
 
 
 def reconciliation_out(run: ReconciliationRun) -> ReconciliationOut:

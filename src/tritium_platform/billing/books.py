@@ -129,8 +129,10 @@ class CreditStore(Protocol):
     async def add(self, grant: CreditGrant) -> None:
         """Keep a grant."""
 
-    async def list(self, tenant_id: UUID) -> Sequence[CreditGrant]:
-        """Return a tenant's grants, oldest first."""
+    async def list(
+        self, tenant_id: UUID, *, limit: int | None = None, after: UUID | None = None
+    ) -> Sequence[CreditGrant]:
+        """Return a tenant's grants, oldest first, those after `after`; no limit: all."""
 
     async def lock(self, tenant_id: UUID, *, currency: str) -> Sequence[CreditGrant]:
         """Return a tenant's grants of a currency with something left, until the unit of work ends."""

@@ -82,9 +82,11 @@ class GrantService:
             await self._note("credit.grant", grant, amount_minor=amount_minor, actor=actor)
         return grant
 
-    async def list(self, tenant_id: UUID) -> Sequence[CreditGrant]:
-        """Return a tenant's grants, oldest first."""
-        return await self._books.credits.list(tenant_id)
+    async def list(
+        self, tenant_id: UUID, *, limit: int | None = None, after: UUID | None = None
+    ) -> Sequence[CreditGrant]:
+        """Return a tenant's grants, oldest first, those after `after`; no limit: all."""
+        return await self._books.credits.list(tenant_id, limit=limit, after=after)
 
     async def expire(self) -> int:
         """Take what is left of grants that expired: it is income now; return of how many."""

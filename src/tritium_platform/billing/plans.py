@@ -46,8 +46,10 @@ class PlanStore(Protocol):
     async def add_contract(self, contract: Contract) -> bool:
         """Keep a contract; False if another one of the tenant starts at the same instant."""
 
-    async def list_contracts(self, tenant_id: UUID) -> Sequence[Contract]:
-        """Return a tenant's contracts by their starts, oldest first."""
+    async def list_contracts(
+        self, tenant_id: UUID, *, limit: int | None = None, after: UUID | None = None
+    ) -> Sequence[Contract]:
+        """Return a tenant's contracts by their starts, oldest first; those after `after`, no limit: all."""
 
     async def put_buyer(self, tenant_id: UUID, buyer: Party, *, at: datetime) -> None:
         """Keep who a tenant is on its invoices from now on."""
@@ -166,9 +168,11 @@ class PlanService:
             )
         return contract
 
-    async def contracts(self, tenant_id: UUID) -> Sequence[Contract]:
-        """Return a tenant's contracts, oldest first."""
-        return await self._store.list_contracts(tenant_id)
+    async def contracts(
+        self, tenant_id: UUID, *, limit: int | None = None, after: UUID | None = None
+    ) -> Sequence[Contract]:
+        """Return a tenant's contracts by their starts, oldest first; those after `after`, no limit: all."""
+        return await self._store.list_contracts(tenant_id, limit=limit, after=after)
 
     async def name_buyer(self, tenant_id: UUID, buyer: Party, *, actor: str) -> None:
         """Say who a tenant is on invoices that are finalized from now on."""

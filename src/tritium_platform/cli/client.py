@@ -1,4 +1,10 @@
-"""A small client of a running server: the management routes, with the standard library alone."""
+"""A small client of a running server: the management routes, with the standard library alone.
+
+What only reads, or sets a thing to what it is to be, is asked again when no answer comes: a server that
+starts anew is back in a moment. Anything else may have been done, so the operator hears of it.
+"""
+
+# ruff: noqa: PLC0415 - what calls a server imports what it needs, so that --help stays fast
 
 from __future__ import annotations
 
@@ -6,16 +12,24 @@ import contextlib
 import http.client
 import io
 import json
-from typing import IO, TYPE_CHECKING, Any
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, urlsplit
 
-from tritium.errors import PlatformError, ProcessingError, ValidationError
+from tritium.errors import ErrorCategory, PlatformError, ProcessingError, ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 TIMEOUT_SECONDS = 120.0
+REPEATABLE = frozenset({"GET", "PUT"})
 _OK, _REDIRECT, _SERVER_ERROR = 200, 300, 500
+
+
+class ServerSilentError(PlatformError):
+    """No answer came: nobody listens, or the connection broke."""
+
+    category: ClassVar[ErrorCategory] = ErrorCategory.TRANSIENT
 
 
 class ServerClient:
@@ -60,7 +74,8 @@ class ServerClient:
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         content = json.dumps(body) if body is not None else None
-        return self._send(method, path, content, {"content-type": "application/json"})
+        send = partial(self._send, method, path, content, {"content-type": "application/json"})
+        return _repeatedly(send) if method in REPEATABLE else send()
 
     def _send(self, method: str, path: str, body: IO[bytes] | str | None, headers: Mapping[str, str]) -> Any:
         try:
@@ -72,7 +87,8 @@ class ServerClient:
             response = self._connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise PlatformError(f"The server at {self._url} does not answer: is it up?") from error
+            self._connection.close()  # the next request makes a new one
+            raise ServerSilentError(f"The server at {self._url} does not answer: is it up?") from error
         answer = _parse(content)
         if _OK <= response.status < _REDIRECT:
             return answer
@@ -89,6 +105,27 @@ def place_of(url: str) -> tuple[str, str, int | None]:
     except ValueError:  # a port that is no number, a bracket that is not closed
         pass
     raise ValidationError(f"{url!r} is not an address: write it as http://127.0.0.1:8000.")
+
+
+def _repeatedly(send: Callable[[], Any]) -> Any:
+    """Send until an answer comes, a few times within a deadline; raise why the last one did not."""
+    import asyncio
+
+    from tritium_platform.errors import DeadlineExceededError, RetriesExhaustedError
+    from tritium_platform.resilience import Deadline, ResilientCaller
+    from tritium_platform.retry import RetryPolicy
+    from tritium_platform.values import SystemClock
+
+    async def once(_: Deadline) -> Any:
+        return send()  # which has a timeout of its own, and nobody else waits here
+
+    clock = SystemClock()
+    policy = RetryPolicy(attempt_seconds=TIMEOUT_SECONDS)
+    caller = ResilientCaller(neighbour="the server", clock=clock, policy=policy)
+    try:
+        return asyncio.run(caller.call(once, deadline=Deadline.after(clock, seconds=TIMEOUT_SECONDS)))
+    except (DeadlineExceededError, RetriesExhaustedError) as error:
+        raise error.__cause__ or error from None
 
 
 def _parse(content: bytes) -> Any:

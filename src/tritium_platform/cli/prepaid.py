@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tritium.cli.output import FormatOption, OutputFormat, write_json, write_table, write_text
-from tritium_platform.cli.billing import OPERATOR, TenantId
+from tritium_platform.cli.billing import MOST_SHOWN, OPERATOR, TenantId
 from tritium_platform.cli.common import (
     ConfigFile,
     DatabaseUrl,
@@ -72,17 +72,18 @@ def grant(
 def list_grants(
     tenant: TenantId,
     *,
+    after: Annotated[str | None, typer.Option(help="Only newer ones than this grant.")] = None,
     data_dir: DataDir = None,
     config_file: ConfigFile = None,
     database_url: DatabaseUrl = None,
     output_format: FormatOption = OutputFormat.HUMAN,
 ) -> None:
-    """List a tenant's grants and what is left of each, oldest first."""
-    tenant_id = parse_id(tenant)
+    """List a tenant's grants and what is left of each, oldest first, up to 100."""
+    tenant_id, newer = parse_id(tenant), parse_id(after) if after else None
 
     async def work(platform: Platform) -> Sequence[CreditGrant]:
         await platform.tenancy.get_tenant(tenant_id)
-        return await platform.desk.grants.list(tenant_id)
+        return await platform.desk.grants.list(tenant_id, limit=MOST_SHOWN, after=newer)
 
     config = read_config(config_file, data_dir=data_dir, database_url=database_url)
     _write_grants(with_platform(config, work), output_format=output_format)

@@ -157,6 +157,45 @@ def conclude(
         write_text(f"{contract.id}\n")
 
 
+@price_group.command("contracts")
+def list_contracts(
+    tenant: Annotated[str, typer.Argument(help="The tenant's id.")],
+    *,
+    after: Annotated[str | None, typer.Option(help="Only those that start after this contract.")] = None,
+    data_dir: DataDir = None,
+    config_file: ConfigFile = None,
+    database_url: DatabaseUrl = None,
+    output_format: FormatOption = OutputFormat.HUMAN,
+) -> None:
+    """List a tenant's contracts by their starts, oldest first, up to 100."""
+    tenant_id, later = parse_id(tenant), parse_id(after) if after else None
+
+    async def work(platform: Platform) -> Sequence[Contract]:
+        await platform.tenancy.get_tenant(tenant_id)
+        return await platform.desk.plans.contracts(tenant_id, limit=MOST_SHOWN, after=later)
+
+    config = read_config(config_file, data_dir=data_dir, database_url=database_url)
+    contracts = with_platform(config, work)
+    if output_format is OutputFormat.JSON:
+        from tritium_platform.api.money_schemas import contract_out
+
+        write_json({"contracts": [contract_out(each).model_dump(mode="json") for each in contracts]})
+    elif output_format is OutputFormat.QUIET:
+        write_text("".join(f"{each.id}\n" for each in contracts))
+    else:
+        rows = [
+            (
+                str(each.id),
+                each.plan_id,
+                f"{each.starts_at:%Y-%m-%d}",
+                f"{each.ends_at:%Y-%m-%d}" if each.ends_at else "open",
+                each.tax.jurisdiction,
+            )
+            for each in contracts
+        ]
+        write_table("Contracts", ("id", "plan", "starts", "ends", "taxed in"), rows)
+
+
 @journal_group.command("export")
 def export(
     *,

@@ -44,3 +44,10 @@ def test_credit_is_granted_once_under_a_key_and_pays_before_an_invoice_is_writte
     assert lost["status"] == "uncollectible"
     (left,) = tritiumd("credit", "list", tenant)["credits"]
     assert (left["id"], left["remaining_minor"]) == (granted["id"], 0)
+    assert tritiumd("credit", "list", tenant, "--after", granted["id"])["credits"] == []
+    (contract,) = tritiumd("price", "contracts", tenant)["contracts"]
+    assert contract["plan_id"] == plan
+    assert tritiumd("price", "contracts", tenant, "--after", contract["id"])["contracts"] == []
+    run = tritiumd("reconcile")
+    assert tritiumd("reconciliations")["reconciliations"] == [run]
+    assert tritiumd("reconciliations", "--after", run["id"])["reconciliations"] == []

@@ -40,6 +40,7 @@ from tritium_platform.changes import tenant_changed
 from tritium_platform.errors import (
     ConflictError,
     FairUseSuspendedError,
+    InsufficientMemoryError,
     InsufficientPermissionsError,
     InvalidTokenError,
     NotFoundError,
@@ -463,8 +464,9 @@ async def test_if_the_books_cannot_be_written_the_last_piece_is_not_handed_out()
     assert await office.records() == []
 
 
-async def test_a_database_that_is_away_for_a_moment_loses_no_use_and_doubles_none():
-    failures = [OverloadedError("away", retry_after=0), OverloadedError("away", retry_after=0)]
+@pytest.mark.parametrize("error", [OverloadedError("away", retry_after=0), InsufficientMemoryError("full")])
+async def test_a_database_that_is_away_for_a_moment_loses_no_use_and_doubles_none(error):
+    failures = [error, error]
 
     class AwayTwice(MemoryAuditOutbox):
         async def add(self, intent):

@@ -85,7 +85,7 @@ def takes_in_more_on_a_second_attempt():
     original = SpooledSettlements._apply_some
 
     async def apply_some(self):
-        self._group = []
+        self._group = None
         await original(self)
 
     return patch.object(SpooledSettlements, "_apply_some", apply_some)

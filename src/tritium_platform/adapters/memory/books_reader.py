@@ -236,10 +236,11 @@ class MemoryRunStore:
         async with self._database.write():
             self._database.tables["reconciliation_runs"][run.id] = run
 
-    async def list(self, *, limit: int) -> Sequence[ReconciliationRun]:
-        """Return the newest runs, newest first."""
+    async def list(self, *, limit: int, after: UUID | None = None) -> Sequence[ReconciliationRun]:
+        """Return runs, newest first, those older than `after`."""
         runs: list[ReconciliationRun] = list(self._database.tables["reconciliation_runs"].values())
-        return sorted(runs, key=lambda run: run.id, reverse=True)[:limit]
+        older = [run for run in runs if after is None or run.id < after]
+        return sorted(older, key=lambda run: run.id, reverse=True)[:limit]
 
 
 def _page(items: Iterable[Item], *, key: Callable[[Item], Any], limit: int, after: Item | None) -> list[Item]:

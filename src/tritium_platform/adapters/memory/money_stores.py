@@ -65,9 +65,12 @@ class MemoryCreditStore:
         async with self._database.write():
             self._grants[grant.id] = grant
 
-    async def list(self, tenant_id: UUID) -> Sequence[CreditGrant]:
-        """Return a tenant's grants, oldest first."""
-        return [each for _, each in sorted(self._grants.items()) if each.tenant_id == tenant_id]
+    async def list(
+        self, tenant_id: UUID, *, limit: int | None = None, after: UUID | None = None
+    ) -> Sequence[CreditGrant]:
+        """Return a tenant's grants, oldest first, those after `after`; no limit: all."""
+        mine = [each for _, each in sorted(self._grants.items()) if each.tenant_id == tenant_id]
+        return [each for each in mine if after is None or each.id > after][:limit]
 
     async def lock(self, tenant_id: UUID, *, currency: str) -> Sequence[CreditGrant]:
         """Return a tenant's grants of a currency with something left, until the unit of work ends."""
@@ -153,10 +156,16 @@ class MemoryPlanStore:
             self._contracts[key] = contract
         return True
 
-    async def list_contracts(self, tenant_id: UUID) -> Sequence[Contract]:
-        """Return a tenant's contracts by their starts, oldest first."""
+    async def list_contracts(
+        self, tenant_id: UUID, *, limit: int | None = None, after: UUID | None = None
+    ) -> Sequence[Contract]:
+        """Return a tenant's contracts by their starts, oldest first; those after `after`, no limit: all."""
         mine = [each for each in self._contracts.values() if each.tenant_id == tenant_id]
-        return sorted(mine, key=lambda each: each.starts_at)
+        mine.sort(key=lambda each: each.starts_at)
+        if after is not None:
+            start = next((each.starts_at for each in mine if each.id == after), None)
+            mine = [each for each in mine if start is not None and each.starts_at > start]
+        return mine[:limit]
 
     async def put_buyer(self, tenant_id: UUID, buyer: Party, *, at: datetime) -> None:  # noqa: ARG002 - only SQL
         """Keep who a tenant is on its invoices from now on."""

@@ -32,9 +32,15 @@ class SqlCreditStore:
         async with self._database.write() as connection:
             await connection.execute(self._database.insert(credit_grants).values(**asdict(grant)))
 
-    async def list(self, tenant_id: UUID) -> Sequence[CreditGrant]:
-        """Return a tenant's grants, oldest first."""
-        statement = select(credit_grants).where(_table.tenant_id == tenant_id).order_by(_table.id)
+    async def list(
+        self, tenant_id: UUID, *, limit: int | None = None, after: UUID | None = None
+    ) -> Sequence[CreditGrant]:
+        """Return a tenant's grants, oldest first, those after `after`; no limit: all."""
+        statement = (
+            select(credit_grants).where(_table.tenant_id == tenant_id).order_by(_table.id).limit(limit)
+        )
+        if after is not None:
+            statement = statement.where(_table.id > after)
         async with self._database.read() as connection:
             return [CreditGrant(**row._asdict()) for row in await connection.execute(statement)]
 

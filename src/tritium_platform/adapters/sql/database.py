@@ -7,6 +7,7 @@ of its own when there is none. On PostgreSQL a transaction begins with for whom 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,7 +20,14 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceEr
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tritium_platform.errors import OverloadedError, PlatformError, ValidationError
+from tritium_platform.errors import (
+    InsufficientMemoryError,
+    OverloadedError,
+    PlatformError,
+    Recovery,
+    ResourceError,
+    ValidationError,
+)
 from tritium_platform.tenancy.acting import acting_tenant
 
 if TYPE_CHECKING:
@@ -30,6 +38,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 BUSY_SECONDS = 10
+# PostgreSQL's class 53; too many connections are no matter of how much one of them asks for.
+INSUFFICIENT_RESOURCES, DISK_FULL, TOO_MANY_CONNECTIONS = "53", "53100", "53300"
+NO_MEMORY = {sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR_NOMEM}
 WRITE_OPTION = "tritium_write"
 # What the policies of the tables ask; a connection that does not set it sees no row of any tenant.
 ACTING_SETTING = "tritium.tenant"
@@ -204,16 +215,34 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeoutError) as error:
-        cause = str(error.orig) if isinstance(error, DBAPIError) else "no connection is free"
-        if "disk is full" in cause or "No space left" in cause:
-            raise PlatformError("The disk of the database is full: make room and try again.") from error
+        origin = error.orig if isinstance(error, DBAPIError) else None
+        cause = str(origin or "no connection is free").partition("\n")[0]
+        exhausted = _exhausted(origin)
+        if exhausted is not None:
+            _log.error("database_exhausted", reason=cause)
+            raise exhausted from error
         # The reason names hosts and users of ours; it is the operator's, and the answer goes to a tenant.
-        _log.warning("database_away", reason=cause.splitlines()[0])
+        _log.warning("database_away", reason=cause)
         raise OverloadedError("The database does not answer: try again in a moment.") from error
+    except MemoryError as error:  # so SQLite's driver says it
+        raise InsufficientMemoryError("There is too little memory for so much at once.") from error
     except DatabaseError as error:
         if type(error) is DatabaseError:  # its subclasses are about a statement, it is about the file
             raise PlatformError(f"The database cannot be used: {error.orig}.") from error
         raise
+
+
+def _exhausted(cause: BaseException | None) -> ResourceError | None:
+    """Return what a driver's error says of a resource that is used up; None if it says nothing of one."""
+    state, code = getattr(cause, "sqlstate", None) or "", getattr(cause, "sqlite_errorcode", None)
+    if state == DISK_FULL or code == sqlite3.SQLITE_FULL or "No space left" in str(cause):
+        return ResourceError(
+            "The disk of the database is full: make room and try again.", recovery=Recovery.CONTACT_OPERATOR
+        )
+    is_memory = state.startswith(INSUFFICIENT_RESOURCES) and state != TOO_MANY_CONNECTIONS
+    if is_memory or code in NO_MEMORY:
+        return InsufficientMemoryError("The database has too little memory for so much at once.")
+    return None
 
 
 def prepare_postgresql(engine: Engine) -> None:

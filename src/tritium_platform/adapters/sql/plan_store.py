@@ -82,11 +82,15 @@ class SqlPlanStore:
         async with self._database.write() as connection:
             return (await connection.execute(statement)).one_or_none() is not None
 
-    async def list_contracts(self, tenant_id: UUID) -> Sequence[Contract]:
-        """Return a tenant's contracts by their starts, oldest first."""
-        statement = (
-            select(contracts).where(contracts.c.tenant_id == tenant_id).order_by(contracts.c.starts_at)
-        )
+    async def list_contracts(
+        self, tenant_id: UUID, *, limit: int | None = None, after: UUID | None = None
+    ) -> Sequence[Contract]:
+        """Return a tenant's contracts by their starts, oldest first; those after `after`, no limit: all."""
+        mine = contracts.c.tenant_id == tenant_id
+        statement = select(contracts).where(mine).order_by(contracts.c.starts_at).limit(limit)
+        if after is not None:
+            start = select(contracts.c.starts_at).where(mine, contracts.c.id == after)
+            statement = statement.where(contracts.c.starts_at > start.scalar_subquery())
         async with self._database.read() as connection:
             return [_contract(row) for row in await connection.execute(statement)]
 

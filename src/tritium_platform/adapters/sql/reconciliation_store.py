@@ -46,9 +46,11 @@ class SqlRunStore:
             if rows:
                 await connection.execute(self._database.insert(reconciliation_differences), rows)
 
-    async def list(self, *, limit: int) -> Sequence[ReconciliationRun]:
-        """Return the newest runs, newest first."""
+    async def list(self, *, limit: int, after: UUID | None = None) -> Sequence[ReconciliationRun]:
+        """Return runs, newest first, those older than `after`."""
         newest = select(reconciliation_runs).order_by(reconciliation_runs.c.id.desc()).limit(limit)
+        if after is not None:
+            newest = newest.where(reconciliation_runs.c.id < after)
         table = reconciliation_differences
         differences: dict[UUID, list[Difference]] = defaultdict(list)
         async with self._database.read() as connection:

@@ -97,8 +97,8 @@ class RunStore(Protocol):
     async def add(self, run: ReconciliationRun) -> None:
         """Keep a run."""
 
-    async def list(self, *, limit: int) -> Sequence[ReconciliationRun]:
-        """Return the newest runs, newest first."""
+    async def list(self, *, limit: int, after: UUID | None = None) -> Sequence[ReconciliationRun]:
+        """Return runs, newest first, those older than `after`."""
 
 
 class Alarm(Protocol):
@@ -159,9 +159,9 @@ class ReconciliationService:
         _log.info("books_reconciled", differences=run.num_differences, **run.counted)
         return run
 
-    async def recent(self, *, limit: int = 20) -> Sequence[ReconciliationRun]:
-        """Return the newest runs, newest first."""
-        return await self._runs.list(limit=limit)
+    async def recent(self, *, limit: int = 20, after: UUID | None = None) -> Sequence[ReconciliationRun]:
+        """Return the newest runs, newest first, those older than `after`."""
+        return await self._runs.list(limit=limit, after=after)
 
     async def _compare(self, found: _Findings, *, at: datetime, page: int) -> None:
         reader = self._reader
