@@ -79,12 +79,12 @@ def _lines(
         for x, y in points:
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
         for x, y in (place(each["turn_at"], each[name]) for each in small):
-            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="none" stroke="{palette.text}"/>'
+            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="none" stroke="{colour}"/>'
         yield f'<circle cx="{LEFT + 5 + 190 * row}" cy="46" r="5" fill="{colour}"/>'
         yield text_at(LEFT + 15 + 190 * row, 50, label, colour=palette.quiet, size=11)
     if small:
         label = "the same in a small table, in turns with it"
-        yield f'<circle cx="{LEFT + 385}" cy="46" r="4" fill="none" stroke="{palette.text}"/>'
+        yield f'<circle cx="{LEFT + 385}" cy="46" r="4" fill="none" stroke="{palette.theirs}"/>'
         yield text_at(LEFT + 395, 50, label, colour=palette.quiet, size=11)
 
 
