@@ -161,7 +161,8 @@ class Passage(Generic[Piece]):
     @property
     def seconds(self) -> float:
         """The time from admission to the end of the work, or until now."""
-        return (self._ended or self._now()) - self._started
+        end = self._now() if self._ended is None else self._ended
+        return end - self._started
 
     @property
     def engine_span(self) -> tuple[float, float] | None:
