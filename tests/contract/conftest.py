@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from tritium_platform.insight.facts import FactsReader
     from tritium_platform.insight.health import OutcomeStore
     from tritium_platform.insight.scores import ScoreStore
-    from tritium_platform.metering.ingestion import EventStore
+    from tritium_platform.metering.event_writer import EventStore
     from tritium_platform.metering.service import UsageStore
     from tritium_platform.quotas.reservations import ReservationStore
     from tritium_platform.serving.aliases import AliasStore

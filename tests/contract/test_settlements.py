@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
@@ -395,7 +395,10 @@ async def test_a_damaged_spool_of_one_dead_gateway_does_not_keep_out_that_of_ano
     (tmp_path / "gateway-old").mkdir()  # put aside by hand: nobody's seat
     (tmp_path / "gateway-old" / damaged.name).write_bytes(data)
     limiter = SharedLimiter(tmp_path / "limits")
-    neighbours = Neighbours(limiter, spool_dir=tmp_path, store=store, clock=clock)
+    nothing: Any = None  # no events were left behind
+    neighbours = Neighbours(
+        limiter, spool_dir=tmp_path, store=store, events=nothing, telemetry=nothing, clock=clock
+    )
     with pytest.raises(PlatformError, match="damaged"):
         await neighbours.adopt_spools()
     await shop.require(left)
