@@ -82,13 +82,11 @@ class EventReplay:
         codes: Mapping[int, str] | None = None
         while True:
             try:
-                refused = await self._bring_in(events, codes, spool_id=spool_id, position=position)
-                break
+                return await self._bring_in(events, codes, spool_id=spool_id, position=position)
             except BitNetServiceError as error:
                 if codes is not None or len(events) > 1 or error.category is not ErrorCategory.PERMANENT:
                     raise
                 codes = {0: error.code}
-        self._tell(refused)
 
     async def _bring_in(
         self,
@@ -97,16 +95,16 @@ class EventReplay:
         *,
         spool_id: UUID,
         position: int,
-    ) -> Sequence[RefusedEvents]:
-        """Write events and say which are refused; with `codes`, by place, these are and none is written."""
+    ) -> None:
+        """Write events, and name those that are refused: with `codes`, by place, these and no others."""
         async with self._unit_of_work():
             if await self._positions.get(spool_id) >= position:
-                return []
+                return
             await self._positions.put(spool_id, position=position)
             refused = _sorted(await self._codes(events) if codes is None else codes, events=events)
             if refused:
                 await self._trail.note_refused(refused)
-        return refused
+                self._tell(refused)  # here: told twice is better than not at all
 
     async def _codes(self, events: Sequence[SpooledEvent]) -> Mapping[int, str]:
         outcomes = await self._writer.write(
