@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import psycopg
 import pytest
-from sqlalchemy import make_url
 from tritium_event_gateway import Gateway, an_event, cap, counted, entries, records, spent
 
 from tritium_platform.adapters.event_codec import SpooledEvent, decode_events, encode_events
@@ -18,11 +14,10 @@ from tritium_platform.adapters.ingestion_trail import MOST_IDS
 from tritium_platform.adapters.neighbours import Neighbours, events_in, spool_of_seat
 from tritium_platform.adapters.shared_limiter import SharedLimiter
 from tritium_platform.adapters.spool import read_spool, spool_files
-from tritium_platform.adapters.sql import database as database_module
-from tritium_platform.adapters.sql.database import Database
 from tritium_platform.errors import (
     BitNetServiceError,
     InsufficientMemoryError,
+    OverloadedError,
     PlatformError,
 )
 from tritium_platform.metering.event import Sender, accept_events
@@ -31,8 +26,7 @@ from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import uuid7, uuids7_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
     from pathlib import Path
 
     from conftest import Books
@@ -192,26 +186,59 @@ async def test_an_event_that_the_database_refuses_keeps_nothing_else_back(
     await gateway.ingestion.close()
 
 
-async def test_a_group_that_is_too_much_comes_in_by_parts(
-    books: Books, clock: ManualClock, gateway: Gateway
-) -> None:
-    tenant_id, sizes = uuid7(clock), []
-    keep = books.events.keep
+class Scarce:
+    """An event store that has no memory for more than three events, and goes away after some."""
 
-    async def scarce(events: Sequence[Any], *, identities: Sequence[bytes]) -> Any:
+    def __init__(self, gateway: Gateway, *, goes_after: int) -> None:
+        self.gateway, self.goes_after = gateway, goes_after
+        self.sizes: list[int] = []
+
+    async def keep(self, events: Sequence[Any], *, identities: Sequence[bytes]) -> Any:
+        if len(self.sizes) == self.goes_after:
+            self.gateway.fate.is_away = True
+            raise OverloadedError("away", retry_after=0)
         if len(events) > 3:
             raise InsufficientMemoryError("no memory for so much")
-        sizes.append(len(events))
-        return await keep(events, identities=identities)
+        self.sizes.append(len(events))
+        return await self.gateway.books.events.keep(events, identities=identities)
 
+
+async def test_a_group_that_is_too_much_comes_in_by_parts_and_goes_on_with_the_next_one(
+    books: Books, clock: ManualClock, gateway: Gateway, tmp_path: Path
+) -> None:
+    tenant_id = uuid7(clock)
     gateway.fate.is_away = True
     await gateway.send(*(an_event(clock, tenant_id, str(number)) for number in range(20)))
-    books.events.keep = scarce  # type: ignore[method-assign]
-    gateway.fate.is_away = False
-    await gateway.drained()
-    del books.events.keep  # type: ignore[method-assign]
+    await gateway.kill()
+    sizes: list[int] = []
+    for goes_after in (3, 100):
+        alive = Gateway(books, clock, tmp_path / "events")
+        scarce = Scarce(alive, goes_after=goes_after)
+        alive.replay._writer._store = scarce  # type: ignore[assignment]
+        await alive.spool.open()
+        while alive.spool.is_waiting() and not alive.fate.is_away:
+            await asyncio.sleep(0.001)
+        await alive.kill()
+        sizes += scarce.sizes
     assert len(await counted(books, clock, tenant_id)) == sum(sizes) == 20
-    await gateway.ingestion.close()
+    assert max(sizes) <= 3
+
+
+async def test_a_group_that_is_in_the_books_is_not_looked_at_again(
+    books: Books, clock: ManualClock, gateway: Gateway
+) -> None:
+    tenant_id = uuid7(clock)
+    await gateway.send(an_event(clock, tenant_id))
+    sender = Sender(tiers={tenant_id: TenantTier.TEAM})
+    (event,) = accept_events([an_event(clock, tenant_id, quantity=8)], sender=sender, now=clock.now())
+    assert not isinstance(event, BitNetServiceError)
+    (identity,) = uuids7_bytes(1, clock=clock)
+    spool_id = uuid7(clock)
+    for position in (100, 100, 60):
+        await gateway.replay.apply([SpooledEvent(event, identity)], spool_id=spool_id, position=position)
+    assert await gateway.replay.position(spool_id) == 100
+    assert gateway.shown("tritium_events_refused_total", code="conflict") == 1
+    assert len(await entries(books, "usage.refuse", tenant_id)) == 1
 
 
 async def test_what_a_dead_gateway_left_is_adopted(books: Books, clock: ManualClock, tmp_path: Path) -> None:
@@ -251,69 +278,3 @@ def test_events_are_read_as_they_were_written(clock: ManualClock) -> None:
     for wrong in (b"", b"\xc1", data[:-1], encode_events([])[:-1] + b"\x91\x80"):
         with pytest.raises(PlatformError, match="no events"):
             decode_events(wrong)
-
-
-@pytest.fixture
-def outage(
-    sql_url: str, superuser_url: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], AbstractContextManager[None]]:
-    """Makes the database go away for a while."""
-    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0)
-
-    @contextmanager
-    def locked() -> Iterator[None]:
-        connection = sqlite3.connect(make_url(sql_url).database or "", isolation_level=None)
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.close()
-
-    @contextmanager
-    def gone() -> Iterator[None]:
-        name = make_url(sql_url).database
-        server = (
-            make_url(superuser_url(sql_url)).set(database="postgres").render_as_string(hide_password=False)
-        )
-        with psycopg.connect(server, autocommit=True) as connection:
-            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-            try:
-                connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-                )
-                yield
-            finally:
-                connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
-
-    return locked if sql_url.startswith("sqlite") else gone
-
-
-async def test_a_database_that_is_really_away_comes_back_to_all_of_them(
-    sql_url: str,
-    outage: Callable[[], AbstractContextManager[None]],
-    books_in: Callable[[Database], Books],
-    clock: ManualClock,
-    tmp_path: Path,
-) -> None:
-    database = Database(sql_url)  # after the patience was taken from it
-    books, tenant_id = books_in(database), uuid7(clock)
-    gateway = Gateway(books, clock, tmp_path / "events")
-    await cap(gateway, tenant_id)
-    assert await gateway.send(an_event(clock, tenant_id, "before")) == ["accepted"]
-    with outage():
-        assert await gateway.send(an_event(clock, tenant_id, "a")) == ["deferred"]
-        together = [
-            gateway.send(*(an_event(clock, tenant_id, f"{place}-{number}") for number in range(20)))
-            for place in range(10)
-        ]
-        assert await asyncio.gather(*together) == [["deferred"] * 20] * 10
-        assert await gateway.send(
-            an_event(clock, tenant_id, "a", quantity=8), an_event(clock, tenant_id, "before", quantity=8)
-        ) == ["deferred", "deferred"]
-    await gateway.drained()
-    quantities = await counted(books, clock, tenant_id)
-    assert (len(quantities), set(quantities.values())) == (202, {7})
-    assert await spent(gateway, tenant_id) == 202 * 7 * MICRO
-    (entry,) = await entries(books, "usage.refuse", tenant_id)
-    assert sorted(str(entry.details["ids"]).split("\n")) == ["a", "before"]
-    assert await gateway.send(an_event(clock, tenant_id, "after")) == ["accepted"]
-    await gateway.ingestion.close()
-    await database.close()

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
-import tritium_test_programs as programs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritium_event_gateway import Gateway, an_event, cap, counted, entries, records, spent
 
 from tritium_platform.adapters.memory.clock import ManualClock
-from tritium_platform.adapters.spool import Spool, spool_files
+from tritium_platform.adapters.spool import Spool, read_spool, spool_files
 from tritium_platform.errors import OverloadedError, PlatformError
 from tritium_platform.quotas.spending import MICRO
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Books
 
 
@@ -127,6 +126,7 @@ async def test_as_much_may_wait_as_is_allowed(books: Books, clock: ManualClock, 
     await gateway.ingestion.close()
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
 @pytest.mark.parametrize("fails", ["before anything", "in the middle", "at the sync"])
 async def test_a_disk_that_fails_keeps_nothing_of_what_is_refused(
     *,
@@ -135,6 +135,7 @@ async def test_a_disk_that_fails_keeps_nothing_of_what_is_refused(
     gateway: Gateway,
     monkeypatch: pytest.MonkeyPatch,
     fails: str,
+    is_restarted: bool,
 ) -> None:
     tenant_id = uuid7(clock)
     gateway.fate.is_away = True
@@ -156,9 +157,36 @@ async def test_a_disk_that_fails_keeps_nothing_of_what_is_refused(
                 await gateway.send(an_event(clock, tenant_id, "b"))
     assert len(spool_files(gateway.directory)) == 1  # and no empty one for every try
     assert await gateway.send(an_event(clock, tenant_id, "c")) == ["deferred"]
+    if is_restarted:
+        await gateway.kill()
+        gateway = Gateway(books, clock, gateway.directory)
+        await gateway.spool.open()
     gateway.fate.is_away = False
     await gateway.drained()
     assert await counted(books, clock, tenant_id) == {"a": 7, "c": 7}
+    await gateway.ingestion.close()
+
+
+async def test_what_cannot_be_taken_back_from_the_disk_is_not_brought_in(
+    books: Books, clock: ManualClock, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant_id = uuid7(clock)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    gateway.fate.is_away = True
+    await gateway.send(an_event(clock, tenant_id, "a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        patch.setattr(os, "ftruncate", fail)
+        with pytest.raises(OverloadedError, match="cannot be kept"):
+            await gateway.send(an_event(clock, tenant_id, "b"))
+    (path,) = spool_files(gateway.directory)
+    assert len(read_spool(path).frames) == 2
+    gateway.fate.is_away = False
+    await gateway.drained()
+    assert await counted(books, clock, tenant_id) == {"a": 7}
     await gateway.ingestion.close()
 
 
@@ -253,38 +281,3 @@ async def test_whatever_happens_each_counts_once_and_the_first_one_stays(
     assert sorted(named_ids) == sorted(refused)
     noted = await entries(books, "usage.ingest", tenant_id)
     assert sum(int(each.details["events"]) for each in noted) == len(firsts)
-
-
-WORKER = Path(__file__).with_name("event_worker.py")
-KILLS = 4
-
-
-async def test_killed_at_any_moment_it_loses_nothing_that_was_acknowledged(
-    sql_books: Books, sql_url: str, clock: ManualClock, tmp_path: Path
-) -> None:
-    """The database of the worker goes away and comes back, so that kills meet the spool and the replay."""
-    tenant_id, directory = uuid7(clock), tmp_path / "events"
-    acknowledged: set[str] = set()
-    await cap(Gateway(sql_books, clock, directory), tenant_id)
-    for turn in range(KILLS):
-        worker = programs.start(WORKER, sql_url, directory, tenant_id, turn, log=tmp_path / "log")
-        said = ""
-        while said.count("taken ") < 12 + 5 * turn:
-            said += worker.stdout.readline().decode()
-        worker.kill()
-        worker.wait()
-        with worker.stdout:
-            said += worker.stdout.read().decode()
-        acknowledged |= set(re.findall(r"^taken (\S+)\.$", said, re.MULTILINE))
-    alive = Gateway(sql_books, clock, directory)
-    await alive.spool.open()
-    await alive.drained()
-    kept = await counted(sql_books, clock, tenant_id)
-    assert acknowledged <= set(kept)
-    assert len(acknowledged) >= 12 * KILLS
-    assert len(set(kept) - acknowledged) <= KILLS  # what was cut off: one at a time
-    assert await spent(alive, tenant_id) == sum(kept.values()) * MICRO
-    noted = await entries(sql_books, "usage.ingest", tenant_id)
-    assert sum(int(each.details["events"]) for each in noted) == len(kept)
-    assert await entries(sql_books, "usage.refuse", tenant_id) == []
-    await alive.ingestion.close()
