@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import uuid
 from datetime import UTC, datetime
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from tritium_platform.adapters.sql import database as database_module
 
 OWN, OPERATORS = "/api/v1/usage/events", "/api/v1/billing/events"
+SERVER = os.environ.get("TRITIUM_TEST_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
 CLOUD = {"content-type": "application/cloudevents+json"}
 
 
@@ -91,3 +95,43 @@ def test_events_are_answered_as_deferred_and_come_into_the_books(impatient, harn
         assert (again.status_code, again.json()) == (200, answered(duplicates=[0, 1]))
         late = http.post(OWN, json=cloud, headers=CLOUD)
         assert (late.status_code, late.json()) == (200, answered(duplicates=[0]))
+
+
+@contextlib.contextmanager
+def gone(url):
+    """Let PostgreSQL close all connections to a database and take no new one."""
+    server = SERVER.replace("+psycopg", "")
+    with psycopg.connect(server, autocommit=True) as connection:
+        name = make_url(url).database
+        connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        try:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+            )
+            yield
+        finally:
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+
+@pytest.mark.service
+def test_who_cannot_be_authenticated_any_more_is_refused(postgresql_url_of_one_test, harness, tmp_path):
+    url = postgresql_url_of_one_test
+    running, stop = harness.serve(harness.platform_config(tmp_path, database_url=url))
+    _, key = running.tenant()
+    sent, deferred = [], []
+    with running.http(key) as http:
+        sent.append(an_event())
+        assert http.post(OWN, json={"events": sent}).status_code == 200
+        with gone(url):
+            answer = None
+            while answer is None or answer.status_code == 202:  # until the key must be looked at again
+                sent.append(an_event())
+                answer = http.post(OWN, json={"events": sent[-1:]})
+                deferred += [sent[-1]] * (answer.status_code == 202)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        harness.wait_until(lambda: http.get("/health/ready").status_code == 200)
+        harness.wait_until(lambda: waiting_bytes(running) == 0)
+        records = http.get("/api/v1/usage", params={"limit": 1000}).raise_for_status().json()["records"]
+        known = [sent[0]["id"], *(each["id"] for each in deferred)]
+        assert sorted(each["event_id"] for each in records) == sorted(known)
+    stop()
