@@ -257,6 +257,12 @@ async def test_what_a_dead_gateway_left_is_adopted(books: Books, clock: ManualCl
         telemetry=alive.metrics,
         clock=clock,
     )
+    alive.fate.is_away = True
+    for _ in range(2):
+        with pytest.raises(OverloadedError):
+            await neighbours.adopt_spools()
+        assert alive.shown("tritium_event_spool_bytes") == 0  # it is not ours
+    alive.fate.is_away = False
     await neighbours.adopt_spools()
     limiter.close()
     assert await counted(books, clock, tenant_id) == {"1": 7}

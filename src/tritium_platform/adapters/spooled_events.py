@@ -105,9 +105,12 @@ class SpooledEvents:
             PlatformError: a file is damaged, or ends before what is in the books already.
             OverloadedError: the database is away; the rest is as it was.
         """
-        await self._find()
-        left = sum(self._sizes.values())
-        await self._bring_all_in()
+        try:
+            await self._find()
+            left = sum(self._sizes.values())
+            await self._bring_all_in()
+        finally:  # what is left is looked at again by whoever adopts next
+            self._telemetry.events_waiting(-sum(self._sizes.values()))
         return left
 
     def is_waiting(self) -> bool:
@@ -215,6 +218,8 @@ class SpooledEvents:
                 _log.warning("events_wait", bytes=sum(self._sizes.values()), code=error.code)
             except Exception:  # noqa: BLE001 - whatever it is, what is durable is not given up
                 _log.exception("events_not_brought_in", bytes=sum(self._sizes.values()))
+            else:
+                continue  # or end: what comes now is written at once
             if self._is_closed:
                 return
             await self._clock.sleep(AWAY_SECONDS)
