@@ -12,6 +12,7 @@ import pytest
 
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.spool_positions import MemorySpoolPositions
+from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.adapters.neighbours import Neighbours, spool_of_seat
 from tritium_platform.adapters.settlement_codec import decode_settlements, encode_settlements
 from tritium_platform.adapters.settlement_store import GroupSettlement, RoomStores
@@ -397,7 +398,7 @@ async def test_a_damaged_spool_of_one_dead_gateway_does_not_keep_out_that_of_ano
     limiter = SharedLimiter(tmp_path / "limits")
     nothing: Any = None  # no events were left behind
     neighbours = Neighbours(
-        limiter, spool_dir=tmp_path, store=store, events=nothing, telemetry=nothing, clock=clock
+        limiter, spool_dir=tmp_path, store=store, events=nothing, telemetry=Metrics(), clock=clock
     )
     with pytest.raises(PlatformError, match="damaged"):
         await neighbours.adopt_spools()
