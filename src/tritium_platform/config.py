@@ -129,6 +129,8 @@ class PlatformConfig(BaseSettings):
     """When a request that never ended gives back its quota."""
     idempotency_seconds: Annotated[float, Field(ge=60, le=7 * 86_400)] = 86_400.0
     """How long an answer under an Idempotency-Key is kept, encrypted, to be given again."""
+    event_spool_bytes: Annotated[int, Field(ge=0)] = 2**30
+    """How much of reported events may wait on this machine while the database is away; 0 takes none in."""
     max_idempotency_keys: Annotated[int, Field(gt=0)] = 10_000
     """How many such answers one tenant may have at a time; more are refused."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
@@ -215,7 +217,7 @@ class PlatformConfig(BaseSettings):
 
     @property
     def spool_dir(self) -> Path:
-        """Where settlements lie until they are in the database."""
+        """Where settlements, and events taken in while it was away, lie until they are in the database."""
         return self.data_dir / "spool"
 
     @property

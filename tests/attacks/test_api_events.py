@@ -57,6 +57,10 @@ def tenant(running):
         yield tenant_id, http
 
 
+def answered(*, accepted=0, duplicates=()):
+    return {"accepted": accepted, "duplicates": list(duplicates), "deferred": [], "refused": []}
+
+
 def used(http):
     return {
         each["meter"]: each["quantity"]
@@ -68,7 +72,7 @@ def test_events_count_once_and_the_answer_names_what_does_not(tenant):
     tenant_id, http = tenant
     first, second = an_event(), an_event(tenant_id=tenant_id)
     answer = http.post(OWN, json={"events": [first, second, first]})
-    assert (answer.status_code, answer.json()) == (200, {"accepted": 2, "duplicates": [2], "refused": []})
+    assert (answer.status_code, answer.json()) == (200, answered(accepted=2, duplicates=[2]))
     changed, third = {**first, "quantity": 8}, an_event()
     answer = http.post(OWN, json={"events": [changed, third, second]})
     assert answer.status_code == 207
@@ -86,7 +90,7 @@ def test_events_count_once_and_the_answer_names_what_does_not(tenant):
     records = http.get("/api/v1/usage").json()["records"]
     (record,) = [each for each in records if each["event_id"] == first["id"]]
     assert (record["operation"], record["source"]) == ("external", "engine-7")
-    assert http.post(OWN, json={"events": []}).json() == {"accepted": 0, "duplicates": [], "refused": []}
+    assert http.post(OWN, json={"events": []}).json() == answered()
 
 
 def test_the_same_event_in_another_form_is_the_same(tenant):
@@ -95,11 +99,9 @@ def test_the_same_event_in_another_form_is_the_same(tenant):
         subject=tenant_id, data={"meter": "input_tokens", "quantity": 5, "dimensions": {"model": "m"}}
     )
     assert http.post(OWN, json=event, headers=CLOUD).json()["accepted"] == 1
-    assert http.post(OWN, json=[event, a_cloud_event()], headers=CLOUD_BATCH).json() == {
-        "accepted": 1,
-        "duplicates": [0],
-        "refused": [],
-    }
+    assert http.post(OWN, json=[event, a_cloud_event()], headers=CLOUD_BATCH).json() == answered(
+        accepted=1, duplicates=[0]
+    )
     own = an_event(source=event["source"], id=event["id"], **event["data"])
     assert http.post(OWN, json={"events": [own]}).json()["duplicates"] == [0]
     conflict = http.post(OWN, json={**event, "time": (NOW - timedelta(1)).isoformat()}, headers=CLOUD)

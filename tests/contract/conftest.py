@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from tritium_platform.insight.facts import FactsReader
     from tritium_platform.insight.health import OutcomeStore
     from tritium_platform.insight.scores import ScoreStore
-    from tritium_platform.metering.ingestion import EventStore
+    from tritium_platform.metering.event_writer import EventStore
     from tritium_platform.metering.service import UsageStore
     from tritium_platform.quotas.reservations import ReservationStore
     from tritium_platform.serving.aliases import AliasStore
@@ -91,13 +91,15 @@ if TYPE_CHECKING:
     from tritium_platform.tenancy.service import TenantStore
     from tritium_platform.values import UnitOfWork
 
-ORACLE = "tritium_scoring_oracle"
-if ORACLE not in sys.modules:
-    spec = importlib.util.spec_from_file_location(ORACLE, Path(__file__).with_name("scoring.py"))
-    if spec is None or spec.loader is None:
-        raise ImportError(ORACLE)
-    sys.modules[ORACLE] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[ORACLE])
+# What tests share beside fixtures: folders of tests are not packages.
+SHARED = {"tritium_scoring_oracle": "scoring.py", "tritium_event_gateway": "event_gateway.py"}
+for name, file in SHARED.items():
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
+        if spec is None or spec.loader is None:
+            raise ImportError(name)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
 
 SERVER = os.environ.get("TRITIUM_TEST_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
 # Policies never bind a superuser: what runs as one proves nothing about them.

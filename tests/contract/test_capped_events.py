@@ -20,7 +20,8 @@ from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.model import MeterPrice, PriceVersion
 from tritium_platform.errors import OverloadedError, SpendCapReachedError
 from tritium_platform.metering.event import LARGEST_EVENT_QUANTITY, ReportedEvent, Sender
-from tritium_platform.metering.ingestion import Ingested, Ingestion
+from tritium_platform.metering.event_writer import EventWriter, Ingested
+from tritium_platform.metering.ingestion import Ingestion
 from tritium_platform.metering.model import Meter
 from tritium_platform.quotas.model import QuotaMeter
 from tritium_platform.quotas.spending import MICRO, SpendCap, SpendMode, SpendService
@@ -82,13 +83,14 @@ async def ingestion_of(books: Books, spending: SpendService, clock: ManualClock)
             currency="USD", valid_from=datetime(2026, 1, 1, tzinfo=UTC), prices={TenantTier.TEAM: PRICES}
         )
     )
-    return Ingestion(
+    writer = EventWriter(
         store=books.events,
         trail=AuditedIngestion(intents=books.outbox, clock=clock),
         unit_of_work=books.unit_of_work,
         clock=clock,
         caps=CappedIngestion(spending=spending, prices=prices, clock=clock),
     )
+    return Ingestion(writer=writer, clock=clock)
 
 
 def an_event(clock: ManualClock, name: str, quantity: int, **changes: Any) -> ReportedEvent:

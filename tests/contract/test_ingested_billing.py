@@ -20,7 +20,8 @@ from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.rating.plan_json import plan_from_dict
 from tritium_platform.errors import BitNetServiceError, ConflictError
 from tritium_platform.metering.event import ReportedEvent, Sender
-from tritium_platform.metering.ingestion import Ingested, Ingestion
+from tritium_platform.metering.event_writer import EventWriter, Ingested
+from tritium_platform.metering.ingestion import Ingestion
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import CalendarMonth, uuid7
 
@@ -70,12 +71,13 @@ class Shop:
 
     def __init__(self, books: Books) -> None:
         self.clock: Any = books.money.clock
-        self.ingestion = Ingestion(
+        writer = EventWriter(
             store=books.events,
             trail=AuditedIngestion(intents=books.outbox, clock=self.clock),
             unit_of_work=books.unit_of_work,
             clock=self.clock,
         )
+        self.ingestion = Ingestion(writer=writer, clock=self.clock)
         self.desk = open_desk(
             books.money,
             plan_store=books.plans,

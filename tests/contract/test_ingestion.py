@@ -14,9 +14,11 @@ from tritium_platform.adapters.ingestion_trail import AuditedIngestion
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.errors import BitNetServiceError, ConflictError, OverloadedError
+from tritium_platform.metering import event_writer
 from tritium_platform.metering import ingestion as ingestion_module
 from tritium_platform.metering.event import ReportedEvent, Sender, UsageEvent, accept_events
-from tritium_platform.metering.ingestion import Ingested, Ingestion
+from tritium_platform.metering.event_writer import EventWriter, Ingested
+from tritium_platform.metering.ingestion import Ingestion
 from tritium_platform.metering.model import Meter, UsageTotal
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.tenancy.model import TenantTier
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from conftest import Books
 
-    from tritium_platform.metering.ingestion import Outcome
+    from tritium_platform.metering.event_writer import Outcome
 
 ACCEPTED, DUPLICATE = Ingested.ACCEPTED, Ingested.DUPLICATE
 
@@ -53,7 +55,12 @@ def trail() -> CountingTrail:
 
 @pytest.fixture
 def ingestion(books: Books, clock: ManualClock, trail: CountingTrail) -> Ingestion:
-    return Ingestion(store=books.events, trail=trail, unit_of_work=books.unit_of_work, clock=clock)
+    return ingestion_over(books, clock, trail)
+
+
+def ingestion_over(books: Books, clock: ManualClock, trail: Any) -> Ingestion:
+    writer = EventWriter(store=books.events, trail=trail, unit_of_work=books.unit_of_work, clock=clock)
+    return Ingestion(writer=writer, clock=clock)
 
 
 def sender_of(*tenants: UUID) -> Sender:
@@ -93,7 +100,7 @@ async def test_an_event_comes_back_as_a_use(
     (event,) = accept_events([reported], sender=sender, now=clock.now())
     assert not isinstance(event, BitNetServiceError)
     (found,) = await all_of(books, clock, tenant_id)
-    assert found == event.record(found.id, received_at=clock.now())
+    assert found == event.record(found.id)
     assert {each: count for each, count in found.metered().items() if count} == {meter: 10**12}
     assert (found.model, found.device) == ("größte-✓", 'c"p\\u')
     assert found.report.dimensions == reported.dimensions
@@ -214,12 +221,7 @@ async def test_too_many_that_wait_are_refused_and_a_client_that_leaves_changes_n
 async def test_a_group_is_one_entry_of_the_audit_log_per_tenant_and_key(
     books: Books, clock: ManualClock
 ) -> None:
-    audited = Ingestion(
-        store=books.events,
-        trail=AuditedIngestion(intents=books.outbox, clock=clock),
-        unit_of_work=books.unit_of_work,
-        clock=clock,
-    )
+    audited = ingestion_over(books, clock, AuditedIngestion(intents=books.outbox, clock=clock))  # type: ignore[arg-type]  # every outbox adds
     mine, yours = uuid7(clock), uuid7(clock)
     events = [an_event(clock, mine), an_event(clock, mine, id="2"), an_event(clock, yours)]
     for _ in range(2):  # what is a duplicate changes nothing, and there is nothing to log
@@ -241,18 +243,14 @@ async def test_what_others_report_is_no_load_of_ours(
 
 
 async def test_two_processes_may_take_in_the_same_events_in_any_order(
-    sql_books: Books, sql_url: str, clock: ManualClock
+    sql_books: Books, sql_url: str, clock: ManualClock, books_in: Any
 ) -> None:
     tenants = [uuid7(clock), uuid7(clock)]
     sender = sender_of(*tenants)
     other = Database(sql_url)
     try:
         first, second = (
-            Ingestion(store=store, trail=CountingTrail(), unit_of_work=database.unit_of_work, clock=clock)
-            for store, database in (
-                (sql_books.events, sql_books.database),
-                (type(sql_books.events)(other), other),
-            )
+            ingestion_over(each, clock, CountingTrail()) for each in (sql_books, books_in(other))
         )
         for turn in range(5):
             events = [
@@ -281,8 +279,8 @@ async def test_all_write_in_one_order_of_keys(clock: ManualClock) -> None:
     events = accept_events(reported, sender=sender_of(mine, yours), now=clock.now())
     orders = []
     for sent in (events, events[::-1], events[3:] + events[:3]):
-        batch = ingestion_module._Batch(events=[each for each in sent if isinstance(each, UsageEvent)])
-        orders.append([each.key for each in ingestion_module._arranged([batch]).firsts])
+        arranged = event_writer._arranged([each for each in sent if isinstance(each, UsageEvent)])
+        orders.append([each.key for each in arranged.firsts])
     assert orders == [sorted(orders[0])] * 3
     assert len(orders[0]) == len(events)
 
@@ -325,7 +323,7 @@ async def test_groups_do_what_one_event_after_the_other_does(books: Books, batch
     """The slow twin: single inserts of usage records, each in a transaction of its own."""
     clock, trail = ManualClock(), CountingTrail()
     fast, slow = uuid7(clock), uuid7(clock)
-    ingestion = Ingestion(store=books.events, trail=trail, unit_of_work=books.unit_of_work, clock=clock)
+    ingestion = ingestion_over(books, clock, trail)
     metering = MeteringService(store=books.usage)
     for batch in batches:
         mine = [an_event(clock, fast, **fields) for fields in batch]
@@ -344,7 +342,7 @@ async def one_by_one(metering: MeteringService, event: Any, *, clock: ManualCloc
     if isinstance(event, BitNetServiceError):
         return event.code
     try:
-        is_new = await metering.record(event.record(uuid7(clock), received_at=clock.now()))
+        is_new = await metering.record(event.record(uuid7(clock)))
     except ConflictError as error:
         return error.code
     return "accepted" if is_new else "duplicate"

@@ -56,6 +56,7 @@ def of_its_own_kind(number: int) -> UsageEvent:
             tier=TenantTier.TEAM,
             key_prefix=prefix,
             key_id=None,
+            received_at=EPOCH,
         ),
         id="1",
         key=key_digest(prefix, "1"),
@@ -99,7 +100,7 @@ async def test_events_of_as_many_kinds_are_kept_in_order_and_found_by_the_index(
     """
     store, events = SqlEventStore(database), [of_its_own_kind(number) for number in range(10_000)]
     identities = uuids7_bytes(len(events), clock=clock)
-    assert await store.keep(events, identities=identities, received_at=clock.now()) == {}
+    assert await store.keep(events, identities=identities) == {}
     others = uuids7_bytes(len(events), clock=clock)
     columns = event_store._columns(events, others)
     async with database.read() as connection:
@@ -112,5 +113,5 @@ async def test_events_of_as_many_kinds_are_kept_in_order_and_found_by_the_index(
     ]
     assert "Index Scan using uq_usage_records" in lines
     assert "Seq Scan" not in lines
-    taken = await store.keep(events, identities=others, received_at=clock.now())
+    taken = await store.keep(events, identities=others)
     assert taken == {place: event.body_sha256 for place, event in enumerate(events)}

@@ -264,7 +264,7 @@ async def test_a_reported_event_that_no_invoice_charged_is_held_to_what_its_send
     sender = Sender(tiers={TENANT: TenantTier.TEAM}, tenant_id=TENANT)
     (event,) = accept_events([reported], sender=sender, now=house.clock.now())
     assert isinstance(event, UsageEvent)
-    await house.usage.insert(event.record(uuid7(house.clock), received_at=house.clock.now()))
+    await house.usage.insert(event.record(uuid7(house.clock)))
     assert (await house.run()).differences == ()
     sabotage(f"UPDATE usage_records SET {change} WHERE event_id = 'e'")
     (difference,) = (await house.run()).differences

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
 
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.spool_positions import MemorySpoolPositions
+from tritium_platform.adapters.metrics import Metrics
 from tritium_platform.adapters.neighbours import Neighbours, spool_of_seat
 from tritium_platform.adapters.settlement_codec import decode_settlements, encode_settlements
 from tritium_platform.adapters.settlement_store import GroupSettlement, RoomStores
@@ -395,7 +396,10 @@ async def test_a_damaged_spool_of_one_dead_gateway_does_not_keep_out_that_of_ano
     (tmp_path / "gateway-old").mkdir()  # put aside by hand: nobody's seat
     (tmp_path / "gateway-old" / damaged.name).write_bytes(data)
     limiter = SharedLimiter(tmp_path / "limits")
-    neighbours = Neighbours(limiter, spool_dir=tmp_path, store=store, clock=clock)
+    nothing: Any = None  # no events were left behind
+    neighbours = Neighbours(
+        limiter, spool_dir=tmp_path, store=store, events=nothing, telemetry=Metrics(), clock=clock
+    )
     with pytest.raises(PlatformError, match="damaged"):
         await neighbours.adopt_spools()
     await shop.require(left)

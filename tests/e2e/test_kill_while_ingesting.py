@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import threading
+import time
 import uuid
 from datetime import UTC, datetime
 
@@ -72,3 +75,24 @@ def test_acknowledged_events_survive_kills_and_resent_ones_count_once(run_progra
         assert len(found) == len(set(found)) == 200 * len(sent)
         (total,) = http.get("/api/v1/usage").json()["totals"]
         assert total["quantity"] == 200 * len(sent)
+
+
+def test_events_that_wait_for_the_database_survive_a_kill(run_program):
+    daemon = run_program("serve")
+    key = daemon.open_account()
+    batches = [a_batch() for _ in range(3)]
+    lock = sqlite3.connect(daemon.data_dir / "tritium.sqlite3", isolation_level=None, timeout=60)
+    with daemon.http(key) as http, contextlib.closing(lock):
+        lock.execute("BEGIN IMMEDIATE")  # somebody else writes: the database takes nothing
+        for batch in batches:
+            answer = http.post(OWN, json={"events": batch})
+            assert (answer.status_code, len(answer.json()["deferred"])) == (202, 200)
+        daemon.stop(signal.SIGKILL)
+    daemon.start()
+    with daemon.http(key) as http:
+        while len(found := records_of(http)) < 600:
+            time.sleep(0.1)
+        assert sorted(found) == sorted(each["id"] for batch in batches for each in batch)
+        for batch in batches:
+            answer = http.post(OWN, json={"events": batch})
+            assert (answer.status_code, len(answer.json()["duplicates"])) == (200, 200)

@@ -99,6 +99,20 @@ class Metrics:
             ("kind",),
             registry=self.registry,
         )
+        self._events_waiting = Gauge(
+            "tritium_event_spool_bytes",
+            "Events that wait on this machine for the database.",
+            registry=self.registry,
+        )
+        self._events_deferred = Counter(
+            "tritium_events_deferred", "Events taken in while the database was away.", registry=self.registry
+        )
+        self._events_refused = Counter(
+            "tritium_events_refused",
+            "Events taken in while the database was away that the books did not take afterwards.",
+            ("code",),
+            registry=self.registry,
+        )
         self._replicas = Gauge(
             "tritium_replicas", "Engine processes by state.", ("state",), registry=self.registry
         )
@@ -140,6 +154,18 @@ class Metrics:
     def refused(self, *, tier: str, reason: str) -> None:
         """Count a request that was not admitted."""
         self._rejections.labels(tier, reason).inc()
+
+    def events_waiting(self, change: int) -> None:
+        """Show that so many bytes of events more wait for the database, or less."""
+        self._events_waiting.inc(change)
+
+    def events_deferred(self, count: int) -> None:
+        """Count events that were taken in while the database was away."""
+        self._events_deferred.inc(count)
+
+    def events_refused(self, count: int, *, code: str) -> None:
+        """Count such events that the books did not take afterwards, by the code of the error."""
+        self._events_refused.labels(code).inc(count)
 
     def foreseen(self, forecasts: Sequence[ModelForecast]) -> None:
         """Show the newest forecasts of the load, and no older ones."""

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import structlog
 
 from tritium_platform.adapters.spool import spool_files
+from tritium_platform.adapters.spooled_events import SpooledEvents
 from tritium_platform.adapters.spooled_settlements import SpooledSettlements
 from tritium_platform.errors import PlatformError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tritium_platform.adapters.event_replay import EventReplay
     from tritium_platform.adapters.shared_limiter import SharedLimiter
+    from tritium_platform.adapters.spooled_events import SpoolGauge
     from tritium_platform.settlement import SettlementStore
     from tritium_platform.values import Clock
 
@@ -31,15 +34,26 @@ class Neighbours:
         limiter: gives every gateway a seat.
         spool_dir: where the spools of gateways lie, each in the directory of its seat.
         store: brings settlements into the books.
+        events: brings events into the books.
+        telemetry: is told how many events wait.
         clock: the time.
     """
 
     def __init__(
-        self, limiter: SharedLimiter, *, spool_dir: Path, store: SettlementStore, clock: Clock
+        self,
+        limiter: SharedLimiter,
+        *,
+        spool_dir: Path,
+        store: SettlementStore,
+        events: EventReplay,
+        telemetry: SpoolGauge,
+        clock: Clock,
     ) -> None:
         self._limiter = limiter
         self._spool_dir = spool_dir
         self._store = store
+        self._events = events
+        self._telemetry = telemetry
         self._clock = clock
 
     def are_there(self) -> bool:
@@ -57,9 +71,8 @@ class Neighbours:
         for directory in await asyncio.to_thread(_left_behind, self._spool_dir):
             with self._limiter.vacant(int(directory.name.removeprefix(_PREFIX))) as is_vacant:
                 if is_vacant:
-                    left = SpooledSettlements(directory, store=self._store, clock=self._clock)
                     try:
-                        count += await left.recover()
+                        count += await self._adopt(directory)
                     except PlatformError as error:
                         _log.error("spool_not_adopted", directory=directory.name, reason=error.message)
                         failure = failure or error
@@ -69,6 +82,22 @@ class Neighbours:
             raise failure
         return count
 
+    async def _adopt(self, directory: Path) -> int:
+        left = SpooledSettlements(directory, store=self._store, clock=self._clock)
+        count = await left.recover()
+        events = SpooledEvents(
+            events_in(directory), store=self._events, clock=self._clock, telemetry=self._telemetry
+        )
+        num_bytes = await events.adopt()
+        if num_bytes:
+            _log.warning("events_adopted", directory=directory.name, bytes=num_bytes)
+        return count
+
+
+def events_in(directory: Path) -> Path:
+    """Return where a gateway whose spool lies in a directory keeps events that wait for the database."""
+    return directory / "events"
+
 
 def spool_of_seat(spool_dir: Path, seat: int) -> Path:
     """Return where the gateway of a seat has its spool."""
@@ -77,4 +106,4 @@ def spool_of_seat(spool_dir: Path, seat: int) -> Path:
 
 def _left_behind(spool_dir: Path) -> list[Path]:
     seats = (each for each in sorted(spool_dir.glob(f"{_PREFIX}*")) if _NAME.fullmatch(each.name))
-    return [each for each in seats if spool_files(each)]
+    return [each for each in seats if spool_files(each) or spool_files(events_in(each))]

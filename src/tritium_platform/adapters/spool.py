@@ -8,6 +8,7 @@ damage. A frame knows its own offset, so that old bytes that look like one are n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
@@ -65,6 +66,13 @@ class Spool:
         """Close the file; it stays."""
         os.close(self._descriptor)
 
+    def abandon(self) -> None:
+        """Close the file after an OSError, without what is written of the last frame if the disk lets us."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, self.size)
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
 
 def encode_frame(payload: bytes, *, offset: int) -> bytes:
     """Return the frame of a payload at an offset."""
@@ -94,6 +102,21 @@ def read_spool(path: Path) -> SpoolContent:
                 "the books."
             )
     return SpoolContent(tuple(frames), len(data) - offset)
+
+
+def require_length(path: Path, content: SpoolContent, *, position: int) -> None:
+    """Raise PlatformError if a spool ends before a position that the books have of it."""
+    if position > (content.frames[-1].end if content.frames else 0):
+        raise PlatformError(
+            f"The spool {path} is shorter than what of it is in the books already: it was cut or replaced. "
+            "Restore it from a copy, or move it away."
+        )
+
+
+def remove_spool(path: Path) -> None:
+    """Remove a file, durably; nothing happens if it is not there."""
+    path.unlink(missing_ok=True)
+    sync_directory(path.parent)
 
 
 def spool_files(directory: Path) -> list[Path]:

@@ -18,8 +18,15 @@ from uuid import UUID
 import structlog
 
 from tritium_platform.adapters.settlement_codec import decode_settlements, encode_settlements
-from tritium_platform.adapters.settlement_groups import GroupWriter, SettlementFrame, SettlementGroup
-from tritium_platform.adapters.spool import Spool, read_spool, spool_files, spool_path, sync_directory
+from tritium_platform.adapters.spool import (
+    Spool,
+    read_spool,
+    remove_spool,
+    require_length,
+    spool_files,
+    spool_path,
+)
+from tritium_platform.adapters.spool_groups import GroupWriter, SpoolFrame, SpoolGroup
 from tritium_platform.errors import BitNetServiceError, OverloadedError, PlatformError
 from tritium_platform.values import uuid7
 
@@ -54,8 +61,8 @@ class SpooledSettlements:
         self._is_closing = False
         self._writer: threading.Thread | None = None
         self._group_writer = GroupWriter(store, clock=clock)
-        self._frames: deque[SettlementFrame] = deque()
-        self._group: SettlementGroup | None = None
+        self._frames: deque[SpoolFrame[Settlement]] = deque()
+        self._group: SpoolGroup[Settlement] | None = None
         self._appended = self._applied = 0
         self._progress = asyncio.Event()
         self._is_urgent = asyncio.Event()
@@ -73,16 +80,12 @@ class SpooledSettlements:
             if content.torn_bytes:
                 _log.warning("spool_tail_dropped", file=path.name, bytes=content.torn_bytes)
             known = await self._store.position(UUID(path.stem))
-            if known > (content.frames[-1].end if content.frames else 0):
-                raise PlatformError(
-                    f"The spool {path} is shorter than what of it is in the books already: it was cut or "
-                    "replaced. Restore it from a copy, or move it away."
-                )
+            require_length(path, content, position=known)
             start = 0
             for frame in content.frames:
                 if frame.end > known:
-                    whole = SettlementFrame(path, start, frame.end, decode_settlements(frame.payload))
-                    group = SettlementGroup([whole.behind(known)])
+                    whole = SpoolFrame(path, start, frame.end, decode_settlements(frame.payload))
+                    group = SpoolGroup([whole.behind(known)])
                     while group.parts:
                         count += await self._group_writer.write_next(group)
                 start = frame.end
@@ -170,7 +173,7 @@ class SpooledSettlements:
                     spool = self._begin(spool)
                 settlements = [settlement for settlement, _ in group]
                 start, end = spool.size, spool.append(encode_settlements(settlements))
-                frame = SettlementFrame(spool.path, start, end, settlements)
+                frame = SpoolFrame(spool.path, start, end, settlements)
             except Exception as error:  # noqa: BLE001 - every caller gets the reason
                 # What is written behind a frame that failed could not be told from damage.
                 self._abandon(spool)
@@ -193,7 +196,7 @@ class SpooledSettlements:
                 spool.close()
 
     def _durable(
-        self, group: Sequence[tuple[Settlement, asyncio.Future[None]]], frame: SettlementFrame
+        self, group: Sequence[tuple[Settlement, asyncio.Future[None]]], frame: SpoolFrame[Settlement]
     ) -> None:
         self._frames.append(frame)
         self._appended += len(group)
@@ -232,7 +235,7 @@ class SpooledSettlements:
     async def _apply_some(self) -> None:
         """Bring in what lies in one spool, up to some settlements; the files before it are done with."""
         # A group that failed is tried as it was: it may be in the books, and only the answer was lost.
-        group = self._group = self._group or SettlementGroup(self._next_frames())
+        group = self._group = self._group or SpoolGroup(self._next_frames())
         while group.parts:
             self._applied += await self._group_writer.write_next(group)
             self._progress.set()
@@ -242,22 +245,17 @@ class SpooledSettlements:
         if self._frames and self._frames[0].path != path:
             await self._discard(path)
 
-    def _next_frames(self) -> list[SettlementFrame]:
-        frames: list[SettlementFrame] = []
+    def _next_frames(self) -> list[SpoolFrame[Settlement]]:
+        frames: list[SpoolFrame[Settlement]] = []
         count = 0
         for frame in self._frames:
             if frame.path != self._frames[0].path or count >= MOST_AT_ONCE:
                 break
             frames.append(frame)
-            count += len(frame.settlements)
+            count += len(frame.items)
         return frames
 
     async def _discard(self, path: Path) -> None:
         """Remove a file that is in the books, then its position: the other way round it would come back."""
-
-        def remove() -> None:
-            path.unlink(missing_ok=True)
-            sync_directory(path.parent)
-
-        await asyncio.to_thread(remove)
+        await asyncio.to_thread(remove_spool, path)
         await self._store.forget(UUID(path.stem))

@@ -1,7 +1,8 @@
 """Uses that others counted, taken in by the batch: a tenant's own, and for the operator everybody's.
 
-The answer comes after the commit. Under (tenant, source, id) an event counts once for ever: the same one
-again is a duplicate, another one a conflict (409) that leaves the rest of its batch alone.
+The answer comes after the commit; while the database is away, once events are durable on this machine. Under
+(tenant, source, id) an event counts once for ever: the same one again is a duplicate, another one a conflict
+(409) that leaves the rest of its batch alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tritium_platform.errors import (
     ValidationError,
 )
 from tritium_platform.metering.event import Sender
-from tritium_platform.metering.ingestion import Ingested
+from tritium_platform.metering.event_writer import Ingested
 from tritium_platform.metering.model import LONGEST_NAME
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.compose import Platform
     from tritium_platform.metering.event import ReportedEvent
+    from tritium_platform.metering.event_writer import Outcome
 
 PATHS = ("/api/v1/usage/events", "/api/v1/billing/events")
 router = APIRouter(prefix="/api/v1/usage", tags=["usage"], dependencies=[tenant_key])
@@ -42,8 +44,12 @@ _BODY = {"requestBody": request_schema(), "parameters": header_parameters()}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     207: {
         "model": IngestionOut,
-        "description": "Some are refused, each with its reason; all others are in the books",
-    }
+        "description": "Some are refused, each with its reason; all others are in the books or deferred",
+    },
+    202: {
+        "model": IngestionOut,
+        "description": "The database is away: all are durable, and come into the books when it is back",
+    },
 }
 
 
@@ -107,13 +113,21 @@ async def _ingest(
         for place, error in enumerate(outcomes)
         if isinstance(error, BitNetServiceError)
     ]
+    deferred = _places(outcomes, Ingested.DEFERRED)
     if refused:
         response.status_code = HTTPStatus.MULTI_STATUS
+    elif deferred:
+        response.status_code = HTTPStatus.ACCEPTED
     return IngestionOut(
         accepted=outcomes.count(Ingested.ACCEPTED),
-        duplicates=[place for place, each in enumerate(outcomes) if each is Ingested.DUPLICATE],
+        duplicates=_places(outcomes, Ingested.DUPLICATE),
+        deferred=deferred,
         refused=refused,
     )
+
+
+def _places(outcomes: Sequence[Outcome], kind: Ingested) -> list[int]:
+    return [place for place, each in enumerate(outcomes) if each is kind]
 
 
 def _refused(place: int, reported: ReportedEvent, error: BitNetServiceError) -> RefusedEvent:

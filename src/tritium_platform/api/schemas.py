@@ -267,13 +267,16 @@ class RefusedEvent(Problem):
 
 
 class IngestionOut(BaseModel):
-    """What became of events: all of them are in the books but for the refused ones.
+    """What became of events: all of them are in the books but for the refused and the deferred ones.
 
-    `duplicates` are the places of those that were there before, or twice in the batch.
+    `duplicates` are the places of those that were there before, or twice in the batch. `deferred` are those
+    of events that are durable, and come into the books when the database is back; an event under whose id
+    there is another one then is not counted, and the audit log says so.
     """
 
     accepted: int
     duplicates: list[int]
+    deferred: list[int]
     refused: list[RefusedEvent]
 
 

@@ -150,7 +150,7 @@ async def _count(platform: Platform, batch: list[tuple[int, ReportedEvent]], *, 
 
 
 def _write(report: _Report, output_format: OutputFormat) -> None:
-    counts = {name: report.counts[name] for name in ("accepted", "duplicate", "refused")}
+    counts = {name: report.counts[name] for name in ("accepted", "duplicate", "deferred", "refused")}
     if output_format is OutputFormat.JSON:
         refused = [{"line": line, "detail": message} for line, message in report.refused]
         write_json({**counts, "lines": refused})

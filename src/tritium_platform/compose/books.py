@@ -8,10 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tritium_platform.adapters.bookkeeper_process import BookkeeperProcess
-from tritium_platform.adapters.capped_ingestion import CappedIngestion
-from tritium_platform.adapters.ingestion_trail import AuditedIngestion
 from tritium_platform.adapters.sql.billing_store import SqlPriceStore
-from tritium_platform.adapters.sql.event_store import SqlEventStore
 from tritium_platform.adapters.sql.fairuse_store import SqlFairUseStore
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.metering_store import SqlUsageStore
@@ -28,7 +25,6 @@ from tritium_platform.billing.pricing import default_price_version, parse_price_
 from tritium_platform.books import Books
 from tritium_platform.errors import ResourceError, ValidationError
 from tritium_platform.insight.health import HealthService
-from tritium_platform.metering.ingestion import Ingestion
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.enforcement import FairUseMode, FairUseService
 from tritium_platform.quotas.service import QuotaService
@@ -128,24 +124,6 @@ def open_fair_use(
         unit_of_work=database.unit_of_work,
         clock=clock,
         mode=FairUseMode(config.fair_use),
-    )
-
-
-def open_ingestion(
-    database: Database,
-    *,
-    outbox: SqlAuditOutbox,
-    spending: SpendService,
-    prices: BillingService,
-    clock: Clock,
-) -> Ingestion:
-    """Return what takes in uses that others counted."""
-    return Ingestion(
-        store=SqlEventStore(database),
-        trail=AuditedIngestion(intents=outbox, clock=clock),
-        unit_of_work=database.unit_of_work,
-        clock=clock,
-        caps=CappedIngestion(spending=spending, prices=prices, clock=clock),
     )
 
 

@@ -15,6 +15,8 @@ from tritium_platform.quotas.limiter import LocalLimiter
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tritium_platform.adapters.event_replay import EventReplay
+    from tritium_platform.adapters.metrics import Metrics
     from tritium_platform.adapters.sql.database import Database
     from tritium_platform.config import PlatformConfig
     from tritium_platform.quotas.limiter import Limiter
@@ -56,10 +58,18 @@ def spool_of(config: PlatformConfig, *, limiter: Limiter, is_owner: bool) -> Pat
 
 
 def open_neighbours(
-    config: PlatformConfig, *, limiter: Limiter, database: Database, clock: Clock
+    config: PlatformConfig,
+    *,
+    limiter: Limiter,
+    database: Database,
+    replay: EventReplay,
+    metrics: Metrics,
+    clock: Clock,
 ) -> Neighbours | None:
     """Return the other gateways of the data directory; None where there can be none."""
     if not isinstance(limiter, SharedLimiter):
         return None
     store = settlement_store(database, clock=clock)
-    return Neighbours(limiter, spool_dir=config.spool_dir, store=store, clock=clock)
+    return Neighbours(
+        limiter, spool_dir=config.spool_dir, store=store, events=replay, telemetry=metrics, clock=clock
+    )

@@ -24,13 +24,13 @@ from tritium_platform.compose.books import (
     open_audit,
     open_books,
     open_fair_use,
-    open_ingestion,
     open_spending,
     open_stripe,
     price_version,
     seller_of,
 )
 from tritium_platform.compose.customers import open_security, open_tenancy, tier_limits
+from tritium_platform.compose.events import open_event_replay, open_event_writer, open_ingestion
 from tritium_platform.compose.gateways import open_limiter, open_neighbours, require_server, spool_of
 from tritium_platform.compose.insight import open_analytics, open_scores
 from tritium_platform.compose.models import open_serving
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.books import Books
     from tritium_platform.config import PlatformConfig
+    from tritium_platform.metering.ingestion import Ingestion
     from tritium_platform.quotas.enforcement import FairUseService
     from tritium_platform.quotas.spending import SpendService
     from tritium_platform.serving.replica import ReplicaLauncher
@@ -123,6 +124,7 @@ async def initialize_platform(
     tenancy = open_tenancy(config, database=database, clock=clock)
     fair_use = open_fair_use(config, database=database, tenancy=tenancy, outbox=outbox, clock=clock)
     spending = open_spending(config, database=database, outbox=outbox, clock=clock)
+    spool = spool_of(config, limiter=limiter, is_owner=audit is not None) if is_server else None
     books = await open_books(
         config,
         database=database,
@@ -133,7 +135,11 @@ async def initialize_platform(
         metrics=metrics,
         clock=clock,
         limiter=limiter,
-        spool=spool_of(config, limiter=limiter, is_owner=audit is not None) if is_server else None,
+        spool=spool,
+    )
+    writer = open_event_writer(database, outbox=outbox, spending=spending, prices=books.billing, clock=clock)
+    replay = open_event_replay(
+        database, writer=writer, outbox=outbox, spending=spending, metrics=metrics, clock=clock
     )
     return _assemble(
         config,
@@ -143,11 +149,16 @@ async def initialize_platform(
         fair_use=fair_use,
         spending=spending,
         books=books,
+        ingestion=await open_ingestion(
+            config, writer=writer, replay=replay, spool=spool, metrics=metrics, clock=clock
+        ),
         event_rate=EventRate(limiter=limiter, clock=clock),
         metrics=metrics,
         signer=signer,
         launch=launch,
-        neighbours=open_neighbours(config, limiter=limiter, database=database, clock=clock),
+        neighbours=open_neighbours(
+            config, limiter=limiter, database=database, replay=replay, metrics=metrics, clock=clock
+        ),
     )
 
 
@@ -176,6 +187,7 @@ def _assemble(
     fair_use: FairUseService,
     spending: SpendService,
     books: Books,
+    ingestion: Ingestion,
     event_rate: EventRate,
     metrics: Metrics,
     signer: NoteSigner,
@@ -211,9 +223,7 @@ def _assemble(
         tenancy=tenancy,
         security=security,
         books=books,
-        ingestion=open_ingestion(
-            database, outbox=SqlAuditOutbox(database), spending=spending, prices=books.billing, clock=clock
-        ),
+        ingestion=ingestion,
         event_rate=event_rate,
         desk=desk,
         printer=InvoicePrinter(fonts=config.invoice_fonts),

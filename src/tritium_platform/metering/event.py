@@ -63,6 +63,7 @@ class EventKind(msgspec.Struct, frozen=True, kw_only=True, gc=False, eq=False):
         tier: at which it is priced.
         key_prefix: what the keys of these events have in common.
         key_id: the API key that brought it, None for the operator.
+        received_at: when it arrived.
     """
 
     tenant_id: UUID
@@ -72,6 +73,7 @@ class EventKind(msgspec.Struct, frozen=True, kw_only=True, gc=False, eq=False):
     tier: TenantTier
     key_prefix: bytes
     key_id: str | None
+    received_at: datetime
 
 
 class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -90,7 +92,7 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     event_time: datetime
     body_sha256: bytes
 
-    def record(self, identity: UUID, *, received_at: datetime) -> UsageRecord:
+    def record(self, identity: UUID) -> UsageRecord:
         """Return the usage record that bills the event."""
         kind = self.kind
         counted = {} if kind.meter is Meter.COMPUTE_MS else {kind.meter.value: self.quantity}
@@ -107,7 +109,9 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             resources=ResourceUsage(compute_time_ms=0 if counted else self.quantity),
             model=kind.dimensions.get("model", ""),
             key_id=kind.key_id,
-            report=Report(dimensions=kind.dimensions, received_at=received_at, body_sha256=self.body_sha256),
+            report=Report(
+                dimensions=kind.dimensions, received_at=kind.received_at, body_sha256=self.body_sha256
+            ),
         )
 
 
@@ -129,7 +133,7 @@ def accept_events(
     """Return each event as it can be counted, or why it cannot."""
     kinds: dict[tuple[object, ...], EventKind] = {}
     latest = now + MOST_AHEAD
-    return [_accept(each, sender=sender, latest=latest, kinds=kinds) for each in reported]
+    return [_accept(each, sender=sender, now=now, latest=latest, kinds=kinds) for each in reported]
 
 
 def body_sha256(reported: ReportedEvent, *, tenant_id: UUID, moment: datetime) -> bytes:
@@ -176,13 +180,18 @@ def digests_of(record: UsageRecord) -> frozenset[bytes]:
 
 
 def _accept(
-    reported: ReportedEvent, *, sender: Sender, latest: datetime, kinds: dict[tuple[object, ...], EventKind]
+    reported: ReportedEvent,
+    *,
+    sender: Sender,
+    now: datetime,
+    latest: datetime,
+    kinds: dict[tuple[object, ...], EventKind],
 ) -> UsageEvent | BitNetServiceError:
     said = (reported.tenant_id, reported.source, reported.meter, *reported.dimensions.items())
     try:
         kind = kinds.get(said)
         if kind is None:
-            kind = kinds[said] = _kind(reported, sender=sender)
+            kind = kinds[said] = _kind(reported, sender=sender, now=now)
         if not _is_name(reported.id):
             raise _not_a_name("id")
         if not 0 <= reported.quantity <= LARGEST_EVENT_QUANTITY:
@@ -202,7 +211,7 @@ def _accept(
         return error
 
 
-def _kind(reported: ReportedEvent, *, sender: Sender) -> EventKind:
+def _kind(reported: ReportedEvent, *, sender: Sender, now: datetime) -> EventKind:
     """Return what an event has in common with others of its batch; what of it is wrong is raised."""
     tenant_id = reported.tenant_id or sender.tenant_id
     if tenant_id is None:
@@ -226,6 +235,7 @@ def _kind(reported: ReportedEvent, *, sender: Sender) -> EventKind:
         tier=_tier(reported.dimensions, sender=sender, tier=tier),
         key_prefix=key_prefix(tenant_id=tenant_id, source=reported.source),
         key_id=sender.key_id,
+        received_at=now,
     )
 
 

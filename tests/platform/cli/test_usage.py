@@ -47,6 +47,7 @@ def test_a_file_may_be_counted_again_after_an_interruption(tritiumd, tenant, tmp
     assert tritiumd("usage", "ingest", str(path)) == {
         "accepted": 5,
         "duplicate": 0,
+        "deferred": 0,
         "refused": 0,
         "lines": [],
     }
@@ -54,6 +55,7 @@ def test_a_file_may_be_counted_again_after_an_interruption(tritiumd, tenant, tmp
     assert tritiumd("usage", "ingest", str(path)) == {
         "accepted": 3,
         "duplicate": 5,
+        "deferred": 0,
         "refused": 0,
         "lines": [],
     }

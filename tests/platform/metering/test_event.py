@@ -97,4 +97,4 @@ def told(judged):
     """Return all that an outcome says."""
     if isinstance(judged, BitNetServiceError):
         return type(judged), str(judged), judged.details
-    return judged.record(TENANT, received_at=NOW)
+    return judged.record(TENANT)

@@ -72,6 +72,12 @@ class Disk:
         file = self.names[self._open[descriptor]]
         file.synced = file.data
 
+    def ftruncate(self, descriptor, size):
+        """Cut off the end of a file."""
+        self._turn(0.0005, can_fail=True)
+        file = self.names[self._open[descriptor]]
+        file.data = file.data[:size]
+
     def fsync(self, descriptor):
         """Push a directory's names to the disk."""
         self._turn(0.004)

@@ -9,7 +9,6 @@ from tritium_platform.adapters.memory.metering_store import MemoryUsageStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from tritium_platform.adapters.memory.database import MemoryDatabase
     from tritium_platform.metering.event import UsageEvent
@@ -22,15 +21,12 @@ class MemoryEventStore:
         self._database = database
         self._records = MemoryUsageStore(database)
 
-    async def keep(
-        self, events: Sequence[UsageEvent], *, identities: Sequence[bytes], received_at: datetime
-    ) -> Mapping[int, bytes]:
+    async def keep(self, events: Sequence[UsageEvent], *, identities: Sequence[bytes]) -> Mapping[int, bytes]:
         """Keep events with different keys; return the digests of taken keys by the places of their events."""
         taken: dict[int, bytes] = {}
         async with self._database.write():
             for place, (event, identity) in enumerate(zip(events, identities, strict=True)):
-                record = event.record(UUID(bytes=identity), received_at=received_at)
-                digest = await self._records.insert(record)
+                digest = await self._records.insert(event.record(UUID(bytes=identity)))
                 if digest is not None:
                     taken[place] = digest
         return taken

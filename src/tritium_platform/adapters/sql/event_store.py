@@ -9,10 +9,12 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import text
+from sqlalchemy.exc import DataError, IntegrityError
 
 from tritium_platform.adapters.sql.metering_store import METER_COLUMNS, record_values
 from tritium_platform.adapters.sql.packed_array import packed_bytes, packed_integers
 from tritium_platform.adapters.sql.tables.metering import QUANTITIES, RESOURCES, usage_records
+from tritium_platform.errors import ValidationError
 from tritium_platform.metering.model import OperationType
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _MICROSECOND = timedelta(microseconds=1)
 # rows that the policy of the table lets pass, and no index finds those.
 _KIND_FIELDS = {
     "tenant_id": "uuid",
+    "received_at": "timestamptz",
     **dict.fromkeys(("source", "meter", "tier", "model", "device", "dimensions", "key_id"), "text"),
 }
 _METER_OF = {column.name: meter.value for meter, column in METER_COLUMNS.items()}
@@ -57,7 +60,7 @@ _INSERT = text(
     )
     SELECT
         e.id, k.tenant_id, k.source, e.event_id, e.key, '{OperationType.EXTERNAL.value}', k.tier,
-        'success', k.model, k.device, k.dimensions, k.key_id, e.occurred_at, :received_at, e.sha256,
+        'success', k.model, k.device, k.dimensions, k.key_id, e.occurred_at, k.received_at, e.sha256,
         {_COUNTS}
     FROM {_EVENTS}
     ORDER BY e.place
@@ -65,14 +68,17 @@ _INSERT = text(
     """  # noqa: S608 - of our own names
 )
 # LATERAL with a LIMIT is looked up in an index, key by key, whatever the planner believes of the table.
+# A row of another transaction is taken, be it under our own id: what is replayed may be there already. (Of
+# old rows the transaction's number may come again, and then the id tells them apart.)
 _TAKEN_ON_POSTGRESQL = text(
     """
     SELECT sent.place - 1, u.body_sha256
     FROM unnest(CAST(:id AS uuid[]), CAST(:key AS uuid[])) WITH ORDINALITY AS sent(id, key, place)
     CROSS JOIN LATERAL (
-        SELECT r.id, r.body_sha256 FROM usage_records r WHERE r.key_digest = sent.key LIMIT 1
+        SELECT r.id, r.body_sha256, r.xmin AS writer
+        FROM usage_records r WHERE r.key_digest = sent.key LIMIT 1
     ) u
-    WHERE u.id <> sent.id
+    WHERE u.id <> sent.id OR u.writer <> CAST(pg_current_xact_id() AS xid)
     """
 )
 _TAKEN_ON_SQLITE = text(
@@ -89,28 +95,29 @@ class SqlEventStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def keep(
-        self, events: Sequence[UsageEvent], *, identities: Sequence[bytes], received_at: datetime
-    ) -> Mapping[int, bytes]:
-        """Keep events with different keys; return the digests of taken keys by the places of their events."""
+    async def keep(self, events: Sequence[UsageEvent], *, identities: Sequence[bytes]) -> Mapping[int, bytes]:
+        """Keep events with different keys; return the digests of taken keys by the places of their events.
+
+        Raises:
+            ValidationError: the database does not take one of them as it is.
+        """
         keep = self._on_sqlite if self._database.is_sqlite else self._on_postgresql
-        async with self._database.write() as connection:
-            taken = await keep(connection, events, identities, received_at)
+        try:
+            async with self._database.write() as connection:
+                taken = await keep(connection, events, identities)
+        except (IntegrityError, DataError) as error:
+            raise ValidationError("The database does not take an event as it is.") from error
         return {place: bytes(digest) for place, digest in taken}
 
     async def _on_sqlite(
-        self,
-        connection: AsyncConnection,
-        events: Sequence[UsageEvent],
-        identities: Sequence[bytes],
-        received_at: datetime,
+        self, connection: AsyncConnection, events: Sequence[UsageEvent], identities: Sequence[bytes]
     ) -> Sequence[Any]:
         """Look first and insert then: nobody else writes meanwhile."""
         keys = msgspec.json.encode([each.key.hex() for each in events])
         taken = (await connection.execute(_TAKEN_ON_SQLITE, {"keys": keys.decode()})).all()
         places = {place for place, _ in taken}
         rows = [
-            record_values(event.record(UUID(bytes=identity), received_at=received_at))
+            record_values(event.record(UUID(bytes=identity)))
             for place, (event, identity) in enumerate(zip(events, identities, strict=True))
             if place not in places
         ]
@@ -119,15 +126,11 @@ class SqlEventStore:
         return taken
 
     async def _on_postgresql(
-        self,
-        connection: AsyncConnection,
-        events: Sequence[UsageEvent],
-        identities: Sequence[bytes],
-        received_at: datetime,
+        self, connection: AsyncConnection, events: Sequence[UsageEvent], identities: Sequence[bytes]
     ) -> Sequence[Any]:
-        """Insert what is not there, and look only if something was: with another id than ours."""
+        """Insert what is not there, and look only if something was: of another transaction than ours."""
         columns = await asyncio.to_thread(_columns, events, identities)
-        inserted = await connection.execute(_INSERT, {**columns, "received_at": received_at})
+        inserted = await connection.execute(_INSERT, columns)
         if inserted.rowcount == len(events):
             return []
         return (await connection.execute(_TAKEN_ON_POSTGRESQL, columns)).all()
@@ -155,6 +158,7 @@ def _kind_columns(kinds: Sequence[EventKind]) -> dict[str, str]:
     dimensions = [each.dimensions for each in kinds]
     columns: dict[str, Sequence[Any]] = {
         "tenant_id": [each.tenant_id for each in kinds],
+        "received_at": [each.received_at for each in kinds],
         "source": [each.source for each in kinds],
         "meter": [each.meter for each in kinds],
         "tier": [each.tier for each in kinds],

@@ -1,13 +1,13 @@
-"""Settlements on their way into the books in groups, which are parted where the whole is too much.
+"""What lies in a spool on its way into the books in groups, which are parted where the whole is too much.
 
-A position inside a frame says how many of its settlements are in the books: that many bytes behind its start.
-Every settlement has more bytes than one, so such a position lies before the frame's end.
+A position inside a frame says how many of its items are in the books: that many bytes behind its start. Every
+item has more bytes than one, so such a position lies before the frame's end.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from tritium_platform.errors import BitNetServiceError, RetriesExhaustedError
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tritium_platform.settlement import Settlement, SettlementStore
     from tritium_platform.values import Clock
 
 # Longer than a gateway waits for its bookkeeper: the one who knows more gives up first.
@@ -26,11 +25,23 @@ ATTEMPT_SECONDS = 120.0
 CALL_SECONDS = 600.0
 # Who drains tries again for ever, and says when.
 POLICY = RetryPolicy(max_attempts=1, attempt_seconds=ATTEMPT_SECONDS)
+Item = TypeVar("Item")
+Item_contra = TypeVar("Item_contra", contravariant=True)
+
+
+class GroupStore(Protocol[Item_contra]):
+    """Brings items of a spool into the books, each once."""
+
+    async def apply(self, items: Sequence[Item_contra], /, *, spool_id: UUID, position: int) -> None:
+        """Bring items into the books together with the position behind them.
+
+        Nothing happens if the books are at that position already, or further.
+        """
 
 
 @dataclass(frozen=True, slots=True)
-class SettlementFrame:
-    """Settlements that are durable and not in the books yet, or a part of them.
+class SpoolFrame(Generic[Item]):
+    """Items that are durable and not in the books yet, or a part of them.
 
     They lie in the spool from `start` on; when they are in the books, `end` is its position.
     """
@@ -38,34 +49,34 @@ class SettlementFrame:
     path: Path
     start: int
     end: int
-    settlements: Sequence[Settlement]
+    items: Sequence[Item]
 
-    def behind(self, position: int) -> SettlementFrame:
+    def behind(self, position: int) -> SpoolFrame[Item]:
         """Return what is not in the books yet when the spool is at a position, which lies before the end."""
         done = max(0, position - self.start)
-        return replace(self, start=self.start + done, settlements=self.settlements[done:])
+        return replace(self, start=self.start + done, items=self.items[done:])
 
-    def halves(self) -> list[SettlementFrame]:
-        """Return two halves; itself alone if it is one settlement."""
-        count = len(self.settlements) // 2
+    def halves(self) -> list[SpoolFrame[Item]]:
+        """Return two halves; itself alone if it is one item."""
+        count = len(self.items) // 2
         if not count:
             return [self]
-        first = replace(self, end=self.start + count, settlements=self.settlements[:count])
+        first = replace(self, end=self.start + count, items=self.items[:count])
         return [first, self.behind(first.end)]
 
 
-class SettlementGroup:
+class SpoolGroup(Generic[Item]):
     """Frames of one spool, one behind the other; `parts` of them are still to be brought in, each at once.
 
     A part never grows: it may be in the books, and only the answer was lost.
     """
 
-    def __init__(self, frames: Sequence[SettlementFrame]) -> None:
+    def __init__(self, frames: Sequence[SpoolFrame[Item]]) -> None:
         self.frames = frames
         self.parts = [frames]
 
     def halve(self) -> bool:
-        """Part what comes next in two; False if it is one settlement."""
+        """Part what comes next in two; False if it is one item."""
         part = self.parts[0]
         if len(part) == 1:
             part = part[0].halves()
@@ -76,16 +87,16 @@ class SettlementGroup:
         return True
 
 
-class GroupWriter:
+class GroupWriter(Generic[Item]):
     """Brings groups into the books part by part."""
 
-    def __init__(self, store: SettlementStore, *, clock: Clock) -> None:
+    def __init__(self, store: GroupStore[Item], *, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._caller = ResilientCaller(neighbour="writing the books", clock=clock, policy=POLICY)
 
-    async def write_next(self, group: SettlementGroup) -> int:
-        """Bring in what comes next, halved until the database takes it; return how many settlements.
+    async def write_next(self, group: SpoolGroup[Item]) -> int:
+        """Bring in what comes next, halved until the database takes it; return how many items.
 
         Raises:
             BitNetServiceError: it is not known to be in the books; call again with the same group.
@@ -93,10 +104,10 @@ class GroupWriter:
 
         async def write(_: Deadline) -> int:
             part = group.parts[0]
-            settlements = [each for frame in part for each in frame.settlements]
-            await self._store.apply(settlements, spool_id=UUID(part[0].path.stem), position=part[-1].end)
+            items = [each for frame in part for each in frame.items]
+            await self._store.apply(items, spool_id=UUID(part[0].path.stem), position=part[-1].end)
             del group.parts[0]
-            return len(settlements)
+            return len(items)
 
         deadline = Deadline.after(self._clock, seconds=CALL_SECONDS)
         try:

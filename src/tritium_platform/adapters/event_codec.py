@@ -1,0 +1,79 @@
+"""Events as MessagePack: what a spool keeps of them. What many have in common is written down once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from tritium_platform.errors import PlatformError
+from tritium_platform.metering.event import EventKind, UsageEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class SpooledEvent(NamedTuple):
+    """An event and the id, 16 bytes, that its row has whenever it comes into the books."""
+
+    event: UsageEvent
+    identity: bytes
+
+
+class _Row(msgspec.Struct, array_like=True, gc=False):
+    kind: int
+    identity: bytes
+    id: str
+    key: bytes
+    quantity: int
+    event_time: datetime
+    body_sha256: bytes
+
+
+class _Frame(msgspec.Struct):
+    kinds: list[EventKind]
+    events: list[_Row]
+
+
+_encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
+_decoder = msgspec.msgpack.Decoder(_Frame)
+
+
+def encode_events(events: Sequence[SpooledEvent]) -> bytes:
+    """Write events down, each kind once."""
+    kinds: dict[EventKind, int] = {}
+    rows = [
+        _Row(
+            kind=kinds.setdefault(event.kind, len(kinds)),
+            identity=identity,
+            id=event.id,
+            key=event.key,
+            quantity=event.quantity,
+            event_time=event.event_time,
+            body_sha256=event.body_sha256,
+        )
+        for event, identity in events
+    ]
+    return _encoder.encode(_Frame(list(kinds), rows))
+
+
+def decode_events(data: bytes) -> list[SpooledEvent]:
+    """Read what `encode_events` wrote; PlatformError if it is something else."""
+    try:
+        frame = _decoder.decode(data)
+        return [_spooled(row, kind=frame.kinds[row.kind]) for row in frame.events]
+    except (msgspec.DecodeError, IndexError) as error:
+        raise PlatformError(f"A frame of the spool holds no events: {error!r}.") from error
+
+
+def _spooled(row: _Row, *, kind: EventKind) -> SpooledEvent:
+    event = UsageEvent(
+        kind=kind,
+        id=row.id,
+        key=row.key,
+        quantity=row.quantity,
+        event_time=row.event_time,
+        body_sha256=row.body_sha256,
+    )
+    return SpooledEvent(event, row.identity)
