@@ -290,7 +290,7 @@ async def test_what_failed_costs_nothing_and_what_cost_more_is_used_as_far_as_it
 ) -> None:
     spending = await capped(books, clock, 100)
     (held,) = await spending.hold(CONTEXT, amounts=[50 * MICRO])
-    await spending.void(held)
+    await spending.void(held.id, tenant_id=TENANT)
     await spend(spending, 20 * MICRO, most=10 * MICRO)
     status = await spending.status(TENANT)
     assert status is not None
