@@ -157,11 +157,11 @@ class SpendService:
         period = str(CalendarMonth.of(self._clock.now()))
         async with self._unit_of_work():
             await self._store.put(cap)
-            counter = await self._counter(cap, period=period)
-            if counter.used < spent:
-                await self._count(cap.tenant_id, amount=spent - counter.used, limit=NO_LIMIT, period=period)
+            used = (await self._counter(cap, period=period)).used
+            if used < spent:
+                used = await self._count(cap.tenant_id, amount=spent - used, limit=NO_LIMIT, period=period)
             await self._note("spend.cap", cap, amount=str(cap.amount_minor), mode=cap.mode.value, actor=actor)
-            reached = await self._alert(cap, period=period)
+            reached = await self._alert(cap, used=used, period=period)
             ahead = [str(each) for each in THRESHOLDS if each not in reached]
             await self._store.unmark(cap.tenant_id, period=period, names=ahead)
         await self.refresh()
@@ -262,11 +262,12 @@ class SpendService:
         cap = self._caps.get(tenant_id)
         if cap is None:
             return
+        period = reservation.period
         if amount > fitting:
-            await self._count(
-                tenant_id, amount=amount - fitting, limit=_limit(cap), period=reservation.period
-            )
-        await self._alert(cap, period=reservation.period)
+            used = await self._count(tenant_id, amount=amount - fitting, limit=_limit(cap), period=period)
+        else:
+            used = (await self._counter(cap, period=period)).used
+        await self._alert(cap, used=used, period=period)
 
     async def count(self, tenant_id: UUID, *, amount: int, period: str) -> None:
         """Use what was spent already, beyond the cap too; call it in the unit of work that records the use.
@@ -275,37 +276,36 @@ class SpendService:
         """
         cap = self._caps.get(tenant_id)
         if cap is not None:
-            await self._count(tenant_id, amount=amount, limit=NO_LIMIT, period=period)
-            await self._alert(cap, period=period)
+            used = await self._count(tenant_id, amount=amount, limit=NO_LIMIT, period=period)
+            await self._alert(cap, used=used, period=period)
 
     async def void(self, reservation_id: UUID, *, tenant_id: UUID) -> None:
         """Give back what was reserved, if anything was: nothing was used."""
         await self._reservations.void(reservation_id, tenant_id=tenant_id, at=self._clock.now())
 
-    async def _count(self, tenant_id: UUID, *, amount: int, limit: int, period: str) -> None:
-        """Use what was not reserved, as far as it fits."""
+    async def _count(self, tenant_id: UUID, *, amount: int, limit: int, period: str) -> int:
+        """Use what was not reserved, as far as it fits; return what is used then."""
         reservation = self._reservation(
             tenant_id, identity=uuid7(self._clock), amount=amount, period=period, lifetime=self._lifetime
         )
-        is_held, counter = await self._reservations.hold(reservation, limit=limit)
-        if not is_held and counter.remaining > 0:
-            reservation = replace(reservation, amount=counter.remaining)
-            is_held, _ = await self._reservations.hold(reservation, limit=limit)
-        if is_held:
-            await self._reservations.settle(
-                reservation.id, tenant_id=tenant_id, amount=reservation.amount, at=self._clock.now()
-            )
+        is_used, counter = await self._reservations.hold(reservation.used_at_once(), limit=limit)
+        if not is_used and counter.remaining > 0:
+            rest = replace(reservation, amount=counter.remaining)
+            _, counter = await self._reservations.hold(rest.used_at_once(), limit=limit)
+        return counter.used
 
     async def _counter(self, cap: SpendCap, *, period: str) -> QuotaCounter:
         found = await self._reservations.counter(cap.tenant_id, meter=QuotaMeter.SPEND, period=period)
         return found or QuotaCounter(_limit(cap))
 
-    async def _alert(self, cap: SpendCap, *, period: str) -> Sequence[int]:
-        """Raise the alerts that what is used now has reached, each once a month; return their thresholds."""
-        used = (await self._counter(cap, period=period)).used
+    async def _alert(self, cap: SpendCap, *, used: int, period: str) -> Sequence[int]:
+        """Raise the alerts that what is used has reached, each once a month; return their thresholds."""
         reached = [each for each in THRESHOLDS if used * 100 >= cap.amount_minor * MICRO * each]
+        marks = await self._store.marks(cap.tenant_id, period=period) if reached else ()
+        raised = {mark.name for mark in marks}
         for threshold in reached:
-            await self._alert_of(cap, threshold=threshold, period=period)
+            if str(threshold) not in raised:
+                await self._alert_of(cap, threshold=threshold, period=period)
         return reached
 
     async def _alert_of(self, cap: SpendCap, *, threshold: int, period: str) -> None:
