@@ -60,7 +60,7 @@ class Spending(Protocol):
     async def settle(self, reservation: Reservation, *, amount: int) -> None:
         """Turn what was reserved into what it cost."""
 
-    async def void(self, reservation: Reservation) -> None:
+    async def void(self, reservation_id: UUID, *, tenant_id: UUID) -> None:
         """Give back what was reserved."""
 
 

@@ -146,7 +146,7 @@ class Gateway:
         except BaseException:
             for each in held:
                 if books.spending is not None:
-                    await books.spending.void(each)
+                    await books.spending.void(each.id, tenant_id=each.tenant_id)
             raise
 
     async def process_deferred_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,22 @@ async def test_what_is_held_becomes_used_or_comes_back(books: Books, clock: Manu
     assert await store.void(second.id, tenant_id=tenant_id, at=clock.now())
     assert await counter_of(store, tenant_id) == QuotaCounter(10, 3, 0)
     assert (await store.hold(third, limit=10))[0]
+
+
+async def test_what_is_used_at_once_is_used_if_it_fits_and_has_ended(
+    books: Books, clock: ManualClock
+) -> None:
+    store, tenant_id = books.reservations, uuid7(clock)
+    first, second = (a_reservation(clock, tenant_id=tenant_id, amount=6).used_at_once() for _ in range(2))
+    assert await store.hold(first, limit=10) == (True, QuotaCounter(10, 6, 0))
+    assert await store.hold(second, limit=10) == (False, QuotaCounter(10, 6, 0))
+    assert not await store.settle(first.id, tenant_id=tenant_id, amount=6, at=clock.now())
+    assert not await store.void(first.id, tenant_id=tenant_id, at=clock.now())
+    assert await store.expire(at=clock.now() + timedelta(days=1), limit=10) == []
+    part = replace(a_reservation(clock, tenant_id=tenant_id, amount=4), used=1)
+    assert await store.hold(part, limit=10) == (True, QuotaCounter(10, 7, 3))
+    assert await store.settle(part.id, tenant_id=tenant_id, amount=2, at=clock.now())
+    assert await counter_of(store, tenant_id) == QuotaCounter(10, 8, 0)
 
 
 async def test_a_reservation_ends_once(books: Books, clock: ManualClock) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import event
 
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.spend_store import MemorySpendStore
@@ -251,6 +252,33 @@ async def test_a_raised_cap_alerts_anew_and_shows_no_alert_that_it_has_not_reach
     assert (status.counter.used, status.alerts) == (150 * MICRO, {})
 
 
+async def test_what_is_counted_takes_two_statements_and_one_more_from_the_first_alert_on(
+    sql_books: Books, clock: ManualClock
+) -> None:
+    spending = await capped(sql_books, clock, 100)
+    assert isinstance(sql_books.database, Database)
+    engine, statements = sql_books.database.engine.sync_engine, []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement.split(maxsplit=1)[0])
+
+    async def count() -> list[str]:
+        async with sql_books.unit_of_work():
+            statements.clear()
+            await spending.count(TENANT, amount=20 * MICRO, period="2026-11")
+            return list(statements)
+
+    await count()  # the first one of the month makes the counter
+    event.listen(engine, "before_cursor_execute", note)
+    assert await count() == ["UPDATE", "INSERT"]
+    await count()  # 60 %: raises the alert
+    assert await count() == ["UPDATE", "INSERT", "SELECT", *["INSERT"] * 2]  # 80 %
+    assert sorted(await alerts(sql_books)) == [50, 80]
+    await count()
+    assert await count() == ["UPDATE", "INSERT", "SELECT"]
+    assert sorted(await alerts(sql_books)) == [50, 80, 100]
+
+
 async def test_a_refusal_is_an_alert_of_a_cap_that_is_reached(books: Books, clock: ManualClock) -> None:
     spending = await capped(books, clock, 100)
     with pytest.raises(SpendCapReachedError):
@@ -290,7 +318,7 @@ async def test_what_failed_costs_nothing_and_what_cost_more_is_used_as_far_as_it
 ) -> None:
     spending = await capped(books, clock, 100)
     (held,) = await spending.hold(CONTEXT, amounts=[50 * MICRO])
-    await spending.void(held)
+    await spending.void(held.id, tenant_id=TENANT)
     await spend(spending, 20 * MICRO, most=10 * MICRO)
     status = await spending.status(TENANT)
     assert status is not None

@@ -146,6 +146,27 @@ def test_pages_go_on_where_the_last_one_ended(running, shop):
             assert sum(entry["amount_minor"] for entry in group["entries"]) == 0
 
 
+@pytest.mark.parametrize(
+    "keys", [[""], ["two words"], ['"open'], ["a,b"], ["x" * 256], ["t\tb"], ["a", "b"], ["ä"]], ids=ascii
+)
+@pytest.mark.parametrize("address", ["invoices/{}/payments", "invoices/{}/pay", "credits"])
+def test_a_malformed_key_moves_no_money(running, shop, address, keys):
+    tenant_id, _, invoice = shop
+    wishes = {
+        "invoices/{}/payments": {"amount_minor": 1, "reference": "wire"},
+        "invoices/{}/pay": {},
+        "credits": {"tenant_id": tenant_id, "currency": "EUR", "amount_minor": 5, "reason": "prepaid"},
+    }
+    place = f"/api/v1/billing/{address.format(invoice['id'])}"
+    with running.admin() as admin:
+        before = admin.get("/api/v1/billing/journal").json()
+        headers = [(b"idempotency-key", key.encode("latin-1")) for key in keys]
+        answer = admin.post(place, json=wishes[address], headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_malformed")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert admin.get("/api/v1/billing/journal").json() == before
+
+
 def test_what_moves_money_happens_once_per_key(running, shop):
     tenant_id, _, invoice = shop
     address = f"/api/v1/billing/invoices/{invoice['id']}/payments"
@@ -302,7 +323,7 @@ def test_what_cannot_be_is_a_problem_and_no_failure(running, shop):
                 method,
                 f"/api/v1/billing/{address}",
                 json=body,
-                headers={"idempotency-key": f"bad {uuid7()}"},
+                headers={"idempotency-key": f"bad-{uuid7()}"},
             )
             assert answer.status_code == status, (address, answer.text)
             assert answer.headers["content-type"] == "application/problem+json"

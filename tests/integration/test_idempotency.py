@@ -95,7 +95,7 @@ def test_a_key_of_another_request_is_refused(ask):
 def test_a_malformed_key_is_refused_by_name(ask, name):
     with pytest.raises(openai.BadRequestError) as refusal:
         ask(name)
-    assert refusal.value.param == "Idempotency-Key"
+    assert (refusal.value.param, refusal.value.code) == ("Idempotency-Key", "idempotency_key_malformed")
     assert refusal.value.response.headers["x-request-id"]
 
 

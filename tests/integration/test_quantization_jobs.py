@@ -32,13 +32,16 @@ from tritium_platform.errors import (
     NotFoundError,
     OverloadedError,
     RateLimitExceededError,
+    SpendCapReachedError,
     StorageQuotaExceededError,
     ValidationError,
 )
+from tritium_platform.quotas.spending import MICRO, SpendCap, micro
 from tritium_platform.serving import quantization, quantization_work
 from tritium_platform.serving.job import JobState, QuantizationJob
-from tritium_platform.serving.quantization import QuantizeModel
+from tritium_platform.serving.quantizing import QuantizeModel
 from tritium_platform.tenancy.model import Tenant, TenantTier
+from tritium_platform.values import CalendarMonth
 from tritium_platform.worker import quantization_main
 
 if TYPE_CHECKING:
@@ -289,6 +292,39 @@ async def test_a_result_that_may_not_fit_into_the_tenants_storage_is_refused(
         with pytest.raises(StorageQuotaExceededError):
             await bench.ask()
         assert await bench.platform.quantizations.list(bench.tenant.id) == []
+
+
+async def test_what_a_job_costs_is_held_of_the_cap_while_it_runs_and_used_by_the_worker(
+    tmp_path: Path, scripture_bitnet_bitlinear: Path, job_database: str | None
+) -> None:
+    async with opened_bench(
+        tmp_path, source=scripture_bitnet_bitlinear, database_url=job_database, is_idle=True
+    ) as bench:
+        spending, clock = bench.platform.spending, bench.platform.clock
+        cap = SpendCap(tenant_id=bench.tenant.id, amount_minor=1, currency="USD")
+        await spending.set_cap(cap, spent=0, actor="test")
+        job = await bench.ask()
+        before = await spending.status(bench.tenant.id)
+        assert before is not None
+        cost = before.counter.held
+        await spending.set_cap(cap, spent=MICRO - cost, actor="test")
+        with pytest.raises(SpendCapReachedError):
+            await bench.ask(name="another")
+        await bench.worker.start()
+        done = await bench.wait(job, until=is_final)
+        after = await spending.status(bench.tenant.id)
+        [use] = [
+            each
+            for each in await bench.platform.books.metering.list(
+                bench.tenant.id, start=job.created_at, end=clock.now()
+            )
+            if each.source == "quantization"
+        ]
+        price = await bench.platform.books.billing.price(use, period=CalendarMonth.of(use.occurred_at))
+    assert done.state is JobState.SUCCEEDED, done.error_message
+    assert 0 < cost == micro(price.total)
+    assert after is not None
+    assert (after.counter.used, after.counter.held, sorted(after.alerts)) == (MICRO, 0, [50, 80, 100])
 
 
 @pytest.mark.parametrize(("failures", "state"), [(1, JobState.SUCCEEDED), (10**9, JobState.FAILED)])

@@ -67,7 +67,7 @@ def refused(shop, path, body, *, method="POST"):
             method,
             path,
             content=json.dumps(body).encode(),
-            headers={"content-type": "application/json", "idempotency-key": f"key {next(KEYS)}"},
+            headers={"content-type": "application/json", "idempotency-key": f"key-{next(KEYS)}"},
         )
     assert answer.status_code in {404, 422}, answer.text
     assert answer.headers["content-type"] == "application/problem+json"

@@ -53,6 +53,11 @@ def test_a_cap_is_set_shown_enforced_and_taken_back(running):
         error = refused.json()["error"]
         assert (error["code"], error["recovery"]) == ("spend_cap_reached", "contact_operator")
         assert "The spend cap of 0.01 USD a month leaves 0.00 USD" in error["message"]
+        source = running.platform.config.model_roots[0] / model
+        wish = {"name": "mine", "source": {"path": str(source)}}  # a third of a cent
+        refused = http.post("/api/v1/quantizations", json=wish)
+        assert (refused.status_code, refused.json()["code"]) == (402, "spend_cap_reached"), refused.text
+        assert http.get("/api/v1/quantizations").raise_for_status().json() == []
         own = http.get("/api/v1/account/spend-cap").raise_for_status().json()
         assert (own["limit_minor"], own["used_minor"], own["held_minor"]) == (1, 1, 0)
         assert [each["threshold"] for each in own["alerts"]] == [50, 80, 100]

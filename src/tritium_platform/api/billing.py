@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 
 from tritium_platform.api.deps import ThePlatform, admin, admin_key
 from tritium_platform.api.idempotency import KEY_HEADER, LONGEST_KEY, parse_key
@@ -58,9 +58,19 @@ from tritium_platform.values import CalendarMonth
 
 router = APIRouter(prefix="/api/v1/billing", tags=["billing"], dependencies=[admin_key, admin])
 OPERATOR = "operator"
-IdempotencyKey = Annotated[
-    str, Header(alias=KEY_HEADER, min_length=1, max_length=LONGEST_KEY, pattern=r"^[\x20-\x7e]+$")
-]
+
+
+def stored_key(
+    request: Request,
+    _: Annotated[
+        str, Header(alias=KEY_HEADER, description=f"1 to {LONGEST_KEY} ASCII characters, in quotes or plain.")
+    ],
+) -> str:
+    """Return the key in the `Idempotency-Key` header."""
+    return parse_key([value.encode("latin-1") for value in request.headers.getlist(KEY_HEADER)])
+
+
+IdempotencyKey = Annotated[str, Depends(stored_key)]
 PlanId = Annotated[str | None, Query(max_length=64, pattern=r"^[0-9a-f]+$")]
 
 
@@ -222,7 +232,7 @@ async def record_payment(
         invoice_id,
         amount_minor=wish.amount_minor,
         reference=wish.reference,
-        key=stored_key(idempotency_key),
+        key=idempotency_key,
         actor=OPERATOR,
     )
     return invoice_out(paid)
@@ -237,7 +247,7 @@ async def write_credit_note(
     if len(amounts) < len(wish.lines):
         raise ValidationError("A credit note names each line once.", field="lines")
     note = await platform.desk.credit_notes.credit(
-        invoice_id, amounts=amounts, reason=wish.reason, key=stored_key(idempotency_key), actor=OPERATOR
+        invoice_id, amounts=amounts, reason=wish.reason, key=idempotency_key, actor=OPERATOR
     )
     return invoice_out(note)
 
@@ -253,7 +263,7 @@ async def grant_credit(platform: ThePlatform, wish: NewCredit, idempotency_key: 
         reason=wish.reason,
         priority=wish.priority,
         expires_at=wish.expires_at,
-        key=stored_key(idempotency_key),
+        key=idempotency_key,
         actor=OPERATOR,
     )
     return credit_out(grant)
@@ -287,8 +297,3 @@ async def get_beancount(platform: ThePlatform) -> Response:
     """Give the whole journal as text for beancount."""
     lines = write_beancount(await platform.desk.whole_journal())
     return Response("\n".join([*lines, ""]), media_type="text/plain; charset=utf-8")
-
-
-def stored_key(header: str) -> str:
-    """Return the key in an `Idempotency-Key` header."""
-    return parse_key([header.encode("latin-1", "replace")])

@@ -16,8 +16,8 @@ import structlog
 from fastapi import Request, Response
 
 from tritium_platform.api.deps import bearer_token
-from tritium_platform.api.problems import refusal_response
-from tritium_platform.errors import BitNetServiceError, ValidationError
+from tritium_platform.api.problems import IdempotencyKeyMalformedError, refusal_response
+from tritium_platform.errors import BitNetServiceError
 from tritium_platform.serving.idempotency import LEASE_SECONDS, MOST_ANSWER_BYTES, KeptRequest, StoredAnswer
 from tritium_platform.tenancy.model import Scope as KeyScope
 
@@ -162,7 +162,7 @@ def parse_key(values: list[bytes]) -> str:
     """Return the key of the header's values, without the quotes of its standard form.
 
     Raises:
-        ValidationError: there are several, or it is no string of 1 to 255 ASCII characters.
+        IdempotencyKeyMalformedError: there are several, or it is no string of 1 to 255 ASCII characters.
     """
     value = values[0].decode("latin-1").strip()
     quoted = _QUOTED.fullmatch(value)
@@ -170,7 +170,7 @@ def parse_key(values: list[bytes]) -> str:
         value = re.sub(r'\\(["\\])', r"\1", quoted[1])
     is_key = quoted is not None or _PLAIN.fullmatch(value) is not None
     if len(values) > 1 or not is_key or len(value) > LONGEST_KEY:
-        raise ValidationError(
+        raise IdempotencyKeyMalformedError(
             f'{KEY_HEADER} must be one string of 1 to {LONGEST_KEY} ASCII characters, such as "8e03978e".',
             param=KEY_HEADER,
         )

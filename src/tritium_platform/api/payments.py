@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from tritium_platform.api.billing import OPERATOR, IdempotencyKey, stored_key
+from tritium_platform.api.billing import OPERATOR, IdempotencyKey
 from tritium_platform.api.deps import ThePlatform, UsageCaller, admin, admin_key, tenant_key
 from tritium_platform.api.invoices import Limit
 from tritium_platform.api.payment_schemas import (
@@ -86,7 +86,7 @@ async def pay_invoice(
 ) -> AttemptOut:
     """Try to be paid for an invoice: by the tenant's payment method, or by a transfer that is waited for."""
     attempt = await platform.desk.payments.service.process_payment(
-        invoice_id, amount_minor=wish.amount_minor, key=stored_key(idempotency_key), actor=OPERATOR
+        invoice_id, amount_minor=wish.amount_minor, key=idempotency_key, actor=OPERATOR
     )
     return attempt_out(attempt)
 
@@ -123,7 +123,7 @@ async def receive_transfer(
         attempt_id,
         amount_minor=wish.amount_minor,
         reference=wish.reference,
-        key=stored_key(idempotency_key),
+        key=idempotency_key,
         actor=OPERATOR,
     )
     return attempt_out(attempt)
@@ -145,7 +145,7 @@ async def refund_payment(
         amount_minor=wish.amount_minor,
         reason=wish.reason,
         credit_note_id=wish.credit_note_id,
-        key=stored_key(idempotency_key),
+        key=idempotency_key,
         actor=OPERATOR,
     )
     return refund_out(refund)

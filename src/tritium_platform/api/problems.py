@@ -45,6 +45,10 @@ class IdempotencyKeyMissingError(InvalidHeaderError):
     """The request moves money, and has no `Idempotency-Key` to do so once; details: field."""
 
 
+class IdempotencyKeyMalformedError(InvalidHeaderError):
+    """There are several `Idempotency-Key` headers, or one that is no key; details: param."""
+
+
 RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     **LIBRARY_RULES,
     errors.TokenExpiredError: ErrorRule(401, _INVALID, "token_expired"),
@@ -63,6 +67,7 @@ RULES: Mapping[type[errors.BitNetServiceError], ErrorRule] = {
     errors.QuotaExceededError: ErrorRule(429, "insufficient_quota", "insufficient_quota"),
     InvalidHeaderError: ErrorRule(400, _INVALID, "invalid_header"),
     IdempotencyKeyMissingError: ErrorRule(400, _INVALID, "idempotency_key_missing"),
+    IdempotencyKeyMalformedError: ErrorRule(400, _INVALID, "idempotency_key_malformed"),
     UnsupportedMediaTypeError: ErrorRule(415, _INVALID, "unsupported_media_type"),
     errors.SpendCapReachedError: ErrorRule(402, "insufficient_quota", "spend_cap_reached"),
     errors.InsufficientMemoryError: ErrorRule(503, _SERVER, "insufficient_memory"),

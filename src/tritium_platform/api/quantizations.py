@@ -14,7 +14,7 @@ from tritium_platform.api.deps import ModelsCaller, ThePlatform, bearer_token, t
 from tritium_platform.api.schemas import ExpectationOut
 from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.changes import Change
-from tritium_platform.serving.quantization import QuantizeModel
+from tritium_platform.serving.quantizing import QuantizeModel
 
 if TYPE_CHECKING:
     from tritium_platform.serving.expectation import Expectation

@@ -245,6 +245,8 @@ def _assemble(
             uploads=uploads,
             registry=registry,
             quotas=books.quotas,
+            spending=spending,
+            prices=books.billing,
             unit_of_work=database.unit_of_work,
             models_dir=config.models_dir,
             clock=clock,

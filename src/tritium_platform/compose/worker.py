@@ -18,7 +18,7 @@ from tritium_platform.adapters.sql.quota_store import SqlReservationStore
 from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.billing.dunning import DunningEnd
 from tritium_platform.billing.invoicing import BillingService
-from tritium_platform.compose.books import note_signer, open_stripe, seller_of, suspension
+from tritium_platform.compose.books import note_signer, open_spending, open_stripe, seller_of, suspension
 from tritium_platform.compose.customers import open_security, open_tenancy
 from tritium_platform.compose.insight import open_scores
 from tritium_platform.compose.reconciliation import open_canary, open_reconciliation
@@ -40,12 +40,15 @@ async def initialize_worker(config: PlatformConfig, *, clock: Clock | None = Non
     clock = clock or SystemClock()
     database = Database(config.resolved_database_url)
     jobs = SqlJobStore(database)
+    outbox = SqlAuditOutbox(database)
     books = WorkBooks(
         jobs=jobs,
         models=SqlModelStore(database),
         quotas=QuotaService(store=SqlReservationStore(database), clock=clock),
+        spending=open_spending(config, database=database, outbox=outbox, clock=clock),
+        prices=BillingService(prices=SqlPriceStore(database), clock=clock),
         metering=MeteringService(store=SqlUsageStore(database)),
-        outbox=SqlAuditOutbox(database),
+        outbox=outbox,
         unit_of_work=database.unit_of_work,
         clock=clock,
     )
@@ -69,7 +72,7 @@ def _schedules(
     stripe = open_stripe(config, clock=clock)
     desk = open_sql_desk(
         database,
-        prices=BillingService(prices=SqlPriceStore(database), clock=clock),
+        prices=books.prices,
         tenants=SqlTenantStore(database),
         signer=note_signer(config),
         clock=clock,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,6 +54,10 @@ class Reservation:
     expires_at: datetime
     state: ReservationState = ReservationState.HELD
     used: int = 0
+
+    def used_at_once(self) -> Reservation:
+        """Return it as that of what was used already."""
+        return replace(self, state=ReservationState.SETTLED, used=self.amount)
 
 
 class QuotaCounter(msgspec.Struct, frozen=True, gc=False):

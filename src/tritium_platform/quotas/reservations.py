@@ -30,7 +30,10 @@ class ReservationStore(Protocol):
     """
 
     async def hold(self, reservation: Reservation, *, limit: int) -> tuple[bool, QuotaCounter]:
-        """Set the amount aside if it fits, in one atomic step; return whether, and the counter afterwards."""
+        """Set the amount aside if it fits, in one atomic step; return whether, and the counter afterwards.
+
+        What is used of the reservation already is used at once.
+        """
 
     async def settle(self, reservation_id: UUID, *, tenant_id: UUID, amount: int, at: datetime) -> bool:
         """Turn a held reservation into `amount` used (0 <= amount <= reserved); False if it was not held.

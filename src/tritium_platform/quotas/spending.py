@@ -7,6 +7,7 @@ a constraint of the database. A tenant without a cap costs a look into memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -22,7 +23,7 @@ from tritium_platform.quotas.model import QuotaCounter, QuotaMeter, Reservation
 from tritium_platform.values import CURRENCY_DIGITS, CalendarMonth, Money, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
     from fractions import Fraction
     from uuid import UUID
@@ -156,11 +157,11 @@ class SpendService:
         period = str(CalendarMonth.of(self._clock.now()))
         async with self._unit_of_work():
             await self._store.put(cap)
-            counter = await self._counter(cap, period=period)
-            if counter.used < spent:
-                await self._count(cap.tenant_id, amount=spent - counter.used, limit=NO_LIMIT, period=period)
+            used = (await self._counter(cap, period=period)).used
+            if used < spent:
+                used = await self._count(cap.tenant_id, amount=spent - used, limit=NO_LIMIT, period=period)
             await self._note("spend.cap", cap, amount=str(cap.amount_minor), mode=cap.mode.value, actor=actor)
-            reached = await self._alert(cap, period=period)
+            reached = await self._alert(cap, used=used, period=period)
             ahead = [str(each) for each in THRESHOLDS if each not in reached]
             await self._store.unmark(cap.tenant_id, period=period, names=ahead)
         await self.refresh()
@@ -205,30 +206,47 @@ class SpendService:
         Raises:
             SpendCapReachedError: the cap does not leave that much; nothing stays reserved.
         """
+        named = {uuid7(self._clock): amount for amount in amounts}
+        async with self.holding(context, amounts=named, lifetime=self._lifetime) as held:
+            return held
+
+    @contextlib.asynccontextmanager
+    async def holding(
+        self, context: TenantContext, *, amounts: Mapping[UUID, int], lifetime: timedelta
+    ) -> AsyncIterator[list[Reservation]]:
+        """Reserve as `hold` does, under these ids, in one unit of work with what is written inside."""
         cap = self._caps.get(context.tenant_id)
         if cap is None:
-            return []
+            yield []
+            return
+        turn = self._turns.setdefault(cap.tenant_id, asyncio.Lock())
+        try:
+            async with turn, self._unit_of_work():
+                yield await self._hold_all(cap, amounts=amounts, lifetime=lifetime)
+        except SpendCapReachedError:
+            async with self._unit_of_work():  # the one that was undone keeps no alert
+                await self._alert_of(cap, threshold=100, period=str(CalendarMonth.of(self._clock.now())))
+            raise
+
+    async def _hold_all(
+        self, cap: SpendCap, *, amounts: Mapping[UUID, int], lifetime: timedelta
+    ) -> list[Reservation]:
+        period = str(CalendarMonth.of(self._clock.now()))
         held: list[Reservation] = []
         is_beyond = False
-        period = str(CalendarMonth.of(self._clock.now()))
-        turn = self._turns.setdefault(cap.tenant_id, asyncio.Lock())
-        async with turn, self._unit_of_work():
-            for amount in amounts:
-                reservation = self._reservation(cap.tenant_id, amount=amount, period=period)
-                is_held, counter = await self._reservations.hold(reservation, limit=_limit(cap))
-                if not is_held:
-                    break
-                held.append(reservation)
-                is_beyond |= counter.used + counter.held > cap.amount_minor * MICRO
-            else:
-                if is_beyond:  # in shadow mode it runs all the same
-                    await self._mark(cap, SHADOW, period=period)
-                return held
-            for each in held:
-                await self._reservations.void(each.id, tenant_id=cap.tenant_id, at=self._clock.now())
-            await self._alert_of(cap, threshold=100, period=period)
-        own = sum(each.amount for each in held)
-        raise self._reached(cap, counter=QuotaCounter(counter.limit, counter.used, counter.held - own))
+        for identity, amount in amounts.items():
+            reservation = self._reservation(
+                cap.tenant_id, identity=identity, amount=amount, period=period, lifetime=lifetime
+            )
+            is_held, counter = await self._reservations.hold(reservation, limit=_limit(cap))
+            if not is_held:
+                others = counter.held - sum(each.amount for each in held)
+                raise self._reached(cap, counter=QuotaCounter(counter.limit, counter.used, others))
+            held.append(reservation)
+            is_beyond |= counter.used + counter.held > cap.amount_minor * MICRO
+        if is_beyond:  # in shadow mode it runs all the same
+            await self._mark(cap, SHADOW, period=period)
+        return held
 
     async def settle(self, reservation: Reservation, *, amount: int) -> None:
         """Turn what was reserved into what it cost; call it in the unit of work that records the use.
@@ -244,11 +262,12 @@ class SpendService:
         cap = self._caps.get(tenant_id)
         if cap is None:
             return
+        period = reservation.period
         if amount > fitting:
-            await self._count(
-                tenant_id, amount=amount - fitting, limit=_limit(cap), period=reservation.period
-            )
-        await self._alert(cap, period=reservation.period)
+            used = await self._count(tenant_id, amount=amount - fitting, limit=_limit(cap), period=period)
+        else:
+            used = (await self._counter(cap, period=period)).used
+        await self._alert(cap, used=used, period=period)
 
     async def count(self, tenant_id: UUID, *, amount: int, period: str) -> None:
         """Use what was spent already, beyond the cap too; call it in the unit of work that records the use.
@@ -257,35 +276,36 @@ class SpendService:
         """
         cap = self._caps.get(tenant_id)
         if cap is not None:
-            await self._count(tenant_id, amount=amount, limit=NO_LIMIT, period=period)
-            await self._alert(cap, period=period)
+            used = await self._count(tenant_id, amount=amount, limit=NO_LIMIT, period=period)
+            await self._alert(cap, used=used, period=period)
 
-    async def void(self, reservation: Reservation) -> None:
-        """Give back what was reserved: nothing was used."""
-        await self._reservations.void(reservation.id, tenant_id=reservation.tenant_id, at=self._clock.now())
+    async def void(self, reservation_id: UUID, *, tenant_id: UUID) -> None:
+        """Give back what was reserved, if anything was: nothing was used."""
+        await self._reservations.void(reservation_id, tenant_id=tenant_id, at=self._clock.now())
 
-    async def _count(self, tenant_id: UUID, *, amount: int, limit: int, period: str) -> None:
-        """Use what was not reserved, as far as it fits."""
-        reservation = self._reservation(tenant_id, amount=amount, period=period)
-        is_held, counter = await self._reservations.hold(reservation, limit=limit)
-        if not is_held and counter.remaining > 0:
-            reservation = replace(reservation, amount=counter.remaining)
-            is_held, _ = await self._reservations.hold(reservation, limit=limit)
-        if is_held:
-            await self._reservations.settle(
-                reservation.id, tenant_id=tenant_id, amount=reservation.amount, at=self._clock.now()
-            )
+    async def _count(self, tenant_id: UUID, *, amount: int, limit: int, period: str) -> int:
+        """Use what was not reserved, as far as it fits; return what is used then."""
+        reservation = self._reservation(
+            tenant_id, identity=uuid7(self._clock), amount=amount, period=period, lifetime=self._lifetime
+        )
+        is_used, counter = await self._reservations.hold(reservation.used_at_once(), limit=limit)
+        if not is_used and counter.remaining > 0:
+            rest = replace(reservation, amount=counter.remaining)
+            _, counter = await self._reservations.hold(rest.used_at_once(), limit=limit)
+        return counter.used
 
     async def _counter(self, cap: SpendCap, *, period: str) -> QuotaCounter:
         found = await self._reservations.counter(cap.tenant_id, meter=QuotaMeter.SPEND, period=period)
         return found or QuotaCounter(_limit(cap))
 
-    async def _alert(self, cap: SpendCap, *, period: str) -> Sequence[int]:
-        """Raise the alerts that what is used now has reached, each once a month; return their thresholds."""
-        used = (await self._counter(cap, period=period)).used
+    async def _alert(self, cap: SpendCap, *, used: int, period: str) -> Sequence[int]:
+        """Raise the alerts that what is used has reached, each once a month; return their thresholds."""
         reached = [each for each in THRESHOLDS if used * 100 >= cap.amount_minor * MICRO * each]
+        marks = await self._store.marks(cap.tenant_id, period=period) if reached else ()
+        raised = {mark.name for mark in marks}
         for threshold in reached:
-            await self._alert_of(cap, threshold=threshold, period=period)
+            if str(threshold) not in raised:
+                await self._alert_of(cap, threshold=threshold, period=period)
         return reached
 
     async def _alert_of(self, cap: SpendCap, *, threshold: int, period: str) -> None:
@@ -312,17 +332,19 @@ class SpendService:
             )
         )
 
-    def _reservation(self, tenant_id: UUID, *, amount: int, period: str) -> Reservation:
+    def _reservation(
+        self, tenant_id: UUID, *, identity: UUID, amount: int, period: str, lifetime: timedelta
+    ) -> Reservation:
         now = self._clock.now()
         return Reservation(
-            id=uuid7(self._clock),
+            id=identity,
             tenant_id=tenant_id,
             meter=QuotaMeter.SPEND,
             period=period,
             # More than any cap; what is held, used and asked for adds up to no more than 64 bits hold.
             amount=min(amount, NO_LIMIT - 1),
             created_at=now,
-            expires_at=now + self._lifetime,
+            expires_at=now + lifetime,
         )
 
     def _reached(self, cap: SpendCap, *, counter: QuotaCounter) -> SpendCapReachedError:

@@ -65,8 +65,7 @@ class StorageQuota:
         """Count bytes that lie there already, even beyond the limit: what was paid for is not thrown away."""
         require_amount("size", size)
         reservation = self._reservation(tenant_id, size=size, lifetime=self._lifetime)
-        await self._store.hold(reservation, limit=NO_LIMIT)
-        await self._store.settle(reservation.id, tenant_id=tenant_id, amount=size, at=self._clock.now())
+        await self._store.hold(reservation.used_at_once(), limit=NO_LIMIT)
 
     async def release(self, tenant_id: UUID, *, size: int) -> int:
         """Give back bytes of something that was deleted; return how many were in use at most."""

@@ -22,10 +22,11 @@ COMPANIONS = ("*.json", "*.jinja", "*.txt", "*/*.json")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedSource:
-    """The bytes of a sound source: its weights, and the tokenizer and the like beside them."""
+    """What a sound source holds: bytes of weights and of what lies beside them, parameters to quantize."""
 
     weight_bytes: int
     companion_bytes: int
+    parameters: int
 
 
 def check_source(directory: Path, config: QuantizationConfig) -> CheckedSource:
@@ -40,7 +41,8 @@ def check_source(directory: Path, config: QuantizationConfig) -> CheckedSource:
             "This is a Tritium model already; quantize the checkpoint it was made from.", field="source"
         )
     with open_source(directory) as source:
-        check_overrides(config, [layer.name for layer in source.layers()])
+        layers = source.layers()
+        check_overrides(config, [layer.name for layer in layers])
         if source.has_tokenizer:
             Tokenizer(directory).validate_against(source.config)
         elif config.calibration_text is not None or config.validation_text is not None:
@@ -50,7 +52,9 @@ def check_source(directory: Path, config: QuantizationConfig) -> CheckedSource:
                 file="tokenizer.json",
             )
         return CheckedSource(
-            weight_bytes=source.checkpoint.total_bytes, companion_bytes=_companion_bytes(directory)
+            weight_bytes=source.checkpoint.total_bytes,
+            companion_bytes=_companion_bytes(directory),
+            parameters=sum(layer.out_features * layer.in_features for layer in layers),
         )
 
 

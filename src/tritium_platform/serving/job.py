@@ -59,7 +59,8 @@ class QuantizationJob:
         source_path: the directory of the checkpoint on the platform's disk.
         model_name: under which the result is registered; its model id is the job's id.
         config: plain values for `tritium.quantize.QuantizationConfig`; without its texts once it is over.
-        storage_reservation: what was set aside for the result, and how many bytes.
+        storage_reservation: what was set aside for the result, and how many bytes; what it costs is set aside
+            under the job's own id.
         total_layers: None until the job is planned.
         error_code, error_message, error_recovery: why it failed, and what the tenant can do about it.
     """

@@ -12,6 +12,8 @@ from tritium_platform.errors import (
     ProcessingError,
     RequestTooLargeError,
     ResourceError,
+    SpendCapReachedError,
+    StorageQuotaExceededError,
     ValidationError,
 )
 from tritium_platform.insight.health import OutcomeKind
@@ -121,9 +123,10 @@ def context_exceeded(what: str, *, tokens: int, context_limit: int) -> ContextLe
 def outcome_kind(outcome: Outcome, *, error: BaseException | None = None) -> OutcomeKind:
     """Say what a request's end means for the customer's health; who left was served until then.
 
-    What only the engine could find wrong with a request is the request's own fault, there as at admission.
+    What is found wrong with a request only later is the request's own fault as at admission, and a limit that
+    it meets only then is a limit.
     """
-    if isinstance(error, ValidationError):
+    if isinstance(error, ValidationError | SpendCapReachedError | StorageQuotaExceededError):
         return refusal_kind(error)
     return OutcomeKind.FAILED if outcome is Outcome.FAILED else OutcomeKind.SUCCESS
 

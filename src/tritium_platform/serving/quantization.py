@@ -12,23 +12,23 @@ from uuid import UUID
 import structlog
 
 from tritium.quantize.config import QuantizationConfig
-from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.errors import ConflictError, NotFoundError, RateLimitExceededError, ValidationError
-from tritium_platform.metering.model import OperationType
+from tritium_platform.metering.model import Meter, UsageTotal
+from tritium_platform.quotas.spending import micro
 from tritium_platform.serving import policy
 from tritium_platform.serving.checkpoint_check import check_source
 from tritium_platform.serving.directories import directory_bytes, remove_directory
 from tritium_platform.serving.expectation import expect_quantization
 from tritium_platform.serving.job import OPEN_STATES, JobState, QuantizationJob
-from tritium_platform.serving.model import Consumption, Outcome
 from tritium_platform.serving.registry import require_name
-from tritium_platform.tenancy.model import Scope
-from tritium_platform.values import uuid7
+from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from tritium_platform.billing.invoicing import BillingService
     from tritium_platform.quotas.service import QuotaService
+    from tritium_platform.quotas.spending import SpendService
     from tritium_platform.serving.expectation import Expectation
     from tritium_platform.serving.job import JobLayer
     from tritium_platform.serving.model import RegisteredModel
@@ -84,11 +84,15 @@ class JobQueue(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedQuantization:
-    """What a job would do: its checkpoint (`size_bytes` of files), its result's name, its configuration."""
+    """What a job would do: its checkpoint (`size_bytes` of files), its result's name, its configuration.
+
+    `parameters`: how many it would quantize.
+    """
 
     source: str
     path: str
     size_bytes: int
+    parameters: int
     name: str
     config: Mapping[str, Any]
 
@@ -104,6 +108,8 @@ class QuantizationService:
         uploads: UploadService,
         registry: RegistryService,
         quotas: QuotaService,
+        spending: SpendService,
+        prices: BillingService,
         unit_of_work: UnitOfWork,
         models_dir: Path,
         clock: Clock,
@@ -113,6 +119,8 @@ class QuantizationService:
         self._uploads = uploads
         self._registry = registry
         self._quotas = quotas
+        self._spending = spending
+        self._prices = prices
         self._unit_of_work = unit_of_work
         self._models_dir = models_dir
         self._clock = clock
@@ -139,23 +147,28 @@ class QuantizationService:
             source=shown,
             path=str(path),
             size_bytes=checked.weight_bytes + checked.companion_bytes,
+            parameters=checked.parameters,
             name=name,
             config=dict(config),
         )
 
     async def submit(self, context: TenantContext, *, planned: PlannedQuantization) -> QuantizationJob:
-        """Keep a job, set storage aside for its result, and hand it to the workers; then it cannot be lost.
+        """Keep a job, set aside what it costs and its result takes, and hand it to the workers.
 
         Raises:
+            SpendCapReachedError: the tenant's spend cap does not leave what the job costs.
             StorageQuotaExceededError: the result may not fit into the tenant's storage.
         """
+        job_id = uuid7(self._clock)
         reserved = int(planned.size_bytes * LARGEST_GROWTH) + FILE_OVERHEAD
-        async with self._unit_of_work():
+        amounts = {job_id: await self._cost(context, parameters=planned.parameters)}
+        spending = self._spending.holding(context, amounts=amounts, lifetime=RESERVATION_LIFETIME)
+        async with spending, self._unit_of_work():
             reservation = await self._quotas.storage.reserve(
                 context, size=reserved, lifetime=RESERVATION_LIFETIME
             )
             job = QuantizationJob(
-                id=uuid7(self._clock),
+                id=job_id,
                 tenant_id=context.tenant_id,
                 tier=context.tier,
                 key_id=context.key_id,
@@ -170,6 +183,12 @@ class QuantizationService:
             await self._jobs.add(job)
         await self.enqueue(job)
         return job
+
+    async def _cost(self, context: TenantContext, *, parameters: int) -> int:
+        """Return what a job costs by the price list, in millionths of a minor unit."""
+        total = UsageTotal(context.tier, Meter.QUANTIZED_PARAMETERS, parameters)
+        month = CalendarMonth.of(self._clock.now())
+        return micro(await self._prices.list_price([total], period=month))
 
     async def enqueue(self, job: QuantizationJob) -> None:
         """Hand a kept job to the workers; a failure is not the caller's: workers search for jobs, too."""
@@ -226,6 +245,7 @@ class QuantizationService:
         async with self._unit_of_work():
             is_first = await self._jobs.move(cancelled, expected=(JobState.QUEUED,))
             if is_first:
+                await self._spending.void(job.id, tenant_id=job.tenant_id)
                 await self._quotas.storage.void(job.reservation)
         return is_first
 
@@ -281,51 +301,3 @@ def _without_paths(config: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(config.get(name), str | None):
             raise ValidationError(f"{name} must be the text itself.", field=f"config.{name}")
     return config
-
-
-class QuantizeModel:
-    """A tenant's wish for a quantization, as the gateway carries it out; a worker does the work."""
-
-    operation = OperationType.QUANTIZATION
-    scope = Scope.MODELS
-
-    def __init__(
-        self,
-        quantizations: QuantizationService,
-        *,
-        source: Mapping[str, Any],
-        name: str,
-        config: Mapping[str, Any],
-    ) -> None:
-        self._quantizations = quantizations
-        self._source = source
-        self._config = config
-        self.model = name
-        self.subject = ResourceIdentifier("model", name)
-        self._accepted: tuple[TenantContext, PlannedQuantization] | None = None
-
-    async def admit(self, context: TenantContext) -> int:
-        """Check everything that can be known before the work; no tokens are used."""
-        planned = await self._quantizations.plan(
-            context, source=self._source, name=self.model, config=self._config
-        )
-        self._accepted = context, planned
-        return 0
-
-    async def execute(self) -> AsyncGenerator[QuantizationJob, None]:
-        """Keep the job; raises ConflictError if it was not admitted."""
-        if self._accepted is None:
-            raise ConflictError("A quantization is admitted before it is executed.")
-        context, planned = self._accepted
-        yield await self._quantizations.submit(context, planned=planned)
-
-    def is_last(self, piece: QuantizationJob) -> bool:  # noqa: ARG002 - the job is the only piece
-        """Whether nothing comes after this piece."""
-        return True
-
-    def release(self) -> None:
-        """Nothing is held."""
-
-    def consumed(self, outcome: Outcome) -> Consumption:
-        """Count one request if the job was accepted; what the job itself uses, the worker counts."""
-        return Consumption(is_counted=outcome is Outcome.SUCCESS)

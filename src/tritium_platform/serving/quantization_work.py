@@ -24,18 +24,21 @@ from tritium.quantize.pipeline import assemble, plan_quantization, quantize_laye
 from tritium.quantize.plan import QuantizationPlan
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
+from tritium_platform.quotas.spending import micro
 from tritium_platform.serving.directories import directory_bytes, remove_directory
 from tritium_platform.serving.job import JobLayer, JobState
 from tritium_platform.serving.model import RegisteredModel
 from tritium_platform.serving.registry import inspect_checkpoint
-from tritium_platform.values import uuid7
+from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from tritium_platform.billing.invoicing import BillingService
     from tritium_platform.metering.service import MeteringService
     from tritium_platform.quotas.service import QuotaService
+    from tritium_platform.quotas.spending import SpendService
     from tritium_platform.serving.job import QuantizationJob
     from tritium_platform.serving.quantization import JobStore
     from tritium_platform.serving.registry import ModelStore
@@ -60,6 +63,8 @@ class WorkBooks:
     jobs: JobStore
     models: ModelStore
     quotas: QuotaService
+    spending: SpendService
+    prices: BillingService
     metering: MeteringService
     outbox: Outbox
     unit_of_work: UnitOfWork
@@ -159,10 +164,20 @@ class QuantizationWork:
             closed = job.closed(JobState.SUCCEEDED, at=now)
             await self._move(closed, JobState.SUCCEEDED, expected=(JobState.RUNNING,))
             await self._books.models.add(model)
+            await self._spend(job, usage)
             await self._books.quotas.storage.settle(job.reservation, size=usage.resources.storage_bytes)
             await self._books.metering.record(usage)
             await self._books.outbox.add(self._intent(job, ActionOutcome.SUCCESS, usage=usage))
         return {"model": job.model_name}
+
+    async def _spend(self, job: QuantizationJob, usage: UsageRecord) -> None:
+        """Count what a job cost against the cap of the month it is billed in, beyond the cap too."""
+        spending, month = self._books.spending, CalendarMonth.of(usage.occurred_at)
+        await spending.refresh()  # a gateway may have set the cap a moment ago
+        await spending.void(job.id, tenant_id=job.tenant_id)
+        if spending.is_capped(job.tenant_id):
+            cost = micro((await self._books.prices.price(usage, period=month)).total)
+            await spending.count(job.tenant_id, amount=cost, period=str(month))
 
     async def _step(
         self, job_id: UUID, do: Callable[[QuantizationJob], Awaitable[dict[str, Any]]]
@@ -211,6 +226,7 @@ class QuantizationWork:
         async with self._books.unit_of_work():
             is_first = await self._books.jobs.move(closed, expected=(job.state,))
             if is_first:
+                await self._books.spending.void(job.id, tenant_id=job.tenant_id)
                 await self._books.quotas.storage.void(job.reservation)
                 await self._books.outbox.add(self._intent(job, outcome, code=closed.error_code))
         return is_first

@@ -13,6 +13,7 @@ from tritium.protocol import calls, schemas
 from tritium_platform import errors as platform
 from tritium_platform.api.problems import (
     RULES,
+    IdempotencyKeyMalformedError,
     IdempotencyKeyMissingError,
     InvalidHeaderError,
     MethodNotAllowedError,
@@ -83,6 +84,7 @@ TABLE = [
     (calls.ModelNotFoundError("x"), 404, 404, "fix_request", "model_not_found", set()),
     (InvalidHeaderError("x"), 400, 400, "fix_request", "invalid_header", set()),
     (IdempotencyKeyMissingError("x"), 400, 400, "fix_request", "idempotency_key_missing", set()),
+    (IdempotencyKeyMalformedError("x"), 400, 400, "fix_request", "idempotency_key_malformed", set()),
     (MethodNotAllowedError("x"), 405, 405, "fix_request", "method_not_allowed", set()),
     (platform.NotFoundError("x"), 404, 404, "fix_request", "not_found", set()),
     (platform.ConflictError("x"), 409, 409, "fix_request", "conflict", set()),

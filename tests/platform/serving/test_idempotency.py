@@ -13,7 +13,8 @@ from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.idempotency_store import MemoryIdempotencyStore
 from tritium_platform.api.idempotency import parse_key
-from tritium_platform.errors import PlatformError, RateLimitExceededError, ValidationError
+from tritium_platform.api.problems import IdempotencyKeyMalformedError
+from tritium_platform.errors import PlatformError, RateLimitExceededError
 from tritium_platform.serving.idempotency import (
     LEASE_SECONDS,
     MOST_ANSWER_BYTES,
@@ -199,7 +200,7 @@ def test_a_string_of_structured_fields_means_its_characters(key):
     ],
 )
 def test_a_malformed_key_is_refused_by_name(values):
-    with pytest.raises(ValidationError) as refusal:
+    with pytest.raises(IdempotencyKeyMalformedError) as refusal:
         parse_key(values)
     assert refusal.value.details["param"] == "Idempotency-Key"
 
@@ -208,6 +209,6 @@ def test_a_malformed_key_is_refused_by_name(values):
 def test_any_header_is_a_key_or_refused(values):
     try:
         key = parse_key(values or [b""])
-    except ValidationError:
+    except IdempotencyKeyMalformedError:
         return
     assert 1 <= len(key) <= 255

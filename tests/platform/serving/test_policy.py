@@ -16,6 +16,7 @@ from tritium_platform.errors import (
     ProcessingError,
     RateLimitExceededError,
     RequestTooLargeError,
+    StorageQuotaExceededError,
     ValidationError,
 )
 from tritium_platform.insight.health import OutcomeKind
@@ -79,6 +80,8 @@ def test_health_counts_limits_as_refusals_faults_as_failures_and_the_rest_as_the
     assert policy.outcome_kind(Outcome.FAILED) is OutcomeKind.FAILED
     assert policy.outcome_kind(Outcome.FAILED, error=ProcessingError("x")) is OutcomeKind.FAILED
     assert policy.outcome_kind(Outcome.FAILED, error=ValidationError("x")) is OutcomeKind.REJECTED
+    full = StorageQuotaExceededError(usage=1, quota=1, required=1)
+    assert policy.outcome_kind(Outcome.FAILED, error=full) is OutcomeKind.REFUSED
 
 
 @given(st.integers(1, 3000), st.none() | st.integers(1, 3000), st.integers(2, 2048))

@@ -33,7 +33,8 @@ class MemoryReservationStore:
             counter = structs.replace(self._counters.setdefault(key, QuotaCounter(limit)), limit=limit)
             if counter.remaining < reservation.amount:
                 return False, counter
-            counter = structs.replace(counter, held=counter.held + reservation.amount)
+            held = reservation.amount - reservation.used
+            counter = structs.replace(counter, used=counter.used + reservation.used, held=counter.held + held)
             self._counters[key] = counter
             self._reservations[reservation.id] = reservation
         return True, counter

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import case, func, select
+from sqlalchemy import case, select
 
+from tritium_platform.adapters.sql.exact_sum import ExactSum
 from tritium_platform.adapters.sql.tables.invoices import credit_grants, invoices
 from tritium_platform.adapters.sql.tables.journal import journal_entries, journal_groups
 from tritium_platform.billing.invoice import OPEN, InvoiceKind
@@ -22,7 +23,7 @@ def journal_sums(tenants: Iterable[UUID]) -> Select[Any]:
     group, entry = journal_groups.c, journal_entries.c
     key = (group.tenant_id, entry.account, entry.currency)
     return (
-        select(*key, func.sum(entry.amount_minor).label("amount"))
+        select(*key, ExactSum(entry.amount_minor).label("amount"))
         .join(journal_entries, entry.group_id == group.id)
         .where(group.tenant_id.in_(list(tenants)), entry.account.in_(["receivable", "customer_credit"]))
         .group_by(*key)
@@ -36,7 +37,7 @@ def open_sums(tenants: Iterable[UUID]) -> Select[Any]:
     amount = gross - head.drawn_minor - head.paid_minor - head.credited_minor
     statuses = sorted(status.value for status in OPEN)
     return (
-        select(head.tenant_id, head.currency, func.sum(amount).label("amount"))
+        select(head.tenant_id, head.currency, ExactSum(amount).label("amount"))
         .where(
             head.tenant_id.in_(list(tenants)),
             head.kind == InvoiceKind.INVOICE.value,
@@ -50,7 +51,7 @@ def refunded_sums(tenants: Iterable[UUID]) -> Select[Any]:
     """Sum up what refunds took from credit, operation by operation."""
     group, entry = journal_groups.c, journal_entries.c
     return (
-        select(group.operation_id, func.sum(entry.amount_minor).label("amount"))
+        select(group.operation_id, ExactSum(entry.amount_minor).label("amount"))
         .join(journal_entries, entry.group_id == group.id)
         .where(
             group.tenant_id.in_(list(tenants)),
@@ -66,7 +67,7 @@ def left_sums(tenants: Iterable[UUID]) -> Select[Any]:
     """Sum up what is left of grants; an account of what is owed to somebody stands below zero."""
     grant = credit_grants.c
     return (
-        select(grant.tenant_id, grant.currency, (-func.sum(grant.remaining_minor)).label("amount"))
+        select(grant.tenant_id, grant.currency, ExactSum(-grant.remaining_minor).label("amount"))
         .where(grant.tenant_id.in_(list(tenants)))
         .group_by(grant.tenant_id, grant.currency)
     )

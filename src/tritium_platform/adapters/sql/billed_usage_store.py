@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, false, func, literal, or_, select, update
 
+from tritium_platform.adapters.sql.exact_sum import ExactSum
 from tritium_platform.adapters.sql.metering_store import METER_COLUMNS, usage_record
 from tritium_platform.adapters.sql.tables.invoices import invoice_events
 from tritium_platform.adapters.sql.tables.metering import usage_records
@@ -54,7 +55,7 @@ class SqlBilledUsageStore:
                 _use.tier,
                 _use.model,
                 _use.device,
-                *(func.sum(column).label(meter.value) for meter, column in METER_COLUMNS.items()),
+                *(ExactSum(column).label(meter.value) for meter, column in METER_COLUMNS.items()),
             )
             .where(_use.tenant_id == tenant_id, _in(month))
             .group_by(_use.tier, _use.model, _use.device)
@@ -67,7 +68,7 @@ class SqlBilledUsageStore:
             Usage(
                 meter=meter,
                 tier=TenantTier(row["tier"]),
-                quantity=int(row[meter.value]),
+                quantity=row[meter.value],
                 model=row["model"],
                 device=row["device"],
             )

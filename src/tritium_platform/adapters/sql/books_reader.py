@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import and_, case, func, or_, select, union
 
 from tritium_platform.adapters.sql.account_sums import journal_sums, left_sums, open_sums, refunded_sums
+from tritium_platform.adapters.sql.exact_sum import ExactSum
 from tritium_platform.adapters.sql.invoice_store import invoice_line, invoice_of
 from tritium_platform.adapters.sql.metering_store import usage_record
 from tritium_platform.adapters.sql.tables.invoices import (
@@ -89,8 +89,8 @@ class SqlBooksReader:
             kept.tenant_id == table.tenant_id, kept.meter == table.meter, kept.period == table.period
         )
         holding = case((kept.state == "held", kept.amount - kept.used), else_=0)
-        used = select(func.coalesce(func.sum(kept.used), 0)).where(is_same).scalar_subquery()
-        held = select(func.coalesce(func.sum(holding), 0)).where(is_same).scalar_subquery()
+        used = select(func.coalesce(ExactSum(kept.used), 0)).where(is_same).scalar_subquery()
+        held = select(func.coalesce(ExactSum(holding), 0)).where(is_same).scalar_subquery()
         key = (table.tenant_id, table.meter, table.period)
         statement = (
             select(quota_counters, used.label("reserved_used"), held.label("reserved_held"))
@@ -99,10 +99,7 @@ class SqlBooksReader:
         )
         if after is not None:
             statement = statement.where(_behind(key, (after.tenant_id, after.meter, after.period)))
-        return [
-            CounterFacts(**{name: _whole(value) for name, value in row._asdict().items()})
-            for row in await self._rows(statement)
-        ]
+        return [CounterFacts(**row._asdict()) for row in await self._rows(statement)]
 
     async def requests(self, *, limit: int, after: RequestFacts | None) -> Sequence[RequestFacts]:
         """Return, by tenant, requests of the gateway that succeeded and what is used of their quota."""
@@ -117,7 +114,7 @@ class SqlBooksReader:
             select(
                 table.tenant_id,
                 succeeded.label("succeeded"),
-                func.sum(table.used).label("used"),
+                ExactSum(table.used).label("used"),
                 is_full.label("full"),
             )
             .where(table.meter == REQUESTS)
@@ -131,7 +128,7 @@ class SqlBooksReader:
             RequestFacts(
                 tenant_id=row.tenant_id,
                 succeeded=row.succeeded,
-                used=int(row.used),
+                used=row.used,
                 is_clipped=bool(row.full),
             )
             for row in await self._rows(statement)
@@ -238,7 +235,7 @@ class SqlBooksReader:
     async def grants(self, *, limit: int, after: GrantFacts | None) -> Sequence[GrantFacts]:
         """Return grants of credit by their ids."""
         drawn = (
-            select(func.coalesce(func.sum(credit_draws.c.amount_minor), 0))
+            select(func.coalesce(ExactSum(credit_draws.c.amount_minor), 0))
             .join(invoices, invoices.c.id == credit_draws.c.invoice_id)
             .where(credit_draws.c.grant_id == credit_grants.c.id, ~_void)
             .scalar_subquery()
@@ -252,7 +249,7 @@ class SqlBooksReader:
         return [
             GrantFacts(
                 grant=CreditGrant(**{name: getattr(row, name) for name in credit_grants.c.keys()}),  # noqa: SIM118 - the names of columns
-                drawn=int(row.drawn),
+                drawn=row.drawn,
                 refunded=refunded[row.reason],
                 movement=movements.get(f"grant:{row.id}"),
             )
@@ -291,10 +288,10 @@ class SqlBooksReader:
             for row in await self._rows(statement)
         }
         for row in await self._rows(journal_sums(found)):
-            found[row.tenant_id].journal[row.account, row.currency] += int(row.amount)
+            found[row.tenant_id].journal[row.account, row.currency] += row.amount
         for account, standing in (("receivable", open_sums(found)), ("customer_credit", left_sums(found))):
             for row in await self._rows(standing):
-                found[row.tenant_id].standing[account, row.currency] += int(row.amount)
+                found[row.tenant_id].standing[account, row.currency] += row.amount
         return list(found.values())
 
     async def movements(self, operations: Sequence[str]) -> dict[str, tuple[JournalEntry, ...]]:
@@ -317,7 +314,7 @@ class SqlBooksReader:
         """Return what refunds took from credit, by the reason for which that was granted."""
         taken: Counter[UUID] = Counter()
         for row in await self._rows(refunded_sums(tenants)):
-            taken[_subject(row.operation_id) or NOBODY] += int(row.amount)
+            taken[_subject(row.operation_id) or NOBODY] += row.amount
         refunded: Counter[str] = Counter()
         for some in _chunks(sorted(taken)):
             for row in await self._rows(select(payment_refunds).where(payment_refunds.c.id.in_(some))):
@@ -370,7 +367,3 @@ def _behind(columns: Sequence[ColumnElement[Any]], values: Sequence[Any]) -> Col
 def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
     """Cut into parts that one statement takes."""
     return (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
-
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, Decimal) else value

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
+from tritium_platform.adapters.sql.exact_sum import ExactSum
 from tritium_platform.adapters.sql.health_store import SqlOutcomeStore
 from tritium_platform.adapters.sql.tables.invoices import invoices
 from tritium_platform.adapters.sql.tables.journal import journal_entries, journal_groups
@@ -64,7 +65,7 @@ class SqlFactsReader:
             disputed = (await connection.execute(_disputed(tenant_id, before=before))).scalar_one()
             receivables = await _receivables(connection, tenant_id, before=before)
         return MoneyFacts(
-            owed={row.currency: int(row.amount) for row in owed},
+            owed={row.currency: row.amount for row in owed},
             receivables=receivables,
             declined_attempts=declined,
             disputes_opened=disputed,
@@ -74,7 +75,7 @@ class SqlFactsReader:
 def _owed(tenant_id: UUID, *, before: datetime) -> Select[tuple[str, int]]:
     """Sum up the journal's receivable, by currency."""
     return (
-        select(journal_entries.c.currency, func.sum(journal_entries.c.amount_minor).label("amount"))
+        select(journal_entries.c.currency, ExactSum(journal_entries.c.amount_minor).label("amount"))
         .join(journal_groups, journal_groups.c.id == journal_entries.c.group_id)
         .where(
             journal_groups.c.tenant_id == tenant_id,

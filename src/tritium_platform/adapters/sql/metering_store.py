@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import String, cast, func, literal, select
+from sqlalchemy import String, cast, func, select
 
+from tritium_platform.adapters.sql.exact_sum import ExactSum
 from tritium_platform.adapters.sql.many_rows import insert_new
 from tritium_platform.adapters.sql.tables.metering import QUANTITIES, RESOURCES, usage_records
 from tritium_platform.adapters.sql.tables.tenancy import tenants
@@ -95,7 +96,7 @@ class SqlUsageStore:
         statement = (
             select(
                 usage_records.c.tier,
-                *(func.sum(column).label(meter.value) for meter, column in METER_COLUMNS.items()),
+                *(ExactSum(column).label(meter.value) for meter, column in METER_COLUMNS.items()),
             )
             .where(
                 usage_records.c.tenant_id == tenant_id,
@@ -106,11 +107,8 @@ class SqlUsageStore:
         )
         async with self._database.read_books() as connection:
             rows = (await connection.execute(statement)).mappings().all()
-        # PostgreSQL sums integers into an exact decimal, SQLite into an integer.
         totals = [
-            UsageTotal(TenantTier(row["tier"]), meter, int(row[meter.value]))
-            for row in rows
-            for meter in Meter
+            UsageTotal(TenantTier(row["tier"]), meter, row[meter.value]) for row in rows for meter in Meter
         ]
         return sorted((each for each in totals if each.quantity), key=lambda each: (each.tier, each.meter))
 
@@ -120,7 +118,7 @@ class SqlUsageStore:
             select(
                 usage_records.c.tenant_id,
                 func.count().label("requests"),
-                func.sum(usage_records.c.compute_time_ms).label("compute_ms"),
+                ExactSum(usage_records.c.compute_time_ms).label("compute_ms"),
             )
             .where(*_of_everybody(start=start, end=end))
             .group_by(usage_records.c.tenant_id)
@@ -129,7 +127,7 @@ class SqlUsageStore:
         async with self._database.read() as connection:
             rows = (await connection.execute(statement)).all()
         return [
-            TenantActivity(tenant_id=row.tenant_id, requests=row.requests, compute_ms=int(row.compute_ms))
+            TenantActivity(tenant_id=row.tenant_id, requests=row.requests, compute_ms=row.compute_ms)
             for row in rows
         ]
 
@@ -138,10 +136,9 @@ class SqlUsageStore:
         table = usage_records.c
         hour = self._hour().label("hour")
         kinds = (table.input_tokens, table.output_tokens, table.embedding_tokens)
-        tokens = sum(map(func.sum, kinds), start=literal(0)).label("tokens")
-        compute = func.sum(table.compute_time_ms).label("compute_ms")
+        compute = ExactSum(table.compute_time_ms).label("compute_ms")
         statement = (
-            select(table.tier, table.model, hour, tokens, compute)
+            select(table.tier, table.model, hour, compute, *map(ExactSum, kinds))
             .where(*_of_everybody(start=start, end=end))
             .group_by(table.tier, table.model, hour)
         )
@@ -152,11 +149,11 @@ class SqlUsageStore:
                 tier=TenantTier(row.tier),
                 model=row.model,
                 hour=datetime.strptime(row.hour, _HOUR).replace(tzinfo=UTC),
-                tokens=int(row.tokens),
-                compute_ms=int(row.compute_ms),
+                tokens=tokens,
+                compute_ms=row.compute_ms,
             )
             for row in rows
-            if row.tokens
+            if (tokens := sum(row[4:]))
         ]
         return sorted(counts, key=lambda each: (each.tier, each.model, each.hour))
 

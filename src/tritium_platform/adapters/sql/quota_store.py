@@ -33,10 +33,11 @@ class SqlReservationStore:
     async def hold(self, reservation: Reservation, *, limit: int) -> tuple[bool, QuotaCounter]:
         """Set the amount aside if it fits, in one atomic step; return whether, and the counter afterwards."""
         here = _counter_of(reservation.tenant_id, meter=reservation.meter, period=reservation.period)
+        used, held = reservation.used, reservation.amount - reservation.used
         take = (
             update(quota_counters)
             .where(here, _used + _held + reservation.amount <= limit)
-            .values(held=_held + reservation.amount, ceiling=limit)
+            .values(used=_used + used, held=_held + held, ceiling=limit)
             .returning(_used, _held)
         )
         async with self._database.write() as connection:
@@ -225,9 +226,11 @@ def _values(reservation: Reservation) -> dict[str, Any]:
         "meter": reservation.meter.value,
         "period": reservation.period,
         "amount": reservation.amount,
+        "used": reservation.used,
         "state": reservation.state.value,
         "created_at": reservation.created_at,
         "expires_at": reservation.expires_at,
+        "ended_at": None if reservation.state is ReservationState.HELD else reservation.created_at,
     }
 
 

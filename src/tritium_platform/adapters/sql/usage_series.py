@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, and_, cast, func, literal, or_, select
 
+from tritium_platform.adapters.sql.exact_sum import ExactSum
 from tritium_platform.adapters.sql.metering_store import METER_COLUMNS
 from tritium_platform.adapters.sql.tables.metering import usage_records
 from tritium_platform.insight.analytics import Dimension, Step, UsagePoint
@@ -98,7 +99,7 @@ class SqlUsageSeries:
 
 
 def _sums() -> list[ColumnElement[Any]]:
-    sums = [func.sum(column).label(meter.value) for meter, column in METER_COLUMNS.items()]
+    sums = [ExactSum(column).label(meter.value) for meter, column in METER_COLUMNS.items()]
     return [func.count().label("uses"), *sums]
 
 
@@ -108,8 +109,7 @@ def _of(tenant_id: UUID, *, start: datetime, end: datetime) -> list[ColumnElemen
 
 
 def _point(row: Row[Any], *, start: datetime) -> UsagePoint:
-    # PostgreSQL sums integers into an exact decimal, SQLite into an integer.
-    meters = {meter: int(getattr(row, meter.value)) for meter in METER_COLUMNS}
+    meters = {meter: getattr(row, meter.value) for meter in METER_COLUMNS}
     return UsagePoint(
         start=start,
         name=row.name,
