@@ -200,8 +200,10 @@ class PlanService:
             PlatformError: no prices were ever published.
         """
         held = contracts_of(await self._store.list_contracts(tenant_id), month=month)
-        contract, covered = held[-1] if held else (None, month.interval)
         is_whole = any(line.interval is None for line in charged)
+        if is_whole:  # whatever contract came after that
+            held = contracts_of([contract for contract, _ in held[:1]], month=month)
+        contract, covered = held[-1] if held else (None, month.interval)
         identity = charged[0].plan_id if is_whole else pinned or (contract.plan_id if contract else None)
         if identity is None:
             plan = plan_of(await self._prices.prices_for(month))

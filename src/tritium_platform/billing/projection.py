@@ -55,7 +55,7 @@ class Projection:
             [each.line for each in drafted],
             plan=terms.plan,
             status=terms.tax,
-            rates=[_tax_rate(each, terms=terms, own=tables[each.plan_id]) for each in drafted],
+            rates=[_tax_rate(each, terms=terms, table=tables[each.plan_id]) for each in drafted],
         )
         return [replace(each, line=line) for each, line in zip(drafted, taxed, strict=True)]
 
@@ -88,6 +88,7 @@ class Projection:
         for month in sorted({*late, period}):
             charged = await self._books.invoices.charged(tenant_id, month)
             terms = await self._plans.terms_of(tenant_id, month=month, charged=charged)
+            terms.require_parts_of(charged)
             drafted = own_draft.get((month, terms.plan.currency))
             if drafted is not None and month != period:
                 continue  # that one charges for it
@@ -132,15 +133,15 @@ def _place(line: DraftLine) -> tuple[CalendarMonth, Interval | None, LineKey]:
     return line.month, line.interval, line.line.key
 
 
-def _tax_rate(line: DraftLine, *, terms: Terms, own: Sequence[TaxRate]) -> Fraction:
+def _tax_rate(line: DraftLine, *, terms: Terms, table: Sequence[TaxRate]) -> Fraction:
     """Return the rate of a line: that of the end of its month, whenever the invoice is finalized.
 
-    The plan that prices the line has it; else the invoice's, for the customer may be taxed elsewhere now.
+    The table is that of the plan that prices the line; else the invoice's plan has the rate, for the customer
+    may be taxed elsewhere now.
     """
     at = line.month.end - TICK
     if terms.contract is not None:  # of which it is known that it has a rate at its start
         at = max(at, terms.contract.starts_at)
-    table = own
     if not knows_rate(table, status=terms.tax, category=line.line.tax_category, at=at):
         table = terms.plan.taxes
     return rate_of(table, status=terms.tax, category=line.line.tax_category, at=at)

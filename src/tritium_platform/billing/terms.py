@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
     from tritium_platform.billing.contract import Contract
+    from tritium_platform.billing.invoice import FiledLine
     from tritium_platform.billing.rating.plan import Plan
     from tritium_platform.billing.rating.tax import TaxStatus
     from tritium_platform.values import CalendarMonth
@@ -49,6 +50,11 @@ class Terms:
     def tax(self) -> TaxStatus:
         """Where the tenant is taxed; nowhere without a contract."""
         return self.contract.tax if self.contract else UNTAXED
+
+    def require_parts_of(self, charged: Iterable[FiledLine]) -> None:
+        """Refuse to price a month anew that has not the parts it was charged in; PlatformError."""
+        if not {line.interval for line in charged} <= {part.interval for part in self.parts}:
+            raise PlatformError("What was charged for a month does not fit the contracts of it.")
 
     def part_at(self, instant: datetime) -> PartTerms:
         """Return the part that prices a use of the month."""
@@ -106,14 +112,7 @@ def cut_month(
     return tuple(slices)
 
 
-def choose_cut(cuts: Iterable[tuple[Slice, ...]], *, charged: Iterable[Interval | None]) -> tuple[Slice, ...]:
-    """Return the first cut that has every part which was charged for already: what was cut once stays so.
-
-    Raises:
-        PlatformError: none has.
-    """
+def choose_cut(cuts: Sequence[tuple[Slice, ...]], *, charged: Iterable[Interval | None]) -> tuple[Slice, ...]:
+    """Return the first cut that has every part which was charged for already; the first one if none has."""
     known = frozenset(charged)
-    for cut in cuts:
-        if known <= {each.interval for each in cut}:
-            return cut
-    raise PlatformError("What was charged for a month does not fit the contracts of it.")
+    return next((cut for cut in cuts if known <= {each.interval for each in cut}), cuts[0])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import pairwise
@@ -16,6 +17,8 @@ import tritium_billing_plans as drawn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tritium_platform.adapters.memory.books_reader import MemoryBooksReader, MemoryRunStore
+from tritium_platform.adapters.memory.money_stores import MemoryPlanStore
 from tritium_platform.billing.cii import write_cii
 from tritium_platform.billing.document import interval_of
 from tritium_platform.billing.focus import focus_rows
@@ -25,10 +28,13 @@ from tritium_platform.billing.page import page_of
 from tritium_platform.billing.party import Party, Seller
 from tritium_platform.billing.rating.plan_json import plan_from_dict, plan_to_dict
 from tritium_platform.billing.rating.tax import TaxStatus
-from tritium_platform.errors import ConflictError, NotFoundError
+from tritium_platform.billing.reconciliation.model import Check
+from tritium_platform.billing.reconciliation.provider import ManualProvider
+from tritium_platform.billing.reconciliation.service import ReconciliationService
+from tritium_platform.errors import ConflictError, NotFoundError, PlatformError
 from tritium_platform.metering.model import Meter
 from tritium_platform.tenancy.model import TenantTier
-from tritium_platform.values import CalendarMonth, Interval
+from tritium_platform.values import CalendarMonth, Interval, uuid7
 
 AUGUST, SEPTEMBER, OCTOBER = (CalendarMonth(2026, month) for month in (8, 9, 10))
 LENGTH = SEPTEMBER.end - SEPTEMBER.start
@@ -233,6 +239,53 @@ async def test_a_month_is_billed_anew_as_it_was_cut_after_its_invoice_was_void(s
     assert body["lines"] == said["lines"]
     with pytest.raises(NotFoundError):
         await shop.desk.invoices.line_events(second, number=9, limit=1)
+
+
+async def add_contract(shop, earlier, *, starts_at):
+    """Put a contract past all that refuses it, as one that comes in while a month is billed."""
+    late = replace(earlier, id=uuid7(shop.clock), starts_at=starts_at)
+    assert await MemoryPlanStore(shop.database).add_contract(late)
+
+
+class Silence:
+    async def differs(self, difference, *, run_id):
+        """Say nothing."""
+
+
+async def differences(shop):
+    """Return what the reconciliation finds."""
+    reader = MemoryBooksReader(shop.database)
+    service = ReconciliationService(
+        reader=reader,
+        runs=MemoryRunStore(shop.database),
+        books=shop.desk.books,
+        plans=shop.desk.plans,
+        provider=ManualProvider(reader),
+        alarm=Silence(),
+    )
+    found = (await service.run()).differences
+    return [(each.check, each.subject, each.expected, each.found) for each in found]
+
+
+async def test_a_month_that_was_billed_whole_stays_whole_whatever_contract_comes_in(shop):
+    contract = await shop.sign(a_plan("first"), starts_at=SEPTEMBER.start)
+    await shop.bill(SEPTEMBER)
+    await add_contract(shop, contract, starts_at=NOON_17)
+    await shop.use(2, at=NOON_17)
+    _, body = await shop.bill(OCTOBER)
+    assert lines_of(body)[1:] == [("", "output", "2", 20)]
+
+
+async def test_a_month_whose_parts_are_not_those_it_was_charged_in_is_not_priced(shop):
+    contract = await shop.sign(a_plan("first"), starts_at=SEPTEMBER.start)
+    await shop.sign(a_plan("second"), starts_at=NOON_17)
+    await shop.bill(SEPTEMBER)
+    assert await differences(shop) == []
+    await add_contract(shop, contract, starts_at=NOON_17 + timedelta(days=1))
+    assert (Check.MONTH, "seat", "0 for 0", "135 for 1") in (await differences(shop))
+    await shop.use(2, at=NOON_17)
+    with pytest.raises(PlatformError, match="does not fit"):
+        await shop.bill(OCTOBER)
 
 
 SELLER = Seller(

@@ -231,7 +231,9 @@ class ReconciliationService:
             return []
         terms = await self._plans.terms_of(key.tenant_id, month=key.month, charged=filed)
         parts = await self._projection.facts(key.tenant_id, month=key.month, terms=terms, is_only_billed=True)
-        return [
+        known = {facts.terms.interval for facts in parts}
+        lost = [line for line in filed if line.interval not in known]
+        return sums.compare_month(key, filed=lost, rated=()) + [
             difference
             for facts, rated in zip(parts, rate_parts(parts), strict=True)
             for difference in sums.compare_month(
