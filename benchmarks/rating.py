@@ -28,7 +28,7 @@ from tritium_platform.adapters.invoice_printer import InvoicePrinter
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.billing.cii import write_cii
 from tritium_platform.billing.document import EventDigest, invoice_to_dict, line_to_dict, sign_document
-from tritium_platform.billing.drafting import MonthFacts, MonthTerms, draft_lines
+from tritium_platform.billing.drafting import PartFacts, draft_lines
 from tritium_platform.billing.invoice import Invoice, InvoiceKind, InvoiceStatus
 from tritium_platform.billing.list_plan import plan_of
 from tritium_platform.billing.party import Parties, Party, Seller
@@ -37,6 +37,7 @@ from tritium_platform.billing.rating.plan import Usage
 from tritium_platform.billing.rating.plan_json import plan_from_dict, plan_id
 from tritium_platform.billing.rating.rate import add_taxes
 from tritium_platform.billing.rating.tax import TaxStatus, rate_of
+from tritium_platform.billing.terms import PartTerms
 from tritium_platform.metering.model import Meter
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import CalendarMonth, uuid7
@@ -119,8 +120,8 @@ def usage(number: int) -> list[Usage]:
 
 def rated(plan: Plan, identity: str, *, number: int, tax: TaxStatus) -> list[DraftLine]:
     """Return the lines of a month with their taxes, as a draft has them."""
-    terms = MonthTerms(plan=plan, plan_id=identity, part=Fraction(1))
-    drafted = draft_lines(MONTH, months={MONTH: MonthFacts(terms=terms, usage=usage(number))})
+    terms = PartTerms(plan=plan, plan_id=identity, part=Fraction(1))
+    drafted = draft_lines(MONTH, months={MONTH: [PartFacts(terms=terms, usage=usage(number))]})
     lines = [each.line for each in drafted]
     rates = [rate_of(plan.taxes, status=tax, category=line.tax_category, at=NOW) for line in lines]
     taxed = add_taxes(lines, plan=plan, status=tax, rates=rates)

@@ -178,6 +178,11 @@ class CalendarMonth:
         """The first instant after the month."""
         return self.next().start
 
+    @property
+    def interval(self) -> Interval:
+        """All of the month."""
+        return Interval(self.start, self.end)
+
     def next(self) -> CalendarMonth:
         """Return the following month."""
         later, month = divmod(self.month, MONTHS_IN_YEAR)
@@ -185,6 +190,21 @@ class CalendarMonth:
 
     def __str__(self) -> str:
         return f"{self.year:04d}-{self.month:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The time from one aware instant on, until before another one."""
+
+    start: datetime
+    end: datetime
+
+    def holds(self, instant: datetime) -> bool:
+        """Return whether an instant lies in it."""
+        return self.start <= instant < self.end
+
+    def __str__(self) -> str:
+        return f"{self.start.isoformat()}/{self.end.isoformat()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,11 @@ from tritium_platform.billing.books import BillingBooks
 from tritium_platform.billing.calendar import CalendarRun
 from tritium_platform.billing.desk import BillingDesk, open_desk, open_payments
 from tritium_platform.billing.document import note_text
+from tritium_platform.billing.drafting import PartFacts, rate_parts
 from tritium_platform.billing.invoice import OPEN, InvoiceKind, InvoiceStatus
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.pricing import default_price_version
 from tritium_platform.billing.rating.plan_json import plan_from_dict
-from tritium_platform.billing.rating.rate import rate
 from tritium_platform.billing.rating.tax import TaxStatus
 from tritium_platform.billing.reconciliation.provider import ManualProvider
 from tritium_platform.billing.reconciliation.service import ReconciliationService
@@ -60,6 +60,7 @@ from tritium_platform.values import CalendarMonth, uuid7
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from tritium_platform.billing.rating.plan import Line
     from tritium_platform.billing.reconciliation.model import Difference
     from tritium_platform.metering.service import UsageStore
 
@@ -103,8 +104,11 @@ PLAN = {
         for name, rate in (("standard", "0.19"), ("reduced", "0.07"))
     ],
 }
+OTHER = {**PLAN, "name": "dearer, without a minimum", "charges": [*PLAN["charges"][:2]], "commitment": 0}
+OTHER["charges"] += [{"name": "seat", "price": {"kind": "flat", "amount": "901"}, "is_prorated": True}]
 small = st.integers(0, 60)
 VERBS = "use use use late pass pass bill bill finalize finalize pay pay void write_off credit grant calendar"
+VERBS += " change"
 verbs = st.sampled_from(VERBS.split())
 scripts = st.lists(st.tuples(verbs, small, small), min_size=8, max_size=30)
 
@@ -191,17 +195,20 @@ class Player:
 
     async def sign(self) -> None:
         await self.prices.publish_prices(default_price_version())
-        plan_id = await self.desk.plans.publish(plan_from_dict(PLAN), actor="test")
+        await self._conclude(PLAN, starts_at=START)
+        self.entries = await self._count_entries()
+
+    async def _conclude(self, plan: dict[str, Any], *, starts_at: datetime) -> None:
+        plan_id = await self.desk.plans.publish(plan_from_dict(plan), actor="test")
         await self.desk.plans.conclude(
             self.tenant_id,
             plan=plan_id,
-            starts_at=START,
+            starts_at=starts_at,
             ends_at=None,
             payment_days=20,
             tax=TaxStatus("DE"),
             actor="test",
         )
-        self.entries = await self._count_entries()
 
     async def play(self, verb: str, first: int, second: int) -> None:
         self.clock.advance(seconds=1)
@@ -238,6 +245,11 @@ class Player:
         )
         await self.usage.insert(record)
         return 0, None
+
+    async def change(self, hours: int, kind: int) -> tuple[int, object]:
+        starts_at = self.clock.now() - timedelta(hours=hours)
+        await self._conclude([PLAN, OTHER][kind % 2], starts_at=starts_at)
+        return 1, kind % 2
 
     async def pass_(self, days: int, _: int) -> tuple[int, object]:
         self.clock.advance(seconds=days * 86_400)
@@ -398,12 +410,23 @@ class Player:
         filed = await self.desk.books.invoices.charged(self.tenant_id, month)
         if not filed:
             return
-        (contract,) = await self.desk.plans.contracts(self.tenant_id)
-        plan = await self.desk.plans.get(contract.plan_id)
-        usage = await self.desk.books.usage.usage(self.tenant_id, month=month, is_only_billed=False)
-        whole = rate(plan, usage=usage, part=contract.part_of(month, plan=plan))
-        assert sum(line.net_minor for line in filed) == sum(line.net for line in whole), str(month)
+        parts = await self._rated(month)
+        assert sum(line.net_minor for line in filed) == sum(line.net for line in parts), str(month)
         self.answers.append((str(month), sum(line.net_minor for line in filed)))
+
+    async def _rated(self, month: CalendarMonth) -> list[Line]:
+        """Return what one invoice over the whole month would have said."""
+        terms = await self.desk.plans.terms_of(self.tenant_id, month=month)
+        parts = [
+            PartFacts(
+                terms=part,
+                usage=await self.desk.books.usage.usage(
+                    self.tenant_id, interval=part.interval or month.interval, is_only_billed=False
+                ),
+            )
+            for part in terms.parts
+        ]
+        return [line for lines in rate_parts(parts) for line in lines]
 
     async def _check_numbers(self) -> None:
         numbers: dict[str, list[int]] = {}

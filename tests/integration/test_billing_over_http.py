@@ -49,7 +49,7 @@ PLAN = {
 }
 
 
-def use_of(tenant_id, *, tokens=5_001_000, event="1"):
+def use_of(tenant_id, *, tokens=5_001_000, event="1", at=LAST.start):
     return UsageRecord(
         id=uuid7(),
         tenant_id=uuid.UUID(str(tenant_id)),
@@ -58,7 +58,7 @@ def use_of(tenant_id, *, tokens=5_001_000, event="1"):
         operation=OperationType.CHAT,
         tier=TenantTier.DEVELOPER,
         outcome="success",
-        occurred_at=LAST.start,
+        occurred_at=at,
         quantities=UsageQuantities(output_tokens=tokens),
         resources=ResourceUsage(),
     )
@@ -123,6 +123,50 @@ def test_an_operator_has_the_books_compared_and_sees_the_metric(running, shop):
         assert 'tritium_reconciliation_rows{kind="invoices"}' in shown
     with running.http(shop[1]) as http:
         assert http.post("/api/v1/billing/reconciliations").status_code == 403
+
+
+def test_a_plan_changes_within_a_month_and_every_reader_is_told_from_when_on(running):
+    tenant_id, key = running.tenant(name="Upgraded")
+    noon = LAST.start + timedelta(days=16, hours=12)
+    for event, at in (("before", noon - timedelta(microseconds=1)), ("after", noon)):
+        running.run(running.platform.books.metering.record(use_of(tenant_id, event=event, at=at)))
+    output = {**PLAN["charges"][1], "included": 0, "price": {"kind": "per_unit", "unit_price": "1/1000"}}
+    better = {**PLAN, "name": "better", "charges": [output]}
+    with running.admin() as admin:
+        for plan, start in ((PLAN, LAST.start), (better, noon)):
+            plan_id = admin.post("/api/v1/billing/plans", json=plan).raise_for_status().json()["id"]
+            wish = {"tenant_id": tenant_id, "plan_id": plan_id, "starts_at": start.isoformat()}
+            admin.post("/api/v1/billing/contracts", json=wish).raise_for_status()
+        yen = {**better, "currency": "JPY"}
+        wish["plan_id"] = admin.post("/api/v1/billing/plans", json=yen).raise_for_status().json()["id"]
+        later = {**wish, "starts_at": (LAST.end + timedelta(hours=1)).isoformat()}
+        refused = admin.post("/api/v1/billing/contracts", json=later)
+        assert (refused.status_code, refused.json()["field"]) == (409, "starts_at")
+        assert "from EUR to JPY" in refused.json()["detail"]
+    with running.http(key) as http:
+        preview = http.get("/api/v1/invoices/preview", params={"period": str(LAST)}).raise_for_status().json()
+        lines = [(each["starts_at"], each["charge"], each["unit_price_minor"]) for each in preview["lines"]]
+        first, second = (each.isoformat().replace("+00:00", "Z") for each in (LAST.start, noon))
+        assert lines == [(first, "seat", None), (first, "output", "1/25000"), (second, "output", "1/1000")]
+        with running.admin() as admin:
+            drafts = {"tenant_id": tenant_id, "period": str(LAST)}
+            (draft,) = admin.post("/api/v1/billing/invoices", json=drafts).raise_for_status().json()
+            address = f"/api/v1/billing/invoices/{draft['id']}/finalize"
+            invoice = admin.post(address).raise_for_status().json()
+            assert (
+                admin.post("/api/v1/billing/reconciliations").raise_for_status().json()["differences"] == []
+            )
+        assert invoice["total_minor"] == preview["total_minor"] == 4900 + 200 + 5001
+        table = http.get(f"/api/v1/invoices/{invoice['id']}/csv").raise_for_status()
+        spans = [
+            (row["line_starts_at"][:19], row["line_ends_at"][:19])
+            for row in csv.DictReader(io.StringIO(table.text))
+        ]
+        early, cut, late = (f"{each:%Y-%m-%dT%H:%M:%S}" for each in (LAST.start, noon, LAST.end))
+        assert spans == [(early, cut), (early, cut), (cut, late)]
+        for line, event in ((2, "before"), (3, "after")):
+            events = http.get(f"/api/v1/invoices/{invoice['id']}/events", params={"line": line}).json()
+            assert [each["event_id"] for each in events["events"]] == [event]
 
 
 def test_pages_go_on_where_the_last_one_ended(running, shop):

@@ -92,13 +92,17 @@ def month_of(period: str | None, *, clock: Clock) -> CalendarMonth:
 
 def preview_out(preview: Preview, *, at: datetime) -> schemas.InvoicePreviewOut:
     """Spell a preview as JSON; exact amounts are fractions, written as text."""
-    prices = {charge.name: charge.price for charge in preview.plan.charges}
+    prices = {
+        (plan_id, charge.name): charge.price
+        for plan_id, plan in preview.plans.items()
+        for charge in plan.charges
+    }
     return schemas.InvoicePreviewOut(
         tenant_id=preview.invoice.tenant_id,
         period=str(preview.invoice.period),
         currency=preview.invoice.currency,
         plan_id=preview.invoice.plan_id,
-        lines=[_line_out(each, price=prices.get(each.line.charge)) for each in preview.lines],
+        lines=[_line_out(each, price=prices.get((each.plan_id, each.line.charge))) for each in preview.lines],
         total_minor=preview.total_minor,
         total=str(preview.invoice.money(preview.total_minor)),
         generated_at=at,
@@ -109,6 +113,8 @@ def _line_out(draft: DraftLine, *, price: object) -> schemas.InvoiceLineOut:
     line = draft.line
     return schemas.InvoiceLineOut(
         period=str(draft.month),
+        starts_at=draft.interval.start if draft.interval else None,
+        ends_at=draft.interval.end if draft.interval else None,
         charge=line.charge,
         cell=list(line.cell),
         tier=line.tier,

@@ -100,7 +100,7 @@ async def get_plan(platform: ThePlatform, plan_id: str) -> PlanOut:
 
 @router.post("/contracts", status_code=201)
 async def conclude_contract(platform: ThePlatform, wish: NewContract) -> ContractOut:
-    """Conclude a contract that pins a plan."""
+    """Conclude a contract that pins a plan, from any instant on in a month that is not billed yet."""
     await platform.tenancy.get_tenant(wish.tenant_id)
     contract = await platform.desk.plans.conclude(
         wish.tenant_id,

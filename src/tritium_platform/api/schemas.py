@@ -290,9 +290,14 @@ class UsageOut(BaseModel):
 
 
 class InvoiceLineOut(BaseModel):
-    """One line: the exact amount is a fraction of the minor unit, `amount_minor` its one rounding."""
+    """One line: the exact amount is a fraction of the minor unit, `amount_minor` its one rounding.
+
+    `starts_at` and `ends_at` say which part of a month it is about whose plan changes within it.
+    """
 
     period: str
+    starts_at: datetime | None
+    ends_at: datetime | None
     charge: str
     cell: list[str]
     tier: TenantTier | None

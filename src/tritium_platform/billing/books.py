@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tritium_platform.billing.payment_store import PaymentStore
     from tritium_platform.billing.rating.plan import Usage
     from tritium_platform.metering.model import UsageRecord
-    from tritium_platform.values import CalendarMonth, Clock, UnitOfWork
+    from tritium_platform.values import CalendarMonth, Clock, Interval, UnitOfWork
 
 
 class InvoiceStore(Protocol):
@@ -95,8 +95,8 @@ class BilledUsageStore(Protocol):
     async def unbilled_months(self, tenant_id: UUID, *, before: datetime) -> Sequence[CalendarMonth]:
         """Return the months with uses before a moment that no invoice charged, oldest first."""
 
-    async def usage(self, tenant_id: UUID, *, month: CalendarMonth, is_only_billed: bool) -> Sequence[Usage]:
-        """Return the sums of a month by meter, tier, model, device: of all uses, or of billed ones."""
+    async def usage(self, tenant_id: UUID, *, interval: Interval, is_only_billed: bool) -> Sequence[Usage]:
+        """Return the sums of a time by meter, tier, model, device: of all uses, or of billed ones."""
 
     async def bill(self, invoice: Invoice, months: Sequence[CalendarMonth]) -> int:
         """Give an invoice every use of some months that no other one charged; return how many."""
@@ -105,9 +105,9 @@ class BilledUsageStore(Protocol):
         """Let the uses of an invoice be billed again; what it charged can still be read."""
 
     async def events(
-        self, invoice_id: UUID, *, limit: int, after: UUID | None = None, month: CalendarMonth | None = None
+        self, invoice_id: UUID, *, limit: int, after: UUID | None = None, interval: Interval | None = None
     ) -> Sequence[UsageRecord]:
-        """Return the uses that an invoice charged, by their ids."""
+        """Return the uses that an invoice charged, by their ids; of a time, if one is given."""
 
 
 class JournalStore(Protocol):

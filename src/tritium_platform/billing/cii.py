@@ -6,15 +6,16 @@ would not come to the amount. What was counted stands beside it, as properties o
 
 from __future__ import annotations
 
-from datetime import timedelta
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET  # it is written here, never read
 
 from tritium_platform.billing.decimals import decimal_of, exact_decimal
+from tritium_platform.billing.document import interval_of
 from tritium_platform.billing.invoice import InvoiceKind
 from tritium_platform.billing.line_text import line_title
 from tritium_platform.billing.party import Parties, plain_text
+from tritium_platform.billing.rating.proration import TICK
 from tritium_platform.billing.rating.tax import TaxCode
 from tritium_platform.errors import ConflictError
 from tritium_platform.values import CalendarMonth
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tritium_platform.billing.party import Party, Seller
+    from tritium_platform.values import Interval
 
 GUIDELINE = "urn:cen.eu:en16931:2017"
 _URN = "urn:un:unece:uncefact:data:standard"
@@ -39,7 +41,6 @@ DISCOUNT = "95"  # UNTDID 5189
 DATE = "102"  # UNTDID 2379: CCYYMMDD
 MOST_DIGITS = 2
 PERCENT = 100
-DAY = timedelta(days=1)
 TAXED = {TaxCode.STANDARD, TaxCode.ZERO, TaxCode.EXEMPT, TaxCode.REVERSE_CHARGE}
 REASONS = {
     TaxCode.REVERSE_CHARGE: ("Reverse charge", "VATEX-EU-AE"),
@@ -92,7 +93,7 @@ def write_cii(body: Mapping[str, Any]) -> bytes:
     _add_agreement(transaction, body)
     delivery = _add(transaction, "ram:ApplicableHeaderTradeDelivery")
     delivered = _add(_add(delivery, "ram:ActualDeliverySupplyChainEvent"), "ram:OccurrenceDateTime")
-    _add_date(delivered, _last_day(CalendarMonth.parse(body["period"])))
+    _add_date(delivered, _last_day(CalendarMonth.parse(body["period"]).interval))
     _add_settlement(transaction, body)
     ET.indent(root)
     xml: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
@@ -157,7 +158,7 @@ def _add_line(transaction: ET.Element, line: Mapping[str, Any], *, body: Mapping
     _add(delivery, "ram:BilledQuantity", "-1" if gross < 0 else "1", unitCode=ONE)
     settlement = _add(item, "ram:SpecifiedLineTradeSettlement")
     _add_tax_of_line(settlement, line)
-    _add_period(settlement, line["period"])
+    _add_period(settlement, interval_of(line))
     if line.get("discount_minor"):
         allowance = _add(settlement, "ram:SpecifiedTradeAllowanceCharge")
         _add(_add(allowance, "ram:ChargeIndicator"), "udt:Indicator", "false")
@@ -231,7 +232,7 @@ def _add_settlement(transaction: ET.Element, body: Mapping[str, Any]) -> None:
             _add(_add(means, "ram:PayeeSpecifiedCreditorFinancialInstitution"), "ram:BICID", seller.bic)
     for tax in body["taxes"]:
         _add_tax(settlement, tax, body=body)
-    _add_period(settlement, body["period"])
+    _add_period(settlement, CalendarMonth.parse(body["period"]).interval)
     terms = _add(settlement, "ram:SpecifiedTradePaymentTerms")
     if body["due_at"]:
         _add_date(_add(terms, "ram:DueDateDateTime"), body["due_at"])
@@ -282,15 +283,14 @@ def _add_rate(tax: ET.Element, *, code: str, rate: str) -> None:
         _add(tax, "ram:RateApplicablePercent", exact_decimal(PERCENT * Fraction(rate)) or "")
 
 
-def _add_period(element: ET.Element, period: str) -> None:
-    month = CalendarMonth.parse(period)
+def _add_period(element: ET.Element, interval: Interval) -> None:
     span = _add(element, "ram:BillingSpecifiedPeriod")
-    _add_date(_add(span, "ram:StartDateTime"), month.start.date().isoformat())
-    _add_date(_add(span, "ram:EndDateTime"), _last_day(month))
+    _add_date(_add(span, "ram:StartDateTime"), interval.start.date().isoformat())
+    _add_date(_add(span, "ram:EndDateTime"), _last_day(interval))
 
 
-def _last_day(month: CalendarMonth) -> str:
-    return (month.end - DAY).date().isoformat()
+def _last_day(interval: Interval) -> str:
+    return (interval.end - TICK).date().isoformat()
 
 
 def _add_date(element: ET.Element, moment: str, *, prefix: str = "udt") -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from tritium_platform.billing.rating.proration import part_of_period
 from tritium_platform.billing.rating.tax import TaxStatus
 from tritium_platform.errors import ValidationError
+from tritium_platform.values import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from fractions import Fraction
     from uuid import UUID
 
-    from tritium_platform.billing.rating.plan import Plan
     from tritium_platform.values import CalendarMonth
 
 DEFAULT_PAYMENT_DAYS = 14
@@ -26,12 +25,12 @@ FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """A contract never changes: other terms are another contract, from the start of a later month on.
+    """A contract never changes: other terms are another contract, from a later instant on.
 
     Attributes:
         plan_id: the plan that it pins.
         starts_at: from when; a month that it covers in part has a part of what is prorated.
-        ends_at: until when; None: until another one follows.
+        ends_at: until when, unless another one follows earlier; None: until another one follows.
         payment_days: how long after its date an invoice is due.
         tax: where the customer is taxed.
     """
@@ -57,21 +56,18 @@ class Contract:
                 f"An invoice is due after 0 to {MOST_PAYMENT_DAYS} days.", field="payment_days"
             )
 
-    def part_of(self, month: CalendarMonth, *, plan: Plan) -> Fraction:
-        """Return the part of a month that is covered."""
-        return part_of_period(
-            month.start,
-            month.end,
-            active_from=self.starts_at,
-            active_until=self.ends_at or FOR_EVER,
-            by=plan.proration,
-        )
 
+def contracts_of(contracts: Sequence[Contract], *, month: CalendarMonth) -> list[tuple[Contract, Interval]]:
+    """Return the contracts that hold in a month, in their order, and when in it each of them does.
 
-def contract_of(contracts: Sequence[Contract], *, month: CalendarMonth) -> Contract | None:
-    """Return the contract of a month: the last that began before its end and had not ended at its start."""
-    begun = [each for each in contracts if each.starts_at < month.end]
-    last = max(begun, key=lambda each: each.starts_at, default=None)
-    if last is None or (last.ends_at is not None and last.ends_at <= month.start):
-        return None
-    return last
+    A contract holds from its start on, until its end or until another one starts.
+    """
+    ordered = sorted(contracts, key=lambda each: each.starts_at)
+    held = []
+    for contract, follower in zip_longest(ordered, ordered[1:]):
+        follows_at = follower.starts_at if follower else FOR_EVER
+        start = max(month.start, contract.starts_at)
+        end = min(month.end, contract.ends_at or FOR_EVER, follows_at)
+        if start < end:
+            held.append((contract, Interval(start.astimezone(UTC), end.astimezone(UTC))))
+    return held

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from tritium_platform.billing.books import BillingBooks
 
 
+# What a line of a credit note says as the one that it credits.
+KEPT = ("starts_at", "ends_at", "tax_code", "tax_rate")
+
+
 class CreditNoteService:
     """Writes credit notes; they are documents like invoices, with numbers of their own."""
 
@@ -162,7 +166,7 @@ class CreditNoteService:
                     "period": line["period"],
                     "net_minor": amount,
                     "tax_minor": taxes[1] - taxes[0],
-                    **{name: line[name] for name in ("tax_code", "tax_rate") if name in line},
+                    **{name: line[name] for name in KEPT if name in line},
                 }
             )
         if not lines:

@@ -9,18 +9,17 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import rfc8785
 
 from tritium_platform.billing.invoice import SERIES, InvoiceDocument
 from tritium_platform.errors import ValidationError
-from tritium_platform.values import CURRENCY_DIGITS
+from tritium_platform.values import CURRENCY_DIGITS, CalendarMonth, Interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
     from uuid import UUID
 
     from tritium_platform.audit.note import NoteSigner
@@ -78,9 +77,18 @@ def line_to_dict(number: int, draft: DraftLine, *, events: EventDigest | None) -
         "tax_code": line.tax_code.value,
         "tax_rate": str(line.tax_rate),
     }
+    if draft.interval is not None:
+        plain |= {"starts_at": _moment(draft.interval.start), "ends_at": _moment(draft.interval.end)}
     if events is not None:
         plain["events"] = events.to_dict()
     return plain
+
+
+def interval_of(line: Mapping[str, Any]) -> Interval:
+    """Return when what a line charges was used: in its month, or in the part of it that the line is about."""
+    if "starts_at" in line:
+        return Interval(*(datetime.fromisoformat(line[name]) for name in ("starts_at", "ends_at")))
+    return CalendarMonth.parse(line["period"]).interval
 
 
 def invoice_to_dict(

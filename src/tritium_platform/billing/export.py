@@ -25,6 +25,8 @@ OF_A_LINE = (
     "discount_minor",
     "net_minor",
     "tax_minor",
+    "starts_at",
+    "ends_at",
 )
 # Spreadsheets take what begins like this for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")

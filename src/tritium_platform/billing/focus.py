@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tritium_platform.billing.decimals import decimal_of
+from tritium_platform.billing.document import interval_of
 from tritium_platform.billing.export import text_cell
 from tritium_platform.billing.invoice import InvoiceKind
 from tritium_platform.billing.line_text import line_title
@@ -21,6 +22,8 @@ from tritium_platform.values import CalendarMonth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from tritium_platform.values import Interval
 
 SERVICE = "Tritium"
 NUMBERS = (
@@ -109,7 +112,8 @@ def _of_the_document(body: Mapping[str, Any]) -> dict[str, str]:
         "BillingCurrency": body["currency"],
         # A credit note belongs to the month in which it was written.
         **_span(
-            "Billing", CalendarMonth.of(issued) if _is_credit(body) else CalendarMonth.parse(body["period"])
+            "Billing",
+            (CalendarMonth.of(issued) if _is_credit(body) else CalendarMonth.parse(body["period"])).interval,
         ),
         "InvoiceId": body["number"],
         "InvoiceIssuerName": issuer,
@@ -125,7 +129,7 @@ def _line_row(line: Mapping[str, Any], *, body: Mapping[str, Any]) -> dict[str, 
     is_correction = _is_credit(body) or line.get("kind") == "adjustment"
     return {
         **_of_the_document(body),
-        **_span("Charge", CalendarMonth.parse(line["period"])),
+        **_span("Charge", interval_of(line)),
         **_costs(line["net_minor"], before=line.get("amount_minor", line["net_minor"]), body=body),
         **_kind(line),
         **_quantities(line),
@@ -145,7 +149,7 @@ def _line_row(line: Mapping[str, Any], *, body: Mapping[str, Any]) -> dict[str, 
 def _tax_row(tax: Mapping[str, Any], *, body: Mapping[str, Any]) -> dict[str, str]:
     return {
         **_of_the_document(body),
-        **_span("Charge", CalendarMonth.parse(body["period"])),
+        **_span("Charge", CalendarMonth.parse(body["period"]).interval),
         **_costs(tax["tax_minor"], before=tax["tax_minor"], body=body),
         **({"ChargeClass": "Correction"} if _is_credit(body) else {}),
         "ChargeCategory": "Tax",
@@ -190,8 +194,8 @@ def _quantities(line: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _span(name: str, month: CalendarMonth) -> dict[str, str]:
-    start, end = (each.strftime("%Y-%m-%dT%H:%M:%SZ") for each in (month.start, month.end))
+def _span(name: str, interval: Interval) -> dict[str, str]:
+    start, end = (each.strftime("%Y-%m-%dT%H:%M:%SZ") for each in (interval.start, interval.end))
     return {f"{name}PeriodStart": start, f"{name}PeriodEnd": end}
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from tritium_platform.values import CalendarMonth
+    from tritium_platform.values import CalendarMonth, Interval
 
 
 class InvoiceKind(StrEnum):
@@ -44,7 +44,7 @@ class Invoice:
 
     Attributes:
         period: the month that it is about.
-        plan_id: the plan that prices the month.
+        plan_id: the plan that prices the month, at its end if it changes within it.
         number: None while it is a draft.
         contract_id: None for who has no contract.
         credits_invoice_id: of a credit note, what it corrects.
@@ -109,7 +109,10 @@ class InvoiceDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FiledLine:
-    """A line of a finalized invoice as later drafts need it: what was charged of which month already."""
+    """A line of a finalized invoice as later drafts need it: what was charged of which month already.
+
+    `interval` is the part of the month that it is about; None: the month is not cut.
+    """
 
     number: int
     period: CalendarMonth
@@ -119,10 +122,11 @@ class FiledLine:
     quantity: int
     net_minor: int
     tax_minor: int
+    interval: Interval | None = None
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
-        """Names the line within its month."""
+        """Names the line within its part of the month."""
         return self.charge, self.cell
 
 

@@ -7,7 +7,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tritium_platform.billing.books import invoice_not_found
-from tritium_platform.billing.document import invoice_to_dict, line_to_dict, read_body, sign_document
+from tritium_platform.billing.document import (
+    interval_of,
+    invoice_to_dict,
+    line_to_dict,
+    read_body,
+    sign_document,
+)
 from tritium_platform.billing.invoice import (
     SERIES,
     CreditGrant,
@@ -24,15 +30,16 @@ from tritium_platform.errors import ConflictError, NotFoundError
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from uuid import UUID
 
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.billing.books import BillingBooks
     from tritium_platform.billing.drafting import DraftLine
     from tritium_platform.billing.party import Seller
-    from tritium_platform.billing.plans import PlanService, Terms
+    from tritium_platform.billing.plans import PlanService
     from tritium_platform.billing.rating.plan import Plan
+    from tritium_platform.billing.terms import Terms
 
 WITHOUT_CONTRACT_DAYS = 14
 MOST_AT_ONCE = 100
@@ -40,10 +47,10 @@ MOST_AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """A draft that is not kept: its head, the plan of its month, its lines with their taxes."""
+    """A draft that is not kept: its head, the plans of its lines by their ids, its lines with their taxes."""
 
     invoice: Invoice
-    plan: Plan
+    plans: Mapping[str, Plan]
     lines: Sequence[DraftLine]
 
     @property
@@ -110,7 +117,8 @@ class InvoiceService:
         months = next(months for _, months in found.values() if period in months)
         draft = self._draft(tenant_id, period=period, terms=months[period])
         lines = await self._projection.lines(draft, months=months, is_final=False)
-        return Preview(invoice=draft, plan=months[period].plan, lines=lines)
+        plans = {part.plan_id: part.plan for terms in months.values() for part in terms.parts}
+        return Preview(invoice=draft, plans=plans, lines=lines)
 
     async def get(self, invoice_id: UUID, *, tenant_id: UUID | None = None) -> Invoice:
         """Return an invoice, of one tenant if that is given; NotFoundError if there is none."""
@@ -201,8 +209,9 @@ class InvoiceService:
             credited = await self.get(invoice.credits_invoice_id)
             return await self.line_events(credited, number=line["credits_line"], limit=limit, after=after)
         plan = await self._plans.get(line["plan_id"])
-        month = CalendarMonth.parse(line["period"])
-        records = await self._books.usage.events(invoice.id, month=month, limit=limit, after=after)
+        records = await self._books.usage.events(
+            invoice.id, interval=interval_of(line), limit=limit, after=after
+        )
         events = events_of(records, plan=plan, key=(line["charge"], tuple(line["cell"])))
         return events, records[-1].id if len(records) == limit else None
 
@@ -211,6 +220,8 @@ class InvoiceService:
         sequence = await self._books.invoices.next_number(SERIES[InvoiceKind.INVOICE])
         number = f"{SERIES[InvoiceKind.INVOICE]}-{sequence:08d}"
         months = await self._projection.months_of(draft)
+        for each in months.values():
+            await self._plans.keep(each)
         await self._books.usage.bill(draft, list(months))
         lines = await self._projection.lines(draft, months=months, is_final=True)
         terms = await self._projection.terms_of(draft)
@@ -323,6 +334,7 @@ def _filed(lines: Sequence[DraftLine]) -> list[FiledLine]:
             quantity=each.line.quantity,
             net_minor=each.line.net,
             tax_minor=each.line.tax,
+            interval=each.interval,
         )
         for number, each in enumerate(lines, start=1)
     ]

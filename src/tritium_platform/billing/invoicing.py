@@ -73,14 +73,18 @@ class BillingService:
         Raises:
             PlatformError: no prices were ever published.
         """
+        version = await self.find_prices(period)
+        if version is None:
+            raise PlatformError("No prices are published: publish a price list before serving.")
+        return version
+
+    async def find_prices(self, period: CalendarMonth) -> PriceVersion | None:
+        """Return the version that prices a month; None if no prices were ever published."""
         now = self._clock.monotonic_nanoseconds()
         if now >= self._fresh_until:
             self._versions = await self._prices.list()
             self._fresh_until = now + CACHE_SECONDS * 1_000_000_000
-        version = version_in_force(self._versions, at=period.start)
-        if version is None:
-            raise PlatformError("No prices are published: publish a price list before serving.")
-        return version
+        return version_in_force(self._versions, at=period.start)
 
     async def most(self, tokens: int, *, tier: TenantTier, period: CalendarMonth) -> Fraction:
         """Return the most that some tokens can cost, in minor units: all of them of the dearest kind."""

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from tritium_platform.billing.drafting import LineKey
-    from tritium_platform.billing.rating.plan import Plan
+    from tritium_platform.billing.rating.plan import LineKey, Plan
     from tritium_platform.metering.model import UsageRecord
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import time
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from tritium_platform.billing.decimals import decimal_of, exact_decimal
+from tritium_platform.billing.document import interval_of
 from tritium_platform.billing.invoice import InvoiceKind
 from tritium_platform.billing.line_text import line_title
 from tritium_platform.billing.party import Parties, plain_text
+from tritium_platform.billing.rating.proration import TICK
 from tritium_platform.billing.rating.tax import TaxCode
 from tritium_platform.values import CalendarMonth
 
@@ -16,11 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tritium_platform.billing.party import Party, Seller
+    from tritium_platform.values import Interval
 
 TITLES = {InvoiceKind.INVOICE: "Invoice", InvoiceKind.CREDIT_NOTE: "Credit note"}
 MILLION = 10**6
 MOST_PRICE_DIGITS = 8
 PERCENT = 100
+MIDNIGHT = time()
 MOST_PERCENT_DIGITS = 4
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
@@ -134,6 +139,8 @@ def _details(line: Mapping[str, Any], *, body: Mapping[str, Any]) -> list[str]:
         details.append(f"line {line['credits_line']} of {body['credits_invoice']}")
     if line.get("kind") == "adjustment":
         details.append(f"adjustment of {line['period']}")
+    if "starts_at" in line:
+        details.append(_days(interval_of(line)))
     if line.get("meter"):
         details.append(UNITS.get(line["meter"], line["meter"]))
     if int(line.get("included", 0)):
@@ -201,6 +208,17 @@ def _notes(body: Mapping[str, Any], *, seller: Seller | None) -> list[str]:
 def _percent(rate: str) -> str:
     exact = PERCENT * Fraction(rate)
     return f"{exact_decimal(exact, most_digits=MOST_PERCENT_DIGITS) or exact} %"
+
+
+def _days(interval: Interval) -> str:
+    """Say from which day to which, both included; a change within a day is told to the minute."""
+    start, end = interval.start.isoformat(), interval.end.isoformat()
+    last = _day((interval.end - TICK).isoformat()) if interval.end.time() == MIDNIGHT else _instant(end)
+    return f"{_day(start) if interval.start.time() == MIDNIGHT else _instant(start)} to {last}"
+
+
+def _instant(moment: str) -> str:
+    return f"{_day(moment)} {moment[11:16]} UTC"
 
 
 def _day(moment: str) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
 from tritium_platform.audit.model import ResourceIdentifier
-from tritium_platform.billing.contract import UNTAXED, Contract, contract_of
+from tritium_platform.billing.contract import Contract, contracts_of
 from tritium_platform.billing.invoice import InvoiceStatus
 from tritium_platform.billing.list_plan import plan_of
 from tritium_platform.billing.rating.plan_json import plan_id, plan_to_dict
 from tritium_platform.billing.rating.tax import STANDARD, knows_rate, rate_of
+from tritium_platform.billing.terms import Slice, Terms, choose_cut, cut_month
 from tritium_platform.errors import ConflictError, NotFoundError, ValidationError
 from tritium_platform.metering.event import EARLIEST
 from tritium_platform.values import CalendarMonth, uuid7
@@ -22,12 +21,14 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tritium_platform.billing.books import BillingBooks
+    from tritium_platform.billing.invoice import FiledLine
     from tritium_platform.billing.model import PriceVersion
     from tritium_platform.billing.party import Party
     from tritium_platform.billing.rating.plan import Plan
     from tritium_platform.billing.rating.tax import TaxStatus
+    from tritium_platform.billing.terms import PartTerms
+    from tritium_platform.values import Interval
 
-WHOLE = Fraction(1)
 MOST_DRAFTS = 1000
 
 
@@ -64,20 +65,8 @@ class PriceLists(Protocol):
     async def prices_for(self, period: CalendarMonth) -> PriceVersion:
         """Return the list that prices a month for who has no contract."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What a tenant's month is priced by."""
-
-    plan: Plan
-    plan_id: str
-    contract: Contract | None
-    part: Fraction
-
-    @property
-    def tax(self) -> TaxStatus:
-        """Where the tenant is taxed; nowhere without a contract."""
-        return self.contract.tax if self.contract else UNTAXED
+    async def find_prices(self, period: CalendarMonth) -> PriceVersion | None:
+        """Return the same; None if no prices were ever published."""
 
 
 class PlanService:
@@ -136,7 +125,8 @@ class PlanService:
             NotFoundError: there is no such plan.
             ValidationError: the plan has no tax rate for the jurisdiction, or it starts before there were
                 uses.
-            ConflictError: it changes a month that is billed already, or breaks into the month of another one.
+            ConflictError: it changes a month that is billed already, or starts within a month of another one
+                and differs in currency or taxes.
         """
         contract = Contract(
             id=uuid7(self._books.clock),
@@ -190,24 +180,71 @@ class PlanService:
         """Return who a tenant is on its invoices; None if nobody said."""
         return await self._store.buyer(tenant_id)
 
-    async def terms_of(self, tenant_id: UUID, *, month: CalendarMonth, pinned: str | None = None) -> Terms:
-        """Return what prices a month: the plan that priced it before, the contract's, or the price list.
+    async def terms_of(
+        self,
+        tenant_id: UUID,
+        *,
+        month: CalendarMonth,
+        charged: Sequence[FiledLine] = (),
+        pinned: str | None = None,
+    ) -> Terms:
+        """Return what prices a month: the plans that priced it before, the contracts', or the price list.
+
+        Args:
+            tenant_id: whose month it is.
+            month: what is priced.
+            charged: what invoices charged for it already.
+            pinned: the plan of a draft of it.
 
         Raises:
             PlatformError: no prices were ever published.
         """
-        contract = contract_of(await self._store.list_contracts(tenant_id), month=month)
-        identity = pinned or (contract.plan_id if contract else None)
+        held = contracts_of(await self._store.list_contracts(tenant_id), month=month)
+        is_whole = any(line.interval is None for line in charged)
+        if is_whole:  # whatever contract came after that
+            held = contracts_of([contract for contract, _ in held[:1]], month=month)
+        contract, covered = held[-1] if held else (None, month.interval)
+        identity = charged[0].plan_id if is_whole else pinned or (contract.plan_id if contract else None)
         if identity is None:
             plan = plan_of(await self._prices.prices_for(month))
-            return Terms(plan=plan, plan_id=plan_id(plan), contract=None, part=WHOLE)
-        plan = await self.get(identity)
-        part = contract.part_of(month, plan=plan) if contract else WHOLE
-        return Terms(plan=plan, plan_id=identity, contract=contract, part=part)
+            identity = plan_id(plan)
+        else:
+            plan = await self.get(identity)
+        if held and not is_whole:
+            parts = await self._parts_of(month, held=held, charged=charged)
+        else:
+            parts = (Slice(None, contract, covered).priced_by(plan, identity, month=month),)
+        return Terms(plan=plan, plan_id=identity, contract=contract, parts=parts)
+
+    async def _parts_of(
+        self,
+        month: CalendarMonth,
+        *,
+        held: Sequence[tuple[Contract, Interval]],
+        charged: Sequence[FiledLine],
+    ) -> tuple[PartTerms, ...]:
+        """Return how a month with contracts is priced; in their currency, the list prices what is between."""
+        last = held[-1][0].plan_id
+        version, plan = await self._prices.find_prices(month), await self.get(last)
+        is_listed = version is not None and version.currency == plan.currency
+        cuts = [cut_month(month, held=held, is_listed=each) for each in (is_listed, not is_listed)]
+        pinned = {line.interval: line.plan_id for line in charged}
+        parts = []
+        for piece in choose_cut(cuts, charged=pinned):
+            identity = piece.contract.plan_id if piece.contract else pinned.get(piece.interval)
+            if identity is None and version is not None and is_listed:
+                plan = plan_of(version)
+                identity = plan_id(plan)
+            else:
+                identity = identity or last
+                plan = await self.get(identity)
+            parts.append(piece.priced_by(plan, identity, month=month))
+        return tuple(parts)
 
     async def keep(self, terms: Terms) -> None:
-        """Keep the plan of some terms, so that an invoice can pin it."""
-        await self._store.add_plan(terms.plan, at=self._books.clock.now())
+        """Keep the plans of some terms, so that an invoice can pin them."""
+        for part in terms.parts:
+            await self._store.add_plan(part.plan, at=self._books.clock.now())
 
     async def _require_free(self, contract: Contract) -> None:
         month = CalendarMonth.of(contract.starts_at)
@@ -225,12 +262,25 @@ class PlanService:
                 field="starts_at",
             )
         others = await self._store.list_contracts(contract.tenant_id)
-        if others and contract.starts_at != month.start:
-            raise ConflictError(
-                "A contract that follows another one starts with a calendar month (UTC).", field="starts_at"
-            )
         if any(other.starts_at > contract.starts_at for other in others):
             raise ConflictError("A contract that starts later exists already.", field="starts_at")
+        held = contracts_of(others, month=month)
+        if held and contract.starts_at != month.start:
+            earlier, _ = held[-1]
+            plans = await self.get(contract.plan_id), await self.get(earlier.plan_id)
+            _require_one_invoice(contract, earlier, currencies=(plans[0].currency, plans[1].currency))
+
+
+def _require_one_invoice(contract: Contract, earlier: Contract, *, currencies: tuple[str, str]) -> None:
+    """Refuse what one invoice about a month of both contracts could not say; ConflictError."""
+    mine, theirs = currencies
+    if mine != theirs:
+        reason = f"The currency changes from {theirs} to {mine}"
+    elif contract.tax != earlier.tax:
+        reason = "The customer is taxed otherwise than before"
+    else:
+        return
+    raise ConflictError(f"{reason}: such a contract starts with a calendar month (UTC).", field="starts_at")
 
 
 def _require_rates(plan: Plan, pinned: Plan, *, tax: TaxStatus, at: datetime) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tritium_platform.billing.document import EventDigest
-from tritium_platform.billing.drafting import MonthFacts, MonthTerms, draft_lines
+from tritium_platform.billing.drafting import PartFacts, draft_lines
 from tritium_platform.billing.invoice import InvoiceStatus
 from tritium_platform.billing.rating.plan import Usage
 from tritium_platform.billing.rating.proration import TICK
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from tritium_platform.billing.books import BillingBooks
     from tritium_platform.billing.drafting import DraftLine
     from tritium_platform.billing.invoice import Invoice
-    from tritium_platform.billing.plans import PlanService, Terms
+    from tritium_platform.billing.plans import PlanService
+    from tritium_platform.billing.rating.plan import LineKey
+    from tritium_platform.billing.rating.tax import TaxRate
+    from tritium_platform.billing.terms import Terms
     from tritium_platform.metering.model import UsageRecord
+    from tritium_platform.values import Interval
 
 EVENTS_AT_ONCE = 1000
 MOST_DRAFTS = 1000
@@ -40,22 +44,36 @@ class Projection:
         self, invoice: Invoice, *, months: Mapping[CalendarMonth, Terms], is_final: bool
     ) -> list[DraftLine]:
         """Work out the lines with their taxes, from all uses or from those that are billed."""
-        facts = {}
-        for month, terms in months.items():
-            facts[month] = MonthFacts(
-                terms=MonthTerms(plan=terms.plan, plan_id=terms.plan_id, part=terms.part),
-                usage=await self._books.usage.usage(invoice.tenant_id, month=month, is_only_billed=is_final),
-                charged=await self._books.invoices.charged(invoice.tenant_id, month),
-            )
+        facts = {
+            month: await self.facts(invoice.tenant_id, month=month, terms=terms, is_only_billed=is_final)
+            for month, terms in months.items()
+        }
         drafted = draft_lines(invoice.period, months=facts)
+        tables = {part.plan_id: part.plan.taxes for each in months.values() for part in each.parts}
         terms = months.get(invoice.period) or await self.terms_of(invoice)
         taxed = add_taxes(
             [each.line for each in drafted],
             plan=terms.plan,
             status=terms.tax,
-            rates=[_tax_rate(each, terms=terms, own=months.get(each.month, terms)) for each in drafted],
+            rates=[_tax_rate(each, terms=terms, table=tables[each.plan_id]) for each in drafted],
         )
         return [replace(each, line=line) for each, line in zip(drafted, taxed, strict=True)]
+
+    async def facts(
+        self, tenant_id: UUID, *, month: CalendarMonth, terms: Terms, is_only_billed: bool
+    ) -> list[PartFacts]:
+        """Return what was used and charged of each part of a month."""
+        charged = await self._books.invoices.charged(tenant_id, month)
+        return [
+            PartFacts(
+                terms=part,
+                usage=await self._books.usage.usage(
+                    tenant_id, interval=part.interval or month.interval, is_only_billed=is_only_billed
+                ),
+                charged=[line for line in charged if line.interval == part.interval],
+            )
+            for part in terms.parts
+        ]
 
     async def by_currency(
         self, tenant_id: UUID, *, period: CalendarMonth
@@ -68,20 +86,17 @@ class Projection:
         own_draft = {(draft.period, draft.currency): draft.plan_id for draft in drafts}
         found: dict[str, tuple[Terms, dict[CalendarMonth, Terms]]] = {}
         for month in sorted({*late, period}):
-            pinned = await self._pinned(tenant_id, month)
-            terms = await self._plans.terms_of(tenant_id, month=month, pinned=pinned)
+            charged = await self._books.invoices.charged(tenant_id, month)
+            terms = await self._plans.terms_of(tenant_id, month=month, charged=charged)
+            terms.require_parts_of(charged)
             drafted = own_draft.get((month, terms.plan.currency))
             if drafted is not None and month != period:
                 continue  # that one charges for it
-            if drafted is not None and pinned is None:  # a list that came later does not price a draft anew
+            if drafted is not None and not charged:  # a list that came later does not price a draft anew
                 terms = await self._plans.terms_of(tenant_id, month=month, pinned=drafted)
             _, months = found.get(terms.plan.currency, (terms, {}))
             found[terms.plan.currency] = (terms, {**months, month: terms})
         return found
-
-    async def _pinned(self, tenant_id: UUID, month: CalendarMonth) -> str | None:
-        charged = await self._books.invoices.charged(tenant_id, month)
-        return charged[0].plan_id if charged else None
 
     async def months_of(self, invoice: Invoice) -> dict[CalendarMonth, Terms]:
         """Return the months that an invoice is about, with what prices each."""
@@ -97,32 +112,36 @@ class Projection:
         self, invoice: Invoice, *, lines: Sequence[DraftLine], months: Mapping[CalendarMonth, Terms]
     ) -> list[EventDigest]:
         """Read every use that is charged, once, and digest it into its line."""
-        digests = {(each.month, each.line.key): EventDigest() for each in lines}
+        digests = {_place(each): EventDigest() for each in lines}
         after = None
         while True:
             records = await self._books.usage.events(invoice.id, limit=EVENTS_AT_ONCE, after=after)
             for record in records:
                 month = CalendarMonth.of(record.occurred_at)
+                part = months[month].part_at(record.occurred_at)
                 for use in uses_of(record):
-                    key = charge_of(months[month].plan, use)
-                    if key is not None and (month, key) in digests:
-                        digests[month, key].add(
-                            source=record.source, event_id=record.event_id, quantity=use.quantity
-                        )
+                    key = charge_of(part.plan, use)
+                    digest = digests.get((month, part.interval, key)) if key else None
+                    if digest is not None:
+                        digest.add(source=record.source, event_id=record.event_id, quantity=use.quantity)
             if len(records) < EVENTS_AT_ONCE:
-                return [digests[each.month, each.line.key] for each in lines]
+                return [digests[_place(each)] for each in lines]
             after = records[-1].id
 
 
-def _tax_rate(line: DraftLine, *, terms: Terms, own: Terms) -> Fraction:
+def _place(line: DraftLine) -> tuple[CalendarMonth, Interval | None, LineKey]:
+    return line.month, line.interval, line.line.key
+
+
+def _tax_rate(line: DraftLine, *, terms: Terms, table: Sequence[TaxRate]) -> Fraction:
     """Return the rate of a line: that of the end of its month, whenever the invoice is finalized.
 
-    The plan that prices the line has it; else the invoice's, for the customer may be taxed elsewhere now.
+    The table is that of the plan that prices the line; else the invoice's plan has the rate, for the customer
+    may be taxed elsewhere now.
     """
     at = line.month.end - TICK
     if terms.contract is not None:  # of which it is known that it has a rate at its start
         at = max(at, terms.contract.starts_at)
-    table = own.plan.taxes
     if not knows_rate(table, status=terms.tax, category=line.line.tax_category, at=at):
         table = terms.plan.taxes
     return rate_of(table, status=terms.tax, category=line.line.tax_category, at=at)

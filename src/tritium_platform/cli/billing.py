@@ -62,7 +62,7 @@ def preview(
     else:
         rows = [
             (
-                str(each.month),
+                _when(str(each.month), each.interval.start.isoformat() if each.interval else None),
                 " ".join([each.line.charge, *each.line.cell]),
                 str(each.line.quantity),
                 str(head.money(each.line.net)),
@@ -147,7 +147,7 @@ def show(
     else:
         rows = [
             (
-                line["period"],
+                _when(line["period"], line.get("starts_at")),
                 " ".join([line["charge"], *line.get("cell", [])]),
                 line.get("quantity", ""),
                 str(found.money(line["net_minor"])),
@@ -238,6 +238,11 @@ def write_invoices(invoices: Sequence[Invoice], *, output_format: OutputFormat) 
             for each in invoices
         ]
         write_table("Invoices", ("id", "number", "month", "status", "total", "open"), rows)
+
+
+def _when(period: str, starts_at: str | None) -> str:
+    """Return the month of a line, or from when on in it the line's plan holds."""
+    return period if starts_at is None else f"{starts_at[:16].replace('T', ' ')} on"
 
 
 def _month(platform: Platform, period: str | None) -> CalendarMonth:

@@ -117,7 +117,7 @@ def conclude(
     tenant: Annotated[str, typer.Argument(help="The tenant's id.")],
     plan: Annotated[str, typer.Argument(help="The plan's id.")],
     *,
-    starts_at: Annotated[str, typer.Option(help="From when, such as 2026-12-01T00:00:00+00:00.")],
+    starts_at: Annotated[str, typer.Option(help="From which instant on, such as 2026-12-17T00:00:00+00:00.")],
     ends_at: Annotated[str | None, typer.Option(help="Until when; by default until another one.")] = None,
     payment_days: Annotated[int, typer.Option(help="Days until an invoice is due.")] = 14,
     jurisdiction: Annotated[str, typer.Option(help="Where the tenant is taxed, such as DE.")] = "",

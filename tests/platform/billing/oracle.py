@@ -6,8 +6,13 @@ unit is priced by itself, every minor unit that is shared out goes out alone. `P
 
 from __future__ import annotations
 
+from datetime import timedelta
 from fractions import Fraction
 from functools import cache
+from itertools import pairwise
+
+DAY = timedelta(days=1)
+TICK = timedelta(microseconds=1)
 
 
 @cache
@@ -103,14 +108,23 @@ def lines_of(charge, uses, part):
     return lines
 
 
-def bill(plan, uses, part, status, at):
-    """Return (charge, cell, quantity, included, exact, amount, discount, tax) of every line."""
+def net_lines(plan, uses, part, so_far=None):
+    """Return [charge, cell, quantity, included, exact, amount, discount, tax category] of every line.
+
+    `so_far` are the exact sums of earlier parts of the month at this plan; the ones of this part are added.
+    """
     rounding, lines = plan["rounding"], []
+    so_far = {} if so_far is None else so_far
+
+    def rise(key, exact):
+        before = so_far.get(key, Fraction(0))
+        so_far[key] = before + exact
+        return whole(before + exact, rounding) - whole(before, rounding)
+
     for charge in plan["charges"]:
-        lines += [
-            [charge["name"], *line, whole(line[3], rounding), 0, charge["tax_category"]]
-            for line in lines_of(charge, uses, part)
-        ]
+        for line in lines_of(charge, uses, part):
+            amount = rise((charge["name"], line[0]), line[3])
+            lines.append([charge["name"], *line, amount, 0, charge["tax_category"]])
     for discount in plan["discounts"]:
         names = discount["charges"] or [charge["name"] for charge in plan["charges"]]
         rests = [line[5] - line[6] if line[0] in names else 0 for line in lines]
@@ -121,12 +135,82 @@ def bill(plan, uses, part, status, at):
             parts = [Fraction(taken) * rest / base for rest in rests]
             for line, share in zip(lines, hand_out(taken, parts), strict=True):
                 line[6] += share
-    promised = whole(plan["commitment"] * part, rounding)
+    promised = rise("commitment", plan["commitment"] * part)
     reached = sum(line[5] - line[6] for line in lines)
     if reached < promised:
         missing = promised - reached
         lines.append(["commitment", (), 0, 0, Fraction(missing), missing, 0, "standard"])
+    return lines
+
+
+def bill(plan, uses, part, status, at):
+    """Return (charge, cell, quantity, included, exact, amount, discount, tax) of every line."""
+    lines = net_lines(plan, uses, part)
     return [(*line[:7], tax) for line, tax in zip(lines, taxes_of(plan, lines, status, at), strict=True)]
+
+
+def holder(contracts, instant):
+    """Return the place of the contract that holds at an instant; None: nobody's."""
+    found = None
+    for place, contract in enumerate(contracts):
+        if contract["starts_at"] <= instant:
+            found = place
+    if found is None or (contracts[found]["ends_at"] or instant + DAY) <= instant:
+        return None
+    return found
+
+
+def cut(contracts, listed, start, end):
+    """Return [from, until, plan, its part of the month] of the parts of a month, looking at every instant.
+
+    The list's plan prices what no contract covers; where there is none, the contract before it does, and
+    before the first one that one.
+    """
+    instants = {start, end}
+    for contract in contracts:
+        instants |= {each for each in (contract["starts_at"], contract["ends_at"]) if each is not None}
+    marks = sorted(each for each in instants if start <= each <= end)
+    pieces = [[mark, following, holder(contracts, mark)] for mark, following in pairwise(marks)]
+    if listed is None:
+        last = next((piece[2] for piece in pieces if piece[2] is not None), None)
+        for piece in pieces:
+            piece[2] = last = last if piece[2] is None else piece[2]
+    parts = []
+    for since, until, place in pieces:
+        if parts and parts[-1][2] == place:
+            parts[-1][1] = until
+        else:
+            parts.append([since, until, place])
+    return [
+        (since, until, *((listed, None) if place is None else priced(contracts, place, start, end)))
+        for since, until, place in parts
+    ]
+
+
+def priced(contracts, place, start, end):
+    """Return the plan of a contract and the part of the month that it holds."""
+    plan = contracts[place]["plan"]
+    if plan["proration"] == "days":
+        days = [start + number * DAY for number in range((end - start) // DAY)]
+        return plan, Fraction(sum(holder(contracts, day) == place for day in days), len(days))
+    begun, over = contracts[place]["starts_at"], contracts[place]["ends_at"]
+    follows = [each["starts_at"] for each in contracts[place + 1 :]]
+    held = min([end, *follows, *([over] if over else [])]) - max(start, begun)
+    return plan, Fraction(held // TICK, (end - start) // TICK)
+
+
+def bill_month(contracts, listed, uses, start, end):
+    """Return (from, until, plan, lines before tax) of every part of a month; `uses` have their instant."""
+    sums, found = [], []
+    for since, until, plan, part in cut(contracts, listed, start, end):
+        mine = [use for use in uses if since <= use["at"] < until]
+        so_far = next((each for known, each in sums if known == plan), None)
+        if so_far is None:
+            so_far = {}
+            sums.append((plan, so_far))
+        share = Fraction(1) if part is None else part
+        found.append((since, until, plan, net_lines(plan, mine, share, so_far)))
+    return found
 
 
 def taxes_of(plan, lines, status, at):

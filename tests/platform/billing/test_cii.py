@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tritium_platform.values import CalendarMonth
 
 plans = sys.modules["tritium_billing_plans"]
 SEPTEMBER = CalendarMonth(2026, 9)
+UDT = "{urn:un:unece:uncefact:data:standard:UnqualifiedDataType:100}"
 RAM = "{urn:un:unece:uncefact:data:standard:ReusableAggregateBusinessInformationEntity:100}"
 SELLER = Seller(
     party=Party(
@@ -123,6 +125,27 @@ async def bill(make_shop, *, plan=None, tax=DOMESTIC, seller=SELLER, buyer=BUYER
 
 def texts(xml, name):
     return [each.text for each in etree.fromstring(xml).iter(f"{RAM}{name}")]
+
+
+async def test_a_line_of_a_month_that_is_cut_has_its_own_period(make_shop, faults):
+    shop = make_shop(seller=SELLER)
+    await shop.desk.plans.name_buyer(shop.tenant_id, BUYER, actor="test")
+    noon = SEPTEMBER.start + timedelta(days=16, hours=12)
+    await shop.sign(PLAN, tax=DOMESTIC, starts_at=SEPTEMBER.start)
+    await shop.sign({**PLAN, "name": "other"}, tax=DOMESTIC, starts_at=noon)
+    await shop.use(100_000, at=noon - timedelta(hours=1))
+    await shop.use(100_000, at=noon)
+    invoice, body = await shop.bill(SEPTEMBER)
+    xml = write_cii(body)
+    assert faults(xml) == []
+    first, second = ["20260901", "20260917"], ["20260917", "20260930"]
+    days = [
+        [each.text for each in period.iter(f"{UDT}DateTimeString")]
+        for period in etree.fromstring(xml).iter(f"{RAM}BillingSpecifiedPeriod")
+    ]
+    places = [line["plan_id"] == invoice.plan_id for line in body["lines"]]
+    assert len(set(places)) == 2
+    assert days == [*([first, second][is_last] for is_last in places), ["20260901", "20260930"]]
 
 
 @pytest.mark.parametrize("basis", ["per_line", "per_invoice"])

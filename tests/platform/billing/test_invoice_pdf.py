@@ -213,6 +213,14 @@ def test_a_long_invoice_repeats_its_head_on_every_page(printed):
     assert all(f"Page {number} of {len(pages)}" in page for number, page in enumerate(pages, start=1))
 
 
+async def test_a_line_of_a_part_of_a_month_says_its_days():
+    lines = json.loads(record("domestic").body)["lines"]
+    part = {"starts_at": "2026-09-01T00:00:00.000000Z", "ends_at": "2026-09-17T12:00:00.000000Z"}
+    made = await InvoicePrinter().pdf(record("domestic", lines=[{**lines[0], **part}, *lines[1:]]))
+    text = " ".join(text_of(made).split())
+    assert text.count("1 September 2026 to 17 September 2026 12:00 UTC") == 1
+
+
 async def test_letters_that_no_font_has_are_named_and_a_font_helps():
     buyer = {**json.loads(record("domestic").body)["buyer"], "name": "บริษัท ตัวอย่าง"}
     with pytest.raises(ConflictError, match="invoice_fonts") as caught:

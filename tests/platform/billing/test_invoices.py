@@ -128,12 +128,8 @@ async def test_a_contract_pins_the_plan_and_changes_no_month_that_is_billed(shop
     await shop.use(100)
     await shop.bill(SEPTEMBER)
     cheaper = {**VOLUME, "name": "cheaper", "charges": []}
-    for start, reason in (
-        (SEPTEMBER.start, "billed already"),
-        (OCTOBER.start + timedelta(days=1), "calendar month"),
-    ):
-        with pytest.raises(ConflictError, match=reason):
-            await shop.sign(cheaper, starts_at=start)
+    with pytest.raises(ConflictError, match="billed already"):
+        await shop.sign(cheaper, starts_at=SEPTEMBER.start)
     second = await shop.sign(cheaper, starts_at=OCTOBER.next().start)
     assert [each.id for each in await shop.desk.plans.contracts(shop.tenant_id)] == [first.id, second.id]
     with pytest.raises(ConflictError, match="later"):

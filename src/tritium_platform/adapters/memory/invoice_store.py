@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tritium_platform.billing.invoice import FiledLine, Invoice, InvoiceDocument, Payment
     from tritium_platform.metering.model import Meter, UsageRecord
     from tritium_platform.tenancy.model import TenantTier
+    from tritium_platform.values import Interval
 
 WAITING = (InvoiceStatus.FINALIZED, InvoiceStatus.PARTIALLY_PAID)
 
@@ -175,12 +176,12 @@ class MemoryBilledUsageStore:
         }
         return sorted(months)
 
-    async def usage(self, tenant_id: UUID, *, month: CalendarMonth, is_only_billed: bool) -> Sequence[Usage]:
-        """Return the sums of a month by meter, tier, model, device: of all uses, or of billed ones."""
+    async def usage(self, tenant_id: UUID, *, interval: Interval, is_only_billed: bool) -> Sequence[Usage]:
+        """Return the sums of a time by meter, tier, model, device: of all uses, or of billed ones."""
         sums: Counter[tuple[Meter, TenantTier, str, str]] = Counter()
         billed = self._billed()
         for record in self._records():
-            is_mine = record.tenant_id == tenant_id and CalendarMonth.of(record.occurred_at) == month
+            is_mine = record.tenant_id == tenant_id and interval.holds(record.occurred_at)
             if is_mine and (not is_only_billed or record.id in billed):
                 for meter, quantity in record.metered().items():
                     sums[meter, record.tier, record.model, record.device] += quantity
@@ -210,15 +211,15 @@ class MemoryBilledUsageStore:
             self._events.update({key: True for key in self._events if key[0] == invoice_id})
 
     async def events(
-        self, invoice_id: UUID, *, limit: int, after: UUID | None = None, month: CalendarMonth | None = None
+        self, invoice_id: UUID, *, limit: int, after: UUID | None = None, interval: Interval | None = None
     ) -> Sequence[UsageRecord]:
-        """Return the uses that an invoice charged, by their ids."""
+        """Return the uses that an invoice charged, by their ids; of a time, if one is given."""
         found = [
             record
             for record in self._records()
             if (invoice_id, record.id) in self._events
             and (after is None or record.id > after)
-            and (month is None or CalendarMonth.of(record.occurred_at) == month)
+            and (interval is None or interval.holds(record.occurred_at))
         ]
         return sorted(found, key=lambda record: record.id)[:limit]
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tritium_platform.adapters.sql.database import Database
     from tritium_platform.billing.invoice import Invoice
     from tritium_platform.metering.model import UsageRecord
+    from tritium_platform.values import Interval
 
 _use = usage_records.c
 _event = invoice_events.c
@@ -48,8 +49,8 @@ class SqlBilledUsageStore:
         async with self._database.read_books() as connection:
             return [CalendarMonth.parse(text) for text in (await connection.execute(statement)).scalars()]
 
-    async def usage(self, tenant_id: UUID, *, month: CalendarMonth, is_only_billed: bool) -> Sequence[Usage]:
-        """Return the sums of a month by meter, tier, model, device: of all uses, or of billed ones."""
+    async def usage(self, tenant_id: UUID, *, interval: Interval, is_only_billed: bool) -> Sequence[Usage]:
+        """Return the sums of a time by meter, tier, model, device: of all uses, or of billed ones."""
         statement = (
             select(
                 _use.tier,
@@ -57,7 +58,7 @@ class SqlBilledUsageStore:
                 _use.device,
                 *(ExactSum(column).label(meter.value) for meter, column in METER_COLUMNS.items()),
             )
-            .where(_use.tenant_id == tenant_id, _in(month))
+            .where(_use.tenant_id == tenant_id, _in(interval))
             .group_by(_use.tier, _use.model, _use.device)
         )
         if is_only_billed:
@@ -81,7 +82,9 @@ class SqlBilledUsageStore:
     async def bill(self, invoice: Invoice, months: Sequence[CalendarMonth]) -> int:
         """Give an invoice every use of some months that no other one charged; return how many."""
         uses = select(literal(invoice.id, _event.invoice_id.type), _use.id, _use.tenant_id, false()).where(
-            _use.tenant_id == invoice.tenant_id, or_(false(), *map(_in, months)), ~_is_billed()
+            _use.tenant_id == invoice.tenant_id,
+            or_(false(), *(_in(month.interval) for month in months)),
+            ~_is_billed(),
         )
         columns = ["invoice_id", "usage_id", "tenant_id", "is_void"]
         statement = self._database.insert(invoice_events).from_select(columns, uses)
@@ -95,9 +98,9 @@ class SqlBilledUsageStore:
             await connection.execute(statement)
 
     async def events(
-        self, invoice_id: UUID, *, limit: int, after: UUID | None = None, month: CalendarMonth | None = None
+        self, invoice_id: UUID, *, limit: int, after: UUID | None = None, interval: Interval | None = None
     ) -> Sequence[UsageRecord]:
-        """Return the uses that an invoice charged, by their ids."""
+        """Return the uses that an invoice charged, by their ids; of a time, if one is given."""
         statement = (
             select(usage_records)
             .join(invoice_events, _event.usage_id == _use.id)
@@ -107,8 +110,8 @@ class SqlBilledUsageStore:
         )
         if after is not None:
             statement = statement.where(_event.usage_id > after)
-        if month is not None:
-            statement = statement.where(_in(month))
+        if interval is not None:
+            statement = statement.where(_in(interval))
         async with self._database.read() as connection:
             return [usage_record(row) for row in await connection.execute(statement)]
 
@@ -118,8 +121,8 @@ class SqlBilledUsageStore:
         return func.to_char(func.timezone("UTC", _use.occurred_at), "YYYY-MM")
 
 
-def _in(month: CalendarMonth) -> ColumnElement[bool]:
-    return and_(_use.occurred_at >= month.start, _use.occurred_at < month.end)
+def _in(interval: Interval) -> ColumnElement[bool]:
+    return and_(_use.occurred_at >= interval.start, _use.occurred_at < interval.end)
 
 
 def _is_billed() -> ColumnElement[bool]:

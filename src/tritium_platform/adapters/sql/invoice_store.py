@@ -23,7 +23,7 @@ from tritium_platform.billing.invoice import (
     InvoiceStatus,
     Payment,
 )
-from tritium_platform.values import CalendarMonth
+from tritium_platform.values import CalendarMonth, Interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -216,10 +216,18 @@ def invoice_of(row: Row[Any]) -> Invoice:
 
 def _line_values(line: FiledLine) -> dict[str, Any]:
     # A quantity may be larger than the largest integer of a database.
-    return asdict(line) | {
+    interval = line.interval
+    return {
+        "number": line.number,
         "period": str(line.period),
+        "charge": line.charge,
         "cell": json.dumps(line.cell),
+        "plan_id": line.plan_id,
         "quantity": str(line.quantity),
+        "net_minor": line.net_minor,
+        "tax_minor": line.tax_minor,
+        "starts_at": interval.start if interval else None,
+        "ends_at": interval.end if interval else None,
     }
 
 
@@ -234,4 +242,5 @@ def invoice_line(row: Row[Any]) -> FiledLine:
         quantity=int(row.quantity),
         net_minor=row.net_minor,
         tax_minor=row.tax_minor,
+        interval=Interval(row.starts_at, row.ends_at) if row.starts_at else None,
     )

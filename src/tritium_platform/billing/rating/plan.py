@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CHARGE_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 COMMITMENT = "commitment"
 NOTHING = Fraction(0)
+LineKey = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +164,7 @@ class Line:
     tax_code: TaxCode = TaxCode.NOT_TAXED
 
     @property
-    def key(self) -> tuple[str, tuple[str, ...]]:
+    def key(self) -> LineKey:
         """Names the line within its period."""
         return self.charge, self.cell
 

@@ -8,28 +8,42 @@ from typing import TYPE_CHECKING
 
 from tritium_platform.billing.rating.discount import take_off
 from tritium_platform.billing.rating.matrix import MatrixPrice
-from tritium_platform.billing.rating.plan import COMMITMENT, Line
+from tritium_platform.billing.rating.plan import COMMITMENT, NOTHING, Line
 from tritium_platform.billing.rating.rounding import round_once
 from tritium_platform.billing.rating.tax import code_of, tax_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from tritium_platform.billing.rating.plan import Charge, Plan, Usage
+    from tritium_platform.billing.rating.plan import Charge, LineKey, Plan, Usage
     from tritium_platform.billing.rating.tax import TaxStatus
 
 WHOLE = Fraction(1)
+PROMISED = COMMITMENT, ()
 
 
-def rate(plan: Plan, *, usage: Sequence[Usage], part: Fraction = WHOLE) -> tuple[Line, ...]:
+def rate(
+    plan: Plan,
+    *,
+    usage: Sequence[Usage],
+    part: Fraction = WHOLE,
+    before: Mapping[LineKey, Fraction] | None = None,
+) -> tuple[Line, ...]:
     """Price a period before tax: the charges, what is taken off, and what is missing to the commitment.
 
     Args:
         plan: the prices.
         usage: sums or single uses, in any order: only the sums matter.
         part: the part of the period that the contract covers.
+        before: the exact amounts of earlier parts of the period at the same plan, from `add_exact`: with them
+            each sum is rounded, so that parts come to what the whole comes to.
     """
-    lines = [line for charge in plan.charges for line in _lines_of(charge, plan=plan, usage=usage, part=part)]
+    before = before or {}
+    lines = [
+        _rounded(line, plan=plan, before=before.get(line.key))
+        for charge in plan.charges
+        for line in _lines_of(charge, plan=plan, usage=usage, part=part)
+    ]
     taken = take_off(
         plan.discounts,
         charges=[line.charge for line in lines],
@@ -40,7 +54,16 @@ def rate(plan: Plan, *, usage: Sequence[Usage], part: Fraction = WHOLE) -> tuple
         replace(line, discount=discount) if discount else line
         for line, discount in zip(lines, taken, strict=True)
     ]
-    return (*lines, *_commitment_line(plan, lines=lines, part=part))
+    return (*lines, *_commitment_line(plan, lines=lines, part=part, before=before.get(PROMISED, NOTHING)))
+
+
+def add_exact(
+    before: Mapping[LineKey, Fraction], *, plan: Plan, lines: Sequence[Line], part: Fraction
+) -> dict[LineKey, Fraction]:
+    """Return the exact amounts of some parts of a period and of one more."""
+    promised = before.get(PROMISED, NOTHING) + plan.commitment * part
+    charged = {line.key: before.get(line.key, NOTHING) + line.exact for line in lines}
+    return {**before, **charged, PROMISED: promised}
 
 
 def add_taxes(
@@ -57,6 +80,13 @@ def add_taxes(
         )
         for line, tax, each in zip(lines, taxes, rates, strict=True)
     )
+
+
+def _rounded(line: Line, *, plan: Plan, before: Fraction | None) -> Line:
+    if before is None:
+        return line
+    sums = [round_once(each, rounding=plan.rounding) for each in (before, before + line.exact)]
+    return replace(line, amount=sums[1] - sums[0])
 
 
 def _lines_of(charge: Charge, *, plan: Plan, usage: Sequence[Usage], part: Fraction) -> list[Line]:
@@ -119,15 +149,15 @@ def _lines_of_matrix(
     return lines
 
 
-def _commitment_line(plan: Plan, *, lines: Sequence[Line], part: Fraction) -> list[Line]:
-    promised = plan.commitment * part
-    missing = round_once(promised, rounding=plan.rounding) - sum(line.net for line in lines)
+def _commitment_line(plan: Plan, *, lines: Sequence[Line], part: Fraction, before: Fraction) -> list[Line]:
+    sums = [round_once(each, rounding=plan.rounding) for each in (before, before + plan.commitment * part)]
+    missing = sums[1] - sums[0] - sum(line.net for line in lines)
     if missing <= 0:
         return []
     return [Line(charge=COMMITMENT, exact=Fraction(missing), amount=missing)]
 
 
-def charge_of(plan: Plan, use: Usage) -> tuple[str, tuple[str, ...]] | None:
+def charge_of(plan: Plan, use: Usage) -> LineKey | None:
     """Return the key of the line that prices a use; None if it costs nothing."""
     for charge in plan.charges:
         if charge.meter is use.meter and charge.tier in (None, use.tier):

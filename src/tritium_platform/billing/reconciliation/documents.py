@@ -7,19 +7,20 @@ import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from tritium_platform.billing.document import EventDigest, read_body
+from tritium_platform.billing.document import EventDigest, interval_of, read_body
 from tritium_platform.billing.invoice import InvoiceKind, InvoiceStatus
 from tritium_platform.billing.journal import Account, entries_of
 from tritium_platform.billing.reconciliation.model import Check, Difference
+from tritium_platform.values import CalendarMonth
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from tritium_platform.billing.drafting import LineKey
     from tritium_platform.billing.invoice import Invoice
     from tritium_platform.billing.journal import JournalEntry
+    from tritium_platform.billing.rating.plan import LineKey
     from tritium_platform.billing.reconciliation.model import InvoiceFacts
-    from tritium_platform.values import CalendarMonth
+    from tritium_platform.values import Interval
 
 FINAL = frozenset(InvoiceStatus) - {InvoiceStatus.DRAFT, InvoiceStatus.VOID}
 
@@ -28,18 +29,18 @@ class Tally:
     """The uses that an invoice charges, gathered by line while they are read."""
 
     def __init__(self) -> None:
-        self.quantities: Counter[tuple[CalendarMonth, LineKey]] = Counter()
-        self._digests: dict[tuple[CalendarMonth, LineKey], EventDigest] = {}
+        self.quantities: Counter[tuple[Interval, LineKey]] = Counter()
+        self._digests: dict[tuple[Interval, LineKey], EventDigest] = {}
 
-    def add(self, month: CalendarMonth, key: LineKey, *, source: str, event_id: str, quantity: int) -> None:
+    def add(self, interval: Interval, key: LineKey, *, source: str, event_id: str, quantity: int) -> None:
         """Take one use in."""
-        self.quantities[month, key] += quantity
-        digest = self._digests.setdefault((month, key), EventDigest())
+        self.quantities[interval, key] += quantity
+        digest = self._digests.setdefault((interval, key), EventDigest())
         digest.add(source=source, event_id=event_id, quantity=quantity)
 
-    def events(self, month: CalendarMonth, key: LineKey) -> dict[str, Any]:
+    def events(self, interval: Interval, key: LineKey) -> dict[str, Any]:
         """Return what a document would say of a line's uses."""
-        return self._digests.get((month, key), EventDigest()).to_dict()
+        return self._digests.get((interval, key), EventDigest()).to_dict()
 
 
 def compare_invoice(facts: InvoiceFacts, tally: Tally) -> list[Difference]:
@@ -95,7 +96,7 @@ def _compare_lines(facts: InvoiceFacts, body: Mapping[str, Any]) -> list[Differe
     said = {line["number"]: _said_line(line) for line in body["lines"]}
     filed = {
         line.number: (
-            str(line.period),
+            str(line.interval or line.period.interval),
             line.charge,
             list(line.cell),
             str(line.quantity),
@@ -119,8 +120,9 @@ def _compare_lines(facts: InvoiceFacts, body: Mapping[str, Any]) -> list[Differe
 
 def _said_line(line: Mapping[str, Any]) -> tuple[object, ...]:
     return (
-        line["period"], line["charge"], line["cell"], line["quantity"], line["net_minor"], line["tax_minor"]
-    )  # fmt: skip
+        str(interval_of(line)),
+        *(line[name] for name in ("charge", "cell", "quantity", "net_minor", "tax_minor")),
+    )
 
 
 def compare_line_events(facts: InvoiceFacts, tally: Tally) -> list[Difference]:
@@ -130,13 +132,12 @@ def compare_line_events(facts: InvoiceFacts, tally: Tally) -> list[Difference]:
         return []
     found, seen = [], set()
     for line in body["lines"]:
-        month = type(facts.invoice.period).parse(line["period"])
-        key = (line["charge"], tuple(line["cell"]))
-        seen.add((month, key))
+        interval, key = interval_of(line), (line["charge"], tuple(line["cell"]))
+        seen.add((interval, key))
         if not line["meter"]:
             continue
         said = (line["quantity"], line["events"])
-        stands = (str(tally.quantities[month, key]), tally.events(month, key))
+        stands = (str(tally.quantities[interval, key]), tally.events(interval, key))
         if said != stands:
             found.append(
                 _about(
@@ -155,11 +156,11 @@ def compare_line_events(facts: InvoiceFacts, tally: Tally) -> list[Difference]:
             facts.invoice,
             Check.LINE_EVENTS,
             subject=" ".join([charge, *cell]),
-            expected=tally.quantities[month, (charge, cell)],
+            expected=tally.quantities[interval, (charge, cell)],
             found="no line",
-            month=str(month),
+            month=str(CalendarMonth.of(interval.start)),
         )
-        for month, (charge, cell) in missing
+        for interval, (charge, cell) in missing
     ]
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
-from tritium_platform.billing.projection import uses_of
-from tritium_platform.billing.rating.rate import charge_of, rate
+from tritium_platform.billing.drafting import rate_parts
+from tritium_platform.billing.projection import Projection, uses_of
+from tritium_platform.billing.rating.rate import charge_of
 from tritium_platform.billing.reconciliation import documents, sums
 from tritium_platform.billing.reconciliation.model import ReconciliationRun
-from tritium_platform.values import CalendarMonth, uuid7
+from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -130,6 +131,7 @@ class ReconciliationService:
         self._runs = runs
         self._books = books
         self._plans = plans
+        self._projection = Projection(books=books, plans=plans)
         self._provider = provider
         self._alarm = alarm
         self._statements = statements
@@ -193,17 +195,19 @@ class ReconciliationService:
     async def _tally(self, facts: InvoiceFacts, *, page: int) -> documents.Tally:
         """Read the uses that an invoice charges into its lines."""
         tally = documents.Tally()
-        plans = {line.period: await self._plans.get(line.plan_id) for line in facts.lines}
+        plans = {
+            line.interval or line.period.interval: await self._plans.get(line.plan_id) for line in facts.lines
+        }
         after = None
         while True:
             records = await self._books.usage.events(facts.invoice.id, limit=page, after=after)
             for record in records:
-                month = CalendarMonth.of(record.occurred_at)
+                interval = next((each for each in plans if each.holds(record.occurred_at)), None)
                 for use in uses_of(record):
-                    key = charge_of(plans[month], use) if month in plans else None
-                    if key is not None:
+                    key = charge_of(plans[interval], use) if interval else None
+                    if interval is not None and key is not None:
                         tally.add(
-                            month,
+                            interval,
                             key,
                             source=record.source,
                             event_id=record.event_id,
@@ -225,10 +229,17 @@ class ReconciliationService:
         filed = await self._books.invoices.charged(key.tenant_id, key.month)
         if not filed:
             return []
-        terms = await self._plans.terms_of(key.tenant_id, month=key.month, pinned=filed[0].plan_id)
-        usage = await self._books.usage.usage(key.tenant_id, month=key.month, is_only_billed=True)
-        rated = rate(terms.plan, usage=usage, part=terms.part)
-        return sums.compare_month(key, filed=filed, rated=rated)
+        terms = await self._plans.terms_of(key.tenant_id, month=key.month, charged=filed)
+        parts = await self._projection.facts(key.tenant_id, month=key.month, terms=terms, is_only_billed=True)
+        known = {facts.terms.interval for facts in parts}
+        lost = [line for line in filed if line.interval not in known]
+        return sums.compare_month(key, filed=lost, rated=()) + [
+            difference
+            for facts, rated in zip(parts, rate_parts(parts), strict=True)
+            for difference in sums.compare_month(
+                key, filed=facts.charged, rated=rated, interval=facts.terms.interval
+            )
+        ]
 
     def _intent(self, run: ReconciliationRun) -> AuditIntent:
         return AuditIntent(

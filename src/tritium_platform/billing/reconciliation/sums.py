@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from tritium_platform.billing.drafting import LineKey
     from tritium_platform.billing.invoice import FiledLine, Payment
-    from tritium_platform.billing.rating.plan import Line
+    from tritium_platform.billing.rating.plan import Line, LineKey
     from tritium_platform.billing.reconciliation.model import (
         BalanceFacts,
         CounterFacts,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         MonthKey,
         RequestFacts,
     )
+    from tritium_platform.values import Interval
 
 REQUESTS = "requests"
 
@@ -98,8 +98,13 @@ def compare_requests(facts: RequestFacts) -> list[Difference]:
     ]
 
 
-def compare_month(key: MonthKey, *, filed: Sequence[FiledLine], rated: Sequence[Line]) -> list[Difference]:
-    """Compare what invoices charged for a month with what its billed uses come to by the plan, key by key."""
+def compare_month(
+    key: MonthKey, *, filed: Sequence[FiledLine], rated: Sequence[Line], interval: Interval | None = None
+) -> list[Difference]:
+    """Compare what invoices charged for a month with what its billed uses come to by the plan, key by key.
+
+    Of a month that is cut that is done part by part: `interval` is the part.
+    """
     charged: Counter[LineKey] = Counter()
     quantities: Counter[LineKey] = Counter()
     for each in filed:
@@ -117,7 +122,7 @@ def compare_month(key: MonthKey, *, filed: Sequence[FiledLine], rated: Sequence[
                     tenant_id=key.tenant_id,
                     month=str(key.month),
                     account=line.meter.value if line and line.meter else "",
-                    subject=" ".join([charge[0], *charge[1]]),
+                    subject=" ".join([charge[0], *charge[1], *([str(interval)] if interval else [])]),
                     expected=f"{expected[1]} for {expected[0]}",
                     found=f"{charged[charge]} for {quantities[charge]}",
                     look=f"tritiumd invoice preview {key.tenant_id} --period {key.month}; the uses of lines: "

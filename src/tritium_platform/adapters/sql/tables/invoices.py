@@ -135,6 +135,9 @@ invoice_lines = Table(
     Column("quantity", String(40), nullable=False),
     Column("net_minor", BigInteger, nullable=False),
     Column("tax_minor", BigInteger, nullable=False),
+    # The part of the month that the line is about; nothing: the month is not cut.
+    Column("starts_at", UtcDateTime),
+    Column("ends_at", UtcDateTime),
     Index("ix_invoice_lines_tenant_id_period", "tenant_id", "period"),
 )
 
