@@ -69,6 +69,18 @@ TRITIUM_INLINE NativeFloat load_part(const uint16_t* bfloat16) {
 #endif
 }
 
+// Keeps a value that is used more than once in its register: a compiler short of them reads memory for each
+// use, and loads are what there is least of.
+TRITIUM_INLINE void keep_in_register(NativeFloat& value) {
+#if defined(__aarch64__)
+  asm("" : "+w"(value));
+#elif defined(__AVX512F__)
+  asm("" : "+v"(value));
+#else
+  asm("" : "+x"(value));
+#endif
+}
+
 // Floats, or the bits of bfloat16.
 template <typename Element>
 TRITIUM_INLINE Lanes load(const Element* from) {
