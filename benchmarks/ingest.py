@@ -9,7 +9,9 @@ random, which is the worst order for an index. Bodies are made before the clock 
 its commit.
 A machine that drifts looks like a table that costs more as it grows. With `--turns` a second server fills a
 new, small database of the same PostgreSQL at every millionth row, in turns with the table that grows: small,
-grown, grown, small. The role needs CREATEDB for that.
+grown, near, near, grown, small. "Near" goes into the table that grows, too, with ids whose digests lie in a
+part of its index of keys that has as many rows as the small table, so that caches can hold it. The role needs
+CREATEDB for that.
 `--record` keeps the figures in docs/measurements/ingest.json; `ingest_picture.py` draws them.
 """
 
@@ -32,9 +34,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import psutil
 import psycopg
+from ingest_bodies import bodies, near_ids, random_ids
 from side_by_side.machine import describe_machine
 
 from tritium_platform.cli.client import ServerClient
@@ -42,22 +46,30 @@ from tritium_platform.cli.client import ServerClient
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+
 RECORD = Path(__file__).resolve().parent.parent / "docs" / "measurements" / "ingest.json"
 WINDOW = 200_000
 WARM_UP = 10_000
 TURN_EVERY, TURN_WINDOW, SMALL_WARM_UP = 1_000_000, 100_000, 50_000
 QUIET_SECONDS = 2
-METERS = ("input_tokens", "output_tokens", "embedding_tokens")
-MODELS = ("bitnet-2b4t", "llama-8b", "qwen3-4b")
+TURNS = ("small", "grown", "near", "near", "grown", "small")
+
+
+@dataclass(frozen=True)
+class Account:
+    """A tenant and its key."""
+
+    tenant_id: UUID
+    key: str
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs, and the keys of its tenants."""
+    """A server that runs, and the accounts of its clients."""
 
     process: psutil.Process
     address: str
-    keys: Sequence[str]
+    accounts: Sequence[Account]
     database_url: str
 
     def cpu_seconds(self) -> tuple[float, float]:
@@ -86,35 +98,22 @@ def serve(database_url: str, *, clients: int, capped: bool = False) -> Iterator[
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             facts = json.loads(process.stdout.readline())
             try:
-                keys = [_open_account(facts, capped=capped) for _ in range(clients)]
-                yield Server(psutil.Process(process.pid), urlsplit(facts["url"]).netloc, keys, database_url)
+                accounts = [_open_account(facts, capped=capped) for _ in range(clients)]
+                address = urlsplit(facts["url"]).netloc
+                yield Server(psutil.Process(process.pid), address, accounts, database_url)
             finally:
                 process.terminate()
 
 
-def _open_account(facts: dict[str, str], *, capped: bool) -> str:
+def _open_account(facts: dict[str, str], *, capped: bool) -> Account:
     operator = ServerClient(facts["url"], key=facts["admin_key"])
     wish = {"organization_name": "Bench", "tier": "team", "limit_overrides": {"events_per_minute": 10**12}}
     tenant = operator.post("/api/v1/tenants", wish)
     if capped:
         cap = {"amount_minor": 10**9, "currency": "USD"}
         operator.put(f"/api/v1/tenants/{tenant['id']}/spend-cap", "", cap)
-    return str(operator.post(f"/api/v1/tenants/{tenant['id']}/keys", {"name": "bench"})["key"])
-
-
-def bodies(count: int, *, batch: int, generator: random.Random) -> list[bytes]:
-    """Make the bodies of so many events with random ids, about 250 bytes an event."""
-    made, moment = [], datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    for start in range(0, count, batch):
-        events = [
-            f'{{"source":"https://engines.example.com/7","id":"{generator.randbytes(16).hex()}",'
-            f'"meter":"{METERS[place % 3]}","quantity":{generator.randrange(4096)},'
-            f'"event_time":"{moment}.{place:06}Z",'
-            f'"dimensions":{{"model":"{MODELS[place % 3]}","device":"cpu"}}}}'
-            for place in range(min(batch, count - start))
-        ]
-        made.append(f'{{"events":[{",".join(events)}]}}'.encode())
-    return made
+    key = operator.post(f"/api/v1/tenants/{tenant['id']}/keys", {"name": "bench"})["key"]
+    return Account(UUID(tenant["id"]), key)
 
 
 def send(server: Server, work: Sequence[bytes]) -> tuple[float, list[float], int, int]:
@@ -122,9 +121,10 @@ def send(server: Server, work: Sequence[bytes]) -> tuple[float, list[float], int
 
     def client(place: int) -> list[tuple[float, int, int]]:
         connection = http.client.HTTPConnection(server.address, timeout=600)
-        headers = {"authorization": f"Bearer {server.keys[place]}", "content-type": "application/json"}
+        key = server.accounts[place].key
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         told = []
-        for body in work[place :: len(server.keys)]:
+        for body in work[place :: len(server.accounts)]:
             began = time.perf_counter()
             connection.request("POST", "/api/v1/usage/events", body, headers)
             response = connection.getresponse()
@@ -136,8 +136,9 @@ def send(server: Server, work: Sequence[bytes]) -> tuple[float, list[float], int
         return told
 
     started = time.perf_counter()
-    with ThreadPoolExecutor(len(server.keys)) as pool:
-        told = [each for one in pool.map(client, range(len(server.keys))) for each in one]
+    places = range(len(server.accounts))
+    with ThreadPoolExecutor(len(places)) as pool:
+        told = [each for one in pool.map(client, places) for each in one]
     times, accepted, duplicates = zip(*told, strict=True)
     return time.perf_counter() - started, sorted(times), sum(accepted), sum(duplicates)
 
@@ -171,9 +172,14 @@ class Table:
         self.generator = random.Random()  # noqa: S311 - ids to measure with
         self.last: tuple[list[bytes], int] = ([], 0)
 
-    def grow(self, count: int) -> dict[str, Any]:
-        """Take in so many new uses."""
-        self.last = bodies(count, batch=self.batch, generator=self.generator), count
+    def grow(self, count: int, *, within: range | None = None) -> dict[str, Any]:
+        """Take in so many new uses; `within` says where the first four bytes of their keys' digests lie."""
+        generator = self.generator
+        sources = [
+            near_ids(each.tenant_id, generator, within=within) if within else random_ids(generator)
+            for each in self.server.accounts
+        ]
+        self.last = bodies(count, batch=self.batch, sources=sources, generator=generator), count
         return self.resend(rows=count)
 
     def resend(self, *, rows: int = 0) -> dict[str, Any]:
@@ -214,27 +220,35 @@ def _fill(grown: Table, events: int, new_database: Callable[[], str] | None) -> 
 def in_turns(grown: Table, url: str) -> Iterator[dict[str, Any]]:
     """Measure a new small table and the one that grows, in turns, after what the other one left to do."""
     rows = grown.rows
-    with serve(url, clients=len(grown.server.keys)) as server:
+    # A part of its own for each turn.
+    begin = (rows // TURN_EVERY % 16) << 28
+    near = range(begin, begin + (SMALL_WARM_UP << 32) // rows)
+    with serve(url, clients=len(grown.server.accounts)) as server:
         small = Table(server, batch=grown.batch)
         small.grow(SMALL_WARM_UP)
-        for table, name in ((small, "small"), (grown, "grown"), (grown, "grown"), (small, "small")):
+        for name in TURNS:
+            table = small if name == "small" else grown
             time.sleep(QUIET_SECONDS)
-            yield {"turn_at": rows, "table": name, **table.grow(TURN_WINDOW)}
+            yield {
+                "turn_at": rows,
+                "table": name,
+                **table.grow(TURN_WINDOW, within=near if name == "near" else None),
+            }
 
 
-def ratios(found: Sequence[dict[str, Any]]) -> Iterator[dict[str, float]]:
+def ratios(found: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Say for each turn what the table that grows costs, over the small one."""
     for rows in sorted({each["turn_at"] for each in found if "turn_at" in each}):
-        cost = {
-            (table, part): statistics.mean(
-                each[part] for each in found if (each.get("turn_at"), each.get("table")) == (rows, table)
-            )
-            for table in ("small", "grown")
-            for part in ("server_us", "database_us")
-        }
-        database = cost["grown", "database_us"] / cost["small", "database_us"]
-        whole = [sum(us for (table, _), us in cost.items() if table == name) for name in ("grown", "small")]
-        yield {"turn_at": rows, "database": round(database, 2), "whole": round(whole[0] / whole[1], 2)}
+        turn = [each for each in found if each.get("turn_at") == rows]
+        for name in ("grown", "near"):
+            small, table = ([each for each in turn if each["table"] == which] for which in ("small", name))
+            database = _mean(table, "database_us") / _mean(small, "database_us")
+            whole = _mean(table, "database_us", "server_us") / _mean(small, "database_us", "server_us")
+            yield {"turn_at": rows, "table": name, "database": round(database, 2), "whole": round(whole, 2)}
+
+
+def _mean(windows: Sequence[dict[str, Any]], *parts: str) -> float:
+    return float(statistics.mean(sum(each[part] for part in parts) for each in windows))
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def draw() -> None:
 def picture(content: dict[str, Any], palette: Palette) -> str:
     """Return an SVG: microseconds of processor per event from zero, rows in the table by decades."""
     runs = [each for each in content["runs"] if each["accepted"] and each["rows_before"]]
-    grown = [each for each in runs if each.get("table") != "small"]
+    grown = [each for each in runs if each.get("table", "grown") == "grown"]
     small = [each for each in runs if each.get("table") == "small"]
     title = "Microseconds of processor per event, by the rows that are there already"
     machine, loads = content["machine"], [each["load_average"] for each in runs]
