@@ -292,6 +292,7 @@ async def test_a_full_disk_is_said_so_and_what_was_kept_stays(
         ("53000", InsufficientMemoryError),
         ("53300", OverloadedError),  # too many connections: a smaller request would not be let in either
         ("57P01", OverloadedError),
+        ("25006", OverloadedError),
     ],
 )
 async def test_what_postgresql_has_used_up_is_told_apart_from_one_that_is_away(

@@ -113,6 +113,43 @@ def gone(url):
             connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
 
+@contextlib.contextmanager
+def read_only(url):
+    """Let PostgreSQL answer questions and take nothing, as a standby does."""
+    server, name = SERVER.replace("+psycopg", ""), make_url(url).database
+    with psycopg.connect(server, autocommit=True) as connection:
+
+        def begin_anew(setting):
+            connection.execute(f'ALTER DATABASE "{name}" {setting}')
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+            )
+
+        begin_anew("SET default_transaction_read_only = on")
+        try:
+            yield
+        finally:
+            begin_anew("RESET default_transaction_read_only")
+
+
+@pytest.mark.service
+def test_a_postgresql_that_only_answers_is_away_for_events(postgresql_url_of_one_test, harness, tmp_path):
+    url = postgresql_url_of_one_test
+    running, stop = harness.serve(harness.platform_config(tmp_path, database_url=url))
+    _, key = running.tenant()
+    sent = [an_event() for _ in range(3)]
+    with running.http(key) as http:
+        with read_only(url):
+            harness.wait_until(lambda: http.get("/api/v1/usage").status_code == 200)
+            answer = http.post(OWN, json={"events": sent})
+            assert (answer.status_code, answer.json()) == (202, answered(deferred=[0, 1, 2]))
+        harness.wait_until(lambda: waiting_bytes(running) == 0)
+        harness.wait_until(lambda: http.get("/api/v1/usage").status_code == 200)
+        records = http.get("/api/v1/usage").json()["records"]
+        assert sorted(each["event_id"] for each in records) == sorted(each["id"] for each in sent)
+    stop()
+
+
 @pytest.mark.service
 def test_who_cannot_be_authenticated_any_more_is_refused(postgresql_url_of_one_test, harness, tmp_path):
     url = postgresql_url_of_one_test

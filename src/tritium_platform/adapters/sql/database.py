@@ -40,6 +40,7 @@ _log = structlog.get_logger(__name__)
 BUSY_SECONDS = 10
 # PostgreSQL's class 53; too many connections are no matter of how much one of them asks for.
 INSUFFICIENT_RESOURCES, DISK_FULL, TOO_MANY_CONNECTIONS = "53", "53100", "53300"
+READ_ONLY = "25006"  # as a standby is, or a server whose primary is somewhere else now
 NO_MEMORY = {sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR_NOMEM}
 WRITE_OPTION = "tritium_write"
 # What the policies of the tables ask; a connection that does not set it sees no row of any tenant.
@@ -221,15 +222,21 @@ def _translated() -> Iterator[None]:
         if exhausted is not None:
             _log.error("database_exhausted", reason=cause)
             raise exhausted from error
-        # The reason names hosts and users of ours; it is the operator's, and the answer goes to a tenant.
-        _log.warning("database_away", reason=cause)
-        raise OverloadedError("The database does not answer: try again in a moment.") from error
+        raise _away(cause) from error
     except MemoryError as error:  # so SQLite's driver says it
         raise InsufficientMemoryError("There is too little memory for so much at once.") from error
     except DatabaseError as error:
+        if getattr(error.orig, "sqlstate", None) == READ_ONLY:
+            raise _away(str(error.orig)) from error
         if type(error) is DatabaseError:  # its subclasses are about a statement, it is about the file
             raise PlatformError(f"The database cannot be used: {error.orig}.") from error
         raise
+
+
+def _away(cause: str) -> OverloadedError:
+    # The reason names hosts and users of ours; it is the operator's, and the answer goes to a tenant.
+    _log.warning("database_away", reason=cause)
+    return OverloadedError("The database does not answer: try again in a moment.")
 
 
 def _exhausted(cause: BaseException | None) -> ResourceError | None:
