@@ -107,5 +107,5 @@ async def test_uses_of_any_quantity_are_summed_up(books: Books, clock: ManualClo
     assert point.meters == meters
     [point] = await books.series.top(tenant.id, start=start, end=end, dimension=Dimension.MODEL, limit=2)
     assert point.meters == meters
-    billed = await books.money.usage.usage(tenant.id, month=month, is_only_billed=False)
+    billed = await books.money.usage.usage(tenant.id, interval=month.interval, is_only_billed=False)
     assert {each.meter: each.quantity for each in billed} == meters
