@@ -70,6 +70,26 @@ async def test_events_wait_for_the_database_and_come_in_as_they_arrived(
     await gateway.ingestion.close()
 
 
+async def test_after_one_failure_events_are_written_at_once_again_however_many_arrive(
+    books: Books, clock: ManualClock, gateway: Gateway
+) -> None:
+    tenant_id = uuid7(clock)
+    gateway.fate.failures = ["before"]
+    assert await gateway.send(an_event(clock, tenant_id, "first")) == ["deferred"]
+    names, answers = [f"{number:03}" for number in range(200)], []
+
+    async def send_without_a_pause(mine: Sequence[str]) -> None:
+        for name in mine:
+            answers.extend(await gateway.send(an_event(clock, tenant_id, name)))
+
+    # Each sends its next one while those of the others are brought in or written.
+    await asyncio.gather(*(send_without_a_pause(names[place::4]) for place in range(4)))
+    assert answers.count("accepted") > len(names) // 2
+    assert answers[-1] == "accepted"
+    await gateway.ingestion.close()
+    assert await counted(books, clock, tenant_id) == dict.fromkeys(("first", *names), 7)
+
+
 async def test_what_is_refused_is_refused_at_once_and_the_rest_waits(
     books: Books, clock: ManualClock, gateway: Gateway
 ) -> None:

@@ -50,7 +50,11 @@ class Spool:
         self.path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.size = 0
-        sync_directory(path.parent)
+        try:
+            sync_directory(path.parent)
+        except OSError:
+            self.abandon()
+            raise
 
     def append(self, payload: bytes) -> int:
         """Write one frame and sync it; return the offset behind it. After an OSError the file is finished."""
@@ -127,6 +131,14 @@ def spool_files(directory: Path) -> list[Path]:
 def spool_path(directory: Path, name: str) -> Path:
     """Return where the spool of a name lies."""
     return directory / f"{name}{_SUFFIX}"
+
+
+def make_directory(directory: Path) -> None:
+    """Create a directory that is not there, and those above it, durably."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(directory.parent)
 
 
 def sync_directory(directory: Path) -> None:

@@ -17,6 +17,7 @@ import structlog
 from tritium_platform.adapters.event_codec import SpooledEvent, decode_events, encode_events
 from tritium_platform.adapters.spool import (
     Spool,
+    make_directory,
     read_spool,
     remove_spool,
     require_length,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 AWAY_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
+CATCH_UP_SECONDS = 1.0
 MOST_AT_ONCE = 10_000
 FILE_BYTES = 16 * 2**20
 MOST_BYTES = 2**30
@@ -87,6 +89,8 @@ class SpooledEvents:
         self._lock = asyncio.Lock()
         self._spool: Spool | None = None
         self._is_closed = False
+        self._is_away = False  # the database was, when it was tried last
+        self._progress = asyncio.Event()
         self._replay: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -117,6 +121,17 @@ class SpooledEvents:
         """Tell whether events wait for the database, or are being written down to do so."""
         return bool(self._sizes or self._appending)
 
+    async def catch_up(self) -> bool:
+        """Return whether nothing waits: what is left at the end is waited for, a moment.
+
+        Else a spool to which something arrives at any time would never be empty again.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                while self.is_waiting() and len(self._sizes) <= 1 and not (self._is_away or self._is_closed):
+                    await self._progress.wait()
+        return not self.is_waiting()
+
     async def append(self, events: Sequence[UsageEvent]) -> None:
         """Keep events behind those that wait; when this returns, no crash loses them.
 
@@ -132,6 +147,7 @@ class SpooledEvents:
                 await self._write(payload)
         finally:
             self._appending -= 1
+            self._tell()
         self._telemetry.events_deferred(len(events))
         self._start()
 
@@ -162,6 +178,11 @@ class SpooledEvents:
                 self._replay_all(), name="replay of events", context=Context()
             )
 
+    def _tell(self) -> None:
+        """Let whoever waits look again."""
+        self._progress.set()
+        self._progress = asyncio.Event()
+
     def _grow(self, path: Path, *, to: int) -> None:
         self._telemetry.events_waiting(to - self._sizes.get(path, 0))
         self._sizes[path] = to
@@ -190,7 +211,7 @@ class SpooledEvents:
             identity = max(identity, UUID(int=UUID(list(self._sizes)[-1].stem).int + 1))
 
         def begin() -> Spool:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self._directory)
             return Spool(spool_path(self._directory, identity.hex))
 
         self._spool = await asyncio.to_thread(begin)
@@ -215,11 +236,15 @@ class SpooledEvents:
             try:
                 await self._bring_all_in()
             except BitNetServiceError as error:
-                _log.warning("events_wait", bytes=sum(self._sizes.values()), code=error.code)
+                _log.warning(
+                    "events_wait", bytes=sum(self._sizes.values()), code=error.code, reason=error.message
+                )
             except Exception:  # noqa: BLE001 - whatever it is, what is durable is not given up
                 _log.exception("events_not_brought_in", bytes=sum(self._sizes.values()))
             else:
                 continue  # or end: what comes now is written at once
+            self._is_away = True
+            self._tell()
             if self._is_closed:
                 return
             await self._clock.sleep(AWAY_SECONDS)
@@ -230,9 +255,11 @@ class SpooledEvents:
         while self._sizes:
             path = next(iter(self._sizes))
             await self._bring_in(path)
+            self._is_away = False
             # The file first, then its position: the other way round it would come back.
             await asyncio.to_thread(remove_spool, path)
             self._telemetry.events_waiting(-self._sizes.pop(path))
+            self._tell()
             await self._store.forget(UUID(path.stem))
 
     async def _bring_in(self, path: Path) -> None:

@@ -20,6 +20,7 @@ import structlog
 from tritium_platform.adapters.settlement_codec import decode_settlements, encode_settlements
 from tritium_platform.adapters.spool import (
     Spool,
+    make_directory,
     read_spool,
     remove_spool,
     require_length,
@@ -187,7 +188,7 @@ class SpooledSettlements:
     def _begin(self, full: Spool | None) -> Spool:
         if full is not None:
             full.close()
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(self._directory)
         return Spool(spool_path(self._directory, uuid7(self._clock).hex))
 
     def _abandon(self, spool: Spool | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
 from tritium_platform.audit.model import ResourceIdentifier
@@ -11,7 +13,7 @@ from tritium_platform.billing.list_plan import plan_of
 from tritium_platform.billing.rating.plan_json import plan_id, plan_to_dict
 from tritium_platform.billing.rating.tax import STANDARD, knows_rate, rate_of
 from tritium_platform.billing.terms import Slice, Terms, choose_cut, cut_month
-from tritium_platform.errors import ConflictError, NotFoundError, ValidationError
+from tritium_platform.errors import ConflictError, NotFoundError, PlatformError, ValidationError
 from tritium_platform.metering.event import EARLIEST
 from tritium_platform.values import CalendarMonth, uuid7
 
@@ -232,13 +234,16 @@ class PlanService:
         parts = []
         for piece in choose_cut(cuts, charged=pinned):
             identity = piece.contract.plan_id if piece.contract else pinned.get(piece.interval)
-            if identity is None and version is not None and is_listed:
+            if identity is not None:
+                parts.append(piece.priced_by(await self.get(identity), identity, month=month))
+            elif version is not None and is_listed:
                 plan = plan_of(version)
-                identity = plan_id(plan)
-            else:
-                identity = identity or last
-                plan = await self.get(identity)
-            parts.append(piece.priced_by(plan, identity, month=month))
+                parts.append(piece.priced_by(plan, plan_id(plan), month=month))
+            else:  # the list that was there is not: late uses cost as in the contract, and time costs nothing
+                terms = piece.priced_by(await self.get(last), last, month=month)
+                parts.append(replace(terms, part=Fraction(0)))
+        if len({part.plan.currency for part in parts}) > 1:
+            raise PlatformError("Contracts within a month have several currencies: no invoice can be made.")
         return tuple(parts)
 
     async def keep(self, terms: Terms) -> None:

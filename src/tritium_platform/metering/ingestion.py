@@ -37,8 +37,8 @@ MOST_WRITERS = 2
 class EventSpool(Protocol):
     """Keeps events on this machine while the database is away, and brings them into the books afterwards."""
 
-    def is_waiting(self) -> bool:
-        """Tell whether events wait in it."""
+    async def catch_up(self) -> bool:
+        """Return whether no events wait in it, after a moment if they are few."""
 
     async def append(self, events: Sequence[UsageEvent]) -> None:
         """Keep events behind those that wait; OverloadedError if it cannot: none of them is kept then."""
@@ -143,7 +143,7 @@ class Ingestion:
         spool = self._spool
         if spool is None:
             return await self._writer.write(events)
-        if not spool.is_waiting():
+        if await spool.catch_up():
             try:
                 return await self._writer.write(events)
             except OverloadedError as error:  # if they were written after all, they are duplicates later
