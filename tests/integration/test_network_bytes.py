@@ -147,11 +147,12 @@ def test_a_client_that_hangs_up_has_what_went_out_until_then(
         for _ in range(5):
             next(pieces)
         # Engines that stand still give nothing more: what has come is what went out.
-        with harness.stopped(harness.replica_process_ids(running)), pytest.raises(httpx2.ReadTimeout):
-            for _ in pieces:
-                pass
-        answer.close()
-    harness.wait_until(lambda: len(records_of(running, key)) > before)
+        with harness.stopped(harness.replica_process_ids(running)):
+            with pytest.raises(httpx2.ReadTimeout):
+                for _ in pieces:
+                    pass
+            answer.close()  # before they go on, or they would give more that nobody reads
+            harness.wait_until(lambda: len(records_of(running, key)) > before)
     (record,) = records_of(running, key)[before:]
     assert record["outcome"] == "cancelled"
     assert network([record]) == [wire.passed]

@@ -59,6 +59,7 @@ def test_new_requests_are_refused_while_a_stream_goes_on_and_let_in_again_later(
         next(stream)
         used[0] = 0.97
         wait_until(lambda: thread.metrics.pressure_rung == Rung.REFUSE)
+        wait_until(lambda: governor._room.is_short_of_memory)  # at the end of the same look at memory
         with pytest.raises(openai.InternalServerError) as caught:
             ask(max_tokens=2)
         assert caught.value.status_code == 503
