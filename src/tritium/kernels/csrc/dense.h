@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kDenseColumnBlock = 24;
 constexpr int64_t kDenseInputBlock = 1024;
 // Registers of eight lanes need their inputs from the nearest cache. There many columns are copied: where
-// they lie, a power of two apart and across its lines, they would drive one another out of it.
+// they lie, kilobytes apart and across its lines, they can drive one another out of it.
 constexpr bool kMayCopy = kWidth == 8;
 constexpr int64_t kWorthCopying = 12;
 constexpr int64_t kCopiedInputs = 256;
