@@ -206,6 +206,13 @@ class Gateway:
         act_for(context.tenant_id)
         return context
 
+    async def recognize(self, token: str) -> TenantContext:
+        """Return the same; while the database is away who is known, unconfirmed."""
+        with acting_for_the_service():
+            context = await self._tenancy.recognize(token)
+        act_for(context.tenant_id)
+        return context
+
     async def change(
         self, work: Callable[[], Awaitable[Result]], *, describe: Callable[[Result], Change]
     ) -> Result:

@@ -31,6 +31,7 @@ from tritium_platform.metering.ingestion import Ingestion
 from tritium_platform.metering.model import Meter
 from tritium_platform.quotas.model import QuotaMeter
 from tritium_platform.quotas.spending import SpendCap, SpendService
+from tritium_platform.tenancy.confirmation import Confirmation
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import CalendarMonth
 
@@ -106,6 +107,7 @@ class Gateway:
             positions=(MemorySpoolPositions if is_memory else SqlSpoolPositions)(database),
             unit_of_work=self.fate.unit_of_work,
             caps=self,
+            senders=Confirmation(books.tenants),
             telemetry=self.metrics,
         )
         self.spool = SpooledEvents(directory, store=self.replay, clock=clock, telemetry=self.metrics, **spool)
@@ -116,9 +118,12 @@ class Gateway:
             raise OverloadedError("away", retry_after=0)
         await self.spending.refresh()
 
-    async def send(self, *events: ReportedEvent, key_id: str | None = None) -> list[str]:
+    async def send(
+        self, *events: ReportedEvent, key_id: str | None = None, is_confirmed: bool = True
+    ) -> list[str]:
         tenants = {each.tenant_id for each in events if each.tenant_id}
-        sender = Sender(tiers=dict.fromkeys(tenants, TenantTier.TEAM), key_id=key_id)
+        tiers = dict.fromkeys(tenants, TenantTier.TEAM)
+        sender = Sender(tiers=tiers, key_id=key_id, is_confirmed=is_confirmed)
         return named(await self.ingestion.ingest(events, sender=sender))
 
     async def drained(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 import uuid
 from datetime import UTC, datetime
 
@@ -16,6 +17,7 @@ from tritium_platform.adapters.sql import database as database_module
 
 OWN, OPERATORS = "/api/v1/usage/events", "/api/v1/billing/events"
 SERVER = os.environ.get("TRITIUM_TEST_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
+POLL_SECONDS = 0.5  # `revocation_poll_seconds`, as nobody said another
 CLOUD = {"content-type": "application/cloudevents+json"}
 
 
@@ -97,6 +99,12 @@ def test_events_are_answered_as_deferred_and_come_into_the_books(impatient, harn
         assert (late.status_code, late.json()) == (200, answered(duplicates=[0]))
 
 
+def superuser(url):
+    """Connect to a database as somebody from whom no row is kept apart."""
+    server = make_url(SERVER).set(drivername="postgresql", database=make_url(url).database)
+    return psycopg.connect(server.render_as_string(hide_password=False), autocommit=True)
+
+
 @contextlib.contextmanager
 def gone(url):
     """Let PostgreSQL close all connections to a database and take no new one."""
@@ -151,24 +159,58 @@ def test_a_postgresql_that_only_answers_is_away_for_events(postgresql_url_of_one
 
 
 @pytest.mark.service
-def test_who_cannot_be_authenticated_any_more_is_refused(postgresql_url_of_one_test, harness, tmp_path):
+def test_whose_key_is_known_is_taken_in_for_as_long_as_postgresql_is_gone(
+    postgresql_url_of_one_test, harness, tmp_path
+):
     url = postgresql_url_of_one_test
     running, stop = harness.serve(harness.platform_config(tmp_path, database_url=url))
-    _, key = running.tenant()
-    sent, deferred = [], []
-    with running.http(key) as http:
-        sent.append(an_event())
+    tenant_id, key = running.tenant()
+    _, unknown = running.tenant()
+    sent = [an_event()]
+    with running.http(key) as http, running.http(unknown) as stranger, running.admin() as admin:
         assert http.post(OWN, json={"events": sent}).status_code == 200
+        assert admin.post(OPERATORS, json={"events": [an_event(tenant_id=tenant_id)]}).status_code == 200
         with gone(url):
-            answer = None
-            while answer is None or answer.status_code == 202:  # until the key must be looked at again
+            begun = time.monotonic()
+            while time.monotonic() < begun + 4 * POLL_SECONDS:
                 sent.append(an_event())
                 answer = http.post(OWN, json={"events": sent[-1:]})
-                deferred += [sent[-1]] * (answer.status_code == 202)
+                assert (answer.status_code, answer.json()) == (202, answered(deferred=[0]))
+            assert http.get("/api/v1/usage").status_code == 503
+            sent.append(an_event(tenant_id=tenant_id))
+            answer = admin.post(OPERATORS, json={"events": sent[-1:]})
+            assert (answer.status_code, answer.json()) == (202, answered(deferred=[0]))
+            others = an_event(tenant_id=str(uuid.uuid4()))
+            assert admin.post(OPERATORS, json={"events": [others]}).status_code == 503
+            answer = stranger.post(OWN, json={"events": [an_event()]})
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         harness.wait_until(lambda: http.get("/health/ready").status_code == 200)
         harness.wait_until(lambda: waiting_bytes(running) == 0)
         records = http.get("/api/v1/usage", params={"limit": 1000}).raise_for_status().json()["records"]
-        known = [sent[0]["id"], *(each["id"] for each in deferred)]
-        assert sorted(each["event_id"] for each in records) == sorted(known)
+        assert {each["id"] for each in sent} < {each["event_id"] for each in records}
+        assert len(records) == len(sent) + 1
+    stop()
+
+
+@pytest.mark.service
+def test_a_key_that_was_revoked_before_an_outage_brings_no_use(postgresql_url_of_one_test, harness, tmp_path):
+    """Another process revoked it, and this one had no time to hear of it."""
+    url = postgresql_url_of_one_test
+    running, stop = harness.serve(harness.platform_config(tmp_path, database_url=url))
+    tenant_id, key = running.tenant()
+    known, stolen = an_event(), an_event()
+    with running.http(key) as http, running.admin() as admin:
+        assert http.post(OWN, json={"events": [known]}).status_code == 200
+        time.sleep(POLL_SECONDS)
+        with superuser(url) as connection:
+            connection.execute("UPDATE api_keys SET revoked_at = now() WHERE tenant_id = %s", [tenant_id])
+            connection.execute("UPDATE authorization_epoch SET epoch = epoch + 1")
+        with gone(url):
+            assert http.post(OWN, json={"events": [stolen]}).status_code == 202
+        harness.wait_until(lambda: admin.get("/health/ready").status_code == 200)
+        harness.wait_until(lambda: waiting_bytes(running) == 0)
+        assert http.post(OWN, json={"events": [an_event()]}).status_code == 401
+        assert 'tritium_events_refused_total{code="invalid_token"} 1.0' in admin.get("/metrics").text
+        with superuser(url) as connection:
+            assert connection.execute("SELECT event_id FROM usage_records").fetchall() == [(known["id"],)]
     stop()

@@ -54,7 +54,8 @@ def writes_past_what_waits():
 
 def removes_a_file_before_it_is_in_the_books():
     async def bring_in(self, path):
-        await self._end_file()
+        async with self._lock:
+            await self._end_file()
 
     return patch.object(SpooledEvents, "_bring_in", bring_in)
 

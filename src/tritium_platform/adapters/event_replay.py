@@ -9,18 +9,22 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from tritium_platform.adapters.ingestion_trail import RefusedEvents
 from tritium_platform.errors import BitNetServiceError, ErrorCategory
+from tritium_platform.tenancy.confirmation import Arrival
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from uuid import UUID
 
     from tritium_platform.adapters.event_codec import SpooledEvent
     from tritium_platform.adapters.ingestion_trail import AuditedIngestion
     from tritium_platform.adapters.settlement_store import SpoolPositions
+    from tritium_platform.metering.event import EventKind, UsageEvent
     from tritium_platform.metering.event_writer import EventWriter
+    from tritium_platform.tenancy.model import TenantTier
     from tritium_platform.values import UnitOfWork
 
 _log = structlog.get_logger(__name__)
@@ -31,6 +35,13 @@ class Caps(Protocol):
 
     async def refresh(self) -> None:
         """Read the caps as any process has written them."""
+
+
+class Senders(Protocol):
+    """Knows who was allowed to send at a moment that is over."""
+
+    async def ask(self, arrivals: Collection[Arrival]) -> Mapping[Arrival, TenantTier | BitNetServiceError]:
+        """Return the tier of each tenant, or why its key was not allowed to send at that moment."""
 
 
 class RefusalCounter(Protocol):
@@ -51,6 +62,7 @@ class EventReplay:
         positions: SpoolPositions,
         unit_of_work: UnitOfWork,
         caps: Caps,
+        senders: Senders,
         telemetry: RefusalCounter,
     ) -> None:
         self._writer = writer
@@ -58,6 +70,7 @@ class EventReplay:
         self._positions = positions
         self._unit_of_work = unit_of_work
         self._caps = caps
+        self._senders = senders
         self._telemetry = telemetry
 
     async def begin(self) -> None:
@@ -107,13 +120,39 @@ class EventReplay:
                 self._tell(refused)  # here: told twice is better than not at all
 
     async def _codes(self, events: Sequence[SpooledEvent]) -> Mapping[int, str]:
-        outcomes = await self._writer.write(
-            [each.event for each in events], identities=[each.identity for each in events]
-        )
+        """Write events; return the codes of those that are not taken in, by place."""
+        kinds = await self._confirmed({each.event.kind for each in events})
+        codes: dict[int, str] = {}
+        written: list[int] = []
+        allowed: list[UsageEvent] = []
+        for place, (event, _) in enumerate(events):
+            kind = kinds.get(event.kind, event.kind)
+            if isinstance(kind, BitNetServiceError):
+                codes[place] = kind.code
+                continue
+            written.append(place)
+            allowed.append(event if kind is event.kind else replace(event, kind=kind))
+        if written:
+            identities = [events[place].identity for place in written]
+            outcomes = await self._writer.write(allowed, identities=identities)
+            for place, outcome in zip(written, outcomes, strict=True):
+                if isinstance(outcome, BitNetServiceError):
+                    codes[place] = outcome.code
+        return codes
+
+    async def _confirmed(
+        self, kinds: Collection[EventKind]
+    ) -> Mapping[EventKind, EventKind | BitNetServiceError]:
+        """Return, of events whose senders could not be asked for, what they are or why they are refused."""
+        arrivals = {
+            kind: Arrival(kind.tenant_id, kind.key_id, kind.received_at)
+            for kind in kinds
+            if not kind.is_confirmed
+        }
+        answers = await self._senders.ask(set(arrivals.values())) if arrivals else {}
         return {
-            place: outcome.code
-            for place, outcome in enumerate(outcomes)
-            if isinstance(outcome, BitNetServiceError)
+            kind: answer if isinstance(answer, BitNetServiceError) else kind.confirmed(answer)
+            for kind, answer in ((kind, answers[arrival]) for kind, arrival in arrivals.items())
         }
 
     def _tell(self, refused: Sequence[RefusedEvents]) -> None:

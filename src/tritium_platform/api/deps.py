@@ -43,6 +43,16 @@ async def tenant_context(request: Request, platform: ThePlatform) -> TenantConte
 Caller = Annotated[TenantContext, Depends(tenant_context)]
 
 
+async def known_context(request: Request, platform: ThePlatform) -> TenantContext:
+    """Return who is calling; while the database is away who is known, unconfirmed."""
+    context = await platform.gateway.recognize(bearer_token(request))
+    request.state.caller = context
+    return context
+
+
+KnownCaller = Annotated[TenantContext, Depends(known_context)]
+
+
 async def require_admin(request: Request, platform: ThePlatform) -> None:
     """Let the operator in.
 
@@ -58,6 +68,12 @@ async def require_admin(request: Request, platform: ThePlatform) -> None:
     except BitNetServiceError:
         raise InvalidTokenError from None
     raise InsufficientPermissionsError(required="admin")
+
+
+async def metering_context(context: KnownCaller) -> TenantContext:
+    """Return who reports uses: a caller that is unconfirmed must be asked for before they count."""
+    context.require(Scope.METERING)
+    return context
 
 
 def caller_with(scope: Scope) -> Any:
@@ -76,13 +92,20 @@ async def _require_tenant(
     """Let tenants in; the scheme tells the OpenAPI document which key a route wants."""
 
 
+async def _require_known_tenant(
+    _context: KnownCaller, _scheme: Annotated[HTTPAuthorizationCredentials | None, Depends(_tenant_scheme)]
+) -> None:
+    """Let tenants in, for what waits until they are confirmed."""
+
+
 # For every router of tenants: a stranger is refused before anything of the request is looked at.
 tenant_key = Depends(_require_tenant)
+known_tenant_key = Depends(_require_known_tenant)
 admin_key = Depends(_admin_scheme)
 admin = Depends(require_admin)
 InferenceCaller = Annotated[TenantContext, caller_with(Scope.INFERENCE)]
 ModelsCaller = Annotated[TenantContext, caller_with(Scope.MODELS)]
 DeploymentsCaller = Annotated[TenantContext, caller_with(Scope.DEPLOYMENTS)]
 UsageCaller = Annotated[TenantContext, caller_with(Scope.USAGE)]
-MeteringCaller = Annotated[TenantContext, caller_with(Scope.METERING)]
+MeteringCaller = Annotated[TenantContext, Depends(metering_context)]
 AuditCaller = Annotated[TenantContext, caller_with(Scope.AUDIT)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from tritium_platform.api.deps import MeteringCaller, ThePlatform, admin, admin_key, tenant_key
+from tritium_platform.api.deps import MeteringCaller, ThePlatform, admin, admin_key, known_tenant_key
 from tritium_platform.api.event_headers import header_parameters, is_binary, read_binary_event
 from tritium_platform.api.event_json import EventForm, form_of, read_events, request_schema
 from tritium_platform.api.problems import problem_details
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tritium_platform.metering.event_writer import Outcome
 
 PATHS = ("/api/v1/usage/events", "/api/v1/billing/events")
-router = APIRouter(prefix="/api/v1/usage", tags=["usage"], dependencies=[tenant_key])
+router = APIRouter(prefix="/api/v1/usage", tags=["usage"], dependencies=[known_tenant_key])
 operator_router = APIRouter(prefix="/api/v1/billing", tags=["usage"], dependencies=[admin_key, admin])
 _BODY = {"requestBody": request_schema(), "parameters": header_parameters()}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -62,7 +62,12 @@ async def ingest_events(
     All that are sent count against the events per minute, duplicates and refused ones, too; what the database
     could not take does not.
     """
-    sender = Sender(tiers={caller.tenant_id: caller.tier}, tenant_id=caller.tenant_id, key_id=caller.key_id)
+    sender = Sender(
+        tiers={caller.tenant_id: caller.tier},
+        tenant_id=caller.tenant_id,
+        key_id=caller.key_id,
+        is_confirmed=caller.is_confirmed,
+    )
     form, reported = await _read(request)
     try:
         with platform.event_rate.take(caller, count=len(reported)) as left:
@@ -80,7 +85,8 @@ async def ingest_events_of_tenants(
     """Count uses of any tenants; each event names its own."""
     form, reported = await _read(request)
     named = {each.tenant_id for each in reported if each.tenant_id is not None}
-    sender = Sender(tiers=await platform.tenancy.tiers(named))
+    tiers, is_confirmed = await platform.tenancy.recognize_tenants(named)
+    sender = Sender(tiers=tiers, is_confirmed=is_confirmed)
     return await _ingest(platform, reported, form=form, sender=sender, response=response)
 
 

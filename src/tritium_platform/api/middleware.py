@@ -113,7 +113,7 @@ class _Answer:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status = int(message["status"])
             state = self._scope["state"]
             headers = {
                 "x-request-id": self._request_id,

@@ -11,8 +11,10 @@ from tritium_platform.adapters.neighbours import events_in
 from tritium_platform.adapters.spooled_events import SpooledEvents
 from tritium_platform.adapters.sql.event_store import SqlEventStore
 from tritium_platform.adapters.sql.spool_positions import SqlSpoolPositions
+from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 from tritium_platform.metering.event_writer import EventWriter
 from tritium_platform.metering.ingestion import Ingestion
+from tritium_platform.tenancy.confirmation import Confirmation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +62,7 @@ def open_event_replay(
         positions=SqlSpoolPositions(database),
         unit_of_work=database.unit_of_work,
         caps=spending,
+        senders=Confirmation(SqlTenantStore(database)),
         telemetry=metrics,
     )
 

@@ -64,6 +64,7 @@ class EventKind(msgspec.Struct, frozen=True, kw_only=True, gc=False, eq=False):
         key_prefix: what the keys of these events have in common.
         key_id: the API key that brought it, None for the operator.
         received_at: when it arrived.
+        is_confirmed: whether who brought it was known to be allowed to; if not, it is asked before it counts.
     """
 
     tenant_id: UUID
@@ -74,6 +75,12 @@ class EventKind(msgspec.Struct, frozen=True, kw_only=True, gc=False, eq=False):
     key_prefix: bytes
     key_id: str | None
     received_at: datetime
+    is_confirmed: bool = True
+
+    def confirmed(self, tier: TenantTier) -> EventKind:
+        """Return the same of somebody who was allowed to send it; `tier` counts unless one was said."""
+        said = self.dimensions.get(TIER)
+        return msgspec.structs.replace(self, tier=TenantTier(said) if said else tier, is_confirmed=True)
 
 
 class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -119,12 +126,14 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Sender:
     """Who reports events: a tenant by one of its keys its own, the operator everybody's.
 
-    `tiers` are those of the tenants that it may report of.
+    `tiers` are those of the tenants that it may report of; `is_confirmed` is False if the database could not
+    be asked for that.
     """
 
     tiers: Mapping[UUID, TenantTier]
     tenant_id: UUID | None = None
     key_id: str | None = None
+    is_confirmed: bool = True
 
 
 def accept_events(
@@ -236,6 +245,7 @@ def _kind(reported: ReportedEvent, *, sender: Sender, now: datetime) -> EventKin
         key_prefix=key_prefix(tenant_id=tenant_id, source=reported.source),
         key_id=sender.key_id,
         received_at=now,
+        is_confirmed=sender.is_confirmed,
     )
 
 

@@ -52,6 +52,7 @@ class _Batch:
     """Events that wait together, and who waits for what becomes of them."""
 
     events: Sequence[UsageEvent]
+    is_confirmed: bool
     done: asyncio.Future[list[Outcome]] = field(default_factory=asyncio.Future)
 
 
@@ -78,7 +79,7 @@ class Ingestion:
         """
         judged = await asyncio.to_thread(accept_events, reported, sender=sender, now=self._clock.now())
         events = [each for each in judged if isinstance(each, UsageEvent)]
-        outcomes = await self._written(events) if events else []
+        outcomes = await self._written(events, is_confirmed=sender.is_confirmed) if events else []
         if len(events) == len(judged):
             return outcomes
         of_events = iter(outcomes)
@@ -90,10 +91,10 @@ class Ingestion:
         if self._spool is not None:
             await self._spool.close()
 
-    async def _written(self, events: Sequence[UsageEvent]) -> list[Outcome]:
+    async def _written(self, events: Sequence[UsageEvent], *, is_confirmed: bool) -> list[Outcome]:
         if self._count + len(events) > MOST_WAITING:
             raise OverloadedError("Too many events wait to be written: send them again in a moment.")
-        batch = _Batch(events=events)
+        batch = _Batch(events=events, is_confirmed=is_confirmed)
         self._waiting.append(batch)
         self._count += len(events)
         if len(self._writers) < MOST_WRITERS:
@@ -134,16 +135,21 @@ class Ingestion:
                     batch.done.set_result(result)
 
     async def _commit(self, group: Sequence[_Batch]) -> list[list[Outcome]]:
-        outcomes = await self._taken_in([event for batch in group for event in batch.events])
+        outcomes = await self._taken_in(
+            [event for batch in group for event in batch.events],
+            is_confirmed=all(batch.is_confirmed for batch in group),
+        )
         ends = list(accumulate((len(batch.events) for batch in group), initial=0))
         return [outcomes[start:end] for start, end in pairwise(ends)]
 
-    async def _taken_in(self, events: Sequence[UsageEvent]) -> list[Outcome]:
+    async def _taken_in(self, events: Sequence[UsageEvent], *, is_confirmed: bool) -> list[Outcome]:
         """Write events into the books, or behind those that wait for the database."""
         spool = self._spool
         if spool is None:
+            if not is_confirmed:
+                raise OverloadedError("The database does not answer: try again in a moment.")
             return await self._writer.write(events)
-        if await spool.catch_up():
+        if is_confirmed and await spool.catch_up():
             try:
                 return await self._writer.write(events)
             except OverloadedError as error:  # if they were written after all, they are duplicates later

@@ -133,7 +133,12 @@ def override_limits(limits: TierLimits, overrides: Mapping[str, int]) -> TierLim
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """An organization that uses the service; `limit_overrides` replace its tier's limits by name."""
+    """An organization that uses the service.
+
+    Attributes:
+        limit_overrides: replace its tier's limits by name.
+        suspended_at: since when it is suspended, if that is known.
+    """
 
     id: UUID
     organization_name: str
@@ -141,6 +146,7 @@ class Tenant:
     created_at: datetime
     status: TenantStatus = TenantStatus.ACTIVE
     limit_overrides: Mapping[str, int] = field(default_factory=lambda: NO_OVERRIDES)
+    suspended_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,10 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class TenantContext:
-    """Who is calling and what they may do: the result of authentication, carried by every call."""
+    """Who is calling and what they may do: the result of authentication, carried by every call.
+
+    `is_confirmed` is False where the database could not be asked: it was so when it was asked last.
+    """
 
     tenant_id: UUID
     organization_name: str
@@ -166,6 +175,7 @@ class TenantContext:
     limits: TierLimits
     key_id: str
     scopes: frozenset[Scope]
+    is_confirmed: bool = True
 
     def require(self, scope: Scope) -> None:
         """Raise InsufficientPermissionsError unless the key has the scope."""

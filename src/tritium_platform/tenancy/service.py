@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from tritium_platform.errors import (
+    AuthenticationError,
     InvalidTokenError,
     NotFoundError,
+    OverloadedError,
     TenantSuspendedError,
     TokenExpiredError,
     ValidationError,
 )
 from tritium_platform.tenancy.keys import generate_token, hash_secret, parse_token, secret_matches
+from tritium_platform.tenancy.known_callers import KnownCaller, KnownCallers
 from tritium_platform.tenancy.model import (
     ALL_SCOPES,
     NO_OVERRIDES,
@@ -34,59 +36,19 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tritium_platform.tenancy.model import Scope, TenantTier, TierLimits
+    from tritium_platform.tenancy.store import TenantStore
     from tritium_platform.values import Clock
 
 LONGEST_NAME = 200
 NANOSECONDS = 1_000_000_000
 
 
-class TenantStore(Protocol):
-    """Keeps tenants and keys. Every write raises the authorization epoch in the same transaction."""
-
-    async def add_tenant(self, tenant: Tenant) -> None:
-        """Keep a new tenant."""
-
-    async def get_tenant(self, tenant_id: UUID) -> Tenant | None:
-        """Return a tenant."""
-
-    async def list_tenants(self) -> Sequence[Tenant]:
-        """Return all tenants, oldest first."""
-
-    async def tiers(self, tenant_ids: Collection[UUID]) -> Mapping[UUID, TenantTier]:
-        """Return the tiers of those tenants that there are."""
-
-    async def update_tenant(self, tenant: Tenant) -> bool:
-        """Replace name, tier, status and overrides; False if there is no such tenant."""
-
-    async def add_key(self, key: ApiKey, *, secret_hash: bytes) -> None:
-        """Keep a new key; raises ConflictError if the id is taken."""
-
-    async def find_key(self, key_id: str) -> tuple[ApiKey, bytes, Tenant] | None:
-        """Return a key, its secret's hash and its tenant."""
-
-    async def list_keys(self, tenant_id: UUID) -> Sequence[ApiKey]:
-        """Return a tenant's keys, oldest first, revoked ones included."""
-
-    async def revoke_key(self, key_id: str, *, tenant_id: UUID, at: datetime) -> bool:
-        """Mark a key revoked (the first time stays); False if the tenant has no such key."""
-
-    async def authorization_epoch(self) -> int:
-        """Return a number that grows with every change of a tenant or a key."""
-
-
-@dataclass(frozen=True, slots=True)
-class _CachedContext:
-    context: TenantContext
-    expires_at: datetime | None
-    fresh_until: int  # monotonic nanoseconds
-
-
 class TenancyService:
     """Tenants, their keys, and authentication.
 
     An accepted key is remembered for `cache_seconds`. Every `poll_seconds` at most, the epoch is read (one
-    row), and when any process has changed a tenant or a key, everything remembered is forgotten; a change
-    made through this object is effective at once.
+    row), and when any process has changed a tenant or a key, every key is looked up again; a change made
+    through this object is effective at once.
 
     Args:
         store: where tenants and keys are kept.
@@ -112,10 +74,10 @@ class TenancyService:
         self._tier_limits = tier_limits
         self._cache_nanoseconds = int(cache_seconds * NANOSECONDS)
         self._poll_nanoseconds = int(poll_seconds * NANOSECONDS)
-        self._cache_size = cache_size
-        self._cache: OrderedDict[bytes, _CachedContext] = OrderedDict()
+        self._known = KnownCallers(most=cache_size)
         self._epoch = -1
         self._epoch_fresh_until = -1
+        self._epoch_unread_at = -1
         self._poll = asyncio.Lock()
 
     def limits_of(self, tenant: Tenant) -> TierLimits:
@@ -151,7 +113,9 @@ class TenancyService:
 
     async def tiers(self, tenant_ids: Collection[UUID]) -> Mapping[UUID, TenantTier]:
         """Return the tiers of those tenants that there are."""
-        return await self._store.tiers(tenant_ids)
+        tiers = await self._store.tiers(tenant_ids)
+        self._known.remember_tiers(tiers)
+        return tiers
 
     async def change_tenant(
         self,
@@ -169,9 +133,13 @@ class TenancyService:
             status=status or tenant.status,
             limit_overrides=tenant.limit_overrides if limit_overrides is None else dict(limit_overrides),
         )
+        if changed.status is TenantStatus.ACTIVE:
+            changed = replace(changed, suspended_at=None)
+        elif tenant.status is TenantStatus.ACTIVE:
+            changed = replace(changed, suspended_at=self._clock.now())
         override_limits(self._tier_limits[changed.tier], changed.limit_overrides)
         await self._store.update_tenant(changed)
-        self._forget()
+        self._look_again(tenant_id)
         return changed
 
     async def create_key(
@@ -210,7 +178,7 @@ class TenancyService:
         is_one = key_id.isprintable()  # no database has U+0000 in a text
         if not is_one or not await self._store.revoke_key(key_id, tenant_id=tenant_id, at=self._clock.now()):
             raise NotFoundError("There is no such API key.", kind="api_key", id=key_id[:LONGEST_NAME])
-        self._forget()
+        self._look_again(tenant_id)
 
     async def authenticate_request(self, token: str) -> TenantContext:
         """Return who is calling.
@@ -220,25 +188,59 @@ class TenancyService:
             TokenExpiredError: the key was right, and its time is over.
             TenantSuspendedError: the key is right, and its tenant may not use the service.
         """
-        digest = hashlib.sha256(token.encode()).digest()
-        # What is remembered was taken apart before.
-        parsed = parse_token(token) if digest not in self._cache else None
+        digest = _digest(token)
+        # What is known was taken apart before.
+        parsed = parse_token(token) if digest not in self._known else None
         now = self._clock.monotonic_nanoseconds()
         if now >= self._epoch_fresh_until:
             await self._refresh_epoch()
-        cached = self._cache.get(digest)
-        if cached is not None and now < cached.fresh_until:
-            self._cache.move_to_end(digest)
-            if cached.expires_at is not None:
-                key_id = cached.context.key_id
-                _require_unexpired(key_id, expires_at=cached.expires_at, now=self._clock.now())
-            return cached.context
+        known = self._known.find(digest)
+        if known is not None and known.epoch == self._epoch and now < known.fresh_until:
+            _require_unexpired(known.context.key_id, expires_at=known.expires_at, now=self._clock.now())
+            return known.context
         parsed = parsed or parse_token(token)
         epoch = self._epoch
-        context, expires_at = await self._look_up(parsed.key_id, secret=parsed.secret)
+        try:
+            context, expires_at = await self._look_up(parsed.key_id, secret=parsed.secret)
+        except (AuthenticationError, TenantSuspendedError):
+            self._known.forget(digest)
+            raise
         if epoch == self._epoch:  # what was read before a change must not outlive it
-            self._remember(digest, context, expires_at=expires_at)
+            fresh_until = self._clock.monotonic_nanoseconds() + self._cache_nanoseconds
+            self._known.remember(digest, KnownCaller(context, expires_at, epoch, fresh_until))
         return context
+
+    async def recognize(self, token: str) -> TenantContext:
+        """Return who is calling; while the database is away who that was when it was asked last, unconfirmed.
+
+        What somebody unconfirmed brings does not count before `Confirmation` was asked.
+
+        Raises:
+            InvalidTokenError, TokenExpiredError, TenantSuspendedError: as for `authenticate_request`.
+            OverloadedError: the database is away, and the key is not known.
+        """
+        try:
+            return await self.authenticate_request(token)
+        except OverloadedError:
+            known = self._known.find(_digest(token))
+            if known is None:
+                raise
+        _require_unexpired(known.context.key_id, expires_at=known.expires_at, now=self._clock.now())
+        return replace(known.context, is_confirmed=False)
+
+    async def recognize_tenants(self, tenant_ids: Collection[UUID]) -> tuple[Mapping[UUID, TenantTier], bool]:
+        """Return the tiers of those tenants that there are, and whether that is confirmed.
+
+        Raises:
+            OverloadedError: the database is away, and one of them is not known.
+        """
+        try:
+            return await self.tiers(tenant_ids), True
+        except OverloadedError:
+            tiers = self._known.find_tiers(tenant_ids)
+            if len(tiers) < len(set(tenant_ids)):
+                raise
+            return tiers, False
 
     async def context_of(self, key_id: str) -> TenantContext:
         """Return what a key may do now that was authenticated when it asked for work of its tenant.
@@ -280,30 +282,32 @@ class TenancyService:
         )
 
     async def _refresh_epoch(self) -> None:
-        if self._clock.monotonic_nanoseconds() < self._epoch_fresh_until:
+        asked = self._clock.monotonic_nanoseconds()
+        if asked < self._epoch_fresh_until:
             return
         async with self._poll:
             # The time is taken before the read: a change during the read is seen by the next poll.
             now = self._clock.monotonic_nanoseconds()
             if now < self._epoch_fresh_until:
                 return
-            epoch = await self._store.authorization_epoch()
-            if epoch != self._epoch:
-                self._cache.clear()
-                self._epoch = epoch
+            if self._epoch_unread_at > asked:  # one attempt is for all who waited for it
+                raise OverloadedError("The database does not answer: try again in a moment.")
+            try:
+                self._epoch = await self._store.authorization_epoch()
+            except OverloadedError:
+                self._epoch_unread_at = self._clock.monotonic_nanoseconds()
+                raise
             self._epoch_fresh_until = now + self._poll_nanoseconds
 
-    def _remember(self, digest: bytes, context: TenantContext, *, expires_at: datetime | None) -> None:
-        fresh_until = self._clock.monotonic_nanoseconds() + self._cache_nanoseconds
-        self._cache[digest] = _CachedContext(context, expires_at, fresh_until)
-        while len(self._cache) > self._cache_size:
-            self._cache.popitem(last=False)
-
-    def _forget(self) -> None:
-        """Drop everything remembered; what is being looked up right now is not remembered either."""
-        self._cache.clear()
+    def _look_again(self, tenant_id: UUID) -> None:
+        """Forget a tenant's keys and look up all others again; what is looked up right now is not kept."""
+        self._known.forget_tenant(tenant_id)
         self._epoch = -1
         self._epoch_fresh_until = -1
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 def _require_name(name: str, *, field: str) -> None:

@@ -7,25 +7,37 @@ import pytest
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.memory.database import MemoryDatabase
 from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
+from tritium_platform.errors import OverloadedError
 from tritium_platform.tenancy.service import TenancyService
 
 PEPPER = b"pepper-for-tests-32-bytes-long!!"
 
 
 class CountingStore(MemoryTenantStore):
-    """Counts what reaches the database."""
+    """Counts what reaches the database, which can be away."""
 
     def __init__(self) -> None:
         super().__init__(MemoryDatabase())
+        self.is_away = False
         self.lookups = 0
         self.polls = 0
 
+    def _ask(self) -> None:
+        if self.is_away:
+            raise OverloadedError("The database does not answer.")
+
     async def find_key(self, key_id):
         self.lookups += 1
+        self._ask()
         return await super().find_key(key_id)
+
+    async def tiers(self, tenant_ids):
+        self._ask()
+        return await super().tiers(tenant_ids)
 
     async def authorization_epoch(self):
         self.polls += 1
+        self._ask()
         return await super().authorization_epoch()
 
 

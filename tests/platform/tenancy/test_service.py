@@ -112,7 +112,7 @@ async def test_the_cache_is_bounded(tenant_store: CountingStore, manual_clock: M
     tokens = [(await tenancy.create_key(tenant.id, name=str(number)))[1] for number in range(5)]
     for token in tokens:
         await tenancy.authenticate_request(token)
-    assert len(tenancy._cache) == 3
+    assert len(tenancy._known) == 3
     await tenancy.authenticate_request(tokens[0])
 
 

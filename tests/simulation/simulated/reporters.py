@@ -26,16 +26,18 @@ from tritium_platform.adapters.ingestion_trail import AuditedIngestion
 from tritium_platform.adapters.memory.audit_outbox import MemoryAuditOutbox
 from tritium_platform.adapters.memory.event_store import MemoryEventStore
 from tritium_platform.adapters.memory.spool_positions import MemorySpoolPositions
+from tritium_platform.adapters.memory.tenancy_store import MemoryTenantStore
 from tritium_platform.adapters.spooled_events import SpooledEvents
 from tritium_platform.errors import BitNetServiceError
 from tritium_platform.metering.event import ReportedEvent, Sender
 from tritium_platform.metering.event_writer import EventWriter
 from tritium_platform.metering.ingestion import Ingestion
-from tritium_platform.tenancy.model import TenantTier
+from tritium_platform.tenancy.confirmation import Confirmation
+from tritium_platform.tenancy.model import Tenant, TenantTier
 from tritium_platform.values import uuid7, uuids7_bytes
 
 TENANT = UUID(int=1)
-SENDER = Sender(tiers={TENANT: TenantTier.TEAM})
+SENDERS = [Sender(tiers={TENANT: TenantTier.TEAM}, is_confirmed=each) for each in (True, True, True, False)]
 MOST_BYTES, FILE_BYTES = 3000, 600
 ON_TIME, TOO_LATE = {"accepted", "duplicate", "deferred"}, {"conflict", "deferred"}
 
@@ -79,7 +81,7 @@ class Reporter:
                 tenant_id=TENANT,
             )
             try:
-                (outcome,) = await ingestion.ingest([event], sender=SENDER)
+                (outcome,) = await ingestion.ingest([event], sender=chance.choice(SENDERS))
             except BitNetServiceError:  # nobody knows
                 await asyncio.sleep(chance.random())
                 continue
@@ -101,6 +103,7 @@ class Reports:
         self._seed = seed
         self._tables, self._names, self._now = defaultdict(dict), {}, 0.0
         self._calendar = Calendar()
+        self._tables["tenants"][TENANT] = Tenant(TENANT, "Acme", TenantTier.BUSINESS, START)
         self._reporters = [Reporter(name, self._chance) for name in ("x", "y")]
 
     def run(self):
@@ -177,6 +180,7 @@ def _gateway(database, disk, clock):
         positions=MemorySpoolPositions(database),
         unit_of_work=database.unit_of_work,
         caps=Nobody(),
+        senders=Confirmation(MemoryTenantStore(database)),
         telemetry=Nobody(),
     )
     events = SpooledEvents(

@@ -41,7 +41,7 @@ class MemoryTenantStore:
         return {each: self._tenants[each].tier for each in tenant_ids if each in self._tenants}
 
     async def update_tenant(self, tenant: Tenant) -> bool:
-        """Replace name, tier, status and overrides; False if there is no such tenant."""
+        """Replace all but its id and its creation; False if there is no such tenant."""
         async with self._database.write():
             kept = self._tenants.get(tenant.id)
             if kept is None:

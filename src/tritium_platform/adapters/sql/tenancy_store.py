@@ -53,7 +53,7 @@ class SqlTenantStore:
         return {row.id: TenantTier(row.tier) for row in rows}
 
     async def update_tenant(self, tenant: Tenant) -> bool:
-        """Replace name, tier, status and overrides; False if there is no such tenant."""
+        """Replace all but its id and its creation; False if there is no such tenant."""
         statement = update(tenants).where(tenants.c.id == tenant.id)
         values = _tenant_values(tenant)
         del values["created_at"]
@@ -139,6 +139,7 @@ def _tenant_values(tenant: Tenant) -> dict[str, Any]:
         "organization_name": tenant.organization_name,
         "tier": tenant.tier.value,
         "status": tenant.status.value,
+        "suspended_at": tenant.suspended_at,
         "limit_overrides": dict(tenant.limit_overrides),
         "created_at": tenant.created_at,
     }
@@ -152,6 +153,7 @@ def _tenant(row: Row[Any]) -> Tenant:
         created_at=row.created_at,
         status=TenantStatus(row.status),
         limit_overrides=dict(row.limit_overrides),
+        suspended_at=row.suspended_at,
     )
 
 

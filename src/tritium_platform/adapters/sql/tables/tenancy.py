@@ -23,6 +23,7 @@ tenants = Table(
     Column("organization_name", String(200), nullable=False),
     Column("tier", String(20), nullable=False),
     Column("status", String(20), nullable=False),
+    Column("suspended_at", UtcDateTime),
     Column("limit_overrides", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
 )
