@@ -16,7 +16,7 @@ from tritium_platform import spans
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact
 from tritium_platform.errors import BitNetServiceError
 from tritium_platform.passage import Passage
-from tritium_platform.quotas.spending import micro
+from tritium_platform.quotas.spend_cap import micro
 from tritium_platform.serving import policy
 from tritium_platform.settler import Settler
 from tritium_platform.tenancy.acting import act_for, acting_for_the_service

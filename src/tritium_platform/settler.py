@@ -12,7 +12,7 @@ from tritium_platform import spans
 from tritium_platform.errors import BitNetServiceError, InsufficientMemoryError, OverloadedError
 from tritium_platform.insight.health import latency_bucket
 from tritium_platform.metering.model import UsageRecord
-from tritium_platform.quotas.spending import micro
+from tritium_platform.quotas.spend_cap import micro
 from tritium_platform.resilience import Deadline, ResilientCaller
 from tritium_platform.retry import RetryBudget, RetryPolicy
 from tritium_platform.serving import policy

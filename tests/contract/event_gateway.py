@@ -30,7 +30,8 @@ from tritium_platform.metering.event_writer import EventWriter
 from tritium_platform.metering.ingestion import Ingestion
 from tritium_platform.metering.model import Meter
 from tritium_platform.quotas.model import QuotaMeter
-from tritium_platform.quotas.spending import SpendCap, SpendService
+from tritium_platform.quotas.spend_cap import SpendCap
+from tritium_platform.quotas.spending import SpendService
 from tritium_platform.tenancy.confirmation import Confirmation
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import CalendarMonth

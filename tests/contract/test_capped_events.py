@@ -24,7 +24,8 @@ from tritium_platform.metering.event_writer import EventWriter, Ingested
 from tritium_platform.metering.ingestion import Ingestion
 from tritium_platform.metering.model import Meter
 from tritium_platform.quotas.model import QuotaMeter
-from tritium_platform.quotas.spending import MICRO, SpendCap, SpendMode, SpendService
+from tritium_platform.quotas.spend_cap import MICRO, SpendCap, SpendMode
+from tritium_platform.quotas.spending import SpendService
 from tritium_platform.tenancy.model import TIER_LIMITS, TenantContext, TenantTier
 
 if TYPE_CHECKING:
@@ -197,10 +198,10 @@ async def test_events_that_are_not_kept_do_not_count(books: Books, clock: Manual
     async def fail(*_: object, **__: object) -> None:
         raise OverloadedError("The database went away.")
 
-    spending._alert = fail  # type: ignore[method-assign]  # the last step of the transaction
+    spending._alerts.raise_reached = fail  # type: ignore[method-assign]  # the last step of the transaction
     with pytest.raises(OverloadedError):
         await ingestion.ingest([an_event(clock, "1", 300)], sender=SENDER)
-    del spending._alert  # type: ignore[method-assign]
+    del spending._alerts.raise_reached  # type: ignore[method-assign]
     assert await used(books) == 0
     assert await ingestion.ingest([an_event(clock, "1", 300)], sender=SENDER) == [Ingested.ACCEPTED]
     assert await used(books) == 100 * MICRO

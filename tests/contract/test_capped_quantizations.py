@@ -22,7 +22,8 @@ from tritium_platform.metering.model import Meter
 from tritium_platform.metering.service import MeteringService
 from tritium_platform.quotas.model import QuotaMeter
 from tritium_platform.quotas.service import QuotaService
-from tritium_platform.quotas.spending import MICRO, SpendCap, SpendMode, SpendService
+from tritium_platform.quotas.spend_cap import MICRO, SpendCap, SpendMode
+from tritium_platform.quotas.spending import SpendService
 from tritium_platform.serving import quantization_work
 from tritium_platform.serving.job import JobState, QuantizationJob
 from tritium_platform.serving.model import ModelKind

@@ -26,7 +26,8 @@ from tritium_platform.errors import (
     ValidationError,
 )
 from tritium_platform.quotas.model import QuotaMeter
-from tritium_platform.quotas.spending import MICRO, SpendCap, SpendMode, SpendService
+from tritium_platform.quotas.spend_cap import MICRO, SpendCap, SpendMode
+from tritium_platform.quotas.spending import SpendService
 from tritium_platform.tenancy.model import TIER_LIMITS, TenantContext, TenantTier
 
 if TYPE_CHECKING:

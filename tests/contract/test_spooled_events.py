@@ -21,7 +21,7 @@ from tritium_platform.errors import (
     PlatformError,
 )
 from tritium_platform.metering.event import Sender, accept_events
-from tritium_platform.quotas.spending import MICRO
+from tritium_platform.quotas.spend_cap import MICRO
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import uuid7, uuids7_bytes
 

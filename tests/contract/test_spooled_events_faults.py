@@ -16,7 +16,7 @@ from tritium_event_gateway import Gateway, an_event, cap, counted, entries, reco
 from tritium_platform.adapters.memory.clock import ManualClock
 from tritium_platform.adapters.spool import Spool, read_spool, spool_files
 from tritium_platform.errors import OverloadedError, PlatformError
-from tritium_platform.quotas.spending import MICRO
+from tritium_platform.quotas.spend_cap import MICRO
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from tritium_event_gateway import Gateway, an_event, cap, counted, entries, spen
 
 from tritium_platform.adapters.sql import database as database_module
 from tritium_platform.adapters.sql.database import Database
-from tritium_platform.quotas.spending import MICRO
+from tritium_platform.quotas.spend_cap import MICRO
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ from tritium_platform.errors import (
     StorageQuotaExceededError,
     ValidationError,
 )
-from tritium_platform.quotas.spending import MICRO, SpendCap, micro
+from tritium_platform.quotas.spend_cap import MICRO, SpendCap, micro
 from tritium_platform.serving import quantization, quantization_work
 from tritium_platform.serving.job import JobState, QuantizationJob
 from tritium_platform.serving.quantizing import QuantizeModel

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Protocol
 
 from tritium_platform.metering.model import UsageTotal
-from tritium_platform.quotas.spending import micro
+from tritium_platform.quotas.spend_cap import micro
 from tritium_platform.values import CalendarMonth
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tritium_platform.insight.month_end import MonthEnd
     from tritium_platform.insight.score import HealthScore
     from tritium_platform.insight.scores import KeptScore
-    from tritium_platform.quotas.spending import SpendStatus
+    from tritium_platform.quotas.spend_cap import SpendStatus
 
 MICRO = 1_000_000
 

@@ -8,11 +8,11 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from tritium_platform.quotas.spending import MICRO, SpendMode
+from tritium_platform.quotas.spend_cap import MICRO, SpendMode
 from tritium_platform.values import CalendarMonth, Money
 
 if TYPE_CHECKING:
-    from tritium_platform.quotas.spending import SpendStatus
+    from tritium_platform.quotas.spend_cap import SpendStatus
 
 
 class SpendAlertOut(BaseModel):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tritium_platform.api.deps import Caller, ThePlatform, admin, admin_key, tenant_key
 from tritium_platform.api.spend_schemas import SpendCapOut, spend_cap_out
 from tritium_platform.errors import NotFoundError, ValidationError
-from tritium_platform.quotas.spending import SpendCap, SpendMode, micro
+from tritium_platform.quotas.spend_cap import SpendCap, SpendMode, micro
 from tritium_platform.values import CalendarMonth
 
 if TYPE_CHECKING:

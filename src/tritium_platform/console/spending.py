@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tritium_platform.console.model import SpendAlertRow, SpendPage, SpendRow
-from tritium_platform.quotas.spending import MICRO
+from tritium_platform.quotas.spend_cap import MICRO
 from tritium_platform.values import CalendarMonth, Money
 
 if TYPE_CHECKING:
     from tritium_platform.compose import Platform
-    from tritium_platform.quotas.spending import SpendStatus
+    from tritium_platform.quotas.spend_cap import SpendStatus
 
 
 class PlatformSpending:

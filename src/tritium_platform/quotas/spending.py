@@ -9,113 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
-from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-import structlog
-
-from tritium_platform.audit.model import ActionOutcome, AuditIntent, ComplianceImpact, ResourceIdentifier
-from tritium_platform.errors import SpendCapReachedError, ValidationError
+from tritium_platform.errors import SpendCapReachedError
 from tritium_platform.quotas.model import QuotaCounter, QuotaMeter, Reservation
-from tritium_platform.values import CURRENCY_DIGITS, CalendarMonth, Money, uuid7
+from tritium_platform.quotas.spend_alerts import SpendAlerts
+from tritium_platform.quotas.spend_cap import MICRO, NO_LIMIT, SHADOW, THRESHOLDS, SpendStatus
+from tritium_platform.values import CalendarMonth, Money, uuid7
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
-    from datetime import datetime
-    from fractions import Fraction
     from uuid import UUID
 
     from tritium_platform.quotas.reservations import ReservationStore
+    from tritium_platform.quotas.spend_alerts import AuditTrail
+    from tritium_platform.quotas.spend_cap import SpendCap, SpendStore
     from tritium_platform.tenancy.model import TenantContext
     from tritium_platform.values import Clock, UnitOfWork
-
-_log = structlog.get_logger(__name__)
-# Costs are counted in millionths of a minor unit, each rounded up: a token costs far less than a cent.
-MICRO = 1_000_000
-LARGEST_CAP = 2**42
-NO_LIMIT = 2**62
-THRESHOLDS = (50, 80, 100)
-SHADOW = "shadow"
-
-
-class SpendMode(StrEnum):
-    """What follows when a cap is reached: a refusal, or a count of those that would have been."""
-
-    ENFORCE = "enforce"
-    SHADOW = "shadow"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpendCap:
-    """What a tenant may spend in a calendar month, in minor units of a currency."""
-
-    tenant_id: UUID
-    amount_minor: int
-    currency: str
-    mode: SpendMode = SpendMode.ENFORCE
-
-    def __post_init__(self) -> None:
-        if type(self.amount_minor) is not int or not 0 < self.amount_minor < LARGEST_CAP:
-            raise ValidationError(
-                "A spend cap is a whole number of minor units above 0.", field="amount_minor"
-            )
-        if self.currency not in CURRENCY_DIGITS:
-            raise ValidationError(f"The currency '{self.currency[:10]}' is not known.", field="currency")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpendStatus:
-    """A cap and its month: what is used and held in millionths of a minor unit, alerts by threshold.
-
-    `would_refuse`: how many requests a cap in shadow mode would have refused.
-    """
-
-    cap: SpendCap
-    period: str
-    counter: QuotaCounter
-    alerts: Mapping[int, datetime]
-    would_refuse: int
-
-
-@dataclass(frozen=True, slots=True)
-class SpendMark:
-    """Something that happened to a cap in a month: a threshold, or a refusal that would have been."""
-
-    name: str
-    count: int
-    created_at: datetime
-
-
-class SpendStore(Protocol):
-    """Keeps caps, and what happened to them by month."""
-
-    async def caps(self) -> Sequence[SpendCap]:
-        """Return all caps by tenant."""
-
-    async def put(self, cap: SpendCap) -> None:
-        """Keep a cap in the place of the tenant's earlier one."""
-
-    async def remove(self, tenant_id: UUID) -> bool:
-        """Forget a cap; False if there is none."""
-
-    async def mark(self, tenant_id: UUID, *, period: str, name: str, at: datetime) -> bool:
-        """Note that something happened; True the first time in a month, later it is counted only."""
-
-    async def unmark(self, tenant_id: UUID, *, period: str, names: Sequence[str]) -> None:
-        """Forget that something happened in a month."""
-
-    async def marks(self, tenant_id: UUID, *, period: str) -> Sequence[SpendMark]:
-        """Return what happened in a month, by name."""
-
-
-class AuditTrail(Protocol):
-    """Takes intents for the audit log (its outbox does)."""
-
-    async def add(self, intent: AuditIntent) -> None:
-        """Keep an intent until it is logged."""
 
 
 class SpendService:
@@ -133,7 +46,7 @@ class SpendService:
     ) -> None:
         self._store = store
         self._reservations = reservations
-        self._trail = trail
+        self._alerts = SpendAlerts(store=store, trail=trail, clock=clock)
         self._unit_of_work = unit_of_work
         self._clock = clock
         self._lifetime = timedelta(seconds=reservation_seconds)
@@ -160,8 +73,10 @@ class SpendService:
             used = (await self._counter(cap, period=period)).used
             if used < spent:
                 used = await self._count(cap.tenant_id, amount=spent - used, limit=NO_LIMIT, period=period)
-            await self._note("spend.cap", cap, amount=str(cap.amount_minor), mode=cap.mode.value, actor=actor)
-            reached = await self._alert(cap, used=used, period=period)
+            await self._alerts.note(
+                "spend.cap", cap, amount=str(cap.amount_minor), mode=cap.mode.value, actor=actor
+            )
+            reached = await self._alerts.raise_reached(cap, used=used, period=period)
             ahead = [str(each) for each in THRESHOLDS if each not in reached]
             await self._store.unmark(cap.tenant_id, period=period, names=ahead)
         await self.refresh()
@@ -173,7 +88,7 @@ class SpendService:
             return False
         async with self._unit_of_work():
             await self._store.remove(tenant_id)
-            await self._note(
+            await self._alerts.note(
                 "spend.uncap", cap, amount=str(cap.amount_minor), mode=cap.mode.value, actor=actor
             )
         await self.refresh()
@@ -195,7 +110,7 @@ class SpendService:
         return SpendStatus(
             cap=cap,
             period=period,
-            counter=QuotaCounter(cap.amount_minor * MICRO, counter.used, counter.held),
+            counter=QuotaCounter(cap.amount, counter.used, counter.held),
             alerts={each: marks[str(each)].created_at for each in THRESHOLDS if str(each) in marks},
             would_refuse=marks[SHADOW].count if SHADOW in marks else 0,
         )
@@ -225,7 +140,7 @@ class SpendService:
                 yield await self._hold_all(cap, amounts=amounts, lifetime=lifetime)
         except SpendCapReachedError:
             async with self._unit_of_work():  # the one that was undone keeps no alert
-                await self._alert_of(cap, threshold=100, period=str(CalendarMonth.of(self._clock.now())))
+                await self._alerts.alert(cap, threshold=100, period=str(CalendarMonth.of(self._clock.now())))
             raise
 
     async def _hold_all(
@@ -238,14 +153,14 @@ class SpendService:
             reservation = self._reservation(
                 cap.tenant_id, identity=identity, amount=amount, period=period, lifetime=lifetime
             )
-            is_held, counter = await self._reservations.hold(reservation, limit=_limit(cap))
+            is_held, counter = await self._reservations.hold(reservation, limit=cap.limit)
             if not is_held:
                 others = counter.held - sum(each.amount for each in held)
                 raise self._reached(cap, counter=QuotaCounter(counter.limit, counter.used, others))
             held.append(reservation)
-            is_beyond |= counter.used + counter.held > cap.amount_minor * MICRO
+            is_beyond |= counter.used + counter.held > cap.amount
         if is_beyond:  # in shadow mode it runs all the same
-            await self._mark(cap, SHADOW, period=period)
+            await self._alerts.mark(cap, SHADOW, period=period)
         return held
 
     async def settle(self, reservation: Reservation, *, amount: int) -> None:
@@ -264,10 +179,10 @@ class SpendService:
             return
         period = reservation.period
         if amount > fitting:
-            used = await self._count(tenant_id, amount=amount - fitting, limit=_limit(cap), period=period)
+            used = await self._count(tenant_id, amount=amount - fitting, limit=cap.limit, period=period)
         else:
             used = (await self._counter(cap, period=period)).used
-        await self._alert(cap, used=used, period=period)
+        await self._alerts.raise_reached(cap, used=used, period=period)
 
     async def count(self, tenant_id: UUID, *, amount: int, period: str) -> None:
         """Use what was spent already, beyond the cap too; call it in the unit of work that records the use.
@@ -277,7 +192,7 @@ class SpendService:
         cap = self._caps.get(tenant_id)
         if cap is not None:
             used = await self._count(tenant_id, amount=amount, limit=NO_LIMIT, period=period)
-            await self._alert(cap, used=used, period=period)
+            await self._alerts.raise_reached(cap, used=used, period=period)
 
     async def void(self, reservation_id: UUID, *, tenant_id: UUID) -> None:
         """Give back what was reserved, if anything was: nothing was used."""
@@ -296,41 +211,7 @@ class SpendService:
 
     async def _counter(self, cap: SpendCap, *, period: str) -> QuotaCounter:
         found = await self._reservations.counter(cap.tenant_id, meter=QuotaMeter.SPEND, period=period)
-        return found or QuotaCounter(_limit(cap))
-
-    async def _alert(self, cap: SpendCap, *, used: int, period: str) -> Sequence[int]:
-        """Raise the alerts that what is used has reached, each once a month; return their thresholds."""
-        reached = [each for each in THRESHOLDS if used * 100 >= cap.amount_minor * MICRO * each]
-        marks = await self._store.marks(cap.tenant_id, period=period) if reached else ()
-        raised = {mark.name for mark in marks}
-        for threshold in reached:
-            if str(threshold) not in raised:
-                await self._alert_of(cap, threshold=threshold, period=period)
-        return reached
-
-    async def _alert_of(self, cap: SpendCap, *, threshold: int, period: str) -> None:
-        if await self._mark(cap, str(threshold), period=period):
-            await self._note("spend.alert", cap, amount=str(cap.amount_minor), threshold=threshold)
-            _log.warning("spend_alert", tenant_id=str(cap.tenant_id), threshold=threshold)
-
-    async def _mark(self, cap: SpendCap, name: str, *, period: str) -> bool:
-        return await self._store.mark(cap.tenant_id, period=period, name=name, at=self._clock.now())
-
-    async def _note(self, action: str, cap: SpendCap, **details: str | int) -> None:
-        identity = uuid7(self._clock)
-        await self._trail.add(
-            AuditIntent(
-                id=identity,
-                event_id=identity,
-                occurred_at=self._clock.now(),
-                action=action,
-                resource_affected=ResourceIdentifier("tenant", str(cap.tenant_id)),
-                outcome=ActionOutcome.SUCCESS,
-                tenant_id=cap.tenant_id,
-                compliance_impact=ComplianceImpact.FINANCIAL,
-                details={"currency": cap.currency, **details},
-            )
-        )
+        return found or QuotaCounter(cap.limit)
 
     def _reservation(
         self, tenant_id: UUID, *, identity: UUID, amount: int, period: str, lifetime: timedelta
@@ -350,7 +231,7 @@ class SpendService:
     def _reached(self, cap: SpendCap, *, counter: QuotaCounter) -> SpendCapReachedError:
         now = self._clock.now()
         reset_time = CalendarMonth.of(now).end
-        limit = cap.amount_minor * MICRO
+        limit = cap.amount
         left = max(0, limit - counter.used - counter.held) // MICRO
         return SpendCapReachedError(
             limit=str(Money(cap.amount_minor, cap.currency)),
@@ -358,12 +239,3 @@ class SpendService:
             reset_time=reset_time,
             retry_after=math.ceil((reset_time - now).total_seconds()),
         )
-
-
-def micro(exact_minor: Fraction) -> int:
-    """Return an exact amount of minor units in millionths, rounded up."""
-    return math.ceil(exact_minor * MICRO)
-
-
-def _limit(cap: SpendCap) -> int:
-    return NO_LIMIT if cap.mode is SpendMode.SHADOW else cap.amount_minor * MICRO

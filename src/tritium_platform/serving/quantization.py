@@ -14,7 +14,7 @@ import structlog
 from tritium.quantize.config import QuantizationConfig
 from tritium_platform.errors import ConflictError, NotFoundError, RateLimitExceededError, ValidationError
 from tritium_platform.metering.model import Meter, UsageTotal
-from tritium_platform.quotas.spending import micro
+from tritium_platform.quotas.spend_cap import micro
 from tritium_platform.serving import policy
 from tritium_platform.serving.checkpoint_check import check_source
 from tritium_platform.serving.directories import directory_bytes, remove_directory

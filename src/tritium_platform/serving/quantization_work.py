@@ -24,7 +24,7 @@ from tritium.quantize.pipeline import assemble, plan_quantization, quantize_laye
 from tritium.quantize.plan import QuantizationPlan
 from tritium_platform.audit.model import ActionOutcome, AuditIntent, ResourceIdentifier
 from tritium_platform.metering.model import OperationType, ResourceUsage, UsageQuantities, UsageRecord
-from tritium_platform.quotas.spending import micro
+from tritium_platform.quotas.spend_cap import micro
 from tritium_platform.serving.directories import directory_bytes, remove_directory
 from tritium_platform.serving.job import JobLayer, JobState
 from tritium_platform.serving.model import RegisteredModel

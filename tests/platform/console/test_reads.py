@@ -20,7 +20,7 @@ from tritium_platform.console.session import ConsoleSessions
 from tritium_platform.console.spending import PlatformSpending
 from tritium_platform.errors import NotFoundError, ValidationError
 from tritium_platform.insight.health import OutcomeKind
-from tritium_platform.quotas.spending import MICRO, SpendCap, SpendMode
+from tritium_platform.quotas.spend_cap import MICRO, SpendCap, SpendMode
 from tritium_platform.serving.job import JobLayer, JobState, QuantizationJob
 from tritium_platform.serving.model import ModelKind
 from tritium_platform.tenancy.model import Tenant, TenantTier

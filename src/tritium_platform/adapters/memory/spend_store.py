@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tritium_platform.quotas.spending import SpendMark
+from tritium_platform.quotas.spend_cap import SpendMark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tritium_platform.adapters.memory.database import MemoryDatabase
-    from tritium_platform.quotas.spending import SpendCap
+    from tritium_platform.quotas.spend_cap import SpendCap
 
 
 class MemorySpendStore:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, select
 
 from tritium_platform.adapters.sql.tables.spending import spend_caps, spend_marks
-from tritium_platform.quotas.spending import SpendCap, SpendMark, SpendMode
+from tritium_platform.quotas.spend_cap import SpendCap, SpendMark, SpendMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
