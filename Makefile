@@ -78,7 +78,7 @@ soak-memory: $(STAMPS)/dev ## Watch the resident memory over TRITIUM_MEMORY_REQU
 soak-fairness: $(STAMPS)/dev ## Check the bound of fair turns on TRITIUM_FAIRNESS_TRACES (100,000) generated traces
 	$(BIN)/pytest -m soak -o addopts="--import-mode=importlib -ra" tests/library/engine/test_fairness_bound.py
 
-soak-pricing: $(STAMPS)/dev ## Price TRITIUM_PRICING_PLANS (20,000) plans x 50 months and count every unit again by hand
+soak-pricing: $(STAMPS)/dev ## Price TRITIUM_PRICING_PLANS (20,000) plans x 50 months, with plan changes, and count every unit again by hand
 	$(BIN)/pytest -m soak -s -o addopts="--import-mode=importlib -ra" --timeout 7200 tests/platform/billing/test_rating.py
 
 soak-payments: $(STAMPS)/dev ## Play TRITIUM_PAYMENT_SCHEDULES (10,000) schedules of faults with the payment-provider double

@@ -83,6 +83,7 @@ class InvoiceService:
         """
         made = []
         async with self._books.unit_of_work():
+            await self._plans.hold(tenant_id)  # a contract comes in before the draft, or is refused for it
             for terms, months in (await self._projection.by_currency(tenant_id, period=period)).values():
                 await self._plans.keep(terms)
                 draft = self._draft(tenant_id, period=period, terms=terms)

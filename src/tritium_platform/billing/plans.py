@@ -10,8 +10,15 @@ from tritium_platform.audit.model import ResourceIdentifier
 from tritium_platform.billing.contract import Contract, contracts_of
 from tritium_platform.billing.invoice import InvoiceStatus
 from tritium_platform.billing.list_plan import plan_of
-from tritium_platform.billing.rating.plan_json import plan_id, plan_to_dict
-from tritium_platform.billing.rating.tax import STANDARD, knows_rate, rate_of
+from tritium_platform.billing.rating.plan_json import plan_id
+from tritium_platform.billing.refusals import (
+    require_last,
+    require_one_invoice,
+    require_open_month,
+    require_printable,
+    require_publishable,
+    require_rates,
+)
 from tritium_platform.billing.terms import Slice, Terms, choose_cut, cut_month
 from tritium_platform.errors import ConflictError, NotFoundError, PlatformError, ValidationError
 from tritium_platform.metering.event import EARLIEST
@@ -45,6 +52,9 @@ class PlanStore(Protocol):
 
     async def list_plans(self, *, limit: int, after: str | None = None) -> Sequence[Plan]:
         """Return plans by their ids, those after `after`."""
+
+    async def hold(self, tenant_id: UUID) -> None:
+        """Wait for whoever holds the tenant, and hold it until the unit of work ends."""
 
     async def add_contract(self, contract: Contract) -> bool:
         """Keep a contract; False if another one of the tenant starts at the same instant."""
@@ -85,7 +95,7 @@ class PlanService:
         Raises:
             ValidationError: a text of it cannot be printed, or it has two tax rates for the same thing.
         """
-        _require_publishable(plan)
+        require_publishable(plan)
         identity = plan_id(plan)
         async with self._books.unit_of_work():
             if await self._store.add_plan(plan, at=self._books.clock.now()):
@@ -140,14 +150,15 @@ class PlanService:
             tax=tax,
             created_at=self._books.clock.now(),
         )
-        _require_printable([tax.jurisdiction, tax.tax_id], field="tax")
+        require_printable([tax.jurisdiction, tax.tax_id], field="tax")
         if starts_at < EARLIEST:  # every month from then on is looked at
             raise ValidationError(f"A contract starts in {EARLIEST.year} or later.", field="starts_at")
         async with self._books.unit_of_work():
+            await self.hold(tenant_id)
             pinned = await self.get(plan)
-            _require_rates(pinned, pinned, tax=tax, at=starts_at)
+            require_rates(pinned, pinned, tax=tax, at=starts_at)
             for earlier in await self.contracts(tenant_id):  # whose late uses this one's invoices charge
-                _require_rates(await self.get(earlier.plan_id), pinned, tax=tax, at=starts_at)
+                require_rates(await self.get(earlier.plan_id), pinned, tax=tax, at=starts_at)
             await self._require_free(contract)
             if not await self._store.add_contract(contract):
                 raise ConflictError("Another contract of this tenant starts at the same instant.")
@@ -159,6 +170,10 @@ class PlanService:
                 plan_id=plan,
             )
         return contract
+
+    async def hold(self, tenant_id: UUID) -> None:
+        """Hold a tenant until the unit of work ends: meanwhile nobody else concludes or drafts for it."""
+        await self._store.hold(tenant_id)
 
     async def contracts(
         self, tenant_id: UUID, *, limit: int | None = None, after: UUID | None = None
@@ -252,61 +267,18 @@ class PlanService:
             await self._store.add_plan(part.plan, at=self._books.clock.now())
 
     async def _require_free(self, contract: Contract) -> None:
-        month = CalendarMonth.of(contract.starts_at)
-        billed = await self._books.invoices.last_period(contract.tenant_id)
-        if billed is not None and month <= billed:
-            raise ConflictError(
-                f"{billed} is billed already: a contract starts in a later month.", field="starts_at"
-            )
-        drafts = await self._books.invoices.list(
+        """Refuse a contract that changes a month which an invoice is about, or other contracts."""
+        invoices = self._books.invoices
+        drafts = await invoices.list(
             tenant_id=contract.tenant_id, statuses=(InvoiceStatus.DRAFT,), limit=MOST_DRAFTS
         )
-        if any(draft.period >= month for draft in drafts):
-            raise ConflictError(
-                "There is a draft of that month already: void it before the contract changes what it says.",
-                field="starts_at",
-            )
+        # After the drafts: one that is finalized in between is found here, and the other way round nowhere.
+        billed = await invoices.last_period(contract.tenant_id)
+        require_open_month(contract, billed=billed, drafted=[draft.period for draft in drafts])
         others = await self._store.list_contracts(contract.tenant_id)
-        if any(other.starts_at > contract.starts_at for other in others):
-            raise ConflictError("A contract that starts later exists already.", field="starts_at")
-        held = contracts_of(others, month=month)
-        if held and contract.starts_at != month.start:
+        require_last(contract, others=others)
+        held = contracts_of(others, month=CalendarMonth.of(contract.starts_at))
+        if held:
             earlier, _ = held[-1]
             plans = await self.get(contract.plan_id), await self.get(earlier.plan_id)
-            _require_one_invoice(contract, earlier, currencies=(plans[0].currency, plans[1].currency))
-
-
-def _require_one_invoice(contract: Contract, earlier: Contract, *, currencies: tuple[str, str]) -> None:
-    """Refuse what one invoice about a month of both contracts could not say; ConflictError."""
-    mine, theirs = currencies
-    if mine != theirs:
-        reason = f"The currency changes from {theirs} to {mine}"
-    elif contract.tax != earlier.tax:
-        reason = "The customer is taxed otherwise than before"
-    else:
-        return
-    raise ConflictError(f"{reason}: such a contract starts with a calendar month (UTC).", field="starts_at")
-
-
-def _require_rates(plan: Plan, pinned: Plan, *, tax: TaxStatus, at: datetime) -> None:
-    """Find out now, not at the end of a month, that neither plan knows the tax on what the first charges."""
-    for category in sorted({STANDARD, *(charge.tax_category for charge in plan.charges)}):
-        if not knows_rate(plan.taxes, status=tax, category=category, at=at):
-            rate_of(pinned.taxes, status=tax, category=category, at=at)
-
-
-def _require_publishable(plan: Plan) -> None:
-    """Refuse what a new plan may not say; those of before are read as they are. ValidationError."""
-    _require_printable(plan_to_dict(plan), field="plan")
-    rates = {(each.jurisdiction, each.category, each.valid_from) for each in plan.taxes}
-    if len(rates) < len(plan.taxes):
-        raise ValidationError("Two tax rates of a plan are for the same thing.", field="taxes")
-
-
-def _require_printable(plain: object, *, field: str) -> None:
-    """Refuse a text that no database keeps or no page prints, at any depth; ValidationError."""
-    if isinstance(plain, str) and not plain.isprintable():
-        raise ValidationError(f"Every text of the {field} can be printed on one line.", field=field)
-    if isinstance(plain, dict | list):
-        for each in plain.values() if isinstance(plain, dict) else plain:
-            _require_printable(each, field=field)
+            require_one_invoice(contract, earlier, currencies=(plans[0].currency, plans[1].currency))

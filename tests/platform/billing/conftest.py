@@ -1,4 +1,4 @@
-"""Loads the oracle and the drawn plans by their paths: test folders are not packages."""
+"""Loads the oracle and what is drawn by their paths: test folders are not packages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tritium_platform.values import CalendarMonth, uuid7
 
 HERE = Path(__file__).resolve().parent
 
-for name in ("plans", "oracle"):
+for name in ("plans", "oracle", "cut_months"):
     known = f"tritium_billing_{name}"
     if known not in sys.modules:
         spec = importlib.util.spec_from_file_location(known, HERE / f"{name}.py")

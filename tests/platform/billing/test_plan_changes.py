@@ -184,6 +184,24 @@ async def test_without_a_list_in_its_currency_a_contract_prices_its_whole_month_
     assert lines_of(body)[1:] == [("", "output", "2", 20)]
 
 
+async def test_a_draft_of_a_month_with_a_gap_follows_the_list_until_it_is_finalized(shop):
+    await shop.use(5, at=SEPTEMBER.start)
+    await shop.sign(a_plan("first"), starts_at=NOON_17)
+    (draft,) = await shop.desk.invoices.generate(shop.tenant_id, period=SEPTEMBER, actor="test")
+    assert lines_of(await shop.desk.invoices.body(draft)) == [("", "output", "5", 50), ("", "seat", "1", 135)]
+    for month, unit_price in ((1, 3), (2, 9)):
+        valid_from = datetime(2026, month, 1, tzinfo=UTC)
+        await shop.prices.publish_prices(a_list(valid_from=valid_from, unit_price=unit_price))
+        said = lines_of(await shop.desk.invoices.body(draft))
+        gap = ("01 00-17 12", "team.output_tokens", "5", 5 * unit_price)
+        assert said == [gap, ("17 12-01 00", "seat", "1", 135)]
+    while shop.clock.now() < SEPTEMBER.end:
+        shop.clock.advance(seconds=86_400)
+    invoice = await shop.desk.invoices.finalize(draft.id, actor="test")
+    await shop.prices.publish_prices(a_list(valid_from=datetime(2026, 3, 1, tzinfo=UTC), unit_price=7))
+    assert lines_of(await shop.desk.invoices.body(invoice)) == said
+
+
 async def test_how_a_month_was_cut_stays_when_a_list_comes_later(shop):
     await shop.sign(a_plan("first"), starts_at=datetime(2026, 9, 10, tzinfo=UTC))
     await shop.sign(a_plan("second"), starts_at=NOON_17)

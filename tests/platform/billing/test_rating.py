@@ -1,6 +1,7 @@
 """The pricing engine against the oracle that counts unit by unit, and what must not matter to it.
 
-`make soak-pricing` runs TRITIUM_PRICING_PLANS (20,000) plans with 50 months of use each: a million cases.
+`make soak-pricing` runs TRITIUM_PRICING_PLANS (20,000) plans with 50 months of use each: a million cases. Of
+five months one is cut by changes between that plan and another one.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import tritium_billing_oracle as oracle
 import tritium_billing_plans as drawn
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tritium_billing_cut_months import Customer, numbers_of, random_use, status_of, usage_of
 
 from tritium_platform.billing.rating.credits import Credit, draw_credits
-from tritium_platform.billing.rating.plan import Usage
 from tritium_platform.billing.rating.plan_json import (
     canonical_plan,
     plan_from_dict,
@@ -28,50 +29,20 @@ from tritium_platform.billing.rating.plan_json import (
     plan_to_dict,
 )
 from tritium_platform.billing.rating.rate import add_taxes, rate
-from tritium_platform.billing.rating.tax import TaxStatus, rate_of
-from tritium_platform.metering.model import Meter
-from tritium_platform.tenancy.model import TenantTier
+from tritium_platform.billing.rating.tax import rate_of
 
 PLANS = int(os.environ.get("TRITIUM_PRICING_PLANS", "20000"))
 MONTHS_PER_PLAN = 50
+CUT = 0.2  # of the months
+STATUSES = [("", False), ("DE", False), ("FR", False), ("DE", True)]
 AT = drawn.AT
-
-
-def usage_of(uses):
-    return [
-        Usage(
-            meter=Meter(use["meter"]),
-            tier=TenantTier(use["tier"]),
-            quantity=use["quantity"],
-            model=use["model"],
-            device=use["device"],
-        )
-        for use in uses
-    ]
-
-
-def status_of(status):
-    jurisdiction, is_reversed = status
-    return TaxStatus(jurisdiction, is_reversed, "DE123" if is_reversed else "")
 
 
 def billed(plan, uses, part, status):
     rated, tax = rate(plan, usage=usage_of(uses), part=Fraction(part)), status_of(status)
     rates = [rate_of(plan.taxes, status=tax, category=line.tax_category, at=AT) for line in rated]
     lines = add_taxes(rated, plan=plan, status=tax, rates=rates)
-    return [
-        (
-            line.charge,
-            line.cell,
-            line.quantity,
-            line.included,
-            line.exact,
-            line.amount,
-            line.discount,
-            line.tax,
-        )
-        for line in lines
-    ]
+    return [numbers_of(line) for line in lines]
 
 
 def require_sums(lines, plan):
@@ -165,11 +136,21 @@ def test_credit_is_used_up_cent_by_cent_in_its_order(due, drawn_grants):
     assert sum(amount for _, amount in paid) <= due
 
 
+@given(drawn.plans(), drawn.plans(), st.integers(0, 2**62))
+@settings(max_examples=50)
+def test_a_month_that_plan_changes_cut_costs_what_counting_unit_by_unit_says(plan, other, seed):
+    chance = random.Random(seed)
+    customer = Customer([plan, other], chance)
+    for _ in range(8):
+        found, expected = customer.month(chance.choice(STATUSES))
+        assert found == expected
+
+
 @pytest.mark.soak
 def test_a_million_months_differ_from_the_oracle_by_nothing():
     counted = Counter()
 
-    @given(drawn.plans(), st.integers(0, 2**62))
+    @given(drawn.plans(), drawn.plans(), st.integers(0, 2**62))
     @settings(
         max_examples=PLANS,
         deadline=None,
@@ -177,24 +158,24 @@ def test_a_million_months_differ_from_the_oracle_by_nothing():
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate],
     )
-    def check(plan, seed):
-        read, chance = plan_from_dict(plan), random.Random(seed)
+    def check(plan, other, seed):
+        chance = random.Random(seed)
+        customer, read = Customer([plan, other], chance), plan_from_dict(plan)
         counted["plans"] += 1
         for charge in plan["charges"]:
             counted[f"charges: {charge['price']['kind']}"] += 1
         for _ in range(MONTHS_PER_PLAN):
-            uses = [random_use(chance) for _ in range(chance.randint(0, 8))]
-            part = str(Fraction(chance.randint(0, 31), 31)) if chance.random() < 0.3 else "1"
-            status = chance.choice([("", False), ("DE", False), ("FR", False), ("DE", True)])
-            expected = oracle.bill(plan, uses, Fraction(part), status, AT.isoformat())
-            found = billed(read, uses, part, status)
+            is_cut, status = chance.random() < CUT, chance.choice(STATUSES)
+            found, expected = customer.month(status) if is_cut else random_month(read, plan, chance, status)
             counted["cases"] += 1
+            if is_cut:
+                counted[f"months of plan changes, parts with lines: {len({line[:2] for line in found})}"] += 1
             counted["lines"] += len(found)
-            counted["minor units"] += sum(line[5] - line[6] + line[7] for line in found)
+            counted["minor units"] += sum(line[-3] - line[-2] + line[-1] for line in found)
             counted["minor units of difference"] += sum(
                 abs(mine[place] - theirs[place])
                 for mine, theirs in zip(found, expected, strict=True)
-                for place in (5, 6, 7)
+                for place in (-3, -2, -1)
             )
             assert found == expected
 
@@ -206,11 +187,9 @@ def test_a_million_months_differ_from_the_oracle_by_nothing():
     assert counted["cases"] >= PLANS * MONTHS_PER_PLAN
 
 
-def random_use(chance):
-    return {
-        "meter": chance.choice([*drawn.METERS, "compute_ms"]),
-        "tier": chance.choice(drawn.TIERS),
-        "model": chance.choice(drawn.MODELS),
-        "device": chance.choice(drawn.DEVICES),
-        "quantity": chance.randint(0, 12),
-    }
+def random_month(read, plan, chance, status):
+    """Return the lines of a month at one plan as they are billed, and as the oracle counts them."""
+    uses = [random_use(chance) for _ in range(chance.randint(0, 8))]
+    part = str(Fraction(chance.randint(0, 31), 31)) if chance.random() < 0.3 else "1"
+    expected = oracle.bill(plan, uses, Fraction(part), status, AT.isoformat())
+    return billed(read, uses, part, status), expected

@@ -147,6 +147,9 @@ class MemoryPlanStore:
         found = [plan for key, plan in sorted(self._plans.items()) if after is None or key > after]
         return found[:limit]
 
+    async def hold(self, tenant_id: UUID) -> None:
+        """Do nothing more: who writes holds all tenants."""
+
     async def add_contract(self, contract: Contract) -> bool:
         """Keep a contract; False if another one of the tenant starts at the same instant."""
         async with self._database.write():

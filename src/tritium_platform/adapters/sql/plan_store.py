@@ -15,6 +15,7 @@ from tritium_platform.adapters.sql.tables.invoices import (
     contracts,
     price_plans,
 )
+from tritium_platform.adapters.sql.tables.tenancy import tenants
 from tritium_platform.billing.books import Operation
 from tritium_platform.billing.contract import Contract
 from tritium_platform.billing.party import Party
@@ -70,6 +71,13 @@ class SqlPlanStore:
         async with self._database.read() as connection:
             bodies = (await connection.execute(statement)).scalars().all()
         return [plan_from_dict(json.loads(body)) for body in bodies]
+
+    async def hold(self, tenant_id: UUID) -> None:
+        """Wait for whoever holds the tenant, and hold it until the unit of work ends."""
+        # Only the key stays free (FOR NO KEY UPDATE): rows that refer to the tenant come in meanwhile.
+        statement = select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update(key_share=True)
+        async with self._database.write() as connection:
+            await connection.execute(statement)
 
     async def add_contract(self, contract: Contract) -> bool:
         """Keep a contract; False if another one of the tenant starts at the same instant."""
