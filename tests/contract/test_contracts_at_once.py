@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,9 +16,17 @@ from tritium_platform.audit.note import NoteSigner
 from tritium_platform.billing.contract import UNTAXED
 from tritium_platform.billing.desk import open_desk, open_payments
 from tritium_platform.billing.invoicing import BillingService
+from tritium_platform.billing.model import MeterPrice, PriceVersion
 from tritium_platform.billing.plans import PlanService
 from tritium_platform.billing.rating.plan_json import plan_from_dict
 from tritium_platform.errors import ConflictError
+from tritium_platform.metering.model import (
+    Meter,
+    OperationType,
+    ResourceUsage,
+    UsageQuantities,
+    UsageRecord,
+)
 from tritium_platform.tenancy.model import ApiKey, Scope, Tenant, TenantTier
 from tritium_platform.values import CalendarMonth, uuid7
 
@@ -76,6 +85,22 @@ class InterruptedInvoices:
         return found
 
 
+class InterruptedUsage:
+    """Says what the store of uses says, and then somebody else comes in between."""
+
+    def __init__(self, books: Books, interruption: Interruption) -> None:
+        self._store: Any = books.money.usage
+        self._interruption = interruption
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def unbilled_months(self, tenant_id: UUID, **wish: Any) -> Sequence[CalendarMonth]:
+        found: Sequence[CalendarMonth] = await self._store.unbilled_months(tenant_id, **wish)
+        await self._interruption.happen()
+        return found
+
+
 class Shop:
     """What bills tenants over a set of books."""
 
@@ -83,14 +108,17 @@ class Shop:
         self.books = books
         self.clock: Any = books.money.clock
         self.prices = BillingService(prices=books.prices, clock=self.clock)
-        self.desk = open_desk(
-            books.money,
-            plan_store=books.plans,
+        self.desk = self.desk_over(books.money)
+
+    def desk_over(self, money: Any) -> Any:
+        return open_desk(
+            money,
+            plan_store=self.books.plans,
             prices=self.prices,
             tenants=self,
             signer=NoteSigner("example/audit", private_key=Ed25519PrivateKey.from_private_bytes(b"7" * 32)),
             grace_days=None,
-            payments=open_payments(books.money, events=books.notices),
+            payments=open_payments(money, events=self.books.notices),
         )
 
     async def list_tenants(self) -> list[Any]:
@@ -100,6 +128,25 @@ class Shop:
         tenant = Tenant(uuid7(), "Acme", TenantTier.TEAM, self.clock.now())
         await self.books.tenants.add_tenant(tenant)
         return tenant.id
+
+    async def use(self, tenant_id: UUID, *, at: datetime) -> None:
+        """Publish a price list, and use something."""
+        prices = {TenantTier.TEAM: {Meter.OUTPUT_TOKENS: MeterPrice(Fraction(1))}}
+        listed = PriceVersion(currency="EUR", valid_from=datetime(2026, 1, 1, tzinfo=UTC), prices=prices)
+        await self.prices.publish_prices(listed)
+        record = UsageRecord(
+            id=uuid7(self.clock),
+            tenant_id=tenant_id,
+            source="test",
+            event_id="1",
+            operation=OperationType.CHAT,
+            tier=TenantTier.TEAM,
+            outcome="success",
+            occurred_at=at,
+            quantities=UsageQuantities(output_tokens=5),
+            resources=ResourceUsage(),
+        )
+        await self.books.usage.insert(record)
 
     async def sign(
         self,
@@ -184,6 +231,19 @@ async def test_a_draft_waits_for_the_contract_that_is_just_concluded(shop: Shop)
         (contract.plan_id, "01"),
         (contract.plan_id, "17"),
     ]
+
+
+async def test_a_contract_of_an_earlier_month_comes_in_before_the_drafts_or_is_refused(shop: Shop) -> None:
+    """The calendar finalizes what it drafts: fees of a month before the first draft would be lost."""
+    tenant_id = await shop.customer()
+    await shop.use(tenant_id, at=datetime(2026, 8, 3, tzinfo=UTC))
+    signing = Interruption(lambda: shop.sign(tenant_id, starts_at=datetime(2026, 7, 1, tzinfo=UTC)))
+    usage: Any = InterruptedUsage(shop.books, signing)
+    await shop.desk_over(replace(shop.books.money, usage=usage)).invoices.generate_until(
+        tenant_id, last=SEPTEMBER, actor="test"
+    )
+    assert isinstance(await signing.task, ConflictError)
+    assert await shop.desk.plans.contracts(tenant_id) == []
 
 
 async def test_a_draft_that_is_finalized_meanwhile_refuses_a_contract_all_the_same(shop: Shop) -> None:

@@ -99,18 +99,24 @@ class InvoiceService:
 
         What came late to a month that is billed is no draft of that month: the next draft adjusts it.
         """
+        count = 0
+        async with self._books.unit_of_work():
+            await self._plans.hold(tenant_id)  # a contract of an earlier month comes in first, or not at all
+            month = await self._first_open_month(tenant_id, last=last)
+            if month <= last:
+                count += len(await self.generate(tenant_id, period=month, actor=actor))
+        while month < last:
+            month = month.next()
+            count += len(await self.generate(tenant_id, period=month, actor=actor))
+        return count
+
+    async def _first_open_month(self, tenant_id: UUID, *, last: CalendarMonth) -> CalendarMonth:
         billed = await self._books.invoices.last_period(tenant_id)
         if billed is not None:
-            month = billed.next()
-        else:
-            used = await self._books.usage.unbilled_months(tenant_id, before=last.end)
-            agreed = [CalendarMonth.of(each.starts_at) for each in await self._plans.contracts(tenant_id)]
-            month = min([*used, *agreed, last])
-        count = 0
-        while month <= last:
-            count += len(await self.generate(tenant_id, period=month, actor=actor))
-            month = month.next()
-        return count
+            return billed.next()
+        agreed = [CalendarMonth.of(each.starts_at) for each in await self._plans.contracts(tenant_id)]
+        used = await self._books.usage.unbilled_months(tenant_id, before=last.end)
+        return min([*used, *agreed, last])
 
     async def preview(self, tenant_id: UUID, *, period: CalendarMonth) -> Preview:
         """Return what a month's invoice would say now, in the currency of the month; nothing is kept."""
