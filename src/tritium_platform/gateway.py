@@ -206,12 +206,12 @@ class Gateway:
         act_for(context.tenant_id)
         return context
 
-    async def recognize(self, token: str) -> TenantContext:
-        """Return the same; while the database is away who is known, unconfirmed."""
+    async def recognize(self, token: str) -> tuple[TenantContext, bool]:
+        """Return the same, and whether it is confirmed: while the database is away it is who is known."""
         with acting_for_the_service():
-            context = await self._tenancy.recognize(token)
+            context, is_confirmed = await self._tenancy.recognize(token)
         act_for(context.tenant_id)
-        return context
+        return context, is_confirmed
 
     async def change(
         self, work: Callable[[], Awaitable[Result]], *, describe: Callable[[Result], Change]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -15,6 +17,7 @@ from tritium_platform.adapters.sql.database import Database
 from tritium_platform.audit.note import NoteSigner
 from tritium_platform.billing.contract import UNTAXED
 from tritium_platform.billing.desk import open_desk, open_payments
+from tritium_platform.billing.invoice import InvoiceStatus
 from tritium_platform.billing.invoicing import BillingService
 from tritium_platform.billing.model import MeterPrice, PriceVersion
 from tritium_platform.billing.plans import PlanService
@@ -31,13 +34,14 @@ from tritium_platform.tenancy.model import ApiKey, Scope, Tenant, TenantTier
 from tritium_platform.values import CalendarMonth, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from uuid import UUID
 
     from conftest import Books
 
     from tritium_platform.billing.contract import Contract
     from tritium_platform.billing.invoice import Invoice
+    from tritium_platform.values import UnitOfWork
 
 SEPTEMBER = CalendarMonth(2026, 9)
 NOON_17 = datetime(2026, 9, 17, 12, tzinfo=UTC)
@@ -85,20 +89,20 @@ class InterruptedInvoices:
         return found
 
 
-class InterruptedUsage:
-    """Says what the store of uses says, and then somebody else comes in between."""
+def interrupted_work(books: Books, interruption: Interruption, *, place: int) -> UnitOfWork:
+    """Return units of work before the `place`-th of which somebody else comes in between."""
+    left = place
 
-    def __init__(self, books: Books, interruption: Interruption) -> None:
-        self._store: Any = books.money.usage
-        self._interruption = interruption
+    @asynccontextmanager
+    async def unit_of_work() -> AsyncIterator[None]:
+        nonlocal left
+        left -= 1
+        if not left:
+            await interruption.happen()
+        async with books.unit_of_work():
+            yield
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def unbilled_months(self, tenant_id: UUID, **wish: Any) -> Sequence[CalendarMonth]:
-        found: Sequence[CalendarMonth] = await self._store.unbilled_months(tenant_id, **wish)
-        await self._interruption.happen()
-        return found
+    return unit_of_work
 
 
 class Shop:
@@ -153,6 +157,7 @@ class Shop:
         tenant_id: UUID,
         *,
         starts_at: datetime,
+        ends_at: datetime | None = None,
         currency: str = "EUR",
         during: Interruption | None = None,
     ) -> Contract | ConflictError:
@@ -168,7 +173,7 @@ class Shop:
                 tenant_id,
                 plan=plan_id,
                 starts_at=starts_at,
-                ends_at=None,
+                ends_at=ends_at,
                 payment_days=14,
                 tax=UNTAXED,
                 actor="test",
@@ -233,17 +238,40 @@ async def test_a_draft_waits_for_the_contract_that_is_just_concluded(shop: Shop)
     ]
 
 
-async def test_a_contract_of_an_earlier_month_comes_in_before_the_drafts_or_is_refused(shop: Shop) -> None:
-    """The calendar finalizes what it drafts: fees of a month before the first draft would be lost."""
+@pytest.mark.parametrize(("is_used", "place"), [*itertools.product([True, False], [1, 3])])
+async def test_a_contract_that_is_dated_back_comes_in_before_the_drafts_or_is_refused(
+    shop: Shop, *, is_used: bool, place: int
+) -> None:
+    """The calendar finalizes what it drafts: fees of a month that it has passed by would be lost.
+
+    Each month takes a unit of work, and one within it.
+    """
     tenant_id = await shop.customer()
-    await shop.use(tenant_id, at=datetime(2026, 8, 3, tzinfo=UTC))
-    signing = Interruption(lambda: shop.sign(tenant_id, starts_at=datetime(2026, 7, 1, tzinfo=UTC)))
-    usage: Any = InterruptedUsage(shop.books, signing)
-    await shop.desk_over(replace(shop.books.money, usage=usage)).invoices.generate_until(
-        tenant_id, last=SEPTEMBER, actor="test"
-    )
-    assert isinstance(await signing.task, ConflictError)
-    assert await shop.desk.plans.contracts(tenant_id) == []
+    august = CalendarMonth(2026, 8)
+    if is_used:
+        await shop.use(tenant_id, at=august.start)
+    else:  # July is billed, and there is nothing to draft of August
+        ended = await shop.sign(tenant_id, starts_at=datetime(2026, 7, 1, tzinfo=UTC), ends_at=august.start)
+        assert not isinstance(ended, ConflictError)
+        (draft,) = await shop.desk.invoices.generate(tenant_id, period=CalendarMonth(2026, 7), actor="test")
+        await shop.desk.invoices.finalize(draft.id, actor="test")
+        await shop.use(tenant_id, at=SEPTEMBER.start)
+    starts_at = datetime(2026, 7, 1, tzinfo=UTC) if is_used else august.start
+    signing = Interruption(lambda: shop.sign(tenant_id, starts_at=starts_at))
+    unit_of_work = interrupted_work(shop.books, signing, place=place)
+    desk = shop.desk_over(replace(shop.books.money, unit_of_work=unit_of_work))
+    await desk.invoices.generate_until(tenant_id, last=SEPTEMBER, actor="test")
+    contract = await signing.task
+    drafts = await shop.desk.invoices.list(tenant_id=tenant_id, statuses=(InvoiceStatus.DRAFT,))
+    drafted = {draft.period: draft.contract_id for draft in drafts}
+    if isinstance(contract, ConflictError):
+        assert (is_used, place) == (True, 3)
+        assert min(drafted) == august
+    else:
+        month = CalendarMonth.of(starts_at)
+        assert drafted == {
+            each: contract.id for each in (CalendarMonth(2026, 7), august, SEPTEMBER) if each >= month
+        }
 
 
 async def test_a_draft_that_is_finalized_meanwhile_refuses_a_contract_all_the_same(shop: Shop) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from tritium_event_gateway import Gateway, an_event, cap, counted, entries, records, spent
 
@@ -291,16 +292,22 @@ async def test_what_a_dead_gateway_left_is_adopted(books: Books, clock: ManualCl
 
 def test_events_are_read_as_they_were_written(clock: ManualClock) -> None:
     tenants = [uuid7(clock), uuid7(clock)]
-    sender = Sender(tiers=dict.fromkeys(tenants, TenantTier.TEAM), key_id="abcDEF012345")
-    reported = [an_event(clock, tenant_id, name) for name in "ab" for tenant_id in tenants]
-    judged: list[Any] = accept_events(reported, sender=sender, now=clock.now())
-    written = [SpooledEvent(*each) for each in zip(judged, uuids7_bytes(4, clock=clock), strict=True)]
+    judged: list[Any] = []
+    for is_confirmed in (False, True, False):
+        tiers = dict.fromkeys(tenants, TenantTier.TEAM)
+        sender = Sender(tiers=tiers, key_id="abcDEF012345", is_confirmed=is_confirmed)
+        reported = [an_event(clock, tenant_id, name) for name in "ab" for tenant_id in tenants]
+        judged += accept_events(reported, sender=sender, now=clock.now())
+    written = [SpooledEvent(*each) for each in zip(judged, uuids7_bytes(12, clock=clock), strict=True)]
     data = encode_events(written)
     read = decode_events(data)
     assert encode_events(read) == data
     for (mine, identity), (theirs, same) in zip(written, read, strict=True):
         assert (identity, mine.record(UUID(bytes=identity))) == (same, theirs.record(UUID(bytes=same)))
-        assert mine.key == theirs.key
+        assert (mine.key, mine.kind.is_confirmed) == (theirs.key, theirs.kind.is_confirmed)
+    frame = msgspec.msgpack.decode(data)
+    assert len(frame["kinds"]) == 2  # a release that knows no others does not find the kinds of these events
+    assert max(row[0] for row in frame["events"]) > 2
     for wrong in (b"", b"\xc1", data[:-1], encode_events([])[:-1] + b"\x91\x80"):
         with pytest.raises(PlatformError, match="no events"):
             decode_events(wrong)

@@ -32,8 +32,11 @@ class _Row(msgspec.Struct, array_like=True, gc=False):
 
 
 class _Frame(msgspec.Struct):
+    """Kinds are counted through; a release that asks nobody does not know the second list, and stops."""
+
     kinds: list[EventKind]
     events: list[_Row]
+    unconfirmed_kinds: list[EventKind] = []
 
 
 _encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
@@ -42,10 +45,12 @@ _decoder = msgspec.msgpack.Decoder(_Frame)
 
 def encode_events(events: Sequence[SpooledEvent]) -> bytes:
     """Write events down, each kind once."""
-    kinds: dict[EventKind, int] = {}
+    kinds = sorted(dict.fromkeys(event.kind for event, _ in events), key=lambda kind: not kind.is_confirmed)
+    places = {kind: place for place, kind in enumerate(kinds)}
+    confirmed = sum(kind.is_confirmed for kind in kinds)
     rows = [
         _Row(
-            kind=kinds.setdefault(event.kind, len(kinds)),
+            kind=places[event.kind],
             identity=identity,
             id=event.id,
             key=event.key,
@@ -55,14 +60,15 @@ def encode_events(events: Sequence[SpooledEvent]) -> bytes:
         )
         for event, identity in events
     ]
-    return _encoder.encode(_Frame(list(kinds), rows))
+    return _encoder.encode(_Frame(kinds[:confirmed], rows, kinds[confirmed:]))
 
 
 def decode_events(data: bytes) -> list[SpooledEvent]:
     """Read what `encode_events` wrote; PlatformError if it is something else."""
     try:
         frame = _decoder.decode(data)
-        return [_spooled(row, kind=frame.kinds[row.kind]) for row in frame.events]
+        kinds = [*frame.kinds, *frame.unconfirmed_kinds]
+        return [_spooled(row, kind=kinds[row.kind]) for row in frame.events]
     except (msgspec.DecodeError, IndexError) as error:
         raise PlatformError(f"A frame of the spool holds no events: {error!r}.") from error
 

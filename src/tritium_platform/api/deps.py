@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -43,14 +43,22 @@ async def tenant_context(request: Request, platform: ThePlatform) -> TenantConte
 Caller = Annotated[TenantContext, Depends(tenant_context)]
 
 
-async def known_context(request: Request, platform: ThePlatform) -> TenantContext:
+class Recognized(NamedTuple):
+    """Who is calling; unconfirmed is who was when the database was asked last."""
+
+    context: TenantContext
+    is_confirmed: bool
+
+
+async def recognized(request: Request, platform: ThePlatform) -> Recognized:
     """Return who is calling; while the database is away who is known, unconfirmed."""
-    context = await platform.gateway.recognize(bearer_token(request))
-    request.state.caller = context
-    return context
+    caller = Recognized(*await platform.gateway.recognize(bearer_token(request)))
+    if caller.is_confirmed:
+        request.state.caller = caller.context
+    return caller
 
 
-KnownCaller = Annotated[TenantContext, Depends(known_context)]
+KnownCaller = Annotated[Recognized, Depends(recognized)]
 
 
 async def require_admin(request: Request, platform: ThePlatform) -> None:
@@ -70,10 +78,10 @@ async def require_admin(request: Request, platform: ThePlatform) -> None:
     raise InsufficientPermissionsError(required="admin")
 
 
-async def metering_context(context: KnownCaller) -> TenantContext:
-    """Return who reports uses: a caller that is unconfirmed must be asked for before they count."""
-    context.require(Scope.METERING)
-    return context
+async def metering_caller(caller: KnownCaller) -> Recognized:
+    """Return who reports uses: who is unconfirmed must be asked for before they count."""
+    caller.context.require(Scope.METERING)
+    return caller
 
 
 def caller_with(scope: Scope) -> Any:
@@ -93,7 +101,7 @@ async def _require_tenant(
 
 
 async def _require_known_tenant(
-    _context: KnownCaller, _scheme: Annotated[HTTPAuthorizationCredentials | None, Depends(_tenant_scheme)]
+    _caller: KnownCaller, _scheme: Annotated[HTTPAuthorizationCredentials | None, Depends(_tenant_scheme)]
 ) -> None:
     """Let tenants in, for what waits until they are confirmed."""
 
@@ -107,5 +115,5 @@ InferenceCaller = Annotated[TenantContext, caller_with(Scope.INFERENCE)]
 ModelsCaller = Annotated[TenantContext, caller_with(Scope.MODELS)]
 DeploymentsCaller = Annotated[TenantContext, caller_with(Scope.DEPLOYMENTS)]
 UsageCaller = Annotated[TenantContext, caller_with(Scope.USAGE)]
-MeteringCaller = Annotated[TenantContext, Depends(metering_context)]
+MeteringCaller = Annotated[Recognized, Depends(metering_caller)]
 AuditCaller = Annotated[TenantContext, caller_with(Scope.AUDIT)]

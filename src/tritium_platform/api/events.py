@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from tritium_platform.api.deps import MeteringCaller, ThePlatform, admin, admin_key, known_tenant_key
+from tritium_platform.api.deps import (
+    MeteringCaller,
+    ThePlatform,
+    admin,
+    admin_key,
+    known_tenant_key,
+    recognized,
+)
 from tritium_platform.api.event_headers import header_parameters, is_binary, read_binary_event
 from tritium_platform.api.event_json import EventForm, form_of, read_events, request_schema
 from tritium_platform.api.problems import problem_details
@@ -55,26 +62,28 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 @router.post("/events", openapi_extra=_BODY, responses=_RESPONSES)
 async def ingest_events(
-    request: Request, response: Response, platform: ThePlatform, caller: MeteringCaller
+    request: Request, response: Response, platform: ThePlatform, _caller: MeteringCaller
 ) -> IngestionOut:
     """Count uses of the caller; a `tenant_id` may be left out, and is the caller's.
 
     All that are sent count against the events per minute, duplicates and refused ones, too; what the database
     could not take does not.
     """
-    sender = Sender(
-        tiers={caller.tenant_id: caller.tier},
-        tenant_id=caller.tenant_id,
-        key_id=caller.key_id,
-        is_confirmed=caller.is_confirmed,
-    )
     form, reported = await _read(request)
+    # Again: a body may take long, and the key be revoked meanwhile.
+    context, is_confirmed = await recognized(request, platform)
+    sender = Sender(
+        tiers={context.tenant_id: context.tier},
+        tenant_id=context.tenant_id,
+        key_id=context.key_id,
+        is_confirmed=is_confirmed,
+    )
     try:
-        with platform.event_rate.take(caller, count=len(reported)) as left:
+        with platform.event_rate.take(context, count=len(reported)) as left:
             request.state.rate_limit_headers = event_headers(left)
             return await _ingest(platform, reported, form=form, sender=sender, response=response)
     except (RateLimitExceededError, RequestTooLargeError):
-        request.state.rate_limit_headers = event_headers(platform.event_rate.status(caller))
+        request.state.rate_limit_headers = event_headers(platform.event_rate.status(context))
         raise
 
 

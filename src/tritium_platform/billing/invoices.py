@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from tritium_platform.audit.note import NoteSigner
     from tritium_platform.billing.books import BillingBooks
+    from tritium_platform.billing.contract import Contract
     from tritium_platform.billing.drafting import DraftLine
     from tritium_platform.billing.party import Seller
     from tritium_platform.billing.plans import PlanService
@@ -99,18 +100,21 @@ class InvoiceService:
 
         What came late to a month that is billed is no draft of that month: the next draft adjusts it.
         """
-        count = 0
-        async with self._books.unit_of_work():
-            await self._plans.hold(tenant_id)  # a contract of an earlier month comes in first, or not at all
-            month = await self._first_open_month(tenant_id, last=last)
-            if month <= last:
-                count += len(await self.generate(tenant_id, period=month, actor=actor))
-        while month < last:
+        count, month = 0, await self._first_open_month(tenant_id, last=last)
+        known: Sequence[Contract] | None = None
+        while month <= last:
+            async with self._books.unit_of_work():
+                await self._plans.hold(tenant_id)
+                contracts = await self._plans.contracts(tenant_id)
+                if contracts != known:  # one may be dated back into a month of which no draft was made
+                    known, month = contracts, await self._first_open_month(tenant_id, last=last)
+                if month <= last:
+                    count += len(await self.generate(tenant_id, period=month, actor=actor))
             month = month.next()
-            count += len(await self.generate(tenant_id, period=month, actor=actor))
         return count
 
     async def _first_open_month(self, tenant_id: UUID, *, last: CalendarMonth) -> CalendarMonth:
+        """Return the month behind the last that is billed, or the first with a use or a contract."""
         billed = await self._books.invoices.last_period(tenant_id)
         if billed is not None:
             return billed.next()

@@ -55,6 +55,10 @@ class _Batch:
     is_confirmed: bool
     done: asyncio.Future[list[Outcome]] = field(default_factory=asyncio.Future)
 
+    def fits(self, first: _Batch, *, size: int) -> bool:
+        """Tell whether it may be written with another one, and what is with that."""
+        return self.is_confirmed == first.is_confirmed and size + len(self.events) <= MOST_AT_ONCE
+
 
 class Ingestion:
     """Writes events in groups, a few transactions at a time; close it with `await ingestion.close()`.
@@ -108,7 +112,7 @@ class Ingestion:
             while self._waiting:
                 group = [self._waiting.popleft()]
                 size = len(group[0].events)
-                while self._waiting and size + len(self._waiting[0].events) <= MOST_AT_ONCE:
+                while self._waiting and self._waiting[0].fits(group[0], size=size):
                     group.append(self._waiting.popleft())
                     size += len(group[-1].events)
                 await self._write(group)
@@ -137,7 +141,7 @@ class Ingestion:
     async def _commit(self, group: Sequence[_Batch]) -> list[list[Outcome]]:
         outcomes = await self._taken_in(
             [event for batch in group for event in batch.events],
-            is_confirmed=all(batch.is_confirmed for batch in group),
+            is_confirmed=group[0].is_confirmed,
         )
         ends = list(accumulate((len(batch.events) for batch in group), initial=0))
         return [outcomes[start:end] for start, end in pairwise(ends)]

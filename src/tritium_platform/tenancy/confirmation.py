@@ -1,4 +1,7 @@
-"""Asks afterwards whether they were allowed to send who were let in while nobody could be asked."""
+"""Asks afterwards whether they were allowed to send who were let in while nobody could be asked.
+
+Of a tenant that was suspended and is not any more everything counts: it would send again what was refused.
+"""
 
 from __future__ import annotations
 

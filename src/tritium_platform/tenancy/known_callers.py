@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class KnownCaller(NamedTuple):
-    """A caller as it was looked up.
+    """A caller as it was looked up last.
 
     Attributes:
         context: who it is, and what it may do.
@@ -67,11 +67,20 @@ class KnownCallers:
         """Know nobody who has a token."""
         self._callers.pop(digest, None)
 
+    def forget_key(self, key_id: str) -> None:
+        """Know nobody by a key."""
+        for digest in [digest for digest, caller in self._callers.items() if caller.context.key_id == key_id]:
+            del self._callers[digest]
+
     def forget_tenant(self, tenant_id: UUID) -> None:
         """Know nobody of a tenant."""
         known = self._callers.items()
         for digest in [digest for digest, caller in known if caller.context.tenant_id == tenant_id]:
             del self._callers[digest]
+
+    def forget_all(self) -> None:
+        """Know nobody."""
+        self._callers.clear()
 
     def remember_tiers(self, tiers: Mapping[UUID, TenantTier]) -> None:
         """Know the tiers of some tenants."""

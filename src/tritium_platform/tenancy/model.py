@@ -164,10 +164,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class TenantContext:
-    """Who is calling and what they may do: the result of authentication, carried by every call.
-
-    `is_confirmed` is False where the database could not be asked: it was so when it was asked last.
-    """
+    """Who is calling and what they may do: the result of authentication, carried by every call."""
 
     tenant_id: UUID
     organization_name: str
@@ -175,7 +172,6 @@ class TenantContext:
     limits: TierLimits
     key_id: str
     scopes: frozenset[Scope]
-    is_confirmed: bool = True
 
     def require(self, scope: Scope) -> None:
         """Raise InsufficientPermissionsError unless the key has the scope."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from tritium_platform.tenancy.model import (
 from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 200
 NANOSECONDS = 1_000_000_000
+# For a database that neither answers nor refuses, where who calls can be told otherwise.
+PATIENCE_SECONDS = 2.0
 
 
 class TenancyService:
@@ -139,7 +142,9 @@ class TenancyService:
             changed = replace(changed, suspended_at=self._clock.now())
         override_limits(self._tier_limits[changed.tier], changed.limit_overrides)
         await self._store.update_tenant(changed)
-        self._look_again(tenant_id)
+        if changed.status is not TenantStatus.ACTIVE:
+            self._known.forget_tenant(tenant_id)
+        self._look_again()
         return changed
 
     async def create_key(
@@ -178,7 +183,8 @@ class TenancyService:
         is_one = key_id.isprintable()  # no database has U+0000 in a text
         if not is_one or not await self._store.revoke_key(key_id, tenant_id=tenant_id, at=self._clock.now()):
             raise NotFoundError("There is no such API key.", kind="api_key", id=key_id[:LONGEST_NAME])
-        self._look_again(tenant_id)
+        self._known.forget_key(key_id)
+        self._look_again()
 
     async def authenticate_request(self, token: str) -> TenantContext:
         """Return who is calling.
@@ -210,23 +216,24 @@ class TenancyService:
             self._known.remember(digest, KnownCaller(context, expires_at, epoch, fresh_until))
         return context
 
-    async def recognize(self, token: str) -> TenantContext:
-        """Return who is calling; while the database is away who that was when it was asked last, unconfirmed.
+    async def recognize(self, token: str) -> tuple[TenantContext, bool]:
+        """Return who is calling, and whether that is confirmed; what is not, must be before it counts.
 
-        What somebody unconfirmed brings does not count before `Confirmation` was asked.
+        While the database is away, or says nothing, it is who that was when it was asked last.
 
         Raises:
             InvalidTokenError, TokenExpiredError, TenantSuspendedError: as for `authenticate_request`.
             OverloadedError: the database is away, and the key is not known.
         """
         try:
-            return await self.authenticate_request(token)
+            async with _patience():
+                return await self.authenticate_request(token), True
         except OverloadedError:
             known = self._known.find(_digest(token))
             if known is None:
                 raise
         _require_unexpired(known.context.key_id, expires_at=known.expires_at, now=self._clock.now())
-        return replace(known.context, is_confirmed=False)
+        return known.context, False
 
     async def recognize_tenants(self, tenant_ids: Collection[UUID]) -> tuple[Mapping[UUID, TenantTier], bool]:
         """Return the tiers of those tenants that there are, and whether that is confirmed.
@@ -235,7 +242,8 @@ class TenancyService:
             OverloadedError: the database is away, and one of them is not known.
         """
         try:
-            return await self.tiers(tenant_ids), True
+            async with _patience():
+                return await self.tiers(tenant_ids), True
         except OverloadedError:
             tiers = self._known.find_tiers(tenant_ids)
             if len(tiers) < len(set(tenant_ids)):
@@ -293,17 +301,29 @@ class TenancyService:
             if self._epoch_unread_at > asked:  # one attempt is for all who waited for it
                 raise OverloadedError("The database does not answer: try again in a moment.")
             try:
-                self._epoch = await self._store.authorization_epoch()
+                epoch = await self._store.authorization_epoch()
             except OverloadedError:
                 self._epoch_unread_at = self._clock.monotonic_nanoseconds()
                 raise
+            if epoch < self._epoch:  # of a standby that had not heard of everything: numbers come again
+                self._known.forget_all()
+            self._epoch = epoch
             self._epoch_fresh_until = now + self._poll_nanoseconds
 
-    def _look_again(self, tenant_id: UUID) -> None:
-        """Forget a tenant's keys and look up all others again; what is looked up right now is not kept."""
-        self._known.forget_tenant(tenant_id)
+    def _look_again(self) -> None:
+        """Look up all keys again; what is being looked up right now is not kept."""
         self._epoch = -1
         self._epoch_fresh_until = -1
+
+
+@asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
+    """Wait for the database for a while only; OverloadedError if it says nothing."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise OverloadedError("The database does not answer: try again in a moment.") from error
 
 
 def _digest(token: str) -> bytes:

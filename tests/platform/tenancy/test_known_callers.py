@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -15,6 +15,7 @@ from tritium_platform.errors import (
     TenantSuspendedError,
     TokenExpiredError,
 )
+from tritium_platform.tenancy import service
 from tritium_platform.tenancy.confirmation import Arrival, Confirmation
 from tritium_platform.tenancy.keys import generate_token
 from tritium_platform.tenancy.model import TenantStatus, TenantTier
@@ -38,22 +39,16 @@ async def test_while_the_database_is_away_known_callers_are_let_in_unconfirmed_f
     tenancy: TenancyService, tenant_store: CountingStore, manual_clock: ManualClock
 ) -> None:
     _, _, token = await a_caller(tenancy)
-    confirmed = await tenancy.recognize(token)
-    assert confirmed.is_confirmed
+    caller = await tenancy.authenticate_request(token)
     tenant_store.is_away = True
-    assert (await tenancy.recognize(token)).is_confirmed  # it was asked a moment ago
+    assert await tenancy.recognize(token) == (caller, True)  # it was asked a moment ago
     for hours in (1, 100):
         manual_clock.advance(seconds=3600 * hours)
-        known = await tenancy.recognize(token)
-        assert (known.tenant_id, known.key_id, known.is_confirmed) == (
-            confirmed.tenant_id,
-            confirmed.key_id,
-            False,
-        )
+        assert await tenancy.recognize(token) == (caller, False)
         with pytest.raises(OverloadedError):  # for everything else nobody is let in
             await tenancy.authenticate_request(token)
     tenant_store.is_away = False
-    assert await tenancy.recognize(token) == confirmed
+    assert await tenancy.recognize(token) == (caller, True)
 
 
 async def test_strangers_and_expired_keys_are_not_let_in(
@@ -97,20 +92,70 @@ async def test_a_key_that_was_seen_to_be_refused_is_not_known(
         with pytest.raises(OverloadedError):
             await other_process.recognize(token)
     # Its key was not looked up since the others' changes, and it is no stranger.
-    assert not (await other_process.recognize(neither)).is_confirmed
+    assert (await other_process.recognize(neither))[1] is False
 
 
 async def test_what_a_process_changed_itself_it_knows(
     tenancy: TenancyService, tenant_store: CountingStore
 ) -> None:
-    (tenant, key, token), (_, _, neighbour) = [await a_caller(tenancy) for _ in range(2)]
-    for each in (token, neighbour):
-        await tenancy.recognize(each)
-    await tenancy.revoke_key(key.id, tenant_id=tenant.id)
-    tenant_store.is_away = True
-    with pytest.raises(OverloadedError):
+    revoked, suspended, dearer = [await a_caller(tenancy) for _ in range(3)]
+    _, second_token = await tenancy.create_key(revoked[0].id, name="second")
+    tokens = [second_token, *(token for _, _, token in (revoked, suspended, dearer))]
+    for token in tokens:
         await tenancy.recognize(token)
-    assert not (await tenancy.recognize(neighbour)).is_confirmed
+    await tenancy.revoke_key(revoked[1].id, tenant_id=revoked[0].id)
+    await tenancy.change_tenant(suspended[0].id, status=TenantStatus.SUSPENDED)
+    await tenancy.change_tenant(dearer[0].id, tier=TenantTier.TEAM)
+    tenant_store.is_away = True
+    for _, _, token in (revoked, suspended):
+        with pytest.raises(OverloadedError):
+            await tenancy.recognize(token)
+    for token in (second_token, dearer[2]):
+        assert (await tenancy.recognize(token))[1] is False
+
+
+async def test_a_database_that_says_nothing_is_away(
+    tenancy: TenancyService,
+    tenant_store: CountingStore,
+    manual_clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "PATIENCE_SECONDS", 0.05)
+    tenant, _, token = await a_caller(tenancy)
+    _, _, unknown = await a_caller(tenancy)
+    await tenancy.recognize(token)
+    await tenancy.recognize_tenants({tenant.id})
+    manual_clock.advance(seconds=1)
+
+    async def silence(*_: object) -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    tenant_store.authorization_epoch = tenant_store.tiers = silence  # type: ignore[assignment, method-assign]
+    others = [asyncio.create_task(tenancy.authenticate_request(token)) for _ in range(2)]  # they wait on
+    await asyncio.sleep(0)
+    assert (await tenancy.recognize(token))[1] is False
+    assert (await tenancy.recognize_tenants({tenant.id}))[1] is False
+    with pytest.raises(OverloadedError):
+        await tenancy.recognize(unknown)
+    for other in others:
+        other.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+async def test_where_the_epoch_goes_back_nobody_is_known(
+    tenancy: TenancyService, tenant_store: CountingStore, manual_clock: ManualClock
+) -> None:
+    """A standby that had not heard of everything gives numbers again that were there before."""
+    _, _, token = await a_caller(tenancy)
+    await tenancy.recognize(token)
+    epoch = await tenant_store.authorization_epoch()
+    for number in (epoch - 1, epoch):
+        tenant_store._epoch[1] = number
+        manual_clock.advance(seconds=1)
+        lookups = tenant_store.lookups
+        await tenancy.recognize(token)
+        assert tenant_store.lookups == lookups + 1
 
 
 async def test_tenants_that_the_operator_named_before_are_known(
@@ -141,7 +186,7 @@ async def test_one_look_at_a_silent_database_is_for_all_who_wait_for_it(
 
     before, tenant_store.authorization_epoch = tenant_store.polls, silence  # type: ignore[method-assign]
     known = await asyncio.gather(*(tenancy.recognize(token) for _ in range(20)))
-    assert not any(each.is_confirmed for each in known)
+    assert not any(is_confirmed for _, is_confirmed in known)
     assert tenant_store.polls == before + 1
     await tenancy.recognize(token)
     assert tenant_store.polls == before + 2  # who comes later looks again
@@ -184,6 +229,7 @@ async def test_afterwards_it_is_known_who_was_allowed_to_send_then(
         InvalidTokenError,
     ]
     await tenancy.change_tenant(suspended.id, status=TenantStatus.ACTIVE)
+    # Who was refused then would send the same again now.
     back = await Confirmation(tenant_store).ask([Arrival(suspended.id, its_key.id, moments[2])])
     assert list(back.values()) == [TenantTier.BUSINESS]
     assert (await tenancy.get_tenant(suspended.id)).suspended_at is None

@@ -40,6 +40,14 @@ _log = structlog.get_logger(__name__)
 BUSY_SECONDS = 10
 # PostgreSQL's class 53; too many connections are no matter of how much one of them asks for.
 INSUFFICIENT_RESOURCES, DISK_FULL, TOO_MANY_CONNECTIONS = "53", "53100", "53300"
+# A server that says nothing would be waited for as long as TCP does: minutes (seconds; milliseconds).
+SILENCE = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 15_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
 READ_ONLY = "25006"  # as a standby is, or a server whose primary is somewhere else now
 NO_MEMORY = {sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR_NOMEM}
 WRITE_OPTION = "tritium_write"
@@ -71,7 +79,7 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         self.is_sqlite = require_supported(url)
-        arguments: dict[str, Any] = {} if self.is_sqlite else {"pool_pre_ping": True}
+        arguments: dict[str, Any] = {} if self.is_sqlite else _postgresql_arguments(url)
         self.engine: AsyncEngine = create_async_engine(
             url,
             pool_size=pool_size,
@@ -250,6 +258,13 @@ def _exhausted(cause: BaseException | None) -> ResourceError | None:
     if is_memory or code in NO_MEMORY:
         return InsufficientMemoryError("The database has too little memory for so much at once.")
     return None
+
+
+def _postgresql_arguments(url: str) -> dict[str, Any]:
+    """Return what keeps a server that says nothing from being waited for; what the URL says counts more."""
+    said = make_url(url).query
+    timeouts = {name: value for name, value in SILENCE.items() if name not in said}
+    return {"pool_pre_ping": True, "connect_args": timeouts}
 
 
 def prepare_postgresql(engine: Engine) -> None:
