@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,26 +27,27 @@ from tritium.model.pretrained import load_model
 from tritium.quantize.differentiable import differentiable
 from tritium.quantize.layer_file import read_layer_report, read_weights, write_layer
 from tritium.quantize.lesson_file import keep_lesson, take_up_lesson
+from tritium.quantize.lesson_text import lesson_text
 from tritium.quantize.quality import weight_error
+from tritium.quantize.shards import SHARDS, Batch, backward
 from tritium.quantize.straight_through import TernaryParameter
-from tritium.quantize.windows import training_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
+    from tritium.quantize.lesson_text import LessonText
     from tritium.quantize.plan import QuantizationPlan
     from tritium.quantize.report import LayerReport
     from tritium.quantize.source import Source
 
 DISTILLED = "distilled"
-# How sums are split among threads decides their last bits; their number is fixed on every machine.
+# Of each half of a step. How sums are split among threads decides their last bits, so it is always the same.
 THREADS = 1
 # Where a processor has AVX2 and no more, torch takes six to thirty times as long for products of bfloat16.
 MULTIPLIES_BFLOAT16 = torch.backends.cpu.get_cpu_capability() != "AVX2"
 TOKENS_PER_STEP = 2048
+ENCODER_TOKENS_PER_STEP = 1024
 WARM_UP_STEPS = 20
 # Of the mean magnitude of the weights, in one step of Adam.
 LEARNING_RATE = 0.02
@@ -78,8 +80,8 @@ def distill(
     with _fixed_threads():
         lesson = _Lesson(plan, workdir, source)
         if lesson.students:
-            windows = training_windows(plan, workdir, load_model(plan.source))
-            lesson.learn(windows, directory, steps=plan.config.training_steps, progress=progress)
+            text = lesson_text(plan, workdir, load_model(plan.source))
+            lesson.learn(text, directory, steps=plan.config.training_steps, progress=progress)
         for index in layers:
             _keep(plan, index, workdir, lesson.students, source=source)
     return directory
@@ -104,39 +106,53 @@ class _Lesson:
             bias = source.weights.bias(name)
             self._biases[name] = None if bias is None else torch.from_numpy(np.array(bias))
         self._prefix = source.weights.prefix
+        self._magnitude = float(torch.stack([weight.abs().mean() for weight in self._dense.values()]).mean())
+        self._dtype = torch.bfloat16 if MULTIPLIES_BFLOAT16 else torch.float32
+        self._dense = {name: weight.to(self._dtype) for name, weight in self._dense.items()}
 
     def learn(
         self,
-        windows: list[NDArray[np.int32]],
+        text: LessonText,
         directory: Path,
         *,
         steps: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        """Take so many steps of Adam, each on a few windows; those kept in `directory` are done."""
-        optimizer, draw = self._optimizer(), np.random.default_rng(0)
+        """Take so many steps of Adam; those kept in `directory` are done."""
+        optimizer, chance = self._optimizer(), np.random.default_rng(0)
         done = take_up_lesson(self._plan, directory, optimizer)
+        tokens = ENCODER_TOKENS_PER_STEP if self._is_encoder else TOKENS_PER_STEP
         for _ in range(done):
-            _batch(windows, draw)
+            text.draw(chance, tokens=tokens)
         kept_at, cost = time.monotonic(), 0.0
-        for step in range(done, steps):
-            _set_rate(optimizer, step, steps=steps)
-            loss = self._loss(*_batch(windows, draw))
-            if not bool(torch.isfinite(loss)):
-                raise QuantizationError(f"Distillation lost its way: no finite loss in step {step + 1}.")
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            now = time.monotonic()
-            if now - kept_at >= max(SECONDS_BETWEEN_KEEPING, cost / SHARE_OF_KEEPING) or step + 1 == steps:
-                keep_lesson(self._plan, directory, optimizer, steps=step + 1)
-                kept_at = time.monotonic()
-                cost = kept_at - now
-            if progress is not None:
-                progress(step + 1, steps)
+        with ThreadPoolExecutor(SHARDS) as executor:
+            for step in range(done, steps):
+                batch = text.draw(chance, tokens=tokens)
+                self._take_step(batch, optimizer, executor, rate=_rate(step, steps=steps))
+                now = time.monotonic()
+                if (
+                    now - kept_at >= max(SECONDS_BETWEEN_KEEPING, cost / SHARE_OF_KEEPING)
+                    or step + 1 == steps
+                ):
+                    keep_lesson(self._plan, directory, optimizer, steps=step + 1)
+                    kept_at = time.monotonic()
+                    cost = kept_at - now
+                if progress is not None:
+                    progress(step + 1, steps)
+
+    def _take_step(
+        self, batch: Batch, optimizer: torch.optim.Adam, executor: ThreadPoolExecutor, *, rate: float
+    ) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate
+        optimizer.zero_grad()
+        loss = backward(batch, self.students, loss_of=self._loss, executor=executor, dtype=self._dtype)
+        if not bool(torch.isfinite(loss)):
+            raise QuantizationError("Distillation lost its way: its loss is no longer finite.")
+        optimizer.step()
 
     def _optimizer(self) -> torch.optim.Adam:
-        rate = LEARNING_RATE * float(torch.stack([w.abs().mean() for w in self._dense.values()]).mean())
+        rate = LEARNING_RATE * self._magnitude
         students = self.students.values()
         return torch.optim.Adam(
             [
@@ -144,13 +160,15 @@ class _Lesson:
                 {"params": [student.scales for student in students], "initial_lr": SCALE_RATE * rate},
             ],
             betas=(0.9, 0.95),
+            fused=True,
         )
 
-    def _loss(self, token_ids: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=MULTIPLIES_BFLOAT16):
+    def _loss(self, batch: Batch, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        token_ids, is_token = batch
+        learned = {name.removeprefix(self._prefix): weight for name, weight in weights.items()}
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16):
             with torch.no_grad():
                 wanted, states = self._run(token_ids, is_token, self._dense)
-            learned = {name.removeprefix(self._prefix): student() for name, student in self.students.items()}
             output, found = self._run(token_ids, is_token, self._dense | learned)
         hidden = torch.stack(
             [
@@ -178,23 +196,9 @@ class _Lesson:
         return self._model.output(hidden, is_token), states
 
 
-def _set_rate(optimizer: torch.optim.Adam, step: int, *, steps: int) -> None:
-    """Let the rate rise in the first steps and fall along half a cosine."""
-    share = min(1, (step + 1) / WARM_UP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * share
-
-
-def _batch(windows: list[NDArray[np.int32]], draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw windows for one step and pad them: token ids and which are tokens, [B, T]."""
-    count = max(1, TOKENS_PER_STEP * len(windows) // sum(map(len, windows)))
-    chosen = [windows[index] for index in draw.integers(0, len(windows), count)]
-    token_ids = torch.zeros((count, max(map(len, chosen))), dtype=torch.int64)
-    is_token = torch.zeros(token_ids.shape, dtype=torch.bool)
-    for row, window in enumerate(chosen):
-        token_ids[row, : len(window)] = torch.from_numpy(window.astype(np.int64))
-        is_token[row, : len(window)] = True
-    return token_ids, is_token
+def _rate(step: int, *, steps: int) -> float:
+    """Return the share of the rate: it rises in the first steps and falls along half a cosine."""
+    return min(1, (step + 1) / WARM_UP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def _keep(

@@ -6,7 +6,7 @@ within the grid; the scale of a group learns from what rounding did to its weigh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -44,18 +44,15 @@ class TernaryParameter(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """Return the weights as they are rounded, [N, K]."""
-        in_levels, scales = self._in_levels()
-        rounded = in_levels.detach().round().clamp(-self._limit, self._limit)
-        is_inside = in_levels.detach().abs() <= self._limit + 0.5
-        moved = torch.where(is_inside, in_levels - in_levels.detach(), torch.zeros_like(in_levels))
-        weights = scales * (rounded + moved)
+        latent, scales = self._grouped()
+        weights: torch.Tensor = _Rounding.apply(latent, scales, self._limit)  # type: ignore[no-untyped-call]
         return weights.reshape(len(self.latent), -1)[:, : self.latent.shape[1]]
 
     @torch.no_grad()
     def quantized(self) -> QuantizedWeights:
         """Return the levels and the scales as they are stored."""
-        in_levels, _ = self._in_levels()
-        levels = in_levels.round().clamp(-self._limit, self._limit).reshape(len(self.latent), -1)
+        latent, grouped_scales = self._grouped()
+        levels = _levels(latent / grouped_scales, self._limit).reshape(len(self.latent), -1)
         scales = self.scales.abs().clamp_min(SMALLEST_SCALE).numpy()
         stored, unit = storable(scales)
         return QuantizedWeights(
@@ -66,10 +63,32 @@ class TernaryParameter(nn.Module):
             scale_unit=unit,
         )
 
-    def _in_levels(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the latent weights in units of their scales, [N, G, group], and the scales, [N, G, 1]."""
+    def _grouped(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the latent weights, [N, G, group], and the scales, [N, G, 1]."""
         rows, columns = self.latent.shape
         missing = self.scales.shape[1] * self._group_size - columns
         latent = functional.pad(self.latent, (0, missing)).view(rows, -1, self._group_size)
-        scales = self.scales.abs().clamp_min(SMALLEST_SCALE)[:, :, None]
-        return latent / scales, scales
+        return latent, self.scales.abs().clamp_min(SMALLEST_SCALE)[:, :, None]
+
+
+class _Rounding(torch.autograd.Function):
+    """Levels times scales; backwards, a weight within the grid moves as if it had not been rounded."""
+
+    @staticmethod
+    def forward(ctx: Any, latent: torch.Tensor, scales: torch.Tensor, limit: int) -> torch.Tensor:
+        in_levels = latent / scales
+        levels = _levels(in_levels, limit)
+        ctx.save_for_backward(in_levels, levels)
+        ctx.limit = limit
+        return scales * levels
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        in_levels, levels = ctx.saved_tensors
+        is_inside = in_levels.abs() <= ctx.limit + 0.5
+        of_scales = (gradient * (levels - in_levels * is_inside)).sum(dim=-1, keepdim=True)
+        return gradient * is_inside, of_scales, None
+
+
+def _levels(in_levels: torch.Tensor, limit: int) -> torch.Tensor:
+    return in_levels.round().clamp_(-limit, limit)
