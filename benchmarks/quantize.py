@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from encoder_text import encoder_text
 
 from tritium.quantize import QuantizationConfig, quantize_model
 from tritium.quantize.absmean import quantize_absmean
@@ -71,14 +70,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "2 planes, balanced, 16384 written tokens": _planes(2, profile="balanced", calibration_tokens=16_384),
     "1 plane, best": _planes(1, profile="best", calibration_tokens=16_384),
     "escalated where the output loss exceeds 0.3": {"max_acceptable_loss": 0.3, **CALIBRATION},
-}
-
-
-# Takes half an hour of two cores.
-TAUGHT: dict[str, Any] = {
-    **_planes(1, profile="best", calibration_tokens=16_384, **CALIBRATION),
-    "training_tokens": WHOLE_TEXT,
-    "training_steps": 4_500,
 }
 
 
@@ -178,12 +169,10 @@ def show_encoder(only: str) -> None:
     """Print how near each method keeps the embeddings of the encoder that the development tools carry."""
     source = _minilm()
     print("| method | cosine to fp32 (95 %) | Spearman | bits/weight | layers, s |\n|---|---|---|---|---|")
-    for name, values in {**METHODS, "1 plane, taught": TAUGHT}.items():
+    for name, values in METHODS.items():
         if only not in name:
             continue
-        given = {"calibration_text": encoder_text()} if values is TAUGHT else {}
-        config = QuantizationConfig.from_dict({**values, **VALIDATION, **given})
-        model = quantize_model(source, config)
+        model = quantize_model(source, QuantizationConfig.from_dict({**values, **VALIDATION}))
         report, metrics = model.validation_report, model.metrics
         cosine = report["cosine_similarity"]
         print(

@@ -110,7 +110,7 @@ class QuantizationConfig:
         validation_text: held-out text (str) or a file of text (Path) both models are run on afterwards.
         calibration_tokens: at most so many tokens of the calibration text are run through the model.
         training_tokens: of the text that the layers learn on (profile best), so many at most.
-        training_steps: steps of learning, each on about 2,000 tokens, an encoder's on 1,000.
+        training_steps: steps of learning, each on about 2,000 tokens.
         validation_tokens: at most so many tokens of the validation text are run through both models.
         window: tokens of context in one evaluation window.
     """

@@ -27,16 +27,17 @@ from tritium.model.pretrained import load_model
 from tritium.quantize.differentiable import differentiable
 from tritium.quantize.layer_file import read_layer_report, read_weights, write_layer
 from tritium.quantize.lesson_file import keep_lesson, take_up_lesson
-from tritium.quantize.lesson_text import lesson_text
 from tritium.quantize.quality import weight_error
 from tritium.quantize.shards import SHARDS, Batch, backward
 from tritium.quantize.straight_through import TernaryParameter
+from tritium.quantize.windows import training_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from tritium.quantize.lesson_text import LessonText
+    from numpy.typing import NDArray
+
     from tritium.quantize.plan import QuantizationPlan
     from tritium.quantize.report import LayerReport
     from tritium.quantize.source import Source
@@ -47,7 +48,6 @@ THREADS = 1
 # Where a processor has AVX2 and no more, torch takes six to thirty times as long for products of bfloat16.
 MULTIPLIES_BFLOAT16 = torch.backends.cpu.get_cpu_capability() != "AVX2"
 TOKENS_PER_STEP = 2048
-ENCODER_TOKENS_PER_STEP = 1024
 WARM_UP_STEPS = 20
 # Of the mean magnitude of the weights, in one step of Adam.
 LEARNING_RATE = 0.02
@@ -80,8 +80,8 @@ def distill(
     with _fixed_threads():
         lesson = _Lesson(plan, workdir, source)
         if lesson.students:
-            text = lesson_text(plan, workdir, load_model(plan.source))
-            lesson.learn(text, directory, steps=plan.config.training_steps, progress=progress)
+            windows = training_windows(plan, workdir, load_model(plan.source))
+            lesson.learn(windows, directory, steps=plan.config.training_steps, progress=progress)
         for index in layers:
             _keep(plan, index, workdir, lesson.students, source=source)
     return directory
@@ -112,22 +112,21 @@ class _Lesson:
 
     def learn(
         self,
-        text: LessonText,
+        windows: list[NDArray[np.int32]],
         directory: Path,
         *,
         steps: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        """Take so many steps of Adam; those kept in `directory` are done."""
-        optimizer, chance = self._optimizer(), np.random.default_rng(0)
+        """Take so many steps of Adam, each on a few windows; those kept in `directory` are done."""
+        optimizer, draw = self._optimizer(), np.random.default_rng(0)
         done = take_up_lesson(self._plan, directory, optimizer)
-        tokens = ENCODER_TOKENS_PER_STEP if self._is_encoder else TOKENS_PER_STEP
         for _ in range(done):
-            text.draw(chance, tokens=tokens)
+            _batch(windows, draw)
         kept_at, cost = time.monotonic(), 0.0
         with ThreadPoolExecutor(SHARDS) as executor:
             for step in range(done, steps):
-                batch = text.draw(chance, tokens=tokens)
+                batch = _batch(windows, draw)
                 self._take_step(batch, optimizer, executor, rate=_rate(step, steps=steps))
                 now = time.monotonic()
                 if (
@@ -199,6 +198,18 @@ class _Lesson:
 def _rate(step: int, *, steps: int) -> float:
     """Return the share of the rate: it rises in the first steps and falls along half a cosine."""
     return min(1, (step + 1) / WARM_UP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def _batch(windows: list[NDArray[np.int32]], draw: np.random.Generator) -> Batch:
+    """Draw windows for one step and pad them."""
+    count = max(1, TOKENS_PER_STEP * len(windows) // sum(map(len, windows)))
+    chosen = [windows[index] for index in draw.integers(0, len(windows), count)]
+    token_ids = torch.zeros((count, max(map(len, chosen))), dtype=torch.int64)
+    is_token = torch.zeros(token_ids.shape, dtype=torch.bool)
+    for row, window in enumerate(chosen):
+        token_ids[row, : len(window)] = torch.from_numpy(window.astype(np.int64))
+        is_token[row, : len(window)] = True
+    return Batch(token_ids, is_token)
 
 
 def _keep(

@@ -42,21 +42,20 @@ def calibration_windows(
     limit = plan.config.calibration_tokens
     fewer = limit if tokens is None else min(limit, tokens)
     if plan.config.calibration_text is not None:
-        return _cut(plan.config.calibration_text, loaded, window=window_of(plan, loaded), limit=fewer)
+        return _cut(plan.config.calibration_text, loaded, window=_window(plan, loaded), limit=fewer)
     windows = _written(plan, workdir / "calibration.safetensors", loaded, tokens=limit, seed=0)
     return windows[: max(1, fewer // len(windows[0]))]
 
 
 def training_windows(plan: QuantizationPlan, workdir: Path, loaded: LoadedModel) -> list[NDArray[np.int32]]:
-    """Return the windows of tokens that a generator's layers learn on, likewise."""
+    """Return the windows of tokens that a plan's layers learn on, likewise."""
     limit = plan.config.training_tokens
     if plan.config.calibration_text is not None:
-        return _cut(plan.config.calibration_text, loaded, window=window_of(plan, loaded), limit=limit)
+        return _cut(plan.config.calibration_text, loaded, window=_window(plan, loaded), limit=limit)
     return _written(plan, workdir / "training.safetensors", loaded, tokens=limit, seed=1)
 
 
-def window_of(plan: QuantizationPlan, loaded: LoadedModel) -> int:
-    """Return how many tokens a model is given at once."""
+def _window(plan: QuantizationPlan, loaded: LoadedModel) -> int:
     return min(plan.config.window, loaded.config.max_positions)
 
 
@@ -67,7 +66,7 @@ def _written(
     if kept is None:
         # Writing runs the whole model for every token: it lies in memory meanwhile.
         writer = load_model(plan.source, threads=loaded.model.threads)
-        kept = np.stack(written_windows(writer, tokens=tokens, window=window_of(plan, loaded), seed=seed))
+        kept = np.stack(written_windows(writer, tokens=tokens, window=_window(plan, loaded), seed=seed))
         write_safetensors(file, {WRITTEN: kept}, metadata={"plan": plan.digest})
     return list(kept)
 
