@@ -122,7 +122,8 @@ class Running:
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has, and nobody has said so yet
+                os.kill(self.pid, number)
 
     async def ended(self) -> int:
         """Return the exit code, as `wait` does; the loop does other things meanwhile."""

@@ -18,6 +18,7 @@ from tritium_platform.adapters.sql.billing_store import SqlPriceStore
 from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.event_store import SqlEventStore
 from tritium_platform.adapters.sql.quota_store import SqlReservationStore
+from tritium_platform.adapters.sql.tenancy_store import SqlTenantStore
 
 GATEWAY = Path(__file__).with_name("event_gateway.py")
 
@@ -39,6 +40,7 @@ async def work(url: str, directory: Path, tenant_id: UUID, turn: str) -> None:
         reservations=SqlReservationStore(database),
         prices=SqlPriceStore(database),
         outbox=SqlAuditOutbox(database),
+        tenants=SqlTenantStore(database),
     )
     gateway = module.Gateway(books, clock, directory, file_bytes=2000)
     await gateway.spending.refresh()

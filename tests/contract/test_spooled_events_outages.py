@@ -109,7 +109,9 @@ async def test_killed_at_any_moment_it_loses_nothing_that_was_acknowledged(
         worker = programs.start(WORKER, sql_url, directory, tenant_id, turn, log=tmp_path / "log")
         said = ""
         while said.count("taken ") < 12 + 5 * turn:
-            said += worker.stdout.readline().decode()
+            line = worker.stdout.readline().decode()
+            assert line, "the worker ended by itself"
+            said += line
         worker.kill()
         worker.wait()
         with worker.stdout:
