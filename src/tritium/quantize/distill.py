@@ -106,9 +106,6 @@ class _Lesson:
             bias = source.weights.bias(name)
             self._biases[name] = None if bias is None else torch.from_numpy(np.array(bias))
         self._prefix = source.weights.prefix
-        self._magnitude = float(torch.stack([weight.abs().mean() for weight in self._dense.values()]).mean())
-        self._dtype = torch.bfloat16 if MULTIPLIES_BFLOAT16 else torch.float32
-        self._dense = {name: weight.to(self._dtype) for name, weight in self._dense.items()}
 
     def learn(
         self,
@@ -127,7 +124,9 @@ class _Lesson:
         with ThreadPoolExecutor(SHARDS) as executor:
             for step in range(done, steps):
                 batch = _batch(windows, draw)
-                self._take_step(batch, optimizer, executor, rate=_rate(step, steps=steps))
+                loss = self._take_step(batch, optimizer, executor, rate=_rate(step, steps=steps))
+                if not bool(torch.isfinite(loss)):
+                    raise QuantizationError(f"Distillation lost its way: no finite loss in step {step + 1}.")
                 now = time.monotonic()
                 if (
                     now - kept_at >= max(SECONDS_BETWEEN_KEEPING, cost / SHARE_OF_KEEPING)
@@ -141,17 +140,17 @@ class _Lesson:
 
     def _take_step(
         self, batch: Batch, optimizer: torch.optim.Adam, executor: ThreadPoolExecutor, *, rate: float
-    ) -> None:
+    ) -> torch.Tensor:
+        """Learn from a batch; return its loss."""
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
         optimizer.zero_grad()
-        loss = backward(batch, self.students, loss_of=self._loss, executor=executor, dtype=self._dtype)
-        if not bool(torch.isfinite(loss)):
-            raise QuantizationError("Distillation lost its way: its loss is no longer finite.")
+        loss = backward(batch, self.students, loss_of=self._loss, executor=executor)
         optimizer.step()
+        return loss
 
     def _optimizer(self) -> torch.optim.Adam:
-        rate = LEARNING_RATE * self._magnitude
+        rate = LEARNING_RATE * float(torch.stack([w.abs().mean() for w in self._dense.values()]).mean())
         students = self.students.values()
         return torch.optim.Adam(
             [
@@ -165,7 +164,7 @@ class _Lesson:
     def _loss(self, batch: Batch, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         token_ids, is_token = batch
         learned = {name.removeprefix(self._prefix): weight for name, weight in weights.items()}
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=MULTIPLIES_BFLOAT16):
             with torch.no_grad():
                 wanted, states = self._run(token_ids, is_token, self._dense)
             output, found = self._run(token_ids, is_token, self._dense | learned)

@@ -36,14 +36,10 @@ def backward(
     *,
     loss_of: Callable[[Batch, Mapping[str, torch.Tensor]], torch.Tensor],
     executor: Executor,
-    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Add the gradients of a batch to what makes its weights; return its loss, the mean of windows.
-
-    `dtype` is that in which weights are multiplied.
-    """
+    """Add the gradients of a batch to what makes its weights; return its loss, the mean of windows."""
     weights = list(executor.map(lambda student: student(), students.values()))
-    leaves = [weight.detach().to(dtype).requires_grad_() for weight in weights]
+    leaves = [weight.detach().requires_grad_() for weight in weights]
 
     def learn(shard: Batch) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         loss = loss_of(shard, dict(zip(students, leaves, strict=True)))
@@ -51,6 +47,6 @@ def backward(
         return loss.detach(), torch.autograd.grad(loss, leaves)
 
     losses, gradients = zip(*executor.map(learn, batch.shards()), strict=True)
-    sums = (reduce(torch.add, (half.float() for half in each)) for each in zip(*gradients, strict=True))
+    sums = (reduce(torch.add, each) for each in zip(*gradients, strict=True))
     list(executor.map(torch.autograd.backward, weights, sums))
     return torch.stack(losses).sum()

@@ -58,7 +58,7 @@ async def recognized(request: Request, platform: ThePlatform) -> Recognized:
     return caller
 
 
-KnownCaller = Annotated[Recognized, Depends(recognized)]
+RecognizedCaller = Annotated[Recognized, Depends(recognized)]
 
 
 async def require_admin(request: Request, platform: ThePlatform) -> None:
@@ -78,7 +78,7 @@ async def require_admin(request: Request, platform: ThePlatform) -> None:
     raise InsufficientPermissionsError(required="admin")
 
 
-async def metering_caller(caller: KnownCaller) -> Recognized:
+async def metering_caller(caller: RecognizedCaller) -> Recognized:
     """Return who reports uses: who is unconfirmed must be asked for before they count."""
     caller.context.require(Scope.METERING)
     return caller
@@ -101,7 +101,8 @@ async def _require_tenant(
 
 
 async def _require_known_tenant(
-    _caller: KnownCaller, _scheme: Annotated[HTTPAuthorizationCredentials | None, Depends(_tenant_scheme)]
+    _caller: RecognizedCaller,
+    _scheme: Annotated[HTTPAuthorizationCredentials | None, Depends(_tenant_scheme)],
 ) -> None:
     """Let tenants in, for what waits until they are confirmed."""
 

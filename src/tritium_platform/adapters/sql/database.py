@@ -40,7 +40,8 @@ _log = structlog.get_logger(__name__)
 BUSY_SECONDS = 10
 # PostgreSQL's class 53; too many connections are no matter of how much one of them asks for.
 INSUFFICIENT_RESOURCES, DISK_FULL, TOO_MANY_CONNECTIONS = "53", "53100", "53300"
-# A server that says nothing would be waited for as long as TCP does: minutes (seconds; milliseconds).
+# A server that says nothing would be waited for as long as TCP does: minutes. In seconds; `tcp_user_timeout`
+# is in milliseconds.
 SILENCE = {
     "connect_timeout": 5,
     "tcp_user_timeout": 15_000,
