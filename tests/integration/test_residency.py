@@ -84,7 +84,7 @@ def test_what_is_pinned_stays_and_a_model_for_which_no_room_is_left_says_so(shop
 
 
 def test_a_model_that_nobody_uses_leaves_and_the_next_request_brings_it_back(tmp_path, harness):
-    platform, stop = harness.serve(harness.platform_config(tmp_path, model_idle_seconds=0.5))
+    platform, stop = harness.serve(harness.platform_config(tmp_path, model_idle_seconds=2.0))
     try:
         _, key = platform.tenant()
         model = platform.deploy(key)

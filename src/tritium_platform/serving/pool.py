@@ -33,6 +33,7 @@ class Pool:
         is_leaving: its engines are being stopped.
         tier: the tenant's tier at the last request; None before the first.
         last_used: `Clock.monotonic_nanoseconds` of the last lease that began or ended.
+        loaded_at: that of the end of the last load.
         loading: the load under way.
         idle: set while nobody holds it.
     """
@@ -53,6 +54,7 @@ class Pool:
         self.is_leaving = False
         self.tier: TenantTier | None = None
         self.last_used = 0
+        self.loaded_at = 0
         self.loading: asyncio.Task[None] | None = None
         self.idle = asyncio.Event()
         self.idle.set()

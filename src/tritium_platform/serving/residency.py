@@ -36,7 +36,7 @@ class Residency:
     Args:
         budget_bytes: memory of all engines together; 0: no bound, and nothing leaves for another.
         load_seconds: how long a request waits for its model.
-        idle_seconds: a pool that nobody used for so long leaves; 0: it stays.
+        idle_seconds: a pool that nobody used for so long since it was there leaves; 0: it stays.
         drain_seconds: how long what runs may take to finish when everything ends.
     """
 
@@ -165,8 +165,8 @@ class Residency:
         async with self._making_room:
             if self._idle_seconds:
                 since = self._clock.monotonic_nanoseconds() - round(self._idle_seconds * _NANOSECONDS)
-                idle = [each for each in self._pools if each.is_evictable and each.last_used < since]
-                await self._unload(*idle)
+                idle = [each for each in self._pools if max(each.last_used, each.loaded_at) < since]
+                await self._unload(*(each for each in idle if each.is_evictable))
             while self._excess(0) and (leaving := self._leaving_order(None)):
                 await self._unload(leaving[0])
 
@@ -221,6 +221,7 @@ class Residency:
 
     def _loaded(self, pool: Pool, task: asyncio.Task[None]) -> None:
         pool.loading = None
+        pool.loaded_at = self._clock.monotonic_nanoseconds()
         self._freed.set()
         error = None if task.cancelled() else task.exception()
         if error is not None:

@@ -339,6 +339,26 @@ async def test_without_a_budget_everything_stays():
     assert {pool.state for pool in pools} == {"ready"}
 
 
+async def test_a_model_is_idle_since_it_was_there_and_not_since_its_load_began():
+    machine, clock = Machine(), ManualClock()
+    residency = a_residency(clock, idle_seconds=5.0)
+    pool = a_pool(machine, clock, need=1)
+    residency.add(pool)
+    residency.load_what_fits([pool])
+    await settle()
+    clock.advance(seconds=60)  # a slow load that no request waits for
+    machine.engines[0].decide(ReplicaState.READY)
+    await settle()
+    await residency.trim()
+    assert pool.state is DeploymentState.READY
+    clock.advance(seconds=4)
+    await residency.trim()
+    assert pool.state is DeploymentState.READY
+    clock.advance(seconds=2)
+    await residency.trim()
+    assert pool.state is DeploymentState.UNLOADED
+
+
 async def test_at_the_start_what_is_pinned_comes_first_and_the_rest_as_far_as_it_fits():
     machine, clock = Machine(), ManualClock()
     residency = a_residency(clock)
