@@ -1,18 +1,18 @@
 """What taking in uses that others counted costs, over HTTP, as the table grows; and resending all of it.
 
-    python benchmarks/ingest.py DATABASE_URL [--events N] [--batch N] [--clients N] [--turns] [--capped]
-        [--record]
+    python benchmarks/ingest.py DATABASE_URL [--ids random|ordered] [--events N] [--batch N] [--clients N]
+        [--turns] [--capped] [--record]
 
 DATABASE_URL names an empty database: postgresql+psycopg://... or sqlite+aiosqlite:///PATH. It starts
 `tritiumd serve` and sends batches as several tenants at once, each over a connection of its own. Ids are
-random, which is the worst order for an index. Bodies are made before the clock runs; every answer came after
-its commit.
+random, which is the worst order for an index, or UUIDs of version 7, whose order is that of time. Bodies are
+made before the clock runs; every answer came after its commit.
 A machine that drifts looks like a table that costs more as it grows. With `--turns` a second server fills a
 new, small database of the same PostgreSQL at every millionth row, in turns with the table that grows: small,
-grown, near, near, grown, small. "Near" goes into the table that grows, too, with ids whose digests lie in a
-part of its index of keys that has as many rows as the small table, so that caches can hold it. The role needs
+grown, near, near, grown, small. "Near" goes into the table that grows, too, with random ids whose keys lie in
+a part of its index that has as many rows as the small table, so that caches can hold it. The role needs
 CREATEDB for that.
-`--record` keeps the figures in docs/measurements/ingest.json; `ingest_picture.py` draws them.
+`--record` keeps the figures in docs/measurements/ingest-IDS.json; `ingest_picture.py` draws them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from uuid import UUID
 
 import psutil
 import psycopg
-from ingest_bodies import bodies, near_ids, random_ids
+from ingest_bodies import bodies, near_ids, ordered_ids, random_ids
 from side_by_side.machine import describe_machine
 
 from tritium_platform.cli.client import ServerClient
@@ -47,12 +47,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
-RECORD = Path(__file__).resolve().parent.parent / "docs" / "measurements" / "ingest.json"
+MEASUREMENTS = Path(__file__).resolve().parent.parent / "docs" / "measurements"
 WINDOW = 200_000
 WARM_UP = 10_000
 TURN_EVERY, TURN_WINDOW, SMALL_WARM_UP = 1_000_000, 100_000, 50_000
 QUIET_SECONDS = 2
-TURNS = ("small", "grown", "near", "near", "grown", "small")
+TURNS = {
+    "random": ("small", "grown", "near", "near", "grown", "small"),
+    "ordered": ("small", "grown", "grown", "small"),
+}
 
 
 @dataclass(frozen=True)
@@ -167,19 +170,15 @@ def measure(server: Server, work: Sequence[bytes], *, events: int, before: int) 
 class Table:
     """The uses in one server's database; it grows, and what that took is told."""
 
-    def __init__(self, server: Server, *, batch: int) -> None:
-        self.server, self.batch, self.rows = server, batch, 0
+    def __init__(self, server: Server, *, batch: int, ids: str) -> None:
+        self.server, self.batch, self.ids, self.rows = server, batch, ids, 0
         self.generator = random.Random()  # noqa: S311 - ids to measure with
         self.last: tuple[list[bytes], int] = ([], 0)
 
     def grow(self, count: int, *, within: range | None = None) -> dict[str, Any]:
-        """Take in so many new uses; `within` says where the first four bytes of their keys' digests lie."""
-        generator = self.generator
-        sources = [
-            near_ids(each.tenant_id, generator, within=within) if within else random_ids(generator)
-            for each in self.server.accounts
-        ]
-        self.last = bodies(count, batch=self.batch, sources=sources, generator=generator), count
+        """Take in so many new uses; `within` says where the first four bytes of their keys lie."""
+        sources = [self._ids(each.tenant_id, within=within) for each in self.server.accounts]
+        self.last = bodies(count, batch=self.batch, sources=sources, generator=self.generator), count
         return self.resend(rows=count)
 
     def resend(self, *, rows: int = 0) -> dict[str, Any]:
@@ -189,14 +188,19 @@ class Table:
         self.rows += rows
         return found
 
+    def _ids(self, tenant_id: UUID, *, within: range | None) -> Iterator[str]:
+        if within:
+            return near_ids(tenant_id, self.generator, within=within)
+        return random_ids(self.generator) if self.ids == "random" else ordered_ids()
+
 
 def run(
-    url: str, *, events: int, batch: int, clients: int, turns: bool, capped: bool
+    url: str, *, ids: str, events: int, batch: int, clients: int, turns: bool, capped: bool
 ) -> list[dict[str, Any]]:
     """Fill the table and measure on the way; then send the last ones again."""
     found = []
     with small_databases(url) as new_database, serve(url, clients=clients, capped=capped) as server:
-        grown = Table(server, batch=batch)
+        grown = Table(server, batch=batch, ids=ids)
         for found_now in _fill(grown, events, new_database if turns else None):
             print(json.dumps(found_now), flush=True)
             found.append(found_now)
@@ -224,9 +228,9 @@ def in_turns(grown: Table, url: str) -> Iterator[dict[str, Any]]:
     begin = (rows // TURN_EVERY % 16) << 28
     near = range(begin, begin + (SMALL_WARM_UP << 32) // rows)
     with serve(url, clients=len(grown.server.accounts)) as server:
-        small = Table(server, batch=grown.batch)
+        small = Table(server, batch=grown.batch, ids=grown.ids)
         small.grow(SMALL_WARM_UP)
-        for name in TURNS:
+        for name in TURNS[grown.ids]:
             table = small if name == "small" else grown
             time.sleep(QUIET_SECONDS)
             yield {
@@ -240,7 +244,7 @@ def ratios(found: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Say for each turn what the table that grows costs, over the small one."""
     for rows in sorted({each["turn_at"] for each in found if "turn_at" in each}):
         turn = [each for each in found if each.get("turn_at") == rows]
-        for name in ("grown", "near"):
+        for name in sorted({each["table"] for each in turn} - {"small"}):
             small, table = ([each for each in turn if each["table"] == which] for which in ("small", name))
             database = _mean(table, "database_us") / _mean(small, "database_us")
             whole = _mean(table, "database_us", "server_us") / _mean(small, "database_us", "server_us")
@@ -288,6 +292,7 @@ def _cpu(process: psutil.Process) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("database_url")
+    parser.add_argument("--ids", choices=TURNS, default="random")
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--batch", type=int, default=5000)
     parser.add_argument("--clients", type=int, default=4)
@@ -299,6 +304,7 @@ def main() -> None:
         parser.error("--turns needs PostgreSQL")
     found = run(
         options.database_url,
+        ids=options.ids,
         events=options.events,
         batch=options.batch,
         clients=options.clients,
@@ -314,7 +320,8 @@ def main() -> None:
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "runs": found,
         }
-        RECORD.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        path = MEASUREMENTS / f"ingest-{options.ids}.json"
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

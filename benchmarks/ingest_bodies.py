@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tritium_platform.metering.model import key_digest, key_prefix
+from tritium_platform.metering.model import key_prefix, unique_key
+from tritium_platform.values import uuid7
 
 if TYPE_CHECKING:
     import random
@@ -18,12 +19,18 @@ MODELS = ("bitnet-2b4t", "llama-8b", "qwen3-4b")
 
 
 def near_ids(tenant_id: UUID, generator: random.Random, *, within: range) -> Iterator[str]:
-    """Return random ids of digests whose first four bytes lie in a range."""
+    """Return random ids of keys whose first four bytes lie in a range."""
     prefix = key_prefix(tenant_id=tenant_id, source=SOURCE)
     while True:
         event_id = generator.randbytes(16).hex()
-        if int.from_bytes(key_digest(prefix, event_id)[:4]) in within:
+        if int.from_bytes(unique_key(prefix, event_id)[:4]) in within:
             yield event_id
+
+
+def ordered_ids() -> Iterator[str]:
+    """Return ids in the order of time: UUIDs of version 7."""
+    while True:
+        yield str(uuid7())
 
 
 def random_ids(generator: random.Random) -> Iterator[str]:

@@ -1,8 +1,9 @@
-"""The picture of what an event costs as the table grows.
+"""The pictures of what an event costs as the table grows.
 
     python benchmarks/ingest_picture.py
 
-It draws the figures of docs/measurements/ingest.json, which `ingest.py --record` writes.
+They show the figures of docs/measurements/ingest-random.json and ingest-ordered.json, which
+`ingest.py --record` writes.
 """
 
 from __future__ import annotations
@@ -20,26 +21,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-RECORD = DOCS / "measurements" / "ingest.json"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 880, 300, 52, 820, 78, 236
-STEP_US = 20
+STEP_US, LEAST_TOP_US = 20, 40  # both pictures have one scale
 SERIES = (("server_us", "the server"), ("database_us", "its database connections"))
 
 
 def draw() -> None:
-    """Write the picture for a light and a dark page."""
-    content = json.loads(RECORD.read_text(encoding="utf-8"))
-    for mode, palette in (("light", LIGHT), ("dark", DARK)):
-        path = DOCS / "pictures" / f"ingest-{mode}.svg"
-        path.write_text(picture(content, palette), encoding="utf-8")
+    """Write both pictures for a light and a dark page."""
+    for ids in ("random", "ordered"):
+        record = DOCS / "measurements" / f"ingest-{ids}.json"
+        content = json.loads(record.read_text(encoding="utf-8"))
+        for mode, palette in (("light", LIGHT), ("dark", DARK)):
+            path = DOCS / "pictures" / f"ingest-{ids}-{mode}.svg"
+            path.write_text(picture(content, palette, ids=ids), encoding="utf-8")
 
 
-def picture(content: dict[str, Any], palette: Palette) -> str:
+def picture(content: dict[str, Any], palette: Palette, *, ids: str) -> str:
     """Return an SVG: microseconds of processor per event from zero, rows in the table by decades."""
     runs = [each for each in content["runs"] if each["accepted"] and each["rows_before"]]
     grown = [each for each in runs if each.get("table", "grown") == "grown"]
     small = [each for each in runs if each.get("table") == "small"]
-    title = "Microseconds of processor per event, by the rows that are there already"
+    title = f"Microseconds of processor per event with {ids} ids, by the rows that are there already"
     machine, loads = content["machine"], [each["load_average"] for each in runs]
     place = f"{machine['processor']}, {machine['cores']} cores"
     caption = f"{place}, load {min(loads):g} to {max(loads):g}, {content['date']}"
@@ -58,7 +60,7 @@ def _lines(
 ) -> Iterator[str]:
     fewest, most = (math.log10(end(each["rows_before"] for each in runs)) for end in (min, max))
     most_us = max(each[name] for each in (*runs, *small) for name, _ in SERIES)
-    top = STEP_US * (int(most_us // STEP_US) + 1)
+    top = max(LEAST_TOP_US, STEP_US * (int(most_us // STEP_US) + 1))
 
     def place(rows: int, value: float) -> tuple[float, float]:
         share = (math.log10(rows) - fewest) / (most - fewest)

@@ -33,6 +33,21 @@ if TYPE_CHECKING:
 
     from tritium_platform.adapters.memory.clock import ManualClock
 
+# Ids of one millisecond, and ids that look like them.
+MILLISECONDS = bytes.fromhex("019ad3c0ffee")
+TIMED = (
+    "019ad3c0-ffee-7abc-8def-0123456789ab",
+    "019ad3c0-ffee-7abc-8def-0123456789ac",
+    "019ad3c0-ffee-7abc-8def-0123456789ab/2",
+)
+UNTIMED = (
+    "019ad3c0-ffee-4abc-8def-0123456789ab",
+    "019AD3C0-FFEE-7ABC-8DEF-0123456789AB",
+    " 019ad3c0-ffee-7abc-8def-0123456789ab",
+    "\uff10\uff1119ad3c-ffee-7abc-8def-0123456789ab",
+    "019ad3c0ffee7abc8def0123456789ab",
+)
+
 
 def drift(engine: Engine) -> list[Any]:
     with engine.connect() as connection:
@@ -85,12 +100,12 @@ def test_processes_that_start_together_migrate_once(empty_url: str) -> None:
 
 async def test_uses_stay_unique_whatever_their_key_is_made_of(empty_url: str, clock: ManualClock) -> None:
     """Ids differ in what a language holds for equal or orders otherwise; uses of each release are there."""
-    names = ["a", "B", "b", "ä", "a\u0308", "\uff41", "-a", "ba", "ab"]
+    names = ["a", "B", "b", "ä", "a\u0308", "\uff41", "-a", "ba", "ab", *TIMED, *UNTIMED]
     uses = [a_use(clock, source=source, event_id=name) for source in names for name in names]
     digests = [each.body_sha256() for each in uses]
     migrate(empty_url)
     assert await kept(empty_url, uses) == [None] * len(uses)
-    for revision in ("0026", "0025"):
+    for revision in ("0029", "0026", "0025"):
         downgrade(empty_url, revision=revision)
         with pytest.raises(IntegrityError):
             repeat_a_use(empty_url)
@@ -99,10 +114,13 @@ async def test_uses_stay_unique_whatever_their_key_is_made_of(empty_url: str, cl
     engine = synchronous_engine(empty_url)
     (key,) = inspect(engine).get_unique_constraints("usage_records")
     with engine.connect() as connection:
-        rows = connection.execute(select(usage_records.c.id, usage_records.c.key_digest)).all()
+        rows = connection.execute(select(usage_records.c.id, usage_records.c.unique_key)).all()
     engine.dispose()
-    assert key["column_names"] == ["key_digest"]
-    assert {row.id: row.key_digest.bytes for row in rows} == {each.id: each.key_digest() for each in uses}
+    assert key["column_names"] == ["unique_key"]
+    assert {row.id: row.unique_key.bytes for row in rows} == {each.id: each.unique_key() for each in uses}
+    assert {row.id for row in rows if row.unique_key.bytes.startswith(MILLISECONDS)} == {
+        each.id for each in uses if each.event_id in TIMED
+    }
 
 
 async def kept(url: str, uses: Sequence[UsageRecord]) -> list[bytes | None]:

@@ -17,7 +17,7 @@ from tritium_platform.adapters.sql.database import Database
 from tritium_platform.adapters.sql.event_store import SqlEventStore
 from tritium_platform.adapters.sql.packed_array import packed_bytes, packed_integers
 from tritium_platform.metering.event import EventKind, UsageEvent
-from tritium_platform.metering.model import Meter, key_digest, key_prefix
+from tritium_platform.metering.model import Meter, key_prefix, unique_key
 from tritium_platform.tenancy.model import TenantTier
 from tritium_platform.values import uuids7_bytes
 
@@ -59,7 +59,7 @@ def of_its_own_kind(number: int) -> UsageEvent:
             received_at=EPOCH,
         ),
         id="1",
-        key=key_digest(prefix, "1"),
+        key=unique_key(prefix, "1"),
         quantity=number,
         event_time=EPOCH + timedelta(microseconds=number),
         body_sha256=number.to_bytes(32),

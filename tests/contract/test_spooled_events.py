@@ -308,6 +308,10 @@ def test_events_are_read_as_they_were_written(clock: ManualClock) -> None:
     frame = msgspec.msgpack.decode(data)
     assert len(frame["kinds"]) == 2  # a release that knows no others does not find the kinds of these events
     assert max(row[0] for row in frame["events"]) > 2
+    assert {row[3] for row in frame["events"]} == {None}  # where one that has other keys looks for them
+    for row in frame["events"]:
+        row[3] = b"a key that no release has any more"
+    assert encode_events(decode_events(msgspec.msgpack.encode(frame))) == data
     for wrong in (b"", b"\xc1", data[:-1], encode_events([])[:-1] + b"\x91\x80"):
         with pytest.raises(PlatformError, match="no events"):
             decode_events(wrong)

@@ -9,6 +9,7 @@ import msgspec
 
 from tritium_platform.errors import PlatformError
 from tritium_platform.metering.event import EventKind, UsageEvent
+from tritium_platform.metering.model import unique_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +23,15 @@ class SpooledEvent(NamedTuple):
 
 
 class _Row(msgspec.Struct, array_like=True, gc=False):
+    """One event.
+
+    Releases before migration 30 wrote a key down that is none any more; where there is none they stop.
+    """
+
     kind: int
     identity: bytes
     id: str
-    key: bytes
+    former_key: bytes | None
     quantity: int
     event_time: datetime
     body_sha256: bytes
@@ -53,7 +59,7 @@ def encode_events(events: Sequence[SpooledEvent]) -> bytes:
             kind=places[event.kind],
             identity=identity,
             id=event.id,
-            key=event.key,
+            former_key=None,
             quantity=event.quantity,
             event_time=event.event_time,
             body_sha256=event.body_sha256,
@@ -77,7 +83,7 @@ def _spooled(row: _Row, *, kind: EventKind) -> SpooledEvent:
     event = UsageEvent(
         kind=kind,
         id=row.id,
-        key=row.key,
+        key=unique_key(kind.key_prefix, row.id),
         quantity=row.quantity,
         event_time=row.event_time,
         body_sha256=row.body_sha256,

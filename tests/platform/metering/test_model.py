@@ -20,6 +20,8 @@ from tritium_platform.metering.model import (
     ResourceUsage,
     UsageQuantities,
     UsageRecord,
+    key_prefix,
+    unique_key,
 )
 from tritium_platform.tenancy.model import TenantTier
 
@@ -100,6 +102,34 @@ def test_only_the_id_is_not_part_of_the_body_and_a_report_brings_its_own() -> No
     assert set(CHANGES) | {"id", "report"} == set(UsageRecord.__struct_fields__)
     report = Report(dimensions={}, received_at=RECORD.occurred_at, body_sha256=b"what its sender said")
     assert replace(RECORD, report=report, **CHANGES).body_sha256() == b"what its sender said"
+
+
+@given(
+    st.integers(0, 2**48 - 1),
+    st.integers(0, 2**48 - 1),
+    st.binary(min_size=10, max_size=10),
+    st.text(max_size=9),
+)
+def test_keys_of_ids_with_a_time_are_in_its_order(one: int, other: int, rest: bytes, behind: str) -> None:
+    moments = sorted((one, other))
+    ids = [UUID(bytes=moment.to_bytes(6) + b"\x7f\xff" + rest[2:]) for moment in moments]
+    keys = [replace(RECORD, event_id=f"{each}{behind}").unique_key() for each in ids]
+    assert [key[:6] for key in keys] == [moment.to_bytes(6) for moment in moments]
+    assert all(len(key) == 16 for key in keys)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 2), st.sampled_from("ab"), st.text("\x00a7-f", max_size=3)), unique=True
+    )
+)
+@pytest.mark.parametrize("begin", ["", "019ad3c0-ffee-7abc-", "019ad3c0-ffee-4abc-"])
+def test_no_two_uses_have_one_key(begin: str, uses: list[tuple[int, str, str]]) -> None:
+    keys = {
+        unique_key(key_prefix(tenant_id=UUID(int=tenant), source=source), f"{begin}{event_id}")
+        for tenant, source, event_id in uses
+    }
+    assert len(keys) == len(uses)
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, True, 2**63, "3", None])

@@ -55,7 +55,7 @@ _EVENTS = f"""
 _INSERT = text(
     f"""
     INSERT INTO usage_records (
-        id, tenant_id, source, event_id, key_digest, operation, tier, outcome, model, device, dimensions,
+        id, tenant_id, source, event_id, unique_key, operation, tier, outcome, model, device, dimensions,
         key_id, occurred_at, received_at, body_sha256, {", ".join(QUANTITIES + RESOURCES)}
     )
     SELECT
@@ -64,7 +64,7 @@ _INSERT = text(
         {_COUNTS}
     FROM {_EVENTS}
     ORDER BY e.place
-    ON CONFLICT (key_digest) DO NOTHING
+    ON CONFLICT (unique_key) DO NOTHING
     """  # noqa: S608 - of our own names
 )
 # LATERAL with a LIMIT is looked up in an index, key by key, whatever the planner believes of the table.
@@ -76,7 +76,7 @@ _TAKEN_ON_POSTGRESQL = text(
     FROM unnest(CAST(:id AS uuid[]), CAST(:key AS uuid[])) WITH ORDINALITY AS sent(id, key, place)
     CROSS JOIN LATERAL (
         SELECT r.id, r.body_sha256, r.xmin AS writer
-        FROM usage_records r WHERE r.key_digest = sent.key LIMIT 1
+        FROM usage_records r WHERE r.unique_key = sent.key LIMIT 1
     ) u
     WHERE u.id <> sent.id OR u.writer <> CAST(pg_current_xact_id() AS xid)
     """
@@ -84,7 +84,7 @@ _TAKEN_ON_POSTGRESQL = text(
 _TAKEN_ON_SQLITE = text(
     """
     SELECT e.key AS place, u.body_sha256
-    FROM json_each(:keys) e CROSS JOIN usage_records u WHERE u.key_digest = e.value
+    FROM json_each(:keys) e CROSS JOIN usage_records u WHERE u.unique_key = e.value
     """
 )
 

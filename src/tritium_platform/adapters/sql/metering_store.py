@@ -55,11 +55,11 @@ class SqlUsageStore:
         statement = (
             self._database.insert(usage_records)
             .values(**values)
-            .on_conflict_do_nothing(index_elements=[usage_records.c.key_digest])
+            .on_conflict_do_nothing(index_elements=[usage_records.c.unique_key])
             .returning(usage_records.c.id)
         )
         kept = select(usage_records.c.body_sha256).where(
-            usage_records.c.key_digest == values["key_digest"],
+            usage_records.c.unique_key == values["unique_key"],
         )
         async with self._database.write() as connection:
             if (await connection.execute(statement)).one_or_none() is not None:
@@ -69,7 +69,7 @@ class SqlUsageStore:
     async def insert_all(self, records: Sequence[UsageRecord]) -> None:
         """Keep records, but for those whose key is taken."""
         rows = [record_values(record) for record in records]
-        await insert_new(self._database, usage_records, rows, key=("key_digest",))
+        await insert_new(self._database, usage_records, rows, key=("unique_key",))
 
     async def list(
         self, tenant_id: UUID, *, start: datetime, end: datetime, limit: int, after: UUID | None = None
@@ -185,7 +185,7 @@ def record_values(record: UsageRecord) -> dict[str, Any]:
         "tenant_id": record.tenant_id,
         "source": record.source,
         "event_id": record.event_id,
-        "key_digest": UUID(bytes=record.key_digest()),
+        "unique_key": UUID(bytes=record.unique_key()),
         "operation": record.operation.value,
         "tier": record.tier.value,
         "outcome": record.outcome,

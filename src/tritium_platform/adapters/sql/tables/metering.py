@@ -27,7 +27,7 @@ usage_records = Table(
     Column("source", String(200), nullable=False),
     Column("event_id", String(200), nullable=False),
     # Of (tenant_id, source, event_id), which is unique by it: an index of these is a third of one of those.
-    Column("key_digest", Uuid, nullable=False, unique=True),
+    Column("unique_key", Uuid, nullable=False, unique=True),
     Column("operation", String(40), nullable=False),
     Column("tier", String(20), nullable=False),
     Column("outcome", String(200), nullable=False),

@@ -5,13 +5,14 @@ Every use is looked up in this index and put into it, in random order, and it mu
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from alembic import op
 
-from tritium_platform.metering.model import key_digest, key_prefix
+from tritium_platform.metering.model import key_prefix
 
 revision = "0027"
 down_revision = "0026"
@@ -20,7 +21,7 @@ depends_on = None
 
 OLD = "uq_usage_records_tenant_id_source_event_id"
 NEW = "uq_usage_records_key_digest"
-# What `key_digest` computes.
+# What `spelled_digest` computes.
 DIGEST = """
     encode(substr(sha256(
         uuid_send(tenant_id) || int2send(CAST(octet_length(convert_to(source, 'UTF8')) AS smallint))
@@ -40,7 +41,7 @@ def upgrade() -> None:
         )
         return
     driver: Any = op.get_bind().connection.dbapi_connection
-    driver.create_function("tritium_key_digest", 3, _spelled, deterministic=True)
+    driver.create_function("tritium_key_digest", 3, spelled_digest, deterministic=True)
     op.execute("UPDATE usage_records SET key_digest = tritium_key_digest(tenant_id, source, event_id)")
     with op.batch_alter_table("usage_records") as table:
         table.alter_column("key_digest", existing_type=sa.Uuid(), nullable=False)
@@ -62,6 +63,7 @@ def downgrade() -> None:
         table.create_unique_constraint(OLD, ["tenant_id", "source", "event_id"])
 
 
-def _spelled(tenant_id: str, source: str, event_id: str) -> str:
+def spelled_digest(tenant_id: str, source: str, event_id: str) -> str:
     """Return a digest as SQLite keeps it."""
-    return key_digest(key_prefix(tenant_id=UUID(tenant_id), source=source), event_id).hex()
+    key = key_prefix(tenant_id=UUID(tenant_id), source=source) + event_id.encode()
+    return hashlib.sha256(key).hexdigest()[:32]
