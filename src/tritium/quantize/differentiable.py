@@ -1,4 +1,8 @@
-"""Models as torch differentiates them: the same mathematics as `tritium.model`, for training only."""
+"""Models as torch differentiates them: the same mathematics as `tritium.model`, for training only.
+
+Texts of several lengths are padded only where tokens look at one another; all else is done for tokens alone,
+[N, ...] in the order of the texts.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +28,16 @@ GEMMA = ("gemma2", "gemma3_text")
 
 
 class Differentiable(Protocol):
-    """A model cut into what is before, in and after its blocks; texts are padded to [B, T]."""
+    """A model cut into what is before, in and after its blocks; `is_token` [B, T] has N tokens."""
 
-    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Return what enters the first block, [B, T, hidden]."""
+    def embed(self, token_ids: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+        """Return what enters the first block, [N, hidden]."""
 
     def block(self, index: int, hidden: torch.Tensor, is_token: torch.Tensor, apply: Apply) -> torch.Tensor:
-        """Run one block on [B, T, hidden]; `apply` runs its linear layers by name."""
+        """Run one block on [N, hidden]; `apply` runs its linear layers by name."""
 
     def output(self, hidden: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
-        """Return logits [B, T, vocabulary] or unit vectors [B, hidden]."""
+        """Return logits [N, vocabulary] or unit vectors [B, hidden]."""
 
 
 class Decoder:
@@ -49,16 +53,16 @@ class Decoder:
         }
         self._frequencies = [torch.from_numpy(each) for each in layer_frequencies(config)]
 
-    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Look the tokens up: [B, T, hidden]."""
-        return functional.embedding(token_ids, self._table) * self._config.scaling.embedding
+    def embed(self, token_ids: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+        """Look the tokens up: [N, hidden]."""
+        return functional.embedding(token_ids[is_token], self._table) * self._config.scaling.embedding
 
     def block(self, index: int, hidden: torch.Tensor, is_token: torch.Tensor, apply: Apply) -> torch.Tensor:
-        """Run one block on [B, T, hidden]; padding stands at the end, where causal attention never looks."""
-        del is_token
+        """Run one block on [N, hidden]; padding stands at the end, where causal attention never looks."""
         name = f"model.layers.{index}"
         x = self._normalised(hidden, f"{name}.input_layernorm")
-        attended = self._attended(index, *(apply(f"{name}.self_attn.{part}_proj", x) for part in "qkv"))
+        parts = (_padded(apply(f"{name}.self_attn.{part}_proj", x), is_token) for part in "qkv")
+        attended = _tokens(self._attended(index, *parts), is_token)
         attended = apply(f"{name}.self_attn.o_proj", attended)
         between, after = "post_attention_layernorm", None
         if self._config.model_type in GEMMA:
@@ -71,7 +75,7 @@ class Decoder:
         return hidden + (fed if after is None else self._normalised(fed, after))
 
     def output(self, hidden: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
-        """Return logits [B, T, vocabulary]."""
+        """Return logits [N, vocabulary]."""
         del is_token
         logits = functional.linear(self._normalised(hidden, "model.norm"), self._head)
         cap = self._config.scaling.logit_cap
@@ -128,31 +132,44 @@ class Encoder:
             if name.endswith("LayerNorm")
         }
 
-    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Add words and places and normalise: [B, T, hidden]."""
-        words = functional.embedding(token_ids, self._words)
-        return self._normalised(words + self._places[: token_ids.shape[1]], "embeddings.LayerNorm")
+    def embed(self, token_ids: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+        """Add words and places and normalise: [N, hidden]."""
+        words = functional.embedding(token_ids[is_token], self._words)
+        places = self._places[: token_ids.shape[1]].expand(*token_ids.shape, -1)[is_token]
+        return self._normalised(words + places, "embeddings.LayerNorm")
 
     def block(self, index: int, hidden: torch.Tensor, is_token: torch.Tensor, apply: Apply) -> torch.Tensor:
-        """Run one block on [B, T, hidden]; nobody attends to padding."""
+        """Run one block on [N, hidden]; nobody attends to padding."""
         name = f"encoder.layer.{index}"
         parts = (apply(f"{name}.attention.self.{part}", hidden) for part in ("query", "key", "value"))
-        shape = (*hidden.shape[:2], self._config.num_heads, self._config.head_dim)
-        q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
+        shape = (*is_token.shape, self._config.num_heads, self._config.head_dim)
+        q, k, v = (_padded(part, is_token).view(shape).transpose(1, 2) for part in parts)
         mixed = _attended(q, k, v, is_seen=is_token[:, None, None, :])
-        attended = apply(f"{name}.attention.output.dense", mixed.transpose(1, 2).flatten(2))
+        attended = _tokens(mixed.transpose(1, 2).flatten(2), is_token)
+        attended = apply(f"{name}.attention.output.dense", attended)
         hidden = self._normalised(attended + hidden, f"{name}.attention.output.LayerNorm")
         inner = functional.gelu(apply(f"{name}.intermediate.dense", hidden))
         return self._normalised(apply(f"{name}.output.dense", inner) + hidden, f"{name}.output.LayerNorm")
 
     def output(self, hidden: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         """Return the mean over each text's tokens as unit vectors, [B, hidden]."""
-        mean = (hidden * is_token[:, :, None]).sum(dim=1)
-        return functional.normalize(mean, dim=-1)
+        return functional.normalize(_padded(hidden, is_token).sum(dim=1), dim=-1)
 
     def _normalised(self, x: torch.Tensor, norm: str) -> torch.Tensor:
         weight, bias = self._norms[norm]
         return functional.layer_norm(x, (x.shape[-1],), weight, bias, self._config.norm_eps)
+
+
+def _padded(x: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+    """Return [B, T, D] of the tokens' [N, D], with zeros elsewhere."""
+    places = is_token.flatten().nonzero()[:, 0]
+    padded = x.new_zeros(is_token.numel(), x.shape[-1]).index_copy(0, places, x)
+    return padded.view(*is_token.shape, -1)
+
+
+def _tokens(x: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+    """Return the tokens' [N, D] of [B, T, D]."""
+    return x.flatten(0, 1).index_select(0, is_token.flatten().nonzero()[:, 0])
 
 
 def _causal(

@@ -170,13 +170,13 @@ class _Lesson:
             output, found = self._run(token_ids, is_token, self._dense | learned)
         hidden = torch.stack(
             [
-                (found_state - state)[is_token].square().sum() / state[is_token].square().sum()
+                (found_state - state).square().sum() / state.square().sum()
                 for found_state, state in zip(found, states, strict=True)
             ]
         ).mean()
         if self._is_encoder:
             return hidden + COSINE_WEIGHT * (1 - (output * wanted).sum(dim=-1)).mean()
-        predicted, expected = (functional.log_softmax(each[is_token], dim=-1) for each in (output, wanted))
+        predicted, expected = (functional.log_softmax(each, dim=-1) for each in (output, wanted))
         return hidden + functional.kl_div(predicted, expected, log_target=True, reduction="batchmean")
 
     def _run(
@@ -187,7 +187,7 @@ class _Lesson:
         def apply(name: str, x: torch.Tensor) -> torch.Tensor:
             return functional.linear(x, weights[name], self._biases[name])
 
-        hidden, states = self._model.embed(token_ids), []
+        hidden, states = self._model.embed(token_ids, is_token), []
         for index in range(self._blocks):
             hidden = self._model.block(index, hidden, is_token, apply)
             states.append(hidden)

@@ -42,7 +42,7 @@ def run(path: Path, token_ids: torch.Tensor, is_token: torch.Tensor) -> torch.Te
                 None if bias is None else torch.from_numpy(np.array(bias)),
             )
 
-        hidden = model.embed(token_ids)
+        hidden = model.embed(token_ids, is_token)
         for index in range(source.config.num_layers):
             hidden = model.block(index, hidden, is_token, apply)
         return model.output(hidden, is_token)
@@ -101,9 +101,9 @@ def test_a_decoder_in_torch_gives_the_logits_of_ours(random_checkpoint, tmp_path
     is_token[1, 15:] = False
     found = run(path, token_ids, is_token)
     loaded = load_model(path)
-    for row, length in enumerate((20, 15)):
-        expected = loaded.generator.forward_full(token_ids[row, :length].numpy().astype(np.int32))
-        np.testing.assert_allclose(found[row, :length].numpy(), expected, atol=1e-4)
+    for row, logits in enumerate(found.split((20, 15))):
+        expected = loaded.generator.forward_full(token_ids[row, : len(logits)].numpy().astype(np.int32))
+        np.testing.assert_allclose(logits.numpy(), expected, atol=1e-4)
 
 
 def test_an_encoder_in_torch_gives_the_vectors_of_ours_whatever_stands_beside_a_text(small_encoder):
