@@ -23,11 +23,7 @@ from tritium_platform.adapters.sql.tables.invoices import (
 )
 from tritium_platform.adapters.sql.tables.journal import journal_entries, journal_groups
 from tritium_platform.adapters.sql.tables.payments import payment_attempts, payment_disputes, payment_refunds
-from tritium_platform.billing.invoice import (
-    CreditGrant,
-    InvoiceDocument,
-    Payment,
-)
+from tritium_platform.billing.invoice import CreditGrant, InvoiceDocument, Payment
 from tritium_platform.billing.journal import Account, JournalEntry
 from tritium_platform.billing.reconciliation.model import (
     BalanceFacts,
