@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tritium.kernels import _native, cpu, pages
+from tritium.kernels import _native, attention, pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ def cold_pool(dtype: KvDtype, length: int) -> tuple[Pool, list[np.ndarray]]:
     pool = pages.new_pool(dtype, num_blocks=sequences * per_sequence, heads=KV_HEADS, head_dim=DIM)
     random = np.random.default_rng(1)
     k, v = random.standard_normal((2, pages.BLOCK_SIZE, KV_HEADS, DIM)).astype(np.float32)
-    cpu.write_kv(k, v, pool, np.arange(pages.BLOCK_SIZE))
+    attention.write_kv(k, v, pool, np.arange(pages.BLOCK_SIZE))
     pool[1:] = pool[0]
     tables = np.arange(sequences * per_sequence, dtype=np.int32).reshape(sequences, 1, per_sequence)
     return pool, list(tables)
@@ -83,7 +83,7 @@ def calls_per_second(dtype: KvDtype, *, length: int, queries: int, threads: int,
     q = np.random.default_rng(2).standard_normal((queries, HEADS, DIM)).astype(np.float32)
     starts, lengths = np.array([0, queries], np.int32), np.array([length], np.int32)
     return rate(
-        lambda: cpu.paged_attention(
+        lambda: attention.paged_attention(
             q,
             pool,
             block_tables=next(turn),

@@ -14,7 +14,8 @@ import pytest
 from tritium.engine.config import EngineConfig
 from tritium.engine.request import GenerationRequest, SamplingParams
 from tritium.errors import ValidationError
-from tritium_platform.adapters.engine_process import EngineOptions, EngineProcess
+from tritium_platform.adapters.engine_options import EngineOptions
+from tritium_platform.adapters.engine_process import EngineProcess
 from tritium_platform.serving.errors import EngineUnavailableError
 from tritium_platform.serving.model import ModelKind, ReplicaState
 
@@ -60,7 +61,11 @@ async def test_a_reader_that_fell_behind_gets_the_rest_at_once(engine):
     alone = [token async for output in engine.generate(asked) for token in output.token_ids]
     stream = engine.generate(asked)
     first = await anext(stream)
-    await wait_for(lambda: engine._waiters["r"] and engine._waiters["r"]._items[-1].output.finish_reason)
+    await wait_for(
+        lambda: (
+            engine._letters._waiting["r"] and engine._letters._waiting["r"]._items[-1].output.finish_reason
+        )
+    )
     (rest,) = [output async for output in stream]
     assert [*first.token_ids, *rest.token_ids] == alone
     assert (rest.finish_reason, rest.completion_tokens) == ("length", 50)

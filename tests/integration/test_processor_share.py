@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tritium_platform.adapters.engine_process import EngineOptions, EngineProcess
+from tritium_platform.adapters.engine_options import EngineOptions
+from tritium_platform.adapters.engine_process import EngineProcess
 from tritium_platform.adapters.processor_share import BACKGROUND, give_way, niceness
 from tritium_platform.serving.model import ReplicaState
 from tritium_platform.tenancy.model import TIER_WEIGHTS, TenantTier

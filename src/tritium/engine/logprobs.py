@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tritium.engine.request import ScoredToken, TokenLogprob
-from tritium.kernels import cpu
+from tritium.kernels.sampling import log_probabilities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def score_token(logits: NDArray[np.float32], token_id: int, *, top: int, tokenizer: Tokenizer) -> ScoredToken:
     """Return the log-probabilities of a token and of the `top` most likely ones under logits [V]."""
-    chosen, best = cpu.log_probabilities(logits, token=token_id, top=top)
+    chosen, best = log_probabilities(logits, token=token_id, top=top)
     return ScoredToken(
         chosen=_spelled(token_id, chosen, tokenizer),
         top=tuple(_spelled(other, logprob, tokenizer) for other, logprob in best),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.errors import ProcessingError
-from tritium.kernels import cpu
+from tritium.kernels.sampling import sample_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,7 @@ def choose_tokens(
         adjust(row, sequence.counts, each)
         for row, sequence, each in zip(logits, sequences, asked, strict=True)
     ]
-    tokens = cpu.sample_rows(
+    tokens = sample_rows(
         adjusted,
         temperature=[each.temperature for each in asked],
         top_k=[each.top_k for each in asked],

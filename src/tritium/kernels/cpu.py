@@ -1,27 +1,24 @@
-"""The kernels on this machine's processor: the face that models and the engine call.
+"""The kernels on this machine's processor that work row by row: products, tables and elementwise functions.
 
 Every function has a numpy twin of the same name in `tritium.kernels.reference` (`reference_coded` for coded
 matrices), takes C-contiguous arrays, releases the GIL, and raises ValidationError for a wrong dtype, shape or
 index. A row's result never depends on its neighbours, on the size of the batch, on the threads or on the
-instruction set.
+instruction set. So it is with `tritium.kernels.attention` and `tritium.kernels.sampling`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from tritium.errors import ProcessingError
 from tritium.kernels import _native
 from tritium.kernels.checks import refuses_bad_arrays
 from tritium.kernels.coded import CodedWeight
-from tritium.kernels.device import detect_isa
+from tritium.kernels.device import use_detected_isa
 from tritium.kernels.weight import TernaryWeight
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from tritium.kernels.pages import Pool
 
 __all__ = [
     "CachePools",
@@ -38,27 +35,21 @@ __all__ = [
     "gelu",
     "gelu_tanh_multiply",
     "layer_norm",
-    "log_probabilities",
-    "paged_attention",
     "prepare",
     "prepare_coded",
     "prepare_packed",
     "quantize_activations",
-    "ragged_attention",
     "relative_error",
     "relu2_multiply",
     "rms_norm",
     "rope_inplace",
     "round_rows_to_codes",
     "round_to_codes",
-    "sample",
-    "sample_rows",
     "silu_multiply",
     "softmax",
     "ternary_accumulate",
     "ternary_lookup",
     "ternary_matmul",
-    "write_kv",
 ]
 
 CachePools: TypeAlias = _native.CachePools
@@ -66,7 +57,7 @@ Plan: TypeAlias = _native.Plan
 PreparedWeight: TypeAlias = _native.PreparedWeight
 CodedMatrix: TypeAlias = _native.CodedMatrix  # a coded matrix in memory of its own, ready to run
 
-_native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the module's own choice
+use_detected_isa()
 
 
 @refuses_bad_arrays
@@ -282,155 +273,3 @@ def rope_inplace(
 ) -> None:
     """Rotates x [T, H, D] in place by positions int32 [T] times inv_freq [D/2]; pairs are (i, i + D/2)."""
     _native.rope_inplace(x, positions, inv_freq, scaling)
-
-
-@refuses_bad_arrays
-def paged_attention(
-    q: NDArray[np.float32],
-    pool: Pool,
-    *,
-    block_tables: NDArray[np.int32],
-    query_starts: NDArray[np.int32],
-    context_lengths: NDArray[np.int32],
-    scale: float,
-    window: int | None = None,
-    cap: float | None = None,
-    threads: int = 1,
-) -> NDArray[np.float32]:
-    """Causal attention of queries over the pages of their own sequences: float32 [T, H, D].
-
-    Query i of n in sequence b stands at position context_lengths[b] - n + i and sees all up to itself, or the
-    last `window` of them.
-
-    Args:
-        q: float32 [T, H, D], the queries of all sequences one after the other.
-        pool: one layer's keys and values as `tritium.kernels.pages.new_pool` lays them out; H is a multiple
-            of its heads.
-        block_tables: int32 [B, most blocks]; entries behind a sequence's length are not read.
-        query_starts: int32 [B + 1], where each sequence's queries begin.
-        context_lengths: int32 [B], positions of each sequence with its queries.
-        scale: factor on the scores.
-        window: how many positions a query sees, its own the last; None: all.
-        cap: what scores are bounded by, s becomes cap x tanh(s / cap); None: they are not.
-        threads: threads to use.
-    """
-    reach = 0 if window is None else window or -1  # there is no window of 0, and no cap
-    bounded = 0.0 if cap is None else cap or -1.0
-    return _native.paged_attention(
-        q, pool, block_tables, query_starts, context_lengths, scale, reach, bounded, threads
-    )
-
-
-@refuses_bad_arrays
-def write_kv(
-    k: NDArray[np.float32],
-    v: NDArray[np.float32],
-    pool: Pool,
-    slots: NDArray[np.int64],
-    *,
-    threads: int = 1,
-) -> None:
-    """Writes k and v [T, KVH, D] into a pool at slots int64 [T]; slot = block x 16 + offset.
-
-    An int8 pool keeps a scale per position and head, absmax / 127; a float16 pool saturates at 65504.
-    """
-    _native.write_kv(k, v, pool, slots, threads)
-
-
-@refuses_bad_arrays
-def ragged_attention(
-    q: NDArray[np.float32],
-    k: NDArray[np.float32],
-    v: NDArray[np.float32],
-    *,
-    sequence_starts: NDArray[np.int32],
-    scale: float,
-    threads: int = 1,
-) -> NDArray[np.float32]:
-    """Two-way attention inside each sequence of q, k, v [T, H, D]; sequence_starts is int32 [B + 1]."""
-    return _native.ragged_attention(q, k, v, sequence_starts, scale, threads)
-
-
-@refuses_bad_arrays
-def sample(
-    logits: NDArray[np.float32],
-    *,
-    temperature: float,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    random: float,
-) -> tuple[int, float]:
-    """Draws a token id from logits float32 [V]; returns it with its log-probability under softmax(logits).
-
-    Filters apply in the order temperature, top_k (0: all), top_p, min_p. Temperature 0 takes the largest
-    logit, the lowest id among equals. A logit of -inf is never drawn.
-
-    Args:
-        logits: float32 [V].
-        temperature: at least 0.
-        top_k: how many of the most probable tokens to keep.
-        top_p: keep the most probable tokens until their share reaches this.
-        min_p: keep tokens at least this probable relative to the most probable one.
-        random: a number in [0, 1) that decides the draw.
-
-    Raises:
-        ProcessingError: the logits hold NaN or +inf, or nothing but -inf.
-        ValidationError: a parameter out of range.
-    """
-    token, logprob = _native.sample(logits, temperature, top_k, top_p, min_p, random)
-    if token < 0:
-        raise ProcessingError("The logits hold NaN or infinity: the model's output cannot be sampled.")
-    return token, logprob
-
-
-@refuses_bad_arrays
-def sample_rows(
-    logits: list[NDArray[np.float32]],
-    *,
-    temperature: list[float],
-    top_k: list[int],
-    top_p: list[float],
-    min_p: list[float],
-    random: list[float],
-    allowed: list[NDArray[np.uint8] | None] | None = None,
-    threads: int = 1,
-) -> list[int]:
-    """Draws one token id from each row of logits float32 [V], as `sample` does with the row's parameters.
-
-    A row that is not finite everywhere gives -1, and so does one of which no token is allowed.
-
-    Args:
-        logits: one float32 [V] for each row.
-        temperature: and the others as for `sample`, one for each row.
-        top_k: see `sample`.
-        top_p: see `sample`.
-        min_p: see `sample`.
-        random: see `sample`.
-        allowed: for each row the tokens to choose from, one bit each, the lowest bit of a byte first, as
-            uint8 [at least V / 8]; None for all of them.
-        threads: how many may work at once.
-
-    Raises:
-        ValidationError: a parameter out of range, or not one for each row.
-    """
-    masks: list[NDArray[np.uint8] | None] = [None] * len(logits) if allowed is None else allowed
-    return _native.sample_rows(logits, temperature, top_k, top_p, min_p, random, masks, threads)
-
-
-@refuses_bad_arrays
-def log_probabilities(
-    logits: NDArray[np.float32], *, token: int, top: int
-) -> tuple[float, list[tuple[int, float]]]:
-    """Returns the log-probability of a token under softmax(logits), and the `top` best as (id, logprob).
-
-    The most probable come first, the lowest id among equals.
-
-    Raises:
-        ProcessingError: the logits float32 [V] hold NaN or +inf, or nothing but -inf.
-        ValidationError: the token is outside the vocabulary, or top is negative.
-    """
-    found = _native.log_probabilities(logits, token, top)
-    if not found:
-        raise ProcessingError("The logits hold NaN or infinity: the model's output has no probabilities.")
-    return found[0][1], found[1:]

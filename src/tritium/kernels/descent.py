@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from tritium.kernels import _native
 from tritium.kernels.checks import refuses_bad_arrays
-from tritium.kernels.device import detect_isa
+from tritium.kernels.device import use_detected_isa
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the module's own choice
+use_detected_isa()
 
 Moves = _native.Moves  # the weights of some columns that moved, and by how much
 

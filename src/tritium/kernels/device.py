@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -63,6 +64,16 @@ def detect_isa() -> str:
         message = f"{ENVIRONMENT}={forced}: {known}. Unset it, or use one of: {choices}."
         raise ValidationError(message, isa=forced)
     return forced
+
+
+@cache
+def use_detected_isa() -> None:
+    """Let this process use what `detect_isa` says; whoever asks after the first changes nothing any more.
+
+    Raises:
+        ValidationError: see `detect_isa`.
+    """
+    _native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the module's own choice
 
 
 def select_optimal_device(

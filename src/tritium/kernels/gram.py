@@ -13,12 +13,12 @@ import numpy as np
 
 from tritium.kernels import _native
 from tritium.kernels.checks import refuses_bad_arrays
-from tritium.kernels.device import detect_isa
+from tritium.kernels.device import use_detected_isa
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the module's own choice
+use_detected_isa()
 
 TURNED_AT_ONCE = 2048  # whole chunks of rows, so that the result is that of all at once
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tritium.kernels import _native
 from tritium.kernels.checks import refuses_bad_arrays
-from tritium.kernels.device import detect_isa
+from tritium.kernels.device import use_detected_isa
 
 if TYPE_CHECKING:
     from typing import Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_native.set_isa(detect_isa())  # TRITIUM_ISA may ask for a narrower one than the module's own choice
+use_detected_isa()
 
 
 @refuses_bad_arrays

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.kernels import cpu
+from tritium.kernels.attention import ragged_attention
 from tritium.model.encoder import EncoderModel, Int32
 from tritium.model.layers import Embedding, Float32, LayerNorm, WeightSource
 from tritium.model.linears import LinearTable
@@ -48,7 +49,7 @@ class BertModel(EncoderModel):
         inputs = [f"{block}.attention.self.{part}" for part in ("query", "key", "value")]
         shape = (len(hidden), config.num_heads, config.head_dim)
         q, k, v = (rows.reshape(shape) for rows in self._linears.apply(inputs, hidden))
-        mixed = cpu.ragged_attention(
+        mixed = ragged_attention(
             q, k, v, sequence_starts=starts, scale=config.head_dim**-0.5, threads=self.threads
         ).reshape(len(hidden), config.hidden_size)
         (attended,) = self._linears.apply([f"{block}.attention.output.dense"], mixed)

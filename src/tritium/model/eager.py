@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.kernels import cpu
+from tritium.kernels.attention import paged_attention, write_kv
 from tritium.model.layers import require_finite
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class EagerOperations:
         cpu.rope_inplace(queries, batch.positions, self.inverse_frequencies[layer])
         cpu.rope_inplace(keys, batch.positions, self.inverse_frequencies[layer])
         pool = self.pool(layer)
-        cpu.write_kv(keys, values, pool, batch.slots, threads=self.threads)
-        mixed = cpu.paged_attention(
+        write_kv(keys, values, pool, batch.slots, threads=self.threads)
+        mixed = paged_attention(
             queries,
             pool,
             block_tables=batch.block_tables,

@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from tritium.errors import ValidationError
 from tritium.formats.bitnet_hf import TernaryConvention, ternarise_online, unpack_bitnet
-from tritium.formats.mapped_pages import release_pages
+from tritium.formats.native import TRITS_PER_BYTE
 from tritium.formats.scale_codes import decode_scales
 from tritium.kernels import cpu, packing
-from tritium.kernels.coded import CodedWeight, tiles_shape
+from tritium.kernels.coded import CodedWeight
 from tritium.kernels.cpu import TernaryWeight, prepare, prepare_packed
 from tritium.kernels.quantization import absmean
 from tritium.model.architecture import Architecture, LinearShape, architecture_for
+from tritium.model.expected_tensors import ExpectedTensors, stem
 from tritium.model.layers import DenseLinear, DenseWeight, Embedding, Float32, Linear, Table, TernaryLinear
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from tritium.kernels.cpu import PreparedWeight
     from tritium.model.config import ModelConfig
 
-_CODES_PER_BYTE = 4
-_TRITS_PER_BYTE = 5
 _ROWS_AT_ONCE = 4096
 
 
@@ -52,11 +51,19 @@ class CheckpointWeights:
         self._native: Mapping[str, Any] = checkpoint.linears or (manifest or {}).get("linears", {})
         self._coded: Mapping[str, Any] = (manifest or {}).get("coded", {})
         self.prefix = _prefix(self.architecture, checkpoint)
-        self._check_tensors()
+        self._expected = ExpectedTensors(
+            config=config,
+            architecture=self.architecture,
+            checkpoint=checkpoint,
+            prefix=self.prefix,
+            native=self._native,
+            coded=self._coded,
+        )
+        self._expected.check()
 
     def needed(self) -> list[str]:
         """Return the names of the tensors that the model reads, as the checkpoint has them."""
-        return [self.prefix + name for name, _ in self._expected()]
+        return list(self._expected.shapes())
 
     def array(self, name: str) -> Float32:
         """Return a tensor as float32."""
@@ -65,7 +72,7 @@ class CheckpointWeights:
     def dense(self, name: str) -> DenseWeight:
         """Return a matrix as the kernels take it: bfloat16 stays in its bits, the rest becomes float32."""
         full = self.prefix + name
-        if self.prefix + _stem(name) in self._coded:
+        if self.prefix + stem(name) in self._coded:
             table = self.table(name, threads=1)
             return Embedding(table)(np.arange(self.architecture.tensors[name][0], dtype=np.int32))
         if self._checkpoint.tensors[full].dtype == "BF16":
@@ -93,20 +100,20 @@ class CheckpointWeights:
 
     def table(self, name: str, *, threads: int) -> Table:
         """Return an embedding or a head as it is stored: dense, or coded or ternary and ready to run."""
-        if "planes" in self._coded.get(self.prefix + _stem(name), {}):
-            return self._prepared(_stem(name), self._coded, threads=threads)
+        if "planes" in self._coded.get(self.prefix + stem(name), {}):
+            return self._prepared(stem(name), self._coded, threads=threads)
         coded = self.coded_weight(name)
         if coded is None:
             return self.dense(name)
         try:
             return cpu.prepare_coded(coded, threads=threads)
         except ValidationError as error:
-            stored = f"{self.prefix}{_stem(name)}.codes"
+            stored = f"{self.prefix}{stem(name)}.codes"
             raise ValidationError(f"The tensor {stored}: {error}", tensor=stored) from error
 
     def coded_weight(self, name: str) -> CodedWeight | None:
         """Read a coded matrix by the name that the dense one has ("lm_head.weight"); None if it is none."""
-        full = self.prefix + _stem(name)
+        full = self.prefix + stem(name)
         entry = self._coded.get(full)
         if entry is None or "planes" in entry:
             return None
@@ -119,7 +126,7 @@ class CheckpointWeights:
 
     def table_form(self, name: str) -> str | None:
         """Return in words what an embedding or a head became; None where it is dense."""
-        entry = self._coded.get(self.prefix + _stem(name))
+        entry = self._coded.get(self.prefix + stem(name))
         if entry is None:
             return None
         planes = entry.get("planes")
@@ -252,122 +259,11 @@ class CheckpointWeights:
             divides=bool(entry["divides"]),
         )
 
-    def _check_tensors(self) -> None:
-        expected = {self.prefix + name: shape for name, shape in self._expected()}
-        tensors = self._checkpoint.tensors
-        missing = sorted(expected.keys() - tensors.keys())
-        if missing:
-            raise _wrong_tensors("misses tensors that its config asks for", missing)
-        extra = sorted(name for name in tensors.keys() - expected.keys() if not self._is_optional(name))
-        if extra:
-            raise _wrong_tensors("has tensors that its config does not explain", extra)
-        for name, shape in expected.items():
-            found = tensors[name].shape
-            if found != shape:
-                raise ValidationError(
-                    f"The tensor {name} has shape {list(found)}; the config asks for {list(shape)}.",
-                    tensor=name,
-                )
-        self._check_tied_head()
-
-    def _expected(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        self._check_coded()
-        for name, sizes in self.architecture.tensors.items():
-            entry = self._coded.get(self.prefix + _stem(name))
-            if entry is None:
-                yield name, sizes
-            elif "planes" in entry:
-                yield from self._expected_trits(_stem(name), entry)
-            else:
-                rows, columns = sizes
-                yield f"{_stem(name)}.codes", tiles_shape(rows, columns, bits=entry["bits"])
-        for name, shape in self.architecture.linears.items():
-            if shape.has_bias:
-                yield f"{name}.bias", (shape.out_features,)
-            if self.prefix + name in self._native:
-                yield from self._expected_native(name, shape)
-            elif self._is_packed(name):
-                yield f"{name}.weight", (-(-shape.out_features // _CODES_PER_BYTE), shape.in_features)
-                yield f"{name}.weight_scale", (1,)
-            else:
-                yield f"{name}.weight", (shape.out_features, shape.in_features)
-
-    def _expected_native(self, name: str, shape: LinearShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-        entry = self._native[self.prefix + name]
-        declared = (entry["out_features"], entry["in_features"])
-        if declared != (shape.out_features, shape.in_features):
-            raise ValidationError(
-                f"The layer {name} is stored as {declared[0]} x {declared[1]}; "
-                f"the config asks for {shape.out_features} x {shape.in_features}.",
-                layer=name,
-            )
-        yield from self._expected_trits(name, entry)
-
-    def _expected_trits(self, name: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-        trits = entry["out_features"] * entry["in_features"]
-        yield f"{name}.trits", (entry["planes"], -(-trits // _TRITS_PER_BYTE))
-        yield f"{name}.scales", self._checkpoint.tensors[f"{self.prefix}{name}.scales"].shape
-
-    def _check_coded(self) -> None:
-        """Check that only tables are coded, in the shape of the config."""
-        tables = {
-            self.prefix + _stem(name): self.architecture.tensors[name] for name in self.architecture.tables
-        }
-        for name, entry in self._coded.items():
-            if name not in tables:
-                raise ValidationError(
-                    f"The manifest holds {name} as a coded matrix; here only {', '.join(tables)} can be one.",
-                    tensor=name,
-                )
-            declared = (entry["out_features"], entry["in_features"])
-            if declared != tables[name]:
-                raise ValidationError(
-                    f"The manifest says {declared[0]} x {declared[1]} for {name}; "
-                    f"the config asks for {tables[name][0]} x {tables[name][1]}.",
-                    tensor=name,
-                )
-
-    def _is_packed(self, name: str) -> bool:
-        settings = self.config.ternary
-        return settings.converts(name) and settings.convention is not TernaryConvention.AUTOBITLINEAR_ONLINE
-
-    def _is_optional(self, name: str) -> bool:
-        plain = name.removeprefix(self.prefix)
-        is_tied_head = self.config.tie_word_embeddings and plain == "lm_head.weight" and not self._coded
-        return is_tied_head or any(
-            plain == optional or (optional.endswith(".") and name.startswith(optional))
-            for optional in self.architecture.optional
-        )
-
-    def _check_tied_head(self) -> None:
-        """A head beside tied embeddings must be their copy; if not, one of the two would silently be lost."""
-        head, table = "lm_head.weight", "model.embed_tokens.weight"
-        is_read = self.config.tie_word_embeddings and not self.config.is_encoder
-        if not is_read or self._coded or head not in self._checkpoint.tensors:
-            return
-        if not _are_equal(self._checkpoint.read(head), self._checkpoint.read(table)):
-            raise ValidationError(
-                f"The config ties the head to the embeddings, and {head} differs from {table}.", tensor=head
-            )
-
-
-def _are_equal(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:
-    """Compare two matrices piece by piece; where they are memory-mapped no pages stay behind."""
-    if first.shape != second.shape:
-        return False
-    for start in range(0, len(first), _ROWS_AT_ONCE):
-        one, other = (matrix[start : start + _ROWS_AT_ONCE] for matrix in (first, second))
-        if not np.array_equal(one, other):
-            return False
-        release_pages(one)
-        release_pages(other)
-    return True
-
 
 def _compute_plane(packed: npt.NDArray[np.uint8], shape: LinearShape) -> npt.NDArray[np.uint8]:
     """Turn a plane packed five trits to a byte, row after row, into the compute layout."""
     rows, columns = shape.out_features, shape.in_features
-    if columns % _TRITS_PER_BYTE == 0:  # every row begins with a byte
+    if columns % TRITS_PER_BYTE == 0:  # every row begins with a byte
         return packing.packed5_to_compute(packed.reshape(rows, -1), count=columns)
     return packing.to_compute_layout(
         packing.unpack_trits(packed, count=rows * columns).reshape(rows, columns)
@@ -377,18 +273,9 @@ def _compute_plane(packed: npt.NDArray[np.uint8], shape: LinearShape) -> npt.NDA
 def _prefix(architecture: Architecture, checkpoint: Checkpoint) -> str:
     first = next(iter(architecture.tensors))
     for prefix in architecture.prefixes:
-        if {prefix + first, f"{prefix}{_stem(first)}.codes"} & checkpoint.tensors.keys():
+        if {prefix + first, f"{prefix}{stem(first)}.codes"} & checkpoint.tensors.keys():
             return prefix
     return architecture.prefixes[0]
-
-
-def _stem(name: str) -> str:
-    return name.removesuffix(".weight")
-
-
-def _wrong_tensors(problem: str, names: list[str]) -> ValidationError:
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")  # noqa: PLR2004 - a line
-    return ValidationError(f"The checkpoint {problem}: {shown}.", tensor=names[0])
 
 
 def _as_float32(values: npt.NDArray[Any]) -> Float32:

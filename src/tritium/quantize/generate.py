@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritium.errors import ProcessingError, ValidationError
-from tritium.kernels import cpu
 from tritium.kernels.pages import BLOCK_SIZE
+from tritium.kernels.sampling import sample_rows
 from tritium.model.batch import ForwardBatch
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _written_together(
             slots=tables[:, position // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + position % BLOCK_SIZE,
             logit_rows=np.arange(rows, dtype=np.int32),
         )
-        chosen = cpu.sample_rows(
+        chosen = sample_rows(
             list(model.forward(batch, cache)),
             temperature=[1.0] * rows,
             top_k=[0] * rows,

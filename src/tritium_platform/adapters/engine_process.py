@@ -12,18 +12,15 @@ import os
 import random
 import signal
 import socket
-import sys
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 
-from tritium.engine.config import EngineConfig
-from tritium.engine.mailbox import Mailbox
 from tritium.engine.request import join_outputs
 from tritium_platform.adapters import engine_messages as messages
+from tritium_platform.adapters.engine_letters import EngineLetters, ready_outputs
+from tritium_platform.adapters.engine_options import EngineOptions
 from tritium_platform.adapters.failed_message import Failed
 from tritium_platform.adapters.process_link import ProcessLink
 from tritium_platform.adapters.processor_share import give_way, niceness
@@ -33,39 +30,14 @@ from tritium_platform.serving.model import EngineLoad, ReplicaState, ReplicaStat
 from tritium_platform.tenancy.model import TIER_WEIGHTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from tritium.engine.request import EmbeddingOutput, GenerationRequest, TokenOutput
+    from tritium_platform.adapters.engine_letters import Letters
     from tritium_platform.serving.model import ModelFacts
 
 _log = structlog.get_logger(__name__)
-_MODULE = "tritium_platform.worker.engine_main"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineOptions:
-    """How to run one engine process; times in seconds, memory in bytes (0: no limit).
-
-    `trace` is the file that a trace of its work is written to, anew whenever it starts; None for none.
-    `shares_processor` says whether its part of the processor follows the tenant's weight.
-    """
-
-    threads: int = 1
-    memory_limit_bytes: int = 0
-    limits: EngineConfig = field(default_factory=EngineConfig)
-    trace: Path | None = None
-    shares_processor: bool = False
-    load_timeout: float = 120.0
-    heartbeat_timeout: float = 30.0
-    log_level: str = "info"
-    backoff_base: float = 0.25
-    backoff_cap: float = 15.0
-    healthy_after: float = 30.0
-
-
-# What an engine says of one request; None if the engine is gone.
-_Letters = Mailbox[messages.Tokens | messages.Embedded | Failed | None]
 
 
 class EngineProcess:
@@ -82,11 +54,9 @@ class EngineProcess:
         self._link: ProcessLink[messages.Report] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._waiters: dict[str, _Letters] = {}
+        self._letters = EngineLetters()
         self._state = ReplicaState.STARTING
         self._changed = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._facts: ModelFacts | None = None
         self._restarts = 0
         self._resident_bytes = 0
@@ -103,7 +73,7 @@ class EngineProcess:
         return ReplicaStatus(
             name=self._name,
             state=self._state,
-            in_flight=len(self._waiters),
+            in_flight=len(self._letters),
             restarts=self._restarts,
             process_id=self._process.pid if self._process and self._process.returncode is None else None,
             resident_bytes=self._resident_bytes,
@@ -138,13 +108,13 @@ class EngineProcess:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         """Run one request and yield its tokens; closing the iterator aborts it in the engine."""
         finished = False
-        with self._waiting(request.request_id) as letters:
+        with self._letters_of(request.request_id) as letters:
             self._send(messages.Submit(request, current_traceparent()))
             try:
                 while not finished:
                     report = await self._next(letters)
                     if isinstance(report, messages.Tokens):
-                        output = join_outputs([report.output, *_ready_outputs(letters)])
+                        output = join_outputs([report.output, *ready_outputs(letters)])
                         finished = output.finish_reason is not None
                         yield output
                 finished = True
@@ -157,7 +127,7 @@ class EngineProcess:
 
     async def embed(self, request_id: str, *, token_ids: Sequence[tuple[int, ...]]) -> EmbeddingOutput:
         """Embed token id lists in one call; cancelling it aborts it in the engine."""
-        with self._waiting(request_id) as letters:
+        with self._letters_of(request_id) as letters:
             self._send(messages.Embed(request_id, [list(ids) for ids in token_ids]))
             try:
                 report = await self._next(letters)
@@ -173,7 +143,7 @@ class EngineProcess:
         if self._state is ReplicaState.READY:
             self._become(ReplicaState.DRAINING)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), timeout)
+                await asyncio.wait_for(self._letters.wait_until_empty(), timeout)
         await self.stop()
 
     async def stop(self) -> None:
@@ -185,21 +155,12 @@ class EngineProcess:
                 await self._supervisor
             self._supervisor = None
 
-    @contextlib.contextmanager
-    def _waiting(self, request_id: str) -> Iterator[_Letters]:
+    def _letters_of(self, request_id: str) -> AbstractContextManager[Letters]:
         if self._state is not ReplicaState.READY:
             raise self._unavailable()
-        letters: _Letters = Mailbox()
-        self._waiters[request_id] = letters
-        self._idle.clear()
-        try:
-            yield letters
-        finally:
-            self._waiters.pop(request_id, None)
-            if not self._waiters:
-                self._idle.set()
+        return self._letters.of(request_id)
 
-    async def _next(self, letters: _Letters) -> messages.Tokens | messages.Embedded:
+    async def _next(self, letters: Letters) -> messages.Tokens | messages.Embedded:
         report = await letters.take()
         if report is None:
             raise self._unavailable()
@@ -265,7 +226,7 @@ class EngineProcess:
                 self._link.close()
             self._link = None
             self._load = EngineLoad()
-            self._fail_everything()
+            self._letters.lose_all()
 
     async def _watch_over(self, process: asyncio.subprocess.Process) -> None:
         """Listen to a child until it ends."""
@@ -282,14 +243,8 @@ class EngineProcess:
             await asyncio.gather(watch, return_exceptions=True)
 
     async def _spawn(self, link: int) -> asyncio.subprocess.Process:
-        options = self._options
-        trace = [] if options.trace is None else ["--trace", str(options.trace)]
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", _MODULE, "--link", str(link), "--model", self._model_path, "--name", self._name),
-            *("--threads", str(options.threads), "--memory-limit", str(options.memory_limit_bytes)),
-            *("--log-level", options.log_level, "--limits", msgspec.json.encode(options.limits).decode()),
-            *trace,
+            *self._options.command(name=self._name, model_path=self._model_path, link=link),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,  # ours carries results of commands
             start_new_session=True,
@@ -299,9 +254,9 @@ class EngineProcess:
     def _take(self, report: messages.Report) -> None:
         self._last_heard = time.monotonic()
         if isinstance(report, messages.Tokens):
-            self._deliver(report.output.request_id, report)
+            self._letters.deliver(report.output.request_id, report)
         elif isinstance(report, messages.Embedded | Failed):
-            self._deliver(report.request_id, report)
+            self._letters.deliver(report.request_id, report)
         elif isinstance(report, messages.Heartbeat):
             self._resident_bytes = report.resident_bytes
             self._load = report.load
@@ -316,11 +271,6 @@ class EngineProcess:
         else:
             self._last_error = report.message
             self._become(ReplicaState.FAILED)
-
-    def _deliver(self, request_id: str, report: messages.Tokens | messages.Embedded | Failed) -> None:
-        letters = self._waiters.get(request_id)
-        if letters is not None:
-            letters.put(report)
 
     async def _watch(self) -> None:
         """Kill a child that stopped talking: the rest of the supervision sees an ordinary death."""
@@ -351,18 +301,8 @@ class EngineProcess:
         """Give up a child that cannot be talked to any more, whether it still runs or not."""
         if self._state is ReplicaState.READY:
             self._become(ReplicaState.RESTARTING)
-        self._fail_everything()
+        self._letters.lose_all()
         self._kill()
-
-    def _fail_everything(self) -> None:
-        for letters in self._waiters.values():
-            letters.put(None)
-
-
-def _ready_outputs(letters: _Letters) -> list[TokenOutput]:
-    """Return what else has come of an answer, for a reader that was not there when it came."""
-    ready = letters.take_while(lambda each: isinstance(each, messages.Tokens) and each.output.goes_on)
-    return [each.output for each in ready if isinstance(each, messages.Tokens)]
 
 
 def _tell_nobody() -> None:

@@ -47,6 +47,11 @@ class DraftLine:
     interval: Interval | None = None
 
 
+def total_of(lines: Sequence[DraftLine]) -> int:
+    """Return what lines come to with their taxes, in minor units."""
+    return sum(each.line.net + each.line.tax for each in lines)
+
+
 def draft_lines(
     period: CalendarMonth, *, months: Mapping[CalendarMonth, Sequence[PartFacts]]
 ) -> list[DraftLine]:

@@ -1,31 +1,17 @@
-"""Drafts and their finalization: from a month's use to a document that never changes."""
+"""Invoices from their drafts on: makes them, shows them, and has them finalized."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tritium_platform.billing.books import invoice_not_found
-from tritium_platform.billing.document import (
-    interval_of,
-    invoice_to_dict,
-    line_to_dict,
-    read_body,
-    sign_document,
-)
-from tritium_platform.billing.invoice import (
-    SERIES,
-    CreditGrant,
-    FiledLine,
-    Invoice,
-    InvoiceKind,
-    InvoiceStatus,
-)
+from tritium_platform.billing.document import interval_of, read_body
+from tritium_platform.billing.drafting import total_of
+from tritium_platform.billing.finalization import Finalization
+from tritium_platform.billing.invoice import Invoice, InvoiceKind, InvoiceStatus
 from tritium_platform.billing.line_events import LineEvent, events_of
-from tritium_platform.billing.party import Parties
 from tritium_platform.billing.projection import Projection
-from tritium_platform.billing.rating.credits import Credit, draw_credits
 from tritium_platform.errors import ConflictError, NotFoundError
 from tritium_platform.values import CalendarMonth, uuid7
 
@@ -42,7 +28,6 @@ if TYPE_CHECKING:
     from tritium_platform.billing.rating.plan import Plan
     from tritium_platform.billing.terms import Terms
 
-WITHOUT_CONTRACT_DAYS = 14
 MOST_AT_ONCE = 100
 
 
@@ -57,15 +42,13 @@ class Preview:
     @property
     def total_minor(self) -> int:
         """What it comes to with tax, in minor units."""
-        return sum(each.line.net + each.line.tax for each in self.lines)
+        return total_of(self.lines)
 
 
 class InvoiceService:
     """Makes drafts, shows invoices, and finalizes them.
 
-    A draft is a projection: its lines are worked out whenever it is looked at. Finalizing does in one
-    transaction: the next number, the uses that are charged, canonical bytes, digest and signature, credit,
-    journal and audit intent.
+    A draft is a projection: its lines are worked out whenever it is looked at.
     """
 
     def __init__(
@@ -73,9 +56,10 @@ class InvoiceService:
     ) -> None:
         self._books = books
         self._plans = plans
-        self._signer = signer
-        self._seller = seller
-        self._projection = Projection(books=books, plans=plans)
+        self._projection = Projection(books=books, plans=plans, seller=seller)
+        self._finalization = Finalization(
+            books=books, plans=plans, projection=self._projection, signer=signer
+        )
 
     async def generate(self, tenant_id: UUID, *, period: CalendarMonth, actor: str) -> Sequence[Invoice]:
         """Make the drafts of a month, one per currency; doing it again finds the same ones.
@@ -170,21 +154,7 @@ class InvoiceService:
         document = await self._books.invoices.document(invoice.id)
         if document is not None:
             return read_body(document.body)
-        if invoice.status is InvoiceStatus.VOID:  # a draft that was discarded says nothing any more
-            return invoice_to_dict(
-                invoice,
-                lines=[],
-                tax=(await self._projection.terms_of(invoice)).tax,
-                parties=await self._parties(invoice),
-            )
-        months = await self._projection.months_of(invoice)
-        lines = await self._projection.lines(invoice, months=months, is_final=False)
-        terms = await self._projection.terms_of(invoice)
-        plain = [line_to_dict(number, line, events=None) for number, line in enumerate(lines, start=1)]
-        grants = await self._books.credits.list(invoice.tenant_id)
-        draws = self._draws(invoice, lines=lines, grants=grants)
-        parties = await self._parties(invoice)
-        return invoice_to_dict(invoice, lines=plain, tax=terms.tax, parties=parties, draws=draws)
+        return await self._projection.body(invoice)
 
     async def finalize(self, invoice_id: UUID, *, actor: str) -> Invoice:
         """Finalize a draft; one that is finalized already is returned as it is.
@@ -202,7 +172,7 @@ class InvoiceService:
                 return invoice
             if self._books.clock.now() < invoice.period.end:
                 raise ConflictError(f"{invoice.period} is not over yet.", field="invoice_id")
-            return await self._finalize(invoice, actor=actor)
+            return await self._finalization.write(invoice, actor=actor)
 
     async def line_events(
         self, invoice: Invoice, *, number: int, limit: int, after: UUID | None = None
@@ -226,100 +196,6 @@ class InvoiceService:
         events = events_of(records, plan=plan, key=(line["charge"], tuple(line["cell"])))
         return events, records[-1].id if len(records) == limit else None
 
-    async def _finalize(self, draft: Invoice, *, actor: str) -> Invoice:
-        # The number first: whoever finalizes waits here, so that no use is looked at by two at a time.
-        sequence = await self._books.invoices.next_number(SERIES[InvoiceKind.INVOICE])
-        number = f"{SERIES[InvoiceKind.INVOICE]}-{sequence:08d}"
-        months = await self._projection.months_of(draft)
-        for each in months.values():
-            await self._plans.keep(each)
-        await self._books.usage.bill(draft, list(months))
-        lines = await self._projection.lines(draft, months=months, is_final=True)
-        terms = await self._projection.terms_of(draft)
-        grants = await self._books.credits.lock(draft.tenant_id, currency=draft.currency)
-        draws = self._draws(draft, lines=lines, grants=grants)
-        drawn = sum(each for _, each in draws)
-        invoice = self._finalized(replace(draft, number=number), lines=lines, terms=terms, drawn=drawn)
-        digests = await self._projection.digests(invoice, lines=lines, months=months)
-        body = invoice_to_dict(
-            invoice,
-            lines=[
-                line_to_dict(place, line, events=digest)
-                for place, (line, digest) in enumerate(zip(lines, digests, strict=True), start=1)
-            ],
-            tax=terms.tax,
-            parties=await self._parties(invoice),
-            draws=draws,
-        )
-        document = sign_document(invoice, body=body, sequence=sequence, signer=self._signer)
-        await self._books.invoices.save(invoice)
-        await self._books.invoices.add_document(document)
-        await self._books.invoices.add_lines(invoice, _filed(lines))
-        await self._books.credits.draw(invoice, draws)
-        await self._post(invoice, number=number, lines=lines)
-        await self._books.note_invoice(
-            "invoice.finalize", invoice, actor=actor, number=number, sha256=document.sha256.hex()
-        )
-        return invoice
-
-    async def _post(self, invoice: Invoice, *, number: str, lines: Sequence[DraftLine]) -> None:
-        tax = sum(each.line.tax for each in lines)
-        surplus = max(0, -invoice.total_minor)
-        await self._books.post(
-            invoice,
-            f"finalize:{invoice.id}",
-            f"{number} for {invoice.period}",
-            receivable=invoice.total_minor + surplus - invoice.drawn_minor,
-            customer_credit=invoice.drawn_minor - surplus,
-            revenue=tax - invoice.total_minor,
-            tax_payable=-tax,
-        )
-        if surplus:  # a month that costs less than was charged: the difference is the customer's
-            await self._books.credits.add(
-                CreditGrant(
-                    id=uuid7(self._books.clock),
-                    tenant_id=invoice.tenant_id,
-                    currency=invoice.currency,
-                    amount_minor=surplus,
-                    remaining_minor=surplus,
-                    reason=f"surplus of {number}",
-                    created_at=self._books.clock.now(),
-                )
-            )
-
-    def _finalized(self, draft: Invoice, *, lines: Sequence[DraftLine], terms: Terms, drawn: int) -> Invoice:
-        now = self._books.clock.now()
-        days = terms.contract.payment_days if terms.contract else WITHOUT_CONTRACT_DAYS
-        total = sum(each.line.net + each.line.tax for each in lines)
-        is_settled = total - drawn <= 0
-        return replace(
-            draft,
-            status=InvoiceStatus.PAID if is_settled else InvoiceStatus.FINALIZED,
-            finalized_at=now,
-            due_at=now + timedelta(days=days),
-            total_minor=total,
-            drawn_minor=drawn,
-        )
-
-    async def _parties(self, invoice: Invoice) -> Parties:
-        return Parties(seller=self._seller, buyer=await self._plans.buyer(invoice.tenant_id))
-
-    def _draws(
-        self, invoice: Invoice, *, lines: Sequence[DraftLine], grants: Sequence[CreditGrant]
-    ) -> Sequence[tuple[UUID, int]]:
-        total = sum(each.line.net + each.line.tax for each in lines)
-        usable = [
-            Credit(
-                id=grant.id,
-                remaining=grant.remaining_minor,
-                priority=grant.priority,
-                expires_at=grant.expires_at,
-            )
-            for grant in grants
-            if grant.currency == invoice.currency
-        ]
-        return draw_credits(max(0, total), grants=usable, at=self._books.clock.now())
-
     def _draft(self, tenant_id: UUID, *, period: CalendarMonth, terms: Terms) -> Invoice:
         return Invoice(
             id=uuid7(self._books.clock),
@@ -332,20 +208,3 @@ class InvoiceService:
             contract_id=terms.contract.id if terms.contract else None,
             created_at=self._books.clock.now(),
         )
-
-
-def _filed(lines: Sequence[DraftLine]) -> list[FiledLine]:
-    return [
-        FiledLine(
-            number=number,
-            period=each.month,
-            charge=each.line.charge,
-            cell=each.line.cell,
-            plan_id=each.plan_id,
-            quantity=each.line.quantity,
-            net_minor=each.line.net,
-            tax_minor=each.line.tax,
-            interval=each.interval,
-        )
-        for number, each in enumerate(lines, start=1)
-    ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tritium_platform.billing.document import EventDigest
-from tritium_platform.billing.drafting import PartFacts, draft_lines
+from tritium_platform.billing.document import EventDigest, invoice_to_dict, line_to_dict
+from tritium_platform.billing.drafting import PartFacts, draft_lines, total_of
 from tritium_platform.billing.invoice import InvoiceStatus
+from tritium_platform.billing.party import Parties
+from tritium_platform.billing.rating.credits import Credit, draw_credits
 from tritium_platform.billing.rating.plan import Usage
 from tritium_platform.billing.rating.proration import TICK
 from tritium_platform.billing.rating.rate import add_taxes, charge_of
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
     from tritium_platform.billing.books import BillingBooks
     from tritium_platform.billing.drafting import DraftLine
-    from tritium_platform.billing.invoice import Invoice
+    from tritium_platform.billing.invoice import CreditGrant, Invoice
+    from tritium_platform.billing.party import Seller
     from tritium_platform.billing.plans import PlanService
     from tritium_platform.billing.rating.plan import LineKey
     from tritium_platform.billing.rating.tax import TaxRate
@@ -34,11 +37,30 @@ MOST_DRAFTS = 1000
 
 
 class Projection:
-    """Works out lines; nothing is kept of them until an invoice is finalized."""
+    """Works out drafts; nothing of them is kept until they are finalized."""
 
-    def __init__(self, *, books: BillingBooks, plans: PlanService) -> None:
+    def __init__(self, *, books: BillingBooks, plans: PlanService, seller: Seller | None = None) -> None:
         self._books = books
         self._plans = plans
+        self._seller = seller
+
+    async def body(self, invoice: Invoice) -> dict[str, Any]:
+        """Return what an invoice that was never finalized would say now."""
+        if invoice.status is InvoiceStatus.VOID:  # a draft that was discarded says nothing any more
+            return invoice_to_dict(
+                invoice,
+                lines=[],
+                tax=(await self.terms_of(invoice)).tax,
+                parties=await self.parties(invoice),
+            )
+        months = await self.months_of(invoice)
+        lines = await self.lines(invoice, months=months, is_final=False)
+        terms = await self.terms_of(invoice)
+        plain = [line_to_dict(number, line, events=None) for number, line in enumerate(lines, start=1)]
+        grants = await self._books.credits.list(invoice.tenant_id)
+        draws = self.draws(invoice, lines=lines, grants=grants)
+        parties = await self.parties(invoice)
+        return invoice_to_dict(invoice, lines=plain, tax=terms.tax, parties=parties, draws=draws)
 
     async def lines(
         self, invoice: Invoice, *, months: Mapping[CalendarMonth, Terms], is_final: bool
@@ -107,6 +129,26 @@ class Projection:
     async def terms_of(self, invoice: Invoice) -> Terms:
         """Return what prices the month of an invoice."""
         return await self._plans.terms_of(invoice.tenant_id, month=invoice.period, pinned=invoice.plan_id)
+
+    async def parties(self, invoice: Invoice) -> Parties:
+        """Return who sells and who buys."""
+        return Parties(seller=self._seller, buyer=await self._plans.buyer(invoice.tenant_id))
+
+    def draws(
+        self, invoice: Invoice, *, lines: Sequence[DraftLine], grants: Sequence[CreditGrant]
+    ) -> Sequence[tuple[UUID, int]]:
+        """Return what each grant would pay of some lines now."""
+        usable = [
+            Credit(
+                id=grant.id,
+                remaining=grant.remaining_minor,
+                priority=grant.priority,
+                expires_at=grant.expires_at,
+            )
+            for grant in grants
+            if grant.currency == invoice.currency
+        ]
+        return draw_credits(max(0, total_of(lines)), grants=usable, at=self._books.clock.now())
 
     async def digests(
         self, invoice: Invoice, *, lines: Sequence[DraftLine], months: Mapping[CalendarMonth, Terms]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from tritium.engine.config import EngineConfig
 from tritium.model.tokenizer import Tokenizer
-from tritium_platform.adapters.engine_process import EngineOptions, EngineProcess
+from tritium_platform.adapters.engine_options import EngineOptions
+from tritium_platform.adapters.engine_process import EngineProcess
 from tritium_platform.adapters.sql.alias_store import SqlAliasStore
 from tritium_platform.adapters.sql.model_store import SqlDeploymentStore
 from tritium_platform.adapters.trace_analyst import new_trace

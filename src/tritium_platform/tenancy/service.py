@@ -17,6 +17,7 @@ from tritium_platform.errors import (
     TokenExpiredError,
     ValidationError,
 )
+from tritium_platform.tenancy.epoch import AuthorizationEpoch, not_answering
 from tritium_platform.tenancy.keys import generate_token, hash_secret, parse_token, secret_matches
 from tritium_platform.tenancy.known_callers import KnownCaller, KnownCallers
 from tritium_platform.tenancy.model import (
@@ -76,12 +77,13 @@ class TenancyService:
         self._clock = clock
         self._tier_limits = tier_limits
         self._cache_nanoseconds = int(cache_seconds * NANOSECONDS)
-        self._poll_nanoseconds = int(poll_seconds * NANOSECONDS)
         self._known = KnownCallers(most=cache_size)
-        self._epoch = -1
-        self._epoch_fresh_until = -1
-        self._epoch_unread_at = -1
-        self._poll = asyncio.Lock()
+        self._epoch = AuthorizationEpoch(
+            store=store,
+            clock=clock,
+            fresh_nanoseconds=int(poll_seconds * NANOSECONDS),
+            went_back=self._known.forget_all,
+        )
 
     def limits_of(self, tenant: Tenant) -> TierLimits:
         """Return the limits of the tenant's tier with the tenant's own overrides."""
@@ -144,7 +146,7 @@ class TenancyService:
         await self._store.update_tenant(changed)
         if changed.status is not TenantStatus.ACTIVE:
             self._known.forget_tenant(tenant_id)
-        self._look_again()
+        self._epoch.forget()
         return changed
 
     async def create_key(
@@ -184,7 +186,7 @@ class TenancyService:
         if not is_one or not await self._store.revoke_key(key_id, tenant_id=tenant_id, at=self._clock.now()):
             raise NotFoundError("There is no such API key.", kind="api_key", id=key_id[:LONGEST_NAME])
         self._known.forget_key(key_id)
-        self._look_again()
+        self._epoch.forget()
 
     async def authenticate_request(self, token: str) -> TenantContext:
         """Return who is calling.
@@ -198,20 +200,20 @@ class TenancyService:
         # What is known was taken apart before.
         parsed = parse_token(token) if digest not in self._known else None
         now = self._clock.monotonic_nanoseconds()
-        if now >= self._epoch_fresh_until:
-            await self._refresh_epoch()
+        if now >= self._epoch.fresh_until:
+            await self._epoch.refresh()
         known = self._known.find(digest)
-        if known is not None and known.epoch == self._epoch and now < known.fresh_until:
+        if known is not None and known.epoch == self._epoch.number and now < known.fresh_until:
             _require_unexpired(known.context.key_id, expires_at=known.expires_at, now=self._clock.now())
             return known.context
         parsed = parsed or parse_token(token)
-        epoch = self._epoch
+        epoch = self._epoch.number
         try:
             context, expires_at = await self._look_up(parsed.key_id, secret=parsed.secret)
         except (AuthenticationError, TenantSuspendedError):
             self._known.forget(digest)
             raise
-        if epoch == self._epoch:  # what was read before a change must not outlive it
+        if epoch == self._epoch.number:  # what was read before a change must not outlive it
             fresh_until = self._clock.monotonic_nanoseconds() + self._cache_nanoseconds
             self._known.remember(digest, KnownCaller(context, expires_at, epoch, fresh_until))
         return context
@@ -289,32 +291,6 @@ class TenancyService:
             scopes=key.scopes,
         )
 
-    async def _refresh_epoch(self) -> None:
-        asked = self._clock.monotonic_nanoseconds()
-        if asked < self._epoch_fresh_until:
-            return
-        async with self._poll:
-            # The time is taken before the read: a change during the read is seen by the next poll.
-            now = self._clock.monotonic_nanoseconds()
-            if now < self._epoch_fresh_until:
-                return
-            if self._epoch_unread_at > asked:  # one attempt is for all who waited for it
-                raise OverloadedError("The database does not answer: try again in a moment.")
-            try:
-                epoch = await self._store.authorization_epoch()
-            except OverloadedError:
-                self._epoch_unread_at = self._clock.monotonic_nanoseconds()
-                raise
-            if epoch < self._epoch:  # of a standby that had not heard of everything: numbers come again
-                self._known.forget_all()
-            self._epoch = epoch
-            self._epoch_fresh_until = now + self._poll_nanoseconds
-
-    def _look_again(self) -> None:
-        """Look up all keys again; what is being looked up right now is not kept."""
-        self._epoch = -1
-        self._epoch_fresh_until = -1
-
 
 @asynccontextmanager
 async def _patience() -> AsyncIterator[None]:
@@ -323,7 +299,7 @@ async def _patience() -> AsyncIterator[None]:
         async with asyncio.timeout(PATIENCE_SECONDS):
             yield
     except TimeoutError as error:
-        raise OverloadedError("The database does not answer: try again in a moment.") from error
+        raise not_answering() from error
 
 
 def _digest(token: str) -> bytes:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritium.errors import ValidationError
-from tritium.kernels import cpu, reference
+from tritium.kernels import attention, reference
 from tritium.kernels.pages import BLOCK_SIZE, KV_DTYPES, block_bytes, new_pool, pool_shape
 
 SHAPES = [
@@ -41,7 +41,7 @@ def paged_batch(random, *, lengths, queries, heads=4, kv_heads=2, dim=16, dtype=
         where = np.arange(lengths[row])
         slots = tables[row, where // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + where % BLOCK_SIZE
         k, v = random.standard_normal((2, lengths[row], kv_heads, dim)).astype(np.float32)
-        cpu.write_kv(k, v, pool, slots)
+        attention.write_kv(k, v, pool, slots)
     return {
         "q": random.standard_normal((sum(queries), heads, dim)).astype(np.float32),
         "pool": pool,
@@ -81,7 +81,7 @@ def test_paged_attention_is_its_twin_to_the_bit(each_isa, dtype, *, sequences, s
     batch |= {"window": window, "cap": cap}
     expected = reference.paged_attention(**batch)
     for isa in each_isa():
-        assert_same_bits(cpu.paged_attention(**batch), expected, said=isa)
+        assert_same_bits(attention.paged_attention(**batch), expected, said=isa)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 0.03)])
@@ -92,8 +92,8 @@ def test_attention_is_close_to_the_textbook(isa, dtype, tolerance, spread, cap):
     k, v = random.standard_normal((2, length, kv_heads, dim)).astype(np.float32)
     q = spread * random.standard_normal((1, 6, dim)).astype(np.float32)
     pool = new_pool(dtype, num_blocks=75, heads=kv_heads, head_dim=dim)
-    cpu.write_kv(k, v, pool, np.arange(length))
-    found = cpu.paged_attention(
+    attention.write_kv(k, v, pool, np.arange(length))
+    found = attention.paged_attention(
         q,
         pool,
         block_tables=np.arange(75, dtype=np.int32)[None],
@@ -114,15 +114,15 @@ def test_attention_does_not_depend_on_neighbours_threads_or_where_the_pages_lie(
     random = np.random.default_rng(1)
     batch = paged_batch(random, lengths=[37, 5, 1700, 64], queries=[37, 1, 2, 3], dtype=dtype)
     batch |= {"window": window, "cap": cap}
-    whole = cpu.paged_attention(**batch)
+    whole = attention.paged_attention(**batch)
     for threads in (2, 5):  # the long context is then divided among them
-        assert_same_bits(cpu.paged_attention(**batch, threads=threads), whole)
+        assert_same_bits(attention.paged_attention(**batch, threads=threads), whole)
     order = random.permutation(len(batch["pool"]))
     moved = {
         "pool": batch["pool"][order],
         "block_tables": np.argsort(order).astype(np.int32)[batch["block_tables"]],
     }
-    assert_same_bits(cpu.paged_attention(**batch | moved), whole)
+    assert_same_bits(attention.paged_attention(**batch | moved), whole)
     for row in range(4):
         begin, end = batch["query_starts"][row : row + 2]
         alone = {
@@ -131,21 +131,21 @@ def test_attention_does_not_depend_on_neighbours_threads_or_where_the_pages_lie(
             "query_starts": np.array([0, end - begin], np.int32),
             "context_lengths": batch["context_lengths"][row : row + 1],
         }
-        assert_same_bits(cpu.paged_attention(**batch | alone), whole[begin:end])
+        assert_same_bits(attention.paged_attention(**batch | alone), whole[begin:end])
 
 
 @pytest.mark.parametrize(("window", "cap"), [(None, None), (100, None), (520, 2.0), (None, 2.0)])
 def test_a_prompt_in_chunks_attends_like_the_prompt_at_once(isa, dtype, window, cap):
     batch = paged_batch(np.random.default_rng(2), lengths=[620], queries=[620], dtype=dtype)
     batch |= {"window": window, "cap": cap}
-    whole = cpu.paged_attention(**batch)
+    whole = attention.paged_attention(**batch)
     for begin, end in ((0, 7), (7, 8), (8, 20), (20, 511), (511, 513), (513, 620)):
         chunk = {
             "q": batch["q"][begin:end],
             "query_starts": np.array([0, end - begin], np.int32),
             "context_lengths": np.array([end], np.int32),
         }
-        assert_same_bits(cpu.paged_attention(**batch | chunk), whole[begin:end])
+        assert_same_bits(attention.paged_attention(**batch | chunk), whole[begin:end])
 
 
 @pytest.mark.parametrize("window", [1, 64, 130, 600, 1200, 5000])
@@ -155,8 +155,8 @@ def test_a_window_is_the_textbook_on_the_last_positions(isa, window):
     k, v = random.standard_normal((2, length, 2, dim)).astype(np.float32)
     q = random.standard_normal((queries, 4, dim)).astype(np.float32)
     pool = new_pool("fp32", num_blocks=75, heads=2, head_dim=dim)
-    cpu.write_kv(k, v, pool, np.arange(length))
-    found = cpu.paged_attention(
+    attention.write_kv(k, v, pool, np.arange(length))
+    found = attention.paged_attention(
         q,
         pool,
         block_tables=np.arange(75, dtype=np.int32)[None],
@@ -174,9 +174,9 @@ def test_a_window_is_the_textbook_on_the_last_positions(isa, window):
 
 def test_a_window_as_long_as_the_context_changes_no_bit(isa, dtype):
     batch = paged_batch(np.random.default_rng(8), lengths=[600, 1100], queries=[30, 1], dtype=dtype)
-    whole = cpu.paged_attention(**batch)
+    whole = attention.paged_attention(**batch)
     for window in (1100, 10**6):
-        assert_same_bits(cpu.paged_attention(**batch, window=window), whole)
+        assert_same_bits(attention.paged_attention(**batch, window=window), whole)
 
 
 @settings(deadline=None)
@@ -187,11 +187,11 @@ def test_ragged_attention_is_its_twin_and_keeps_sequences_apart(each_isa, length
     starts = np.cumsum([0, *lengths]).astype(np.int32)
     expected = reference.ragged_attention(q, k, v, sequence_starts=starts, scale=0.2)
     for isa in each_isa():
-        result = cpu.ragged_attention(q, k, v, sequence_starts=starts, scale=0.2, threads=2)
+        result = attention.ragged_attention(q, k, v, sequence_starts=starts, scale=0.2, threads=2)
         assert_same_bits(result, expected, said=isa)
         for begin, end in pairwise(starts):
             own, rows = np.array([0, end - begin], np.int32), slice(begin, end)
-            alone = cpu.ragged_attention(q[rows], k[rows], v[rows], sequence_starts=own, scale=0.2)
+            alone = attention.ragged_attention(q[rows], k[rows], v[rows], sequence_starts=own, scale=0.2)
             assert_same_bits(alone, result[rows], said=isa)
     for begin, end in pairwise(starts):
         for row in range(begin, end):
@@ -217,7 +217,7 @@ def test_write_kv_is_its_twin_to_the_bit_whatever_the_numbers(each_isa, dtype, r
     reference.write_kv(k, v, expected, slots)
     for isa in each_isa():
         found = new_pool(dtype, num_blocks=2, heads=2, head_dim=5)
-        cpu.write_kv(k, v, found, slots)
+        attention.write_kv(k, v, found, slots)
         same = (found == expected) | (np.isnan(found) & np.isnan(expected))
         if dtype == "int8":  # the scales are floats: a NaN may have any bits
             scales = [pool[..., : 4 * BLOCK_SIZE].copy().view(np.float32) for pool in (found, expected)]
@@ -231,7 +231,7 @@ def test_bytes_are_within_half_a_step_of_the_numbers():
     random = np.random.default_rng(3)
     k, v = random.standard_normal((2, 1, 1, 6)).astype(np.float32)
     pool = new_pool("int8", num_blocks=1, heads=1, head_dim=6)
-    cpu.write_kv(k, v, pool, np.array([3], np.int64))
+    attention.write_kv(k, v, pool, np.array([3], np.int64))
     for side, numbers in enumerate((k[0, 0], v[0, 0])):
         half = pool[0, 0, side]
         step = half[:64].view(np.float32)[3]
@@ -252,13 +252,13 @@ def test_a_number_that_is_not_finite_shows_in_what_attends_to_it(isa, dtype, cap
     for keys, values in ((spoilt, np.ones_like(spoilt)), (np.ones_like(spoilt), spoilt)):
         pool = batch["pool"].copy()
         slot = batch["block_tables"][0, 20 // BLOCK_SIZE] * BLOCK_SIZE + 20 % BLOCK_SIZE
-        cpu.write_kv(keys, values, pool, np.array([slot], np.int64))
-        found = cpu.paged_attention(**batch | {"pool": pool})
+        attention.write_kv(keys, values, pool, np.array([slot], np.int64))
+        found = attention.paged_attention(**batch | {"pool": pool})
         assert np.isnan(found[20:, :2]).any(axis=(1, 2)).all()
         assert np.isfinite(found[:, 2:]).all()
     q = batch["q"].copy()
     q[4, 1, 2] = np.inf
-    found = cpu.paged_attention(**batch | {"q": q})
+    found = attention.paged_attention(**batch | {"q": q})
     assert np.isnan(found[4, 1]).any()
     assert np.isfinite(np.delete(found, 4, axis=0)).all()
 
@@ -277,7 +277,7 @@ def test_a_pool_of_an_unknown_kind_or_too_large_a_head_is_refused():
     rows = np.zeros((1, 1, 528), np.float32)
     pool = np.zeros((1, 1, 2, 64 + 16 * 528), np.int8)
     with pytest.raises(ValidationError, match="at most 512"):
-        cpu.write_kv(rows, rows, pool, np.zeros(1, np.int64))
+        attention.write_kv(rows, rows, pool, np.zeros(1, np.int64))
 
 
 @pytest.mark.parametrize("slot", [-1, 48, 2**62])
@@ -285,7 +285,7 @@ def test_a_slot_outside_the_pool_is_refused_before_anything_is_written(slot):
     rows = np.ones((2, 2, 5), np.float32)
     pool = new_pool("fp32", num_blocks=3, heads=2, head_dim=5)
     with pytest.raises(ValidationError, match="outside"):
-        cpu.write_kv(rows, rows, pool, np.array([0, slot], np.int64))
+        attention.write_kv(rows, rows, pool, np.array([0, slot], np.int64))
     assert not pool.any()
 
 
@@ -320,15 +320,15 @@ def test_a_slot_outside_the_pool_is_refused_before_anything_is_written(slot):
 def test_pages_that_lie_outside_the_pool_are_refused(name, value, reason):
     batch = paged_batch(np.random.default_rng(4), lengths=[66], queries=[3])
     with pytest.raises(ValidationError, match=reason):
-        cpu.paged_attention(**batch | {name: value})
+        attention.paged_attention(**batch | {name: value})
 
 
 def test_falling_starts_and_heads_of_another_pool_are_refused():
     q = np.zeros((4, 1, 8), np.float32)
     with pytest.raises(ValidationError, match="must not fall"):
-        cpu.ragged_attention(q, q, q, sequence_starts=np.array([0, 9, 4], np.int32), scale=1.0)
+        attention.ragged_attention(q, q, q, sequence_starts=np.array([0, 9, 4], np.int32), scale=1.0)
     with pytest.raises(ValidationError, match="must not fall"):
-        cpu.ragged_attention(q, q, q, sequence_starts=np.array([0, 3, 2, 4], np.int32), scale=1.0)
+        attention.ragged_attention(q, q, q, sequence_starts=np.array([0, 3, 2, 4], np.int32), scale=1.0)
     pool = new_pool("fp16", num_blocks=1, heads=3, head_dim=8)
     with pytest.raises(ValidationError, match="3 heads"):
-        cpu.write_kv(q, q, pool, np.arange(4))
+        attention.write_kv(q, q, pool, np.arange(4))

@@ -53,6 +53,19 @@ def test_an_unknown_or_missing_instruction_set_is_refused_with_the_choices(monke
     assert "ValidationError" in result.stderr
 
 
+PARTS = ("attention", "cpu", "descent", "gram", "quantization", "sampling")
+
+
+@pytest.mark.parametrize("first", PARTS)
+def test_every_part_begins_with_what_the_environment_forces_and_none_takes_back_what_was_chosen_since(first):
+    widest = _native.available_isas()[0]
+    code = f"from tritium.kernels import {first}, _native; print(_native.isa()); "
+    code += (
+        f"_native.set_isa({widest!r}); from tritium.kernels import {', '.join(PARTS)}; print(_native.isa())"
+    )
+    assert run_python(code, TRITIUM_ISA="scalar").stdout.split() == ["scalar", widest]
+
+
 NO_ROOM_FOR_MATRIX_REGISTERS = """
 import ctypes
 class Stack(ctypes.Structure):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tritium.errors import ProcessingError, ValidationError
 from tritium.kernels import cpu, packing
+from tritium.kernels.attention import write_kv
 from tritium.kernels.cpu import TernaryWeight
 from tritium.kernels.pages import BLOCK_SIZE, KV_DTYPES
 from tritium.model.architecture import architecture_for
@@ -202,7 +203,7 @@ def caches(
     sizes = (blocks * BLOCK_SIZE, first.kv_heads, first.head_dim)
     for one, other in zip(first.layers, second.layers, strict=True):
         k, v = random.standard_normal((2, *sizes)).astype(np.float32)
-        cpu.write_kv(k, v, one, np.arange(len(k)))
+        write_kv(k, v, one, np.arange(len(k)))
         other[:] = one
     return first, second
 

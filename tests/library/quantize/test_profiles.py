@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tritium.errors import ValidationError
-from tritium.kernels import cpu
+from tritium.kernels.sampling import sample_rows
 from tritium.model.pretrained import load_model
 from tritium.quantize import (
     Profile,
@@ -40,7 +40,7 @@ def written_alone(path: Path, index: int) -> np.ndarray:
             continue
         logits = loaded.generator.forward_full(np.array(tokens, dtype=np.int32))[-1]
         settings = {"temperature": [1.0], "top_k": [0], "top_p": [1.0], "min_p": [0.0]}
-        tokens += cpu.sample_rows([logits], random=[float(draws[len(tokens) - 1])], **settings)
+        tokens += sample_rows([logits], random=[float(draws[len(tokens) - 1])], **settings)
     return np.array(tokens)
 
 

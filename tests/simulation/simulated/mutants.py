@@ -239,7 +239,7 @@ def finalizes_again_what_is_final():
             if invoice.status is InvoiceStatus.VOID:
                 raise invoice_not_found()
             self._books.invoices._documents.pop(invoice_id, None)
-            return await self._finalize(invoice, actor=actor)
+            return await self._finalization.write(invoice, actor=actor)
 
     original = SettlementService._open
 

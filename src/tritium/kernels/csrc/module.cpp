@@ -11,7 +11,7 @@
 NB_MODULE(_native, m) {
   // Plans and caches that are still referenced when the interpreter ends are no mistake of anybody's.
   nanobind::set_leak_warnings(false);
-  m.doc() = "Tritium's native kernels; tritium.kernels.cpu is their checked face.";
+  m.doc() = "Tritium's native kernels; the modules of tritium.kernels are their checked face.";
   m.def("isa", [] { return std::string(tritium::table().name); });
   m.def("available_isas", [] {
     std::vector<std::string> names;

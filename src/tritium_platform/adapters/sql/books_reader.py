@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import and_, case, func, or_, select, union
+from sqlalchemy import select
 
+from tritium_platform.adapters.sql import books_pages as pages
 from tritium_platform.adapters.sql.account_sums import journal_sums, left_sums, open_sums, refunded_sums
-from tritium_platform.adapters.sql.exact_sum import ExactSum
 from tritium_platform.adapters.sql.invoice_store import invoice_line, invoice_of
 from tritium_platform.adapters.sql.metering_store import usage_record
 from tritium_platform.adapters.sql.tables.invoices import (
@@ -22,15 +22,8 @@ from tritium_platform.adapters.sql.tables.invoices import (
     invoices,
 )
 from tritium_platform.adapters.sql.tables.journal import journal_entries, journal_groups
-from tritium_platform.adapters.sql.tables.metering import usage_records
 from tritium_platform.adapters.sql.tables.payments import payment_attempts, payment_disputes, payment_refunds
-from tritium_platform.adapters.sql.tables.quotas import quota_counters, reservations
-from tritium_platform.billing.invoice import (
-    CreditGrant,
-    InvoiceDocument,
-    InvoiceStatus,
-    Payment,
-)
+from tritium_platform.billing.invoice import CreditGrant, InvoiceDocument, Payment
 from tritium_platform.billing.journal import Account, JournalEntry
 from tritium_platform.billing.reconciliation.model import (
     BalanceFacts,
@@ -49,18 +42,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Row, Select, Table
+    from sqlalchemy import Row, Select, Table
 
     from tritium_platform.adapters.sql.database import Database
 
 OF_AN_INVOICE = ("finalize", "void", "write_off", "credit")
 SUBJECTS = frozenset({*OF_AN_INVOICE, "payment", "refund", "dispute", "grant", "expire"})
 TABLES = (invoices, invoice_payments, payment_attempts, payment_refunds, payment_disputes, credit_grants)
-REQUESTS = "requests"
-GATEWAY, SUCCESS = "gateway", "success"
 AT_ONCE = 500
 NOBODY = UUID(int=0)
-_void = invoices.c.status == InvoiceStatus.VOID.value
 
 
 class SqlBooksReader:
@@ -77,53 +67,17 @@ class SqlBooksReader:
 
     async def uses(self, *, limit: int, after: KeptUse | None) -> Sequence[KeptUse]:
         """Return uses by their ids."""
-        statement = select(usage_records).order_by(usage_records.c.id).limit(limit)
-        if after is not None:
-            statement = statement.where(usage_records.c.id > after.record.id)
+        statement = pages.uses(limit=limit, after=after)
         return [KeptUse(usage_record(row), bytes(row.body_sha256)) for row in await self._rows(statement)]
 
     async def counters(self, *, limit: int, after: CounterFacts | None) -> Sequence[CounterFacts]:
         """Return quota counters by tenant, meter and period, beside the sums of their reservations."""
-        table, kept = quota_counters.c, reservations.c
-        is_same = and_(
-            kept.tenant_id == table.tenant_id, kept.meter == table.meter, kept.period == table.period
-        )
-        holding = case((kept.state == "held", kept.amount - kept.used), else_=0)
-        used = select(func.coalesce(ExactSum(kept.used), 0)).where(is_same).scalar_subquery()
-        held = select(func.coalesce(ExactSum(holding), 0)).where(is_same).scalar_subquery()
-        key = (table.tenant_id, table.meter, table.period)
-        statement = (
-            select(quota_counters, used.label("reserved_used"), held.label("reserved_held"))
-            .order_by(*key)
-            .limit(limit)
-        )
-        if after is not None:
-            statement = statement.where(_behind(key, (after.tenant_id, after.meter, after.period)))
+        statement = pages.counters(limit=limit, after=after)
         return [CounterFacts(**row._asdict()) for row in await self._rows(statement)]
 
     async def requests(self, *, limit: int, after: RequestFacts | None) -> Sequence[RequestFacts]:
         """Return, by tenant, requests of the gateway that succeeded and what is used of their quota."""
-        table, use = quota_counters.c, usage_records.c
-        is_full = func.max(case((table.used + table.held >= table.ceiling, 1), else_=0))
-        succeeded = (
-            select(func.count())
-            .where(use.tenant_id == table.tenant_id, use.source == GATEWAY, use.outcome == SUCCESS)
-            .scalar_subquery()
-        )
-        statement = (
-            select(
-                table.tenant_id,
-                succeeded.label("succeeded"),
-                ExactSum(table.used).label("used"),
-                is_full.label("full"),
-            )
-            .where(table.meter == REQUESTS)
-            .group_by(table.tenant_id)
-            .order_by(table.tenant_id)
-            .limit(limit)
-        )
-        if after is not None:
-            statement = statement.where(table.tenant_id > after.tenant_id)
+        statement = pages.requests(limit=limit, after=after)
         return [
             RequestFacts(
                 tenant_id=row.tenant_id,
@@ -136,9 +90,7 @@ class SqlBooksReader:
 
     async def invoices(self, *, limit: int, after: InvoiceFacts | None) -> Sequence[InvoiceFacts]:
         """Return invoices and credit notes by their ids, with everything that is filed about them."""
-        statement = select(invoices).order_by(invoices.c.id).limit(limit)
-        if after is not None:
-            statement = statement.where(invoices.c.id > after.invoice.id)
+        statement = pages.invoice_heads(limit=limit, after=after)
         heads = [invoice_of(row) for row in await self._rows(statement)]
         ids = [head.id for head in heads]
         documents = {
@@ -184,18 +136,7 @@ class SqlBooksReader:
 
     async def months(self, *, limit: int, after: MonthKey | None) -> Sequence[MonthKey]:
         """Return the months that invoices charged, by tenant."""
-        line = invoice_lines.c
-        last = func.max(case((_void, None), else_=invoices.c.finalized_at)).label("last")
-        statement = (
-            select(line.tenant_id, line.period, last)
-            .join(invoices, invoices.c.id == line.invoice_id)
-            .group_by(line.tenant_id, line.period)
-            .order_by(line.tenant_id, line.period)
-            .limit(limit)
-        )
-        if after is not None:
-            keys = (line.tenant_id, line.period)
-            statement = statement.where(_behind(keys, (after.tenant_id, str(after.month))))
+        statement = pages.months(limit=limit, after=after)
         rows = await self._rows(statement)
         voids = await self._voids([row.tenant_id for row in rows])
         return [
@@ -214,7 +155,7 @@ class SqlBooksReader:
         statement = (
             select(line.tenant_id, line.period, line.invoice_id)
             .join(invoices, invoices.c.id == line.invoice_id)
-            .where(line.tenant_id.in_(set(tenants)), _void)
+            .where(line.tenant_id.in_(set(tenants)), pages.IS_VOID)
             .distinct()
         )
         found = await self._rows(statement)
@@ -234,15 +175,7 @@ class SqlBooksReader:
 
     async def grants(self, *, limit: int, after: GrantFacts | None) -> Sequence[GrantFacts]:
         """Return grants of credit by their ids."""
-        drawn = (
-            select(func.coalesce(ExactSum(credit_draws.c.amount_minor), 0))
-            .join(invoices, invoices.c.id == credit_draws.c.invoice_id)
-            .where(credit_draws.c.grant_id == credit_grants.c.id, ~_void)
-            .scalar_subquery()
-        )
-        statement = select(credit_grants, drawn.label("drawn")).order_by(credit_grants.c.id).limit(limit)
-        if after is not None:
-            statement = statement.where(credit_grants.c.id > after.grant.id)
+        statement = pages.grants(limit=limit, after=after)
         rows = await self._rows(statement)
         movements = await self.movements([f"grant:{row.id}" for row in rows])
         refunded = await self._refunded({row.tenant_id for row in rows})
@@ -258,9 +191,7 @@ class SqlBooksReader:
 
     async def groups(self, *, limit: int, after: GroupFacts | None) -> Sequence[GroupFacts]:
         """Return the groups of the journal by their ids, whether they balance or not."""
-        statement = select(journal_groups).order_by(journal_groups.c.id).limit(limit)
-        if after is not None:
-            statement = statement.where(journal_groups.c.id > after.id)
+        statement = pages.groups(limit=limit, after=after)
         heads = await self._rows(statement)
         entries = await self.movements([row.operation_id for row in heads])
         known = await self._known(_subject(row.operation_id) for row in heads)
@@ -277,12 +208,7 @@ class SqlBooksReader:
 
     async def balances(self, *, limit: int, after: BalanceFacts | None) -> Sequence[BalanceFacts]:
         """Return the tenants' balances of receivable and customer credit, by tenant."""
-        tenants = union(
-            *(select(table.c.tenant_id) for table in (journal_groups, invoices, credit_grants))
-        ).subquery()
-        statement = select(tenants.c.tenant_id).order_by(tenants.c.tenant_id).limit(limit)
-        if after is not None:
-            statement = statement.where(tenants.c.tenant_id > after.tenant_id)
+        statement = pages.tenants(limit=limit, after=after)
         found = {
             row.tenant_id: BalanceFacts(tenant_id=row.tenant_id, journal=Counter(), standing=Counter())
             for row in await self._rows(statement)
@@ -353,15 +279,6 @@ def _subject(operation: str) -> UUID | None:
         return UUID(rest.partition(":")[0]) if kind in SUBJECTS else None
     except ValueError:
         return None
-
-
-def _behind(columns: Sequence[ColumnElement[Any]], values: Sequence[Any]) -> ColumnElement[bool]:
-    """Return the condition of a row behind another one by some columns."""
-    first, value = columns[0], values[0]
-    is_behind: ColumnElement[bool] = first > value
-    if len(columns) == 1:
-        return is_behind
-    return or_(is_behind, and_(first == value, _behind(columns[1:], values[1:])))
 
 
 def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
