@@ -9,6 +9,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks as openapi_checks
 
 from tritium.protocol.schemas import LONGEST_MODEL_NAME
+from tritium_platform.api.middleware import NOTICE_BYTES
 
 CHECKS = [
     not_a_server_error,
@@ -75,7 +76,11 @@ def test_any_request_gets_a_documented_answer(running, shop, operations, mode):
                 ):
                     case.body["model"] = model
             headers = {"authorization": f"Bearer {token}"}
-            answer = case.call_and_validate(headers=headers, checks=CHECKS)
+            answer = case.call(headers=headers)
+            # A generator may make a body of megabytes, and that check does not know 413 as a refusal.
+            is_too_large = answer.status_code == 413 and len(answer.request.body or b"") > NOTICE_BYTES
+            unknown = [openapi_checks.negative_data_rejection] if is_too_large else []
+            case.validate_response(answer, checks=CHECKS, excluded_checks=unknown)
             assert answer.headers["x-request-id"]
 
         ask()
