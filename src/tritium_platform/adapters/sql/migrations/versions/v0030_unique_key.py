@@ -1,7 +1,7 @@
 """The key of a use begins with the time of its id, where the id has one: what comes now lies together.
 
-The index then costs the same however many uses there are. A gateway of an older release, which would look for
-keys of the old kind, does not find their column, and counts nothing.
+A gateway of an older release, which would look for keys of the old kind, does not find their column, and
+counts nothing.
 """
 
 from __future__ import annotations
@@ -32,37 +32,29 @@ KEY = f"""
 
 def upgrade() -> None:
     """Write the table anew, once; nobody writes uses meanwhile."""
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute(f"ALTER TABLE usage_records ALTER COLUMN key_digest TYPE uuid USING {KEY}")
-        op.execute("ALTER TABLE usage_records RENAME COLUMN key_digest TO unique_key")
-        op.execute(f"ALTER TABLE usage_records RENAME CONSTRAINT {OLD} TO {NEW}")
-        return
-    _compute("key_digest", _spelled)
-    _rename("key_digest", "unique_key", constraint=NEW, former=OLD)
+    _change(("key_digest", "unique_key"), constraints=(OLD, NEW), computed=KEY, spelled=_spelled)
 
 
 def downgrade() -> None:
     """Make the key as it was."""
+    _change(("unique_key", "key_digest"), constraints=(NEW, OLD), computed=DIGEST, spelled=spelled_digest)
+
+
+def _change(columns: tuple[str, str], *, constraints: tuple[str, str], computed: str, spelled: Any) -> None:
+    """Compute every key and give the column and its constraint their second names."""
+    (before, after), (former, new) = columns, constraints
     if op.get_bind().dialect.name == "postgresql":
-        op.execute(f"ALTER TABLE usage_records ALTER COLUMN unique_key TYPE uuid USING {DIGEST}")
-        op.execute("ALTER TABLE usage_records RENAME COLUMN unique_key TO key_digest")
-        op.execute(f"ALTER TABLE usage_records RENAME CONSTRAINT {NEW} TO {OLD}")
+        op.execute(f"ALTER TABLE usage_records ALTER COLUMN {before} TYPE uuid USING {computed}")
+        op.execute(f"ALTER TABLE usage_records RENAME COLUMN {before} TO {after}")
+        op.execute(f"ALTER TABLE usage_records RENAME CONSTRAINT {former} TO {new}")
         return
-    _compute("unique_key", spelled_digest)
-    _rename("unique_key", "key_digest", constraint=OLD, former=NEW)
-
-
-def _compute(column: str, key: Any) -> None:
     driver: Any = op.get_bind().connection.dbapi_connection
-    driver.create_function("tritium_unique_key", 3, key, deterministic=True)
-    op.execute(f"UPDATE usage_records SET {column} = tritium_unique_key(tenant_id, source, event_id)")  # noqa: S608
-
-
-def _rename(column: str, name: str, *, constraint: str, former: str) -> None:
+    driver.create_function("tritium_unique_key", 3, spelled, deterministic=True)
+    op.execute(f"UPDATE usage_records SET {before} = tritium_unique_key(tenant_id, source, event_id)")  # noqa: S608
     with op.batch_alter_table("usage_records") as table:
         table.drop_constraint(former, type_="unique")
-        table.alter_column(column, new_column_name=name)
-        table.create_unique_constraint(constraint, [column])  # which has its new name only afterwards
+        table.alter_column(before, new_column_name=after)
+        table.create_unique_constraint(new, [before])  # which has its new name only afterwards
 
 
 def _spelled(tenant_id: str, source: str, event_id: str) -> str:
