@@ -87,11 +87,11 @@ def test_a_use_has_the_bytes_that_its_client_sent_and_received(
 ):
     asked = {"model": shop[1], "stream": is_stream, "temperature": 0}
     if endpoint == "chat":
-        answer = client.chat.completions.create(**asked, messages=PROMPT, max_tokens=20)
+        answer = client.chat.completions.create(**asked, messages=PROMPT, max_tokens=200)
     elif endpoint == "completions":
-        answer = client.completions.create(**asked, prompt="In the", max_tokens=20)
+        answer = client.completions.create(**asked, prompt="In the", max_tokens=200)
     else:
-        answer = client.responses.create(**asked, input="In the", max_output_tokens=20)
+        answer = client.responses.create(**asked, input="In the", max_output_tokens=200)
     if is_stream:
         assert len(list(answer)) > 2
     (record,) = new_records()
